@@ -1,0 +1,49 @@
+# Every target sets up what it needs in .venv; a fresh machine needs Python 3.11 or later and make, nothing else.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: help
+help: ## what you can run
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("embed-pipeline needs Python 3.11 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## one migration end to end on real text, under traffic, with two real models
+	$(BIN)/embed-pipeline demo
+
+.PHONY: test
+test: lint ## lint, then every test
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not soak'
+
+.PHONY: lint
+lint: $(READY) ## formatting, lint rules, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: dev
+dev: $(READY) ## the Dagster UI on the same index as the demo
+	$(BIN)/python -m embed_pipeline.dagster_layer.dev
+
+.PHONY: bench
+bench: $(READY) ## backfill against a bare binary COPY of the same vectors, and memory
+	$(BIN)/python -m benchmarks.backfill
+
+.PHONY: soak
+soak: $(READY) ## long fault campaigns
+	$(BIN)/python -m pytest -m soak
+
+.PHONY: clean
+clean: ## stop the embedded PostgreSQL and remove what was set up
+	-[ -x $(BIN)/embed-pipeline ] && $(BIN)/embed-pipeline db stop
+	rm -rf $(VENV) .embed_pipeline

@@ -1,0 +1,1 @@
+"""The control plane: versions and their states, the serving pointer, gate evidence, control rows, audit."""

@@ -1,0 +1,45 @@
+"""Documents that can have no vector, each with the reason and the hash of the text that was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from embed_pipeline.catalog.versions import queries
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    doc_id: str
+    reason: str
+
+
+def add(conn: psycopg.Connection, index: str, version: str, letters: Mapping[str, tuple[bytes, str]]) -> None:
+    """Set documents aside: id -> (source_hash, reason). A letter counts only while the document still has that hash."""
+    ids = sorted(letters)
+    values = {
+        "index": index,
+        "version": version,
+        "doc_ids": ids,
+        "hashes": [letters[doc_id][0] for doc_id in ids],
+        "reasons": [letters[doc_id][1] for doc_id in ids],
+    }
+    conn.execute(queries("upsert_dead_letter"), values)
+
+
+def forget(conn: psycopg.Connection, index: str, version: str, doc_ids: Sequence[str] | None) -> None:
+    """Take letters away: of these documents, or (None) all of the version."""
+    wanted = None if doc_ids is None else list(doc_ids)
+    conn.execute(queries("forget_dead_letters"), {"index": index, "version": version, "doc_ids": wanted})
+
+
+def first(conn: psycopg.Connection, index: str, version: str, limit: int = 3) -> list[DeadLetter]:
+    values = {"index": index, "version": version, "limit": limit}
+    return [DeadLetter(doc_id, reason) for doc_id, reason, _ in conn.execute(queries("dead_letters"), values)]
+
+
+def count(conn: psycopg.Connection, index: str, version: str) -> int:
+    row = conn.execute(queries("count_dead_letters"), {"index": index, "version": version}).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,98 @@
+"""Gate evidence: what was judged, on which rows, and whether that still describes what would serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from embed_pipeline.catalog.versions import queries
+
+
+@dataclass(frozen=True)
+class Evidence:
+    id: int
+    version: str
+    fingerprint: str
+    baseline_version: str | None
+    outcome: str
+    sentence: str
+    holdout_sha256: str | None
+    documents: int
+    vectors: int
+    ann_index: int | None
+    measures: dict[str, Any]
+    created_at: datetime
+    valid_until: datetime
+    expired: bool
+
+
+@dataclass(frozen=True)
+class Present:
+    """What evidence is compared with: the world as it is now."""
+
+    fingerprint: str
+    baseline_version: str | None
+    holdout_sha256: str | None
+    documents: int
+    ann_index: int | None
+
+
+def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | None:
+    """Why the evidence no longer describes what would serve; None while it does. Pure."""
+    if evidence.expired:
+        return f"it expired at {evidence.valid_until:%Y-%m-%d %H:%M}"
+    if evidence.fingerprint != now.fingerprint:
+        return "it judged another fingerprint"
+    if evidence.baseline_version != now.baseline_version:
+        return f"it compared with {evidence.baseline_version or 'nothing'}, and {now.baseline_version or 'nothing'} serves now"
+    if evidence.holdout_sha256 != now.holdout_sha256:
+        return "the held-out set has changed"
+    if evidence.ann_index != now.ann_index:
+        return "the ANN index was built anew"
+    if abs(now.documents - evidence.documents) > max_row_change * max(evidence.documents, 1):
+        return f"it judged {evidence.documents} documents, and there are {now.documents} now"
+    return None
+
+
+def store(
+    conn: psycopg.Connection,
+    index: str,
+    version: str,
+    *,
+    present: Present,
+    baseline_fingerprint: str | None,
+    outcome: str,
+    sentence: str,
+    vectors: int,
+    measures: dict[str, Any],
+    max_age_seconds: int,
+) -> int:
+    """Append one piece of evidence; returns its id."""
+    values = {
+        "index": index,
+        "version": version,
+        "fingerprint": present.fingerprint,
+        "baseline_version": present.baseline_version,
+        "baseline_fingerprint": baseline_fingerprint,
+        "outcome": outcome,
+        "sentence": sentence,
+        "holdout_sha256": present.holdout_sha256,
+        "documents": present.documents,
+        "vectors": vectors,
+        "ann_index": present.ann_index,
+        "measures": Jsonb(measures),
+        "max_age_seconds": max_age_seconds,
+    }
+    row = conn.execute(queries("insert_evidence"), values).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def latest(conn: psycopg.Connection, index: str, version: str) -> Evidence | None:
+    """The newest evidence about a version, whatever its outcome."""
+    row = conn.execute(queries("latest_evidence"), {"index": index, "version": version}).fetchone()
+    return None if row is None else Evidence(*row)

@@ -1,0 +1,18 @@
+"""Expand: the control plane, from nothing."""
+
+from __future__ import annotations
+
+from embed_pipeline.catalog.migrations.scripts import run_script
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    run_script("0001_catalog.sql")
+
+
+def downgrade() -> None:
+    raise NotImplementedError("the catalog holds the only record of which version serves: restore a backup instead")

@@ -1,0 +1,127 @@
+-- name: find_index
+SELECT documents_table, key_columns, text_columns, store_kind FROM embed_pipeline.indexes WHERE index_name = %(index)s
+
+-- name: insert_index
+INSERT INTO embed_pipeline.indexes (index_name, documents_table, key_columns, text_columns, store_kind)
+VALUES (%(index)s, %(documents_table)s, %(key_columns)s, %(text_columns)s, %(store_kind)s)
+ON CONFLICT DO NOTHING
+
+-- name: insert_pointer
+INSERT INTO embed_pipeline.serving_pointer (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING
+
+-- name: insert_control
+INSERT INTO embed_pipeline.control (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING
+
+-- name: list_indexes
+SELECT index_name FROM embed_pipeline.indexes ORDER BY index_name
+
+-- name: list_versions
+SELECT index_name, version, state, state_since, fingerprint, model_name, model_version, dimensions, precision, distance, partitions,
+       spec, dropped_at
+FROM embed_pipeline.index_versions
+WHERE index_name = %(index)s AND (%(version)s::text IS NULL OR version = %(version)s)
+ORDER BY created_at, version
+
+-- name: insert_version
+INSERT INTO embed_pipeline.index_versions
+    (index_name, version, fingerprint, model_name, model_version, dimensions, precision, distance, partitions, spec)
+VALUES (%(index)s, %(version)s, %(fingerprint)s, %(model_name)s, %(model_version)s, %(dimensions)s, %(precision)s, %(distance)s,
+        %(partitions)s, %(spec)s)
+
+-- name: insert_partition
+INSERT INTO embed_pipeline.partitions (index_name, version, partition_key, lower_key, upper_key, is_empty)
+VALUES (%(index)s, %(version)s, %(partition)s, %(lower)s, %(upper)s, %(is_empty)s)
+
+-- name: list_partitions
+SELECT partition_key, lower_key, upper_key, is_empty, completed_at, documents FROM embed_pipeline.partitions
+WHERE index_name = %(index)s AND version = %(version)s ORDER BY partition_key
+
+-- name: complete_partition
+UPDATE embed_pipeline.partitions SET completed_at = clock_timestamp(), documents = %(documents)s
+WHERE index_name = %(index)s AND version = %(version)s AND partition_key = %(partition)s
+
+-- name: lock_version
+SELECT state FROM embed_pipeline.index_versions WHERE index_name = %(index)s AND version = %(version)s FOR UPDATE
+
+-- name: set_state
+UPDATE embed_pipeline.index_versions SET state = %(state)s WHERE index_name = %(index)s AND version = %(version)s
+
+-- name: set_dropped
+UPDATE embed_pipeline.index_versions SET dropped_at = clock_timestamp()
+WHERE index_name = %(index)s AND version = %(version)s AND dropped_at IS NULL
+
+-- name: insert_event
+INSERT INTO embed_pipeline.audit_events (index_name, version, event, from_state, to_state, actor, reason, evidence_id, detail)
+VALUES (%(index)s, %(version)s, %(event)s, %(from_state)s, %(to_state)s, %(actor)s, %(reason)s, %(evidence_id)s, %(detail)s)
+
+-- name: pointer
+SELECT version, previous_version, generation FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s
+
+-- name: lock_pointer
+SELECT version, previous_version, generation FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s FOR UPDATE
+
+-- name: move_pointer
+UPDATE embed_pipeline.serving_pointer
+SET version = %(version)s, previous_version = version, generation = generation + 1, move = %(move)s, evidence_id = %(evidence_id)s,
+    coverage_id = %(coverage_id)s, mark = %(mark)s, changed_at = clock_timestamp()
+WHERE index_name = %(index)s AND generation = %(generation)s
+
+-- name: forget_previous
+UPDATE embed_pipeline.serving_pointer SET previous_version = NULL WHERE index_name = %(index)s AND previous_version = %(version)s
+
+-- name: notify_serving
+SELECT pg_notify('embed_pipeline_serving', %(index)s)
+
+-- name: insert_evidence
+INSERT INTO embed_pipeline.gate_evidence
+    (index_name, version, fingerprint, baseline_version, baseline_fingerprint, outcome, sentence, holdout_sha256, documents, vectors,
+     ann_index, measures, valid_until)
+VALUES (%(index)s, %(version)s, %(fingerprint)s, %(baseline_version)s, %(baseline_fingerprint)s, %(outcome)s, %(sentence)s,
+        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(measures)s,
+        clock_timestamp() + make_interval(secs => %(max_age_seconds)s))
+RETURNING id
+
+-- name: latest_evidence
+SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, ann_index::bigint, measures,
+       created_at, valid_until, valid_until < clock_timestamp() AS expired
+FROM embed_pipeline.gate_evidence WHERE index_name = %(index)s AND version = %(version)s ORDER BY id DESC LIMIT 1
+
+-- name: insert_coverage
+INSERT INTO embed_pipeline.coverage_checks (index_name, version, documents, vectors, pending, dead_letters, differences)
+VALUES (%(index)s, %(version)s, %(documents)s, %(vectors)s, %(pending)s, %(dead_letters)s, %(differences)s) RETURNING id
+
+-- name: control
+SELECT state, reason, changed_by FROM embed_pipeline.control WHERE index_name = %(index)s
+
+-- name: set_control
+UPDATE embed_pipeline.control SET state = %(state)s, reason = %(reason)s, changed_by = %(actor)s, changed_at = clock_timestamp()
+WHERE index_name = %(index)s
+
+-- name: last_read
+SELECT max(read_at), extract(epoch FROM clock_timestamp() - max(read_at))::double precision
+FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND version = %(version)s
+
+-- name: forget_reads
+DELETE FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND version = %(version)s
+
+-- name: note_read
+SELECT embed_pipeline.note_read(%(index)s, %(version)s)
+
+-- name: dead_letters
+SELECT doc_id, reason, created_at FROM embed_pipeline.dead_letters
+WHERE index_name = %(index)s AND version = %(version)s ORDER BY doc_id LIMIT %(limit)s
+
+-- name: count_dead_letters
+SELECT count(*) FROM embed_pipeline.dead_letters WHERE index_name = %(index)s AND version = %(version)s
+
+-- name: upsert_dead_letter
+INSERT INTO embed_pipeline.dead_letters (index_name, version, doc_id, source_hash, reason)
+SELECT %(index)s, %(version)s, letter.doc_id, letter.source_hash, letter.reason
+FROM unnest(%(doc_ids)s::text[], %(hashes)s::bytea[], %(reasons)s::text[]) AS letter(doc_id, source_hash, reason)
+ORDER BY letter.doc_id
+ON CONFLICT (index_name, version, doc_id)
+DO UPDATE SET source_hash = excluded.source_hash, reason = excluded.reason, created_at = clock_timestamp()
+
+-- name: forget_dead_letters
+DELETE FROM embed_pipeline.dead_letters
+WHERE index_name = %(index)s AND version = %(version)s AND (%(doc_ids)s::text[] IS NULL OR doc_id = ANY (%(doc_ids)s::text[]))

@@ -1,0 +1,89 @@
+"""The serving pointer: one row per index, moved by compare-and-set on its generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import psycopg
+
+from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.versions import queries
+from embed_pipeline.documents import queue
+from embed_pipeline.errors import CutoverRefused
+
+Move = Literal["cutover", "rollback"]
+
+
+@dataclass(frozen=True)
+class Pointer:
+    version: str | None
+    previous: str | None
+    generation: int
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Everything that one move of the pointer stands on."""
+
+    index: str
+    target: str
+    move: Move
+    generation: int
+    mark: int
+    coverage_id: int
+    evidence_id: int | None
+    reason: str
+
+
+def read(conn: psycopg.Connection, index: str) -> Pointer:
+    """Where the pointer stands; an index that never served has no version and generation 0."""
+    row = conn.execute(queries("pointer"), {"index": index}).fetchone()
+    return Pointer(None, None, 0) if row is None else Pointer(*row)
+
+
+def flip(conn: psycopg.Connection, wanted: Flip) -> None:
+    """Move the pointer in one short transaction, or leave everything as it was.
+
+    Re-checks under the pointer's row lock that nobody moved it and that nothing up to the mark is pending. Touches neither the
+    documents nor the vectors: no application waits for it.
+    """
+    with conn.transaction():
+        row = conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone()
+        if row is None or row[2] != wanted.generation:
+            raise CutoverRefused(
+                f"Somebody else moved the serving pointer of {wanted.index} meanwhile.",
+                next_step=f"Run: embed-pipeline status {wanted.index}",
+            )
+        if queue.pending(conn, wanted.index, wanted.target, wanted.mark):
+            raise CutoverRefused(
+                f"Changes up to the mark {wanted.mark} are pending again for {wanted.target}.",
+                next_step="Run the same command again.",
+            )
+        current = row[0]
+        if current is not None:
+            versions.transition(conn, wanted.index, current, "standby", event=wanted.move, reason=wanted.reason)
+        versions.transition(
+            conn, wanted.index, wanted.target, "active", event=wanted.move, reason=wanted.reason, evidence_id=wanted.evidence_id
+        )
+        moved = conn.execute(
+            queries("move_pointer"),
+            {
+                "index": wanted.index,
+                "version": wanted.target,
+                "generation": wanted.generation,
+                "move": wanted.move,
+                "evidence_id": wanted.evidence_id,
+                "coverage_id": wanted.coverage_id,
+                "mark": wanted.mark,
+            },
+        )
+        if moved.rowcount != 1:
+            raise CutoverRefused(f"The serving pointer of {wanted.index} was not moved.", next_step="Run the same command again.")
+        conn.execute(queries("notify_serving"), {"index": wanted.index})
+
+
+def already_done(conn: psycopg.Connection, wanted: Flip) -> bool:
+    """After a lost answer: whether this very flip was committed."""
+    now = read(conn, wanted.index)
+    return now.generation == wanted.generation + 1 and now.version == wanted.target

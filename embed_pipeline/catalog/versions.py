@@ -1,0 +1,180 @@
+"""Indexes, their versions and partitions as the catalog knows them; every change of state is one audited transaction."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from embed_pipeline.catalog.states import LIVE, State, allows
+from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.errors import CatalogError, IllegalTransition
+from embed_pipeline.postgres.queries import Queries
+
+queries = Queries(__file__)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered embedding version."""
+
+    index: str
+    name: str
+    state: State
+    state_since: datetime
+    fingerprint: str
+    model_name: str
+    model_version: str
+    dimensions: int
+    precision: str
+    distance: str
+    partitions: int
+    spec: dict[str, Any]
+    dropped_at: datetime | None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE
+
+    @property
+    def documents_table(self) -> sql.Identifier:
+        """One row per document with its source_hash: the unit of every guard."""
+        return sql.Identifier("embed_pipeline", f"{self.index}__{self.name}__documents")
+
+    @property
+    def vectors_table(self) -> sql.Identifier:
+        """The chunk vectors that hang under the document's row."""
+        return sql.Identifier("embed_pipeline", f"{self.index}__{self.name}__vectors")
+
+    @property
+    def ann_index_name(self) -> str:
+        return f"{self.index}__{self.name}__hnsw"
+
+
+@dataclass(frozen=True)
+class Partition:
+    range: KeyRange
+    completed_at: datetime | None
+    documents: int | None
+
+
+def actor() -> str:
+    """Who acts, for the audit: EMBED_PIPELINE_ACTOR where a pipeline sets it, else the user of the operating system."""
+    try:
+        return os.environ.get("EMBED_PIPELINE_ACTOR") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def list_versions(conn: psycopg.Connection, index: str) -> list[Version]:
+    """All versions of an index, oldest first, retired ones too."""
+    return [Version(*row) for row in conn.execute(queries("list_versions"), {"index": index, "version": None})]
+
+
+def live_versions(conn: psycopg.Connection, index: str) -> list[Version]:
+    return [version for version in list_versions(conn, index) if version.is_live]
+
+
+def get(conn: psycopg.Connection, index: str, name: str) -> Version:
+    """The version; CatalogError names those there are."""
+    row = conn.execute(queries("list_versions"), {"index": index, "version": name}).fetchone()
+    if row is None:
+        known = ", ".join(version.name for version in list_versions(conn, index)) or "none"
+        raise CatalogError(
+            f"Index {index!r} has no version {name!r} (registered: {known}).",
+            next_step=f"Run: embed-pipeline status {index}",
+        )
+    return Version(*row)
+
+
+def record_event(
+    conn: psycopg.Connection,
+    index: str,
+    event: str,
+    *,
+    version: str | None = None,
+    from_state: str | None = None,
+    to_state: str | None = None,
+    reason: str = "",
+    evidence_id: int | None = None,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Add to the audit: who, when, what, why, on what evidence."""
+    values = {
+        "index": index,
+        "version": version,
+        "event": event,
+        "from_state": from_state,
+        "to_state": to_state,
+        "actor": actor(),
+        "reason": reason,
+        "evidence_id": evidence_id,
+        "detail": Jsonb(detail or {}),
+    }
+    conn.execute(queries("insert_event"), values)
+
+
+def transition(
+    conn: psycopg.Connection,
+    index: str,
+    name: str,
+    target: State,
+    *,
+    event: str,
+    reason: str = "",
+    evidence_id: int | None = None,
+) -> State:
+    """Move one version to `target` inside the caller's transaction, with its audit event; returns the state it came from."""
+    row = conn.execute(queries("lock_version"), {"index": index, "version": name}).fetchone()
+    if row is None:
+        get(conn, index, name)
+        raise AssertionError("unreachable: get raises for an unknown version")
+    current: State = row[0]
+    if not allows(current, target):
+        raise IllegalTransition(
+            f"Version {name!r} of index {index!r} is {current} and cannot become {target}.",
+            next_step=f"Run: embed-pipeline status {index}",
+        )
+    conn.execute(queries("set_state"), {"index": index, "version": name, "state": target})
+    record_event(
+        conn, index, event, version=name, from_state=current, to_state=target, reason=reason, evidence_id=evidence_id
+    )
+    return current
+
+
+def list_partitions(conn: psycopg.Connection, index: str, name: str) -> list[Partition]:
+    rows = conn.execute(queries("list_partitions"), {"index": index, "version": name})
+    return [
+        Partition(KeyRange(key, lower, upper, is_empty), completed_at, documents)
+        for key, lower, upper, is_empty, completed_at, documents in rows
+    ]
+
+
+def insert_partitions(conn: psycopg.Connection, index: str, name: str, ranges: Sequence[KeyRange]) -> None:
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            queries("insert_partition"),
+            [
+                {
+                    "index": index,
+                    "version": name,
+                    "partition": each.partition,
+                    "lower": each.lower,
+                    "upper": each.upper,
+                    "is_empty": each.is_empty,
+                }
+                for each in ranges
+            ],
+        )
+
+
+def complete_partition(conn: psycopg.Connection, index: str, name: str, partition: str, documents: int) -> None:
+    values = {"index": index, "version": name, "partition": partition, "documents": documents}
+    conn.execute(queries("complete_partition"), values)

@@ -1,0 +1,122 @@
+"""Reads the same `defs.yaml` that Dagster reads, for the command line and for programs without Dagster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from jinja2.nativetypes import NativeEnvironment
+from pydantic import ValidationError
+
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.spec import IndexSpec
+
+COMPONENT_TYPE = "embed_pipeline.EmbeddingIndex"
+FILE_NAMES = ("defs.yaml", "component.yaml")
+
+
+class _Environment:
+    """`{{ env.NAME }}` and `{{ env("NAME", "default") }}`, as Dagster has them."""
+
+    def __call__(self, name: str, default: str | None = None) -> str | None:
+        return os.environ.get(name, default)
+
+    def __getattr__(self, name: str) -> str:
+        try:
+            return os.environ[name]
+        except KeyError:
+            raise ConfigurationError(
+                f"The environment variable {name} is not set, and the declaration asks for it.", next_step=f"Set {name}."
+            ) from None
+
+
+def load_indexes(path: Path) -> dict[str, IndexSpec]:
+    """All indexes declared in a defs.yaml or anywhere below a folder, by name. ConfigurationError says which file is wrong and how."""
+    indexes: dict[str, IndexSpec] = {}
+    for file in _files(path):
+        for attributes in _declarations(file):
+            spec = parse_index(attributes, file)
+            if spec.name in indexes:
+                raise ConfigurationError(f"Index {spec.name!r} is declared twice, the second time in {file}.", next_step="Rename one.")
+            indexes[spec.name] = spec
+    if not indexes:
+        raise ConfigurationError(
+            f"No index is declared in {path}.",
+            next_step=f"Write a defs.yaml with `type: {COMPONENT_TYPE}` there, or name its folder with --config.",
+        )
+    return indexes
+
+
+def parse_index(attributes: Mapping[str, Any], file: Path) -> IndexSpec:
+    """One declaration, checked; paths in it are relative to its file."""
+    try:
+        spec = IndexSpec.model_validate(_render(attributes, file))
+    except ValidationError as problem:
+        raise ConfigurationError(f"{file}: {_first_problem(problem)}.", next_step="Correct this attribute.") from None
+    return anchored(spec, file.parent)
+
+
+def anchored(spec: IndexSpec, folder: Path) -> IndexSpec:
+    """The declaration with its relative paths made absolute from `folder`."""
+    versions = {
+        name: version.model_copy(
+            update={each: _absolute(getattr(version, each), folder) for each in ("model_path", "tokenizer_path")}
+        )
+        for name, version in spec.versions.items()
+    }
+    holdout = None if spec.holdout is None else spec.holdout.model_copy(update={"path": (folder / spec.holdout.path).resolve()})
+    return spec.model_copy(update={"versions": versions, "holdout": holdout})
+
+
+def _absolute(path: str | None, folder: Path) -> str | None:
+    return path if path is None or "://" in path else str((folder / path).resolve())
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from sorted(file for name in FILE_NAMES for file in path.rglob(name))
+    else:
+        raise ConfigurationError(f"There is no file or folder {path}.", next_step="Name a defs.yaml or its folder with --config.")
+
+
+def _declarations(file: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        line = getattr(getattr(problem, "problem_mark", None), "line", None)
+        where = f"{file}, line {line + 1}" if line is not None else str(file)
+        raise ConfigurationError(f"{where} is not valid YAML.", next_step="Correct it.") from None
+    for document in documents:
+        if isinstance(document, dict) and document.get("type") == COMPONENT_TYPE:
+            attributes = document.get("attributes")
+            if not isinstance(attributes, dict):
+                raise ConfigurationError(f"{file} declares an index without attributes.", next_step="Add `attributes:`.")
+            yield attributes
+
+
+def _render(value: Any, file: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _render(each, file) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_render(each, file) for each in value]
+    if isinstance(value, str) and "{{" in value:
+        try:
+            return NativeEnvironment(undefined=jinja2.StrictUndefined).from_string(value).render(env=_Environment())
+        except jinja2.TemplateError as problem:
+            raise ConfigurationError(f"{file}: cannot resolve a template: {problem}.", next_step="Use {{ env.NAME }}.") from None
+    return value
+
+
+def _first_problem(problem: ValidationError) -> str:
+    """The first problem as `attribute: what is wrong`; never the value, which may be a secret."""
+    errors = problem.errors(include_url=False, include_input=False, include_context=False)
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"]) or "attributes"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"

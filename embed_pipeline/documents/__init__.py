@@ -1,0 +1,1 @@
+"""The ledger of documents: the user's table, its changes, its key ranges, and files that become documents."""

@@ -1,0 +1,172 @@
+"""Change capture: triggers that put every change of a document into the change queue, in the writer's own transaction.
+
+The live versions are written into the body of the trigger functions, not read from a table: a transaction in REPEATABLE READ that
+began before a version was registered sees an old table, but always the newest function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import errors, sql
+
+from embed_pipeline.documents.source import Source
+from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.postgres.queries import Queries
+
+queries = Queries(__file__, "capture.sql")
+
+STATEMENT_KINDS = ("insert", "update", "delete")
+
+
+@dataclass(frozen=True)
+class CapturedVersion:
+    """A live version as the triggers see it: its name, and its vectors when they live in the same database."""
+
+    name: str
+    documents: sql.Identifier | None = None
+    vectors: sql.Identifier | None = None
+
+
+def lock(conn: psycopg.Connection, source: Source) -> None:
+    """Wait for every writer in flight and keep new ones out until the transaction ends. Taken once, never upgraded."""
+    conn.execute(queries("lock_documents", documents=source.identifier))
+
+
+def install(conn: psycopg.Connection, source: Source, index: str, versions: Sequence[CapturedVersion]) -> None:
+    """Make or replace the functions and triggers for exactly these live versions. The caller holds `lock`."""
+    parts = _function_parts(source, index, versions)
+    for kind in (*STATEMENT_KINDS, "row", "truncate"):
+        template = f"{kind}_function" if versions else "empty_function"
+        conn.execute(queries(template, function=function_name(index, kind), **parts))
+    if source.partitioned:
+        _arm(conn, source.identifier, index, "row", "enable_always")
+        for schema, table in conn.execute(queries("leaf_partitions"), {"documents": source.identifier.as_string(conn)}).fetchall():
+            _arm(conn, sql.Identifier(schema, table), index, "truncate", "enable_always")
+    else:
+        for kind in STATEMENT_KINDS:
+            _arm(conn, source.identifier, index, kind)
+        # Replicated changes fire row triggers only; with ENABLE REPLICA this one fires for nothing else.
+        _arm(conn, source.identifier, index, "row", "enable_replica")
+    _arm(conn, source.identifier, index, "truncate", "enable_always")
+
+
+def function_name(index: str, kind: str) -> sql.Identifier:
+    return sql.Identifier("embed_pipeline", f"capture_{index}_{kind}")
+
+
+def trigger_name(index: str, kind: str) -> str:
+    return f"embed_pipeline_{index}_{kind}"
+
+
+def expected_triggers(source: Source, index: str) -> list[str]:
+    kinds = ("row", "truncate") if source.partitioned else (*STATEMENT_KINDS, "row", "truncate")
+    return [trigger_name(index, kind) for kind in kinds]
+
+
+def _arm(conn: psycopg.Connection, table: sql.Identifier, index: str, kind: str, enable: str | None = None) -> None:
+    trigger = sql.Identifier(trigger_name(index, kind))
+    conn.execute(queries(f"{kind}_trigger", trigger=trigger, documents=table, function=function_name(index, kind)))
+    if enable is not None:
+        conn.execute(queries(enable, documents=table, trigger=trigger))
+
+
+def _function_parts(source: Source, index: str, versions: Sequence[CapturedVersion]) -> dict[str, sql.Composable]:
+    return {
+        "settings": queries("settings"),
+        "index": sql.Literal(index),
+        "versions": sql.Literal([version.name for version in versions]),
+        "new_id": source.doc_id("n"),
+        "old_id": source.doc_id("o"),
+        "new_text": source.text("n"),
+        "old_text": source.text("o"),
+        "delete_removed": _each(versions, _delete_removed),
+        "queue_orphans": _each(versions, lambda v: _queue_orphans(source, index, v)),
+        "delete_orphans": _each(versions, lambda v: _delete_orphans(source, v)),
+    }
+
+
+def _each(versions: Sequence[CapturedVersion], build) -> sql.Composable:  # type: ignore[no-untyped-def]
+    statements = [build(version) for version in versions if version.documents is not None]
+    return sql.SQL("\n        ").join(statements) if statements else sql.SQL("NULL;")
+
+
+def _delete_removed(version: CapturedVersion) -> sql.Composable:
+    return queries("delete_removed", version_documents=_known(version.documents), version_vectors=_known(version.vectors))
+
+
+def _queue_orphans(source: Source, index: str, version: CapturedVersion) -> sql.Composable:
+    return queries(
+        "queue_orphans",
+        index=sql.Literal(index),
+        version=sql.Literal(version.name),
+        version_documents=_known(version.documents),
+        documents=source.identifier,
+        key_is_wanted=source.key_matches(sql.SQL("w.doc_id")),
+    )
+
+
+def _delete_orphans(source: Source, version: CapturedVersion) -> sql.Composable:
+    return queries(
+        "delete_orphans",
+        version_documents=_known(version.documents),
+        version_vectors=_known(version.vectors),
+        documents=source.identifier,
+        key_is_wanted=source.key_matches(sql.SQL("w.doc_id")),
+    )
+
+
+def _known(table: sql.Identifier | None) -> sql.Identifier:
+    assert table is not None
+    return table
+
+
+def prove_live(conn: psycopg.Connection, source: Source, index: str, version: str) -> None:
+    """Refuse unless a change of a document reaches the queue for `version`: seen, not assumed.
+
+    The canary shortens the text of one unlocked document in a transaction that is rolled back. Where no document can be changed
+    that way (an empty table, a text column of another type, a refusing trigger of the application) the armed triggers are what is
+    left to check.
+    """
+    expected = expected_triggers(source, index)
+    found = conn.execute(
+        queries("armed_triggers"), {"documents": source.identifier.as_string(conn), "triggers": expected}
+    ).fetchall()
+    if len(found) != len(expected):
+        missing = sorted(set(expected) - {name for (name,) in found})
+        raise _not_live(source, index, f"the triggers {', '.join(missing)} are gone or disabled")
+    with conn.transaction(force_rollback=True):
+        try:
+            arrived = _canary(conn, source, index, version)
+        except errors.Error:
+            return  # The application's own rules refuse such a change; the triggers were seen armed above.
+    if arrived is False:
+        raise _not_live(source, index, "a changed document did not reach the change queue")
+
+
+def _canary(conn: psycopg.Connection, source: Source, index: str, version: str) -> bool | None:
+    """Whether a canary change arrived; None when there is no document to change."""
+    for column in source.text_columns:
+        text_column = sql.Identifier(column)
+        candidate = conn.execute(
+            queries("canary_candidate", doc_id=source.doc_id(), documents=source.identifier, text_column=text_column)
+        ).fetchone()
+        if candidate is None:
+            continue
+        wanted = source.key_matches(sql.SQL("%(doc_id)s::text"))
+        last = conn.execute(queries("last_seq")).fetchone()
+        update = queries("canary_update", documents=source.identifier, text_column=text_column, key_is_wanted=wanted)
+        conn.execute(update, {"doc_id": candidate[0]})
+        values = {"index": index, "version": version, "doc_id": candidate[0], "seq": last[0] if last else 0}
+        arrived = conn.execute(queries("canary_arrived"), values).fetchone()
+        return arrived is not None and arrived[0] > 0
+    return None
+
+
+def _not_live(source: Source, index: str, problem: str) -> DocumentsTableError:
+    return DocumentsTableError(
+        f"Dual-write of {index} is not live on {source}: {problem}. Nothing was backfilled.",
+        next_step=f"Run: embed-pipeline sync {index} --full",
+    )

@@ -1,0 +1,52 @@
+"""Key ranges: the partitions of a version, contiguous and fixed when the version is created."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from embed_pipeline.documents.source import Source, queries
+from embed_pipeline.spec import partition_keys
+
+
+@dataclass(frozen=True)
+class KeyRange:
+    """One partition: keys >= lower (None: from the first) and < upper (None: to the last). Empty ranges hold nothing, ever."""
+
+    partition: str
+    lower: list[str] | None
+    upper: list[str] | None
+    is_empty: bool = False
+
+
+def cut(conn: psycopg.Connection, source: Source, partitions: int) -> list[KeyRange]:
+    """Ranges of about equal numbers of documents. Together they hold every key there can ever be, each once."""
+    parts = source.parts()
+    query = queries(
+        "cut_keys", documents=parts["documents"], key_columns=parts["key_columns"], key_array=parts["key_array"]
+    )
+    firsts = [key for part, key in conn.execute(query, {"partitions": partitions}) if part > 1]
+    return ranges_between(firsts, partitions)
+
+
+def ranges_between(firsts: list[list[str]], partitions: int) -> list[KeyRange]:
+    """Pure: the ranges cut before each of `firsts` (at most partitions - 1, in key order); what remains is empty."""
+    keys = partition_keys(partitions)
+    lowers: list[list[str] | None] = [None, *firsts]
+    uppers: list[list[str] | None] = [*firsts, None]
+    filled = [KeyRange(key, lower, upper) for key, lower, upper in zip(keys, lowers, uppers, strict=False)]
+    return filled + [KeyRange(key, None, None, is_empty=True) for key in keys[len(filled) :]]
+
+
+def within(source: Source, lower: bool, upper: bool, after: bool) -> sql.Composable:
+    """The WHERE of a range: bounds `lower` and `upper` where there are any, and `after`, the last key of the batch before."""
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    if after:
+        conditions.append(source.key_compares(sql.SQL(">"), "after"))
+    elif lower:
+        conditions.append(source.key_compares(sql.SQL(">="), "lower"))
+    if upper:
+        conditions.append(source.key_compares(sql.SQL("<"), "upper"))
+    return sql.SQL(" AND ").join(conditions)

@@ -1,0 +1,192 @@
+"""The user's documents table: found, checked, and turned into the SQL expressions that everything else is built from.
+
+A document's id is text: the key's own text for a single column, a JSON array of texts for a composite key. The session settings
+made by `postgres.connection` and by the capture functions make that text the same everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.spec import DocumentsSpec
+
+queries = Queries(__file__)
+
+
+@dataclass(frozen=True)
+class KeyColumn:
+    name: str
+    type: str  # as format_type prints it: a cast target, never user input
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked documents table. `d` is its alias in every expression."""
+
+    schema: str
+    table: str
+    key: tuple[KeyColumn, ...]
+    text_columns: tuple[str, ...]
+    partitioned: bool
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.table)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+    def doc_id(self, alias: str = "d") -> sql.Composable:
+        """The document's id as text."""
+        texts = [sql.SQL("{}::text").format(sql.Identifier(alias, column.name)) for column in self.key]
+        if len(texts) == 1:
+            return sql.SQL('({} COLLATE "C")').format(texts[0])
+        return sql.SQL('(jsonb_build_array({})::text COLLATE "C")').format(sql.SQL(", ").join(texts))
+
+    def text(self, alias: str = "d") -> sql.Composable:
+        """The document's text: its columns in declared order, nulls and empties left out, joined by a blank line."""
+        columns = [sql.SQL("nullif({}::text, '')").format(sql.Identifier(alias, name)) for name in self.text_columns]
+        return sql.SQL("(concat_ws(E'\\n\\n', {}) COLLATE \"C\")").format(sql.SQL(", ").join(columns))
+
+    def source_hash(self, alias: str = "d") -> sql.Composable:
+        """sha256 of the text's UTF-8 bytes, as bytea."""
+        return sql.SQL("sha256(convert_to({}, 'UTF8'))").format(self.text(alias))
+
+    def key_list(self, alias: str = "d") -> sql.Composable:
+        return sql.SQL(", ").join(sql.Identifier(alias, column.name) for column in self.key)
+
+    def key_array(self, alias: str = "d") -> sql.Composable:
+        """The key as an array of texts, the form in which bounds are stored."""
+        texts = [sql.SQL("{}::text").format(sql.Identifier(alias, column.name)) for column in self.key]
+        return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(texts))
+
+    def key_matches(self, doc_id: sql.Composable, alias: str = "d") -> sql.Composable:
+        """Whether the row is the document `doc_id`, through the key's own index.
+
+        The text is compared as well: 1.0 and 1.00 are one numeric but two ids.
+        """
+        if len(self.key) == 1:
+            column = self.key[0]
+            by_key = sql.SQL("{} = {}::{}").format(sql.Identifier(alias, column.name), doc_id, sql.SQL(column.type))  # type: ignore[arg-type]
+        else:
+            by_key = sql.SQL(" AND ").join(
+                sql.SQL("{} = ({}::jsonb ->> {})::{}").format(
+                    sql.Identifier(alias, column.name), doc_id, sql.Literal(position), sql.SQL(column.type)  # type: ignore[arg-type]
+                )
+                for position, column in enumerate(self.key)
+            )
+        return sql.SQL("({} AND {} = {})").format(by_key, self.doc_id(alias), doc_id)
+
+    def key_compares(self, operator: sql.SQL, parameter: str, alias: str = "d") -> sql.Composable:
+        """Row comparison of the key with the bound in `parameter` (text[]), e.g. `(a, b) >= (bound)`."""
+        values = [
+            sql.SQL("({}::text[])[{}]::{}").format(
+                sql.Placeholder(parameter), sql.Literal(position), sql.SQL(column.type)  # type: ignore[arg-type]
+            )
+            for position, column in enumerate(self.key, start=1)
+        ]
+        return sql.SQL("({}) {} ({})").format(self.key_list(alias), operator, sql.SQL(", ").join(values))
+
+    def parts(self) -> dict[str, sql.Composable]:
+        """The pieces that the named queries over documents ask for."""
+        return {
+            "documents": self.identifier,
+            "doc_id": self.doc_id(),
+            "text": self.text(),
+            "source_hash": self.source_hash(),
+            "key_columns": self.key_list(),
+            "key_array": self.key_array(),
+            "key_is_wanted": self.key_matches(sql.SQL("w.doc_id")),
+        }
+
+
+def split_name(table: str) -> tuple[str, str]:
+    """('schema', 'table') of a declared name; the schema defaults to public."""
+    schema, _, name = table.rpartition(".")
+    return (schema or "public", name)
+
+
+def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
+    """Find and check the declared table. DocumentsTableError says what it lacks."""
+    schema, table = split_name(declared.table)
+    found = conn.execute(queries("find_table"), {"schema": schema, "table": table}).fetchone()
+    if found is None:
+        raise DocumentsTableError(
+            f"The documents table {schema}.{table} does not exist.",
+            next_step="Create it, or correct documents.table in the index's defs.yaml.",
+        )
+    oid, kind = found
+    if kind not in ("r", "p"):
+        raise DocumentsTableError(
+            f"{schema}.{table} is not a table whose changes can be captured (it is a view or a foreign table).",
+            next_step="Declare the table behind it in documents.table.",
+        )
+    columns = {name: (type_, not_null) for name, type_, not_null in conn.execute(queries("columns"), {"oid": oid})}
+    for name in (*declared.key, *declared.text):
+        if name not in columns:
+            raise DocumentsTableError(
+                f"The documents table {schema}.{table} has no column {name!r}; it has {', '.join(columns)}.",
+                next_step="Correct documents.key or documents.text in the index's defs.yaml.",
+            )
+    _require_unique(conn, oid, f"{schema}.{table}", declared.key, columns)
+    return Source(
+        schema=schema,
+        table=table,
+        key=tuple(KeyColumn(name, columns[name][0]) for name in declared.key),
+        text_columns=tuple(declared.text),
+        partitioned=kind == "p",
+    )
+
+
+def _require_unique(
+    conn: psycopg.Connection, oid: int, table: str, key: list[str], columns: dict[str, tuple[str, bool]]
+) -> None:
+    nullable = [name for name in key if not columns[name][1]]
+    unique = [set(names) for (names,) in conn.execute(queries("unique_keys"), {"oid": oid})]
+    if nullable or set(key) not in unique:
+        listed = ", ".join(key)
+        raise DocumentsTableError(
+            f"The documents table {table} has no key: ({listed}) is not both unique and NOT NULL.",
+            next_step=f"Run: ALTER TABLE {table} ADD PRIMARY KEY ({listed}); or name the table's real key in documents.key.",
+        )
+
+
+def ensure_default_table(conn: psycopg.Connection, declared: DocumentsSpec) -> None:
+    """Make the documents table of an index that declares none."""
+    schema, table = split_name(declared.table)
+    conn.execute(queries("make_documents_table", table=sql.Identifier(schema, table)))
+
+
+def count(conn: psycopg.Connection, source: Source) -> tuple[int, int]:
+    """(documents, bytes of their texts)."""
+    row = conn.execute(queries("count_documents", **_only(source, "text", "documents"))).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def sample(conn: psycopg.Connection, source: Source, size: int) -> list[tuple[str, str]]:
+    """(id, text) of `size` documents, the same ones each time while the ids stay the same."""
+    query = queries("sample_texts", **_only(source, "doc_id", "text", "documents"))
+    return conn.execute(query, {"size": size}).fetchall()
+
+
+def missing_ids(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> list[str]:
+    """Those of `doc_ids` that are no document."""
+    query = queries("missing_ids", **_only(source, "documents", "doc_id"))
+    return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": doc_ids})]
+
+
+def read_current(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> dict[str, tuple[str, bytes]]:
+    """id -> (text, source_hash) of the documents that exist now."""
+    query = queries("read_current", **_only(source, "documents", "text", "source_hash", "key_is_wanted"))
+    return {doc_id: (text, bytes(digest)) for doc_id, text, digest in conn.execute(query, {"doc_ids": doc_ids})}
+
+
+def _only(source: Source, *names: str) -> dict[str, sql.Composable]:
+    parts = source.parts()
+    return {name: parts[name] for name in names}

@@ -1,0 +1,46 @@
+"""What an embedder is: texts in, one vector each out, or a reason why a text cannot have one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["document", "query"]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The answer for a batch of n texts.
+
+    `vectors` has shape (n, dimensions); a row of a rejected text holds zeros and must not be stored.
+    `rejected` maps positions to the reason why that text can have no vector, in words for the dead letter.
+    `truncated` holds the positions of texts that were cut because the version says `too_long: truncate`.
+    """
+
+    vectors: Vectors
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    truncated: frozenset[int] = frozenset()
+
+
+class Embedder(Protocol):
+    """One model behind one provider. Thread-safe: several threads may call `embed` at once.
+
+    A failure for everything (no access, endpoint gone) raises EmbedderError; a failure of one text is a rejection.
+    """
+
+    def embed(self, texts: Sequence[str], role: Role) -> Embedded:
+        """Vectors of `texts` as documents or as queries; prefixes and normalisation are the caller's."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What decides the vectors and is not in the declaration (hash of a model file): part of the fingerprint."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held; calling it twice is allowed."""
+        ...

@@ -1,0 +1,72 @@
+"""Every error a user can meet.
+
+One base class. A message says what is wrong and where; `next_step` is the command or edit that mends it, and ends the text.
+`EmbedPipelineError` and its subclasses are the only exceptions that the command line prints as a sentence; anything else is a defect.
+"""
+
+from __future__ import annotations
+
+
+class EmbedPipelineError(Exception):
+    """Base class: something was refused or failed in a way the user can act on."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+        self.message = message
+        self.next_step = next_step
+        super().__init__(message if next_step is None else f"{message} {next_step}")
+
+
+class ConfigurationError(EmbedPipelineError):
+    """The YAML, a flag or an environment variable does not say something that can be carried out."""
+
+    exit_code = 2
+
+
+class DatabaseUnavailable(EmbedPipelineError):
+    """PostgreSQL does not answer, or is not one that this package can stand on."""
+
+
+class DocumentsTableError(EmbedPipelineError):
+    """The documents table is missing, has no key, or lacks a declared column."""
+
+
+class LoadError(EmbedPipelineError):
+    """A file of documents cannot be read, or holds something that is no document."""
+
+
+class CatalogError(EmbedPipelineError):
+    """The control plane does not hold what was asked for (unknown index, unknown version, changed declaration)."""
+
+
+class IllegalTransition(EmbedPipelineError):
+    """A version is not in a state from which the asked transition is allowed."""
+
+
+class CutoverRefused(EmbedPipelineError):
+    """The serving pointer was left exactly where it was, for the reason given."""
+
+
+class RetireRefused(EmbedPipelineError):
+    """The version's vectors were kept, for the reason given."""
+
+
+class EmbedderError(EmbedPipelineError):
+    """The embedding provider fails for everything: the run stops and nothing is marked done or rejected."""
+
+
+class WrongAnswer(EmbedderError):
+    """The embedder answered with something that is not one finite, non-zero vector of the declared size for each text."""
+
+
+class WrongSpace(EmbedPipelineError):
+    """A query vector of one embedding version was offered to the vectors of another."""
+
+
+class HoldoutError(EmbedPipelineError):
+    """The held-out set cannot be used to judge anything: empty, too small, or about unknown documents."""
+
+
+class Stopped(EmbedPipelineError):
+    """A person or the throttle said stop; everything done so far is kept and the same command resumes."""

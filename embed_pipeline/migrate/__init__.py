@@ -1,0 +1,1 @@
+"""The migration itself: register, backfill, dual-write, ANN index, verify, cutover, rollback, retire."""

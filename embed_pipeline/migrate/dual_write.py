@@ -1,0 +1,156 @@
+"""Dual-write: bring every live version up to date with the change queue. Atomic per version, isolated between versions.
+
+A pause does not stop it: what serves must stay true. Only the backfill waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import errors
+
+from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import queue
+from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents.queue import Claim
+from embed_pipeline.errors import EmbedderError, EmbedPipelineError
+from embed_pipeline.migrate.backfill import embed_batch
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.signals import signal
+
+BATCH = 128
+LEASE_SECONDS = 60.0
+WATCH_SECONDS = 0.2
+
+# A document that the application held comes round again after this time; a drain gives up after so many empty looks.
+RETRY_SECONDS = 0.05
+IDLE_TRIES = 40
+
+# Another transaction got in the way; the claim comes round again. Everything else is a real failure.
+RETRIED = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
+
+
+@dataclass
+class VersionSync:
+    """What one version's dual-write did."""
+
+    version: str
+    written: int = 0
+    settled: int = 0
+    rejected: int = 0
+    retried: int = 0
+    pending: int = 0
+    error: str = ""
+
+
+def sync(index: OpenIndex, *, budget_seconds: float | None = None) -> list[VersionSync]:
+    """Drain the queue of every live version; returns when nothing claimable is left or the time is over.
+
+    A version whose provider fails reports its error and leaves the others alone. The active version is served first.
+    """
+    with index.connection() as conn:
+        live = _in_order(versions.live_versions(conn, index.name))
+    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+    with ThreadPoolExecutor(max(len(live), 1)) as pool:
+        return list(pool.map(lambda version: _drain_isolated(index, version, deadline), live))
+
+
+def watch(index: OpenIndex, stop: threading.Event, report: Callable[[list[VersionSync]], None]) -> None:
+    """Sync as changes arrive until `stop`: looks for work five times a second, one indexed query each.
+
+    No NOTIFY in the application's transactions: it would make all their commits take turns (docs/decisions).
+    """
+    with index.connection() as conn:
+        while not stop.is_set():
+            if queue.has_work(conn, index.name):
+                report(sync(index))
+            stop.wait(WATCH_SECONDS)
+
+
+def drain(index: OpenIndex, name: str, mark: int, deadline_seconds: float) -> int:
+    """Work until nothing up to `mark` is pending for one version; returns what is still pending at the deadline."""
+    deadline = time.monotonic() + deadline_seconds
+    with index.connection() as conn:
+        version = index.version(conn, name)
+        result = VersionSync(name)
+        while True:
+            _one_batch(conn, index, version, result)
+            left = queue.pending(conn, index.name, name, mark)
+            if left == 0 or time.monotonic() > deadline:
+                return left
+            time.sleep(0.02)
+
+
+def _in_order(live: list[Version]) -> list[Version]:
+    return sorted(live, key=lambda version: version.state != "active")
+
+
+def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None) -> VersionSync:
+    result = VersionSync(version.name)
+    try:
+        with index.connection() as conn:
+            idle = 0
+            while deadline is None or time.monotonic() < deadline:
+                claimed = _one_batch(conn, index, version, result)
+                result.pending = queue.pending(conn, index.name, version.name)
+                idle = 0 if claimed else idle + 1
+                if result.pending == 0 or idle > IDLE_TRIES:
+                    break
+                if not claimed:
+                    time.sleep(RETRY_SECONDS)
+    except EmbedPipelineError as problem:
+        result.error = str(problem)
+    return result
+
+
+def _one_batch(conn: psycopg.Connection, index: OpenIndex, version: Version, result: VersionSync) -> int:
+    """Claim and work off one batch; returns how many documents were claimed."""
+    with conn.transaction():
+        claim = queue.claim(conn, index.name, version.name, limit=BATCH, lease_seconds=LEASE_SECONDS)
+    if not claim.seqs:
+        return 0
+    signal("dual_write.claimed")
+    try:
+        done = _work(conn, index, version, claim, result)
+    except RETRIED:
+        done = set()
+        result.retried += 1
+    except EmbedderError as problem:
+        _release(conn, claim, list(claim.seqs), delay=5.0, error=str(problem))
+        raise
+    left = [doc_id for doc_id in claim.seqs if doc_id not in done]
+    _release(conn, claim, left, delay=RETRY_SECONDS, error=None)
+    return len(claim.seqs)
+
+
+def _work(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, claim: Claim, result: VersionSync
+) -> set[str]:
+    store = index.store(version)
+    current = documents_source.read_current(conn, index.source, list(claim.seqs))
+    signal("dual_write.read")
+    settled = store.settle(conn, claim, {doc_id: digest for doc_id, (_, digest) in current.items()})
+    result.settled += len(settled)
+    todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
+    if not todo:
+        return settled
+    # Embedding is slow and somebody else's: no transaction is open here.
+    batch, letters, _ = embed_batch(index.embedder_of(version), todo)
+    signal("dual_write.embedded")
+    written = store.replace(conn, claim, batch)
+    rejected = store.reject(conn, claim, letters)
+    result.written += len(written)
+    result.rejected += len(rejected)
+    return settled | written | rejected
+
+
+def _release(conn: psycopg.Connection, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:
+    if doc_ids:
+        with conn.transaction():
+            queue.release(conn, claim, doc_ids, delay=delay, error=error)

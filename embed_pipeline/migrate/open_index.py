@@ -1,0 +1,104 @@
+"""An index that is ready to be worked on: its declaration, its database, its documents table, its registered versions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+
+from embed_pipeline.catalog import schema, versions
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents.source import Source
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.errors import WrongSpace
+from embed_pipeline.migrate import register
+from embed_pipeline.postgres.connection import check_server, connect, resolve_url
+from embed_pipeline.spec import IndexSpec, VersionSpec
+from embed_pipeline.stores.protocol import VersionStore
+from embed_pipeline.stores.registry import open_store
+
+
+@dataclass
+class OpenIndex:
+    """The handle that every verb works with. Thread-safe; connections are made on demand and belong to their caller."""
+
+    spec: IndexSpec
+    url: str
+    source: Source
+    _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection]:
+        """A connection in autocommit; transactions are opened where they are needed, and stay short."""
+        conn = connect(self.url, autocommit=True)
+        try:
+            yield conn
+        finally:
+            conn.close()
+
+    def version(self, conn: psycopg.Connection, name: str) -> Version:
+        """The registered version as it is now; a name that is not declared is refused first."""
+        return versions.get(conn, self.name, name)
+
+    def store(self, version: Version) -> VersionStore:
+        return open_store(self.spec.store.kind, version, self.source)
+
+    def embedder(self, name: str, spec: VersionSpec | None = None) -> VersionEmbedder:
+        """The embedder of a declared version, opened once for this handle."""
+        with self._lock:
+            if name not in self._embedders:
+                self._embedders[name] = VersionEmbedder.open(spec or self.spec.version(name))
+            return self._embedders[name]
+
+    def embedder_of(self, version: Version) -> VersionEmbedder:
+        """The embedder of a registered version; refused when it is no longer the model that was registered.
+
+        A live version that the declaration no longer names is embedded as it was registered.
+        """
+        spec = self.spec.versions.get(version.name) or VersionSpec.model_validate(version.spec)
+        embedder = self.embedder(version.name, spec)
+        if embedder.fingerprint != version.fingerprint:
+            raise WrongSpace(
+                f"The model of {version.index}.{version.name} is not the one that was registered: its fingerprint is "
+                f"{embedder.fingerprint[:12]}, the catalog says {version.fingerprint[:12]}.",
+                next_step="Put the registered model file back, or declare the new one as a new version.",
+            )
+        return embedder
+
+    def close(self) -> None:
+        for embedder in self._embedders.values():
+            embedder.close()
+        self._embedders.clear()
+
+
+def open_index(spec: IndexSpec) -> OpenIndex:
+    """Connect, bring the catalog up to date, check the documents table and register what is new in the declaration."""
+    url = resolve_url(spec.database_url)
+    with connect(url, autocommit=True) as conn:
+        check_server(conn)
+        schema.ensure(conn, url)
+        if spec.documents is None:
+            documents_source.ensure_default_table(conn, spec.source())
+        source = documents_source.inspect(conn, spec.source())
+        index = OpenIndex(spec, url, source)
+        register.register(conn, index)
+    return index
+
+
+@contextmanager
+def opened(spec: IndexSpec) -> Iterator[OpenIndex]:
+    """`open_index` for a with statement."""
+    index = open_index(spec)
+    try:
+        yield index
+    finally:
+        index.close()

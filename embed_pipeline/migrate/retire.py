@@ -1,0 +1,83 @@
+"""Retire: drop a version's vectors, once it has been standby long enough and nobody reads it any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import psycopg
+
+from embed_pipeline.catalog import dead_letters, versions
+from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.documents import capture, queue
+from embed_pipeline.errors import RetireRefused
+from embed_pipeline.migrate.cutover import only_mover
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.register import arm, in_short_lock
+from embed_pipeline.signals import signal
+
+
+@dataclass(frozen=True)
+class Retired:
+    version: str
+    freed_bytes: int
+
+
+def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retired:
+    """Stop dual-writing the version, then drop its vectors. Two steps: a crash between them is finished by the same command."""
+    if confirm != name:
+        raise RetireRefused(
+            f"The confirmation {confirm!r} does not name the version {name!r}; its vectors cannot be brought back.",
+            next_step=f"Run: embed-pipeline retire {index.name} {name} --confirm {name}",
+        )
+    with index.connection() as conn, only_mover(conn, index):
+        version = index.version(conn, name)
+        if version.state != "retired":
+            _refuse_in_use(conn, index, version)
+            in_short_lock(conn, lambda: _detach(conn, index, version, reason), what=f"retire {name}", table=str(index.source))
+        elif version.dropped_at is not None:
+            raise RetireRefused(f"Version {name} of {index.name} is retired already.", next_step=f"Run: embed-pipeline status {index.name}")
+        signal("retire.detached")
+        store = index.store(version)
+        freed = store.size_bytes(conn)
+
+        def drop() -> None:
+            store.drop(conn)
+            conn.execute(queries("set_dropped"), {"index": index.name, "version": name})
+            versions.record_event(conn, index.name, "dropped", version=name, detail={"freed_bytes": freed})
+
+        in_short_lock(conn, drop, what=f"drop the vectors of {name}", table=f"the vectors of {name}")
+        return Retired(name, freed)
+
+
+def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    if version.state == "active":
+        raise RetireRefused(
+            f"{version.name} serves {index.name}.", next_step="Cut over to another version first; see embed-pipeline status."
+        )
+    rules = index.spec.retire
+    if version.state == "standby":
+        soaked = (datetime.now(timezone.utc) - version.state_since).total_seconds()
+        if soaked < rules.soak_seconds:
+            raise RetireRefused(
+                f"{version.name} has been standby for {soaked:.0f} s of the {rules.soak_seconds} s in retire.soak_seconds; "
+                "until then it is what a rollback returns to.",
+                next_step="Wait, or lower retire.soak_seconds in the index's defs.yaml.",
+            )
+    row = conn.execute(queries("last_read"), {"index": index.name, "version": version.name}).fetchone()
+    if row is not None and row[0] is not None and row[1] < rules.unread_seconds:
+        raise RetireRefused(
+            f"{version.name} of {index.name} was read {row[1]:.0f} s ago, within the {rules.unread_seconds} s of retire.unread_seconds.",
+            next_step="Find the reader that still names this version, or wait.",
+        )
+
+
+def _detach(conn: psycopg.Connection, index: OpenIndex, version: Version, reason: str) -> None:
+    """Under the documents lock: no trigger names the version's tables from here on, so that dropping them fails no writer."""
+    capture.lock(conn, index.source)
+    versions.transition(conn, index.name, version.name, "retired", event="retire", reason=reason)
+    conn.execute(queries("forget_previous"), {"index": index.name, "version": version.name})
+    arm(conn, index)
+    queue.forget_version(conn, index.name, version.name)
+    dead_letters.forget(conn, index.name, version.name, None)
+    conn.execute(queries("forget_reads"), {"index": index.name, "version": version.name})

@@ -1,0 +1,281 @@
+"""The read path. A query carries its version: it is embedded with that version's model and meets that version's vectors only.
+
+Imports neither Dagster nor pydantic models at import time; made for an application's request path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from embed_pipeline.errors import CatalogError, EmbedPipelineError, WrongSpace
+
+if TYPE_CHECKING:
+    from embed_pipeline.catalog.versions import Version
+    from embed_pipeline.documents.source import Source
+    from embed_pipeline.embedders.checked import VersionEmbedder
+    from embed_pipeline.embedders.protocol import Vectors
+    from embed_pipeline.stores.protocol import Hit, VersionStore
+
+LISTEN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class QueryVector:
+    """A query vector with the space it lives in."""
+
+    version: str
+    fingerprint: str
+    values: Vectors
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hits, nearest first, and the one version they were ranked in."""
+
+    version: str
+    fingerprint: str
+    generation: int
+    hits: Sequence[Hit]
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """What one look at the pointer gave: everything that a query needs, from one version."""
+
+    generation: int
+    version: Version
+    store: VersionStore
+    embedder: VersionEmbedder
+
+
+class _Connection(psycopg.Connection[Any]):
+    """What the pool opens: connections made the one way that this package makes them."""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **_: Any) -> psycopg.Connection[Any]:  # type: ignore[override]
+        from embed_pipeline.postgres.connection import connect
+
+        return connect(conninfo, autocommit=True)
+
+
+class Searcher:
+    """Searches one index by its serving version. Thread-safe; keep one for the life of the process.
+
+    The pointer is cached; a background connection hears of a flip by NOTIFY, and the cache is never trusted for longer than
+    `refresh_seconds`. A reader that resolved just before a flip finishes in the old version, which stays until it is retired.
+    """
+
+    def __init__(
+        self, index: str, database_url: str | None = None, *, refresh_seconds: float = 5.0, max_connections: int = 8
+    ) -> None:
+        from embed_pipeline.postgres.connection import resolve_url
+
+        self.index = index
+        self._url = resolve_url(database_url)
+        self._refresh_seconds = refresh_seconds
+        self._lock = threading.Lock()
+        self._embedders: dict[str, VersionEmbedder] = {}
+        self._source: Source | None = None
+        self._serving: _Serving | None = None
+        self._looked = float("-inf")
+        self._noted: dict[str, float] = {}
+        self._closed = threading.Event()
+        self._pool = ConnectionPool(self._url, connection_class=_Connection, min_size=1, max_size=max_connections, open=True)
+        self._listener = threading.Thread(target=self._listen, name=f"embed-pipeline-{index}", daemon=True)
+        self._listener.start()
+
+    def search(
+        self,
+        text: str,
+        k: int = 10,
+        *,
+        version: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        exact: bool = False,
+    ) -> Answer:
+        """The `k` documents nearest to `text`, by the serving version or by a named live one.
+
+        `where` filters by equality of the documents table's columns. WrongSpace and CatalogError refuse; nothing is guessed.
+        """
+        for last_try in (False, True):
+            serving = self._resolve(version)
+            try:
+                return self._ask(serving, serving.embedder.embed_query(text), k, where, exact)
+            except psycopg.errors.UndefinedTable:
+                # Retired between our look at the pointer and the search: look again.
+                if last_try:
+                    raise
+                self._forget()
+        raise AssertionError("unreachable: the second try returns or raises")
+
+    def embed(self, text: str, version: str | None = None) -> QueryVector:
+        """The query vector of `text` with its space, to keep or to search with later."""
+        serving = self._resolve(version)
+        return QueryVector(serving.version.name, serving.version.fingerprint, serving.embedder.embed_query(text))
+
+    def search_vector(
+        self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None, exact: bool = False
+    ) -> Answer:
+        """Search with a vector made before. It meets the vectors of its own version or none: WrongSpace says which it is not."""
+        serving = self._resolve(query.version)
+        if query.fingerprint != serving.version.fingerprint:
+            raise WrongSpace(
+                f"The query vector is of space {query.fingerprint[:12]}, version {query.version} of {self.index} is "
+                f"{serving.version.fingerprint[:12]}.",
+                next_step="Embed the query with Searcher.embed, or search by text.",
+            )
+        values = np.asarray(query.values, dtype=np.float32)
+        if values.shape != (serving.version.dimensions,):
+            raise WrongSpace(
+                f"The query vector has shape {values.shape}, version {query.version} of {self.index} has "
+                f"{serving.version.dimensions} dimensions.",
+                next_step="Embed the query with Searcher.embed, or search by text.",
+            )
+        return self._ask(serving, values, k, where, exact)
+
+    def close(self) -> None:
+        """Close connections and models."""
+        self._closed.set()
+        self._pool.close()
+        for embedder in self._embedders.values():
+            embedder.close()
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(
+        self, serving: _Serving, vector: Vectors, k: int, where: Mapping[str, Any] | None, exact: bool
+    ) -> Answer:
+        with self._pool.connection() as conn:
+            self._note_read(conn, serving.version.name)
+            hits = serving.store.search(conn, vector, k, exact=exact, where=where)
+        return Answer(serving.version.name, serving.version.fingerprint, serving.generation, hits)
+
+    def _resolve(self, version: str | None) -> _Serving:
+        cached = self._serving
+        if version is None and cached is not None and time.monotonic() - self._looked < self._refresh_seconds:
+            return cached
+        with self._pool.connection() as conn:
+            return self._look(conn, version)
+
+    def _look(self, conn: psycopg.Connection, name: str | None) -> _Serving:
+        from embed_pipeline.catalog import serving, versions
+
+        # The time before the look: a flip during it makes the next query look again.
+        looked = time.monotonic()
+        pointer = serving.read(conn, self.index)
+        wanted = name or pointer.version
+        if wanted is None:
+            raise CatalogError(
+                f"Index {self.index!r} serves nothing yet.", next_step=f"Run: embed-pipeline status {self.index}"
+            )
+        version = versions.get(conn, self.index, wanted)
+        if not version.is_live:
+            raise CatalogError(
+                f"Version {wanted!r} of index {self.index!r} is retired.",
+                next_step=f"Serving is {pointer.version}: search without naming a version.",
+            )
+        resolved = _Serving(pointer.generation, version, self._store(conn, version), self._embedder(version))
+        if name is None:
+            with self._lock:
+                self._serving, self._looked = resolved, looked
+        return resolved
+
+    def _store(self, conn: psycopg.Connection, version: Version) -> VersionStore:
+        from embed_pipeline.catalog.versions import queries
+        from embed_pipeline.documents.source import inspect
+        from embed_pipeline.spec import DocumentsSpec
+        from embed_pipeline.stores.registry import open_store
+
+        row = conn.execute(queries("find_index"), {"index": self.index}).fetchone()
+        assert row is not None
+        if self._source is None:
+            self._source = inspect(conn, DocumentsSpec(table=row[0], key=row[1], text=row[2]))
+        return open_store(row[3], version, self._source)
+
+    def _embedder(self, version: Version) -> VersionEmbedder:
+        from embed_pipeline.embedders.checked import VersionEmbedder
+        from embed_pipeline.spec import VersionSpec
+
+        with self._lock:
+            if version.fingerprint not in self._embedders:
+                embedder = VersionEmbedder.open(VersionSpec.model_validate(version.spec))
+                if embedder.fingerprint != version.fingerprint:
+                    raise WrongSpace(
+                        f"The model of {version.name} on this machine has fingerprint {embedder.fingerprint[:12]}, "
+                        f"the index was made with {version.fingerprint[:12]}.",
+                        next_step="Install the model file that the version was registered with.",
+                    )
+                self._embedders[version.fingerprint] = embedder
+            return self._embedders[version.fingerprint]
+
+    def _note_read(self, conn: psycopg.Connection, version: str) -> None:
+        """Tell the catalog that this version is still read, so that retire refuses; at most every ten seconds."""
+        from embed_pipeline.catalog.versions import queries
+
+        now = time.monotonic()
+        if now - self._noted.get(version, float("-inf")) < 10:
+            return
+        self._noted[version] = now
+        conn.execute(queries("note_read"), {"index": self.index, "version": version})
+
+    def _forget(self) -> None:
+        self._looked = float("-inf")
+
+    def _listen(self) -> None:
+        """Hear of flips. While this connection is down the cache's own age limit is what is left."""
+        from embed_pipeline.postgres.connection import connect
+
+        while not self._closed.is_set():
+            try:
+                with connect(self._url, autocommit=True) as conn:
+                    conn.execute("LISTEN embed_pipeline_serving")
+                    self._forget()
+                    while not self._closed.is_set():
+                        for notice in conn.notifies(timeout=0.5):
+                            if notice.payload == self.index:
+                                self._forget()
+            except (psycopg.Error, EmbedPipelineError):
+                self._forget()
+                self._closed.wait(LISTEN_SECONDS)
+
+
+class AsyncSearcher:
+    """`Searcher` for asyncio: the same, each call in a worker thread (embedding is computation, not waiting)."""
+
+    def __init__(self, index: str, database_url: str | None = None, **options: Any) -> None:
+        self._searcher = Searcher(index, database_url, **options)
+
+    async def search(self, text: str, k: int = 10, **options: Any) -> Answer:
+        """See `Searcher.search`."""
+        return await asyncio.to_thread(self._searcher.search, text, k, **options)
+
+    async def search_vector(self, query: QueryVector, k: int = 10, **options: Any) -> Answer:
+        """See `Searcher.search_vector`."""
+        return await asyncio.to_thread(self._searcher.search_vector, query, k, **options)
+
+    async def embed(self, text: str, version: str | None = None) -> QueryVector:
+        """See `Searcher.embed`."""
+        return await asyncio.to_thread(self._searcher.embed, text, version)
+
+    async def close(self) -> None:
+        """See `Searcher.close`."""
+        await asyncio.to_thread(self._searcher.close)
+
+    async def __aenter__(self) -> AsyncSearcher:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,195 @@
+"""What a user declares: one index, its documents, its store, its embedding versions, its gate.
+
+These models are the contract of `defs.yaml` and the only place where pydantic is used. Everything below them takes plain values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from embed_pipeline.errors import ConfigurationError
+
+# Index and version names become parts of table names, Dagster asset keys and job names; 24 + 24 leaves room in 63 bytes.
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,23}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+# Fields of a version that steer speed or the index, or say where a file is, and leave every vector as it is.
+NOT_IDENTITY = frozenset(
+    {"batch_size", "max_in_flight", "hnsw", "model_path", "tokenizer_path", "model_sha256", "tokenizer_sha256"}
+)
+
+# pgvector: an HNSW index takes up to 2,000 dimensions for vector and 4,000 for halfvec (its README, "Reference").
+MAX_INDEXED_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Columns = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class Declared(BaseModel):
+    """Base of every declared model: unknown attributes are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DocumentsSpec(Declared):
+    """The user's own table: where it is, what identifies a row, which columns are the text, in order."""
+
+    table: str = Field(description="schema.table of the documents; the schema defaults to public")
+    key: Columns = Field(description="key column, or columns of a composite key; must be unique and not null")
+    text: Columns = Field(description="text columns in the order in which they are joined")
+
+
+class StoreSpec(Declared):
+    """Where vectors live."""
+
+    kind: Literal["pgvector"] = "pgvector"
+
+
+class HnswSpec(Declared):
+    """Parameters of the ANN index. They do not change the space, so they are no part of the fingerprint."""
+
+    m: int = Field(16, ge=2, le=100)
+    ef_construction: int = Field(64, ge=4, le=1000)
+    ef_search: int = Field(100, ge=1, le=1000)
+
+
+class VersionSpec(Declared):
+    """One embedding version: everything that decides which vector a text gets."""
+
+    provider: str = Field(description="onnx, or package.module:Class for an embedder of your own")
+    model_name: str = Field(min_length=1)
+    model_version: str | None = Field(None, description="the provider's revision; for onnx the model file's hash is taken")
+    dimensions: int = Field(ge=1, le=4000)
+    distance: Literal["cosine", "inner_product", "l2"] = "cosine"
+    precision: Literal["vector", "halfvec"] = "vector"
+    normalize: bool = True
+    query_prefix: str = ""
+    document_prefix: str = ""
+    max_tokens: int | None = Field(None, ge=2)
+    too_long: Literal["reject", "truncate"] = Field(
+        "reject", description="a text over max_tokens becomes a dead letter, or is cut and counted; never cut silently"
+    )
+    pooling: Literal["mean", "cls"] = "mean"
+    model_path: str | None = Field(None, description="a file, or package://DISTRIBUTION/FILE of an installed package")
+    tokenizer_path: str | None = None
+    model_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    output: str | None = Field(None, description="name of the ONNX output that holds the token vectors; default: the first")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of an embedder of your own")
+    batch_size: int = Field(64, ge=1, le=10_000, description="texts per call of the embedder")
+    max_in_flight: int = Field(1, ge=1, le=256, description="calls of the embedder at once in a backfill")
+    hnsw: HnswSpec = HnswSpec()
+
+    @model_validator(mode="after")
+    def _provider_has_what_it_needs(self) -> VersionSpec:
+        if self.provider == "onnx":
+            missing = [n for n in ("model_path", "tokenizer_path", "max_tokens") if getattr(self, n) is None]
+            if missing:
+                raise ValueError(f"provider onnx needs {', '.join(missing)}")
+        elif ":" not in self.provider:
+            raise ValueError(f"unknown provider {self.provider!r}: use onnx, or package.module:Class for your own")
+        limit = MAX_INDEXED_DIMENSIONS[self.precision]
+        if self.dimensions > limit:
+            raise ValueError(f"an HNSW index over {self.precision} takes at most {limit} dimensions, not {self.dimensions}")
+        return self
+
+    @classmethod
+    def not_identity(cls) -> frozenset[str]:
+        """Names of the fields that may change without making a new space."""
+        return NOT_IDENTITY
+
+    def fingerprint(self, identity: Mapping[str, str]) -> str:
+        """sha256 (hex) over every field that decides a vector and over `identity`, what the embedder adds (file hashes)."""
+        fields = self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
+        canonical = json.dumps({"spec": fields, "identity": dict(identity)}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class HoldoutSpec(Declared):
+    """Queries with graded judgements, never used to fit or tune anything."""
+
+    path: Path
+
+
+class GateSpec(Declared):
+    """When a version may serve: non-inferiority of `metric` by `margin` at `confidence`, on at least `min_queries` queries."""
+
+    metric: str = "recall@10"
+    margin: float = Field(0.02, gt=0, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    min_queries: int = Field(100, ge=2)
+    max_dead_letters: int = Field(0, ge=0)
+    floor: float | None = Field(None, ge=0, le=1, description="absolute floor of the metric, also for the first version")
+    min_ann_recall: float = Field(0.95, ge=0, le=1, description="ANN index against exact search, same model")
+    max_age_seconds: int = Field(86_400, ge=1, description="evidence older than this is stale")
+    max_row_change: float = Field(0.05, ge=0, le=1, description="share by which the row count may move before evidence is stale")
+
+
+class BackfillSpec(Declared):
+    """How history is filled."""
+
+    schedule: str = Field("0 1 * * *", description="cron of the off-peak window's start, UTC")
+    partitions_per_run: int = Field(4, ge=1)
+    write_batch: int = Field(2000, ge=1, le=50_000, description="documents per write transaction at most")
+
+
+class RetireSpec(Declared):
+    """What must have passed before a version's vectors may go."""
+
+    soak_seconds: int = Field(86_400, ge=0, description="time the version must have been standby")
+    unread_seconds: int = Field(3_600, ge=0, description="time without any read of it")
+
+
+class IndexSpec(Declared):
+    """One logical search index. The attribute names are the contract of `defs.yaml`."""
+
+    name: Name
+    database_url: str | None = Field(None, repr=False, description="absent: the embedded PostgreSQL")
+    documents: DocumentsSpec | None = Field(None, description="absent: public.<name> (id, title, text, metadata), made on first use")
+    store: StoreSpec = StoreSpec()
+    partitions: int = Field(64, ge=1, le=10_000)
+    versions: dict[Name, VersionSpec] = Field(min_length=1)
+    holdout: HoldoutSpec | None = None
+    gate: GateSpec = GateSpec()
+    backfill: BackfillSpec = BackfillSpec()
+    retire: RetireSpec = RetireSpec()
+
+    def source(self) -> DocumentsSpec:
+        """The declared documents table, or the one that this package makes itself."""
+        return self.documents or DocumentsSpec(table=f"public.{self.name}", key=["id"], text=["title", "text"])
+
+    def version(self, name: str) -> VersionSpec:
+        """The declared version `name`; ConfigurationError names the declared ones when there is none."""
+        try:
+            return self.versions[name]
+        except KeyError:
+            raise ConfigurationError(
+                f"Index {self.name!r} declares no version {name!r}; it declares {', '.join(self.versions)}.",
+                next_step="Add the version to its defs.yaml, or name one of these.",
+            ) from None
+
+    def partition_keys(self) -> list[str]:
+        """Static, zero-padded keys of the key-range partitions, in key order."""
+        return partition_keys(self.partitions)
+
+
+def partition_keys(count: int) -> list[str]:
+    """`count` zero-padded partition keys: 00, 01, ... wide enough that text order is number order."""
+    width = max(2, len(str(count - 1)))
+    return [f"{number:0{width}d}" for number in range(count)]
+
+
+def is_name(value: str) -> bool:
+    """Whether `value` may name an index or a version."""
+    return re.match(NAME_PATTERN, value) is not None

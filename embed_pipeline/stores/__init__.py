@@ -1,0 +1,1 @@
+"""Where vectors live: one protocol, one module for each kind of store."""

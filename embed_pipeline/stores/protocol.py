@@ -1,0 +1,155 @@
+"""What a store of one embedding version can do. Guards against races are the store's own: callers hand over what they embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psycopg
+
+from embed_pipeline.documents.capture import CapturedVersion
+from embed_pipeline.documents.queue import Claim
+from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.embedders.protocol import Vectors
+
+
+@dataclass(frozen=True)
+class EmbeddedBatch:
+    """Documents with their vectors, columnar: `vectors` holds `chunks[i]` rows for document i, in order."""
+
+    doc_ids: list[str]
+    hashes: list[bytes]
+    chunks: list[int]
+    vectors: Vectors
+
+    def __len__(self) -> int:
+        return len(self.doc_ids)
+
+
+@dataclass(frozen=True)
+class MissingDocument:
+    """A document that the version has nothing for yet; `key` is where the next batch goes on."""
+
+    doc_id: str
+    text: str
+    source_hash: bytes
+    key: list[str]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One found passage. `distance` is the store's, smaller is nearer; `score` is larger for nearer."""
+
+    doc_id: str
+    chunk: int
+    distance: float
+
+    @property
+    def score(self) -> float:
+        return -self.distance
+
+
+@dataclass(frozen=True)
+class AnnIndex:
+    """The ANN index as it stands: its identity (changes when it is rebuilt), and whether searches can use it."""
+
+    oid: int
+    valid: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One comparison of every document with every vector of a version, in one snapshot.
+
+    `differences` are documents or vectors that are wrong and that no queued change explains.
+    """
+
+    documents: int
+    vectors: int
+    current: int
+    pending: int
+    dead_letters: int
+    missing: int
+    stale: int
+    orphaned: int
+    wrong_chunks: int
+    samples: tuple[str, ...] = ()
+
+    @property
+    def differences(self) -> int:
+        return self.missing + self.stale + self.orphaned + self.wrong_chunks
+
+    @property
+    def share(self) -> float:
+        """Documents that are as they should be, of all; 1.0 for an empty table."""
+        return 1.0 if self.documents == 0 else (self.current + self.dead_letters) / self.documents
+
+
+class VersionStore(Protocol):
+    """The vectors of one embedding version. Methods take a connection to the ledger and own their transactions."""
+
+    def create(self, conn: psycopg.Connection) -> None:
+        """Make room for the version's vectors, inside the caller's transaction."""
+        ...
+
+    def drop(self, conn: psycopg.Connection) -> None:
+        """Remove them; doing it twice is allowed."""
+        ...
+
+    def captured(self) -> CapturedVersion:
+        """What change capture has to know."""
+        ...
+
+    def missing(
+        self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int
+    ) -> list[MissingDocument]:
+        """The next documents of a key range, in key order after the key `after`, that have neither a vector nor a dead letter."""
+        ...
+
+    def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
+        """Backfill: write documents that have no row yet, exist, are unlocked and still have this hash. Returns those written."""
+        ...
+
+    def replace(self, conn: psycopg.Connection, claim: Claim, batch: EmbeddedBatch) -> set[str]:
+        """Dual-write: replace the vectors of claimed documents and acknowledge them, atomically. Returns those done."""
+        ...
+
+    def reject(self, conn: psycopg.Connection, claim: Claim | None, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
+        """Set documents aside as dead letters, under the same guards. Returns those done."""
+        ...
+
+    def settle(self, conn: psycopg.Connection, claim: Claim, current: Mapping[str, bytes]) -> set[str]:
+        """Acknowledge claimed documents that need no embedding: gone ones (removed here) and ones stored with this hash already."""
+        ...
+
+    def coverage(self, conn: psycopg.Connection) -> Coverage:
+        """Compare every document with every vector."""
+        ...
+
+    def enqueue_differences(self, conn: psycopg.Connection) -> int:
+        """Queue every document whose vectors differ and every orphan; returns how many."""
+        ...
+
+    def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:
+        """The ANN index, if there is one."""
+        ...
+
+    def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
+        """Build it while reads and writes go on; a broken one is dropped first, a valid one is kept."""
+        ...
+
+    def search(
+        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
+    ) -> Sequence[Hit]:
+        """The `k` nearest documents of this version and no other."""
+        ...
+
+    def count(self, conn: psycopg.Connection) -> int:
+        """Documents that have vectors."""
+        ...
+
+    def size_bytes(self, conn: psycopg.Connection) -> int:
+        """Disk taken by the version's vectors and indexes."""
+        ...
