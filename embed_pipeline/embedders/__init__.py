@@ -1,1 +1,1 @@
-"""Embedders: texts in, one vector each out. `registry` opens the one that a version declares, `checked` guards its answers."""
+"""Embedders: texts in, one vector each out. `registry` opens the declared one, `checked` guards its answers."""

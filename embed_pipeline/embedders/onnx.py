@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 THREADS_VARIABLE = "EMBED_PIPELINE_ONNX_THREADS"
 
-# Attention needs memory in proportion to texts * tokens^2. This bound on texts * tokens of one run keeps it to tens of
-# megabytes for a short-context model, and lets a model of 8,192 tokens take one long text at a time.
-TOKENS_PER_RUN = 4096
+# Attention needs memory in proportion to texts * tokens^2: this bound on texts * tokens of one run lets a model of
+# 8,192 tokens take one long text at a time. Small runs are also the faster ones: they stay in the processor's cache and
+# are padded less (219 docstrings on 2 cores, MiniLM-L6 int8: 2.2 s with 1,024, 2.4 s with 2,048, 4.4 s with 4,096).
+TOKENS_PER_RUN = 1024
 
 # An export above protobuf's 2 GB limit keeps its weights beside the model, under one of these two customary names.
 WEIGHTS_SUFFIXES = (".data", "_data")
@@ -66,7 +67,7 @@ class OnnxEmbedder:
         self._probe(model)
 
     def embed(self, texts: Sequence[str], role: Role) -> Embedded:
-        """Vectors of shape (len(texts), dimensions), not normalised; `role` changes nothing here, prefixes are the caller's.
+        """Vectors of shape (len(texts), dimensions), not normalised; prefixes are the caller's, `role` is unused.
 
         Rejected: an empty text, one without any token, and with `too_long: reject` one of more than max_tokens tokens,
         special tokens counted. Raises EmbedderError when the model itself fails, or after `close`.
@@ -92,7 +93,7 @@ class OnnxEmbedder:
         return Embedded(vectors, rejected, frozenset(truncated))
 
     def identity(self) -> Mapping[str, str]:
-        """sha256 of the model file (`model`), the tokenizer (`tokenizer`) and, where there is one, the `weights` file."""
+        """sha256 of the `model` file, of the `tokenizer` and, where there is one, of the `weights` file."""
         return dict(self._identity)
 
     def close(self) -> None:

@@ -54,9 +54,9 @@ def _in_distribution(reference: str) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 (hex) of the file's bytes. Read once for each (path, size, mtime in ns): a model file is tens of megabytes."""
+    """sha256 (hex) of the file's bytes. Read once for each (path, size, mtime in ns): models are large."""
     stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    return _sha256(path, stat.st_size, 0)
 
 
 @lru_cache(maxsize=64)

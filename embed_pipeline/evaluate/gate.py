@@ -106,9 +106,15 @@ def _measure(
     store = index.store(version)
     depth = max(metrics.parse_metric(name).cutoff for name in _names(index))
     ids = list(holdout.queries)
-    vectors = embedder.embed_queries([holdout.queries[query_id] for query_id in ids])
+    answer = embedder.embed_queries([holdout.queries[query_id] for query_id in ids])
+    if answer.rejected:
+        position, reason = next(iter(answer.rejected.items()))
+        raise HoldoutError(
+            f"{len(answer.rejected)} held-out queries have no vector in {version.name}; first {ids[position]!r}: {reason}.",
+            next_step="Remove them from the held-out set, or declare too_long: truncate.",
+        )
     rankings: dict[bool, Ranking] = {True: {}, False: {}}
-    for query_id, vector in zip(ids, vectors, strict=True):
+    for query_id, vector in zip(ids, answer.vectors, strict=True):
         for exact in (True, False):
             hits = store.search(conn, vector, depth, exact=exact)
             rankings[exact][query_id] = [(hit.doc_id, hit.score) for hit in hits]

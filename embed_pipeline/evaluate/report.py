@@ -15,8 +15,8 @@ from embed_pipeline.evaluate.statistics import paired_bootstrap
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart by colour-blind readers and in grey.
-_BASELINE, _CANDIDATE, _WORSE = "#999999", "#0072B2", "#D55E00"
+# Grey, with blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
+_BASELINE, _CANDIDATE, _WORSE = "#777777", "#0072B2", "#D55E00"
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,17 @@ def _draw_means(axes: Axes, rows: Sequence[MetricRow], candidate_name: str, base
     places, paired = np.arange(len(rows)), baseline_name is not None
     width = 0.38 if paired else 0.6
     shift = width / 2 if paired else 0.0
-    candidates = axes.bar(
-        places + shift, [row.candidate for row in rows], width, color=_CANDIDATE, label=candidate_name
-    )
+    heights = [row.candidate for row in rows]
+    bars = [axes.bar(places + shift, heights, width, color=_CANDIDATE, label=candidate_name)]
     if paired:
-        axes.bar(places - shift, [row.baseline or 0.0 for row in rows], width, color=_BASELINE, label=baseline_name)
+        before = [row.baseline or 0.0 for row in rows]
+        bars.insert(0, axes.bar(places - shift, before, width, color=_BASELINE, label=baseline_name))
         for place, row in zip(places, rows, strict=True):
             if row.baseline is not None and row.lower is not None and row.upper is not None:
                 ends = [row.baseline + row.lower, row.baseline + row.upper]
                 axes.plot([place + shift] * 2, ends, color="black", linewidth=1.5, marker="_", markersize=6)
-    axes.bar_label(candidates, fmt="%.2f", label_type="center", color="white", fontsize=8)
+    for bar in bars:
+        axes.bar_label(bar, fmt="%.2f", label_type="center", color="white", fontsize=8)
     axes.set_xticks(places, [row.metric for row in rows])
     axes.set_ylim(0, 1)
     axes.set_title("mean per metric", fontsize=9)
@@ -118,16 +119,18 @@ def _draw_differences(axes: Axes, differences: np.ndarray, margin: float | None)
     from matplotlib.ticker import MaxNLocator
 
     better, worse = differences[differences > 0], differences[differences < 0]
-    # An edge at 0, so that no bar holds both losses and gains.
-    edges = np.linspace(-1, 1, 21).tolist()
-    axes.hist(worse, bins=edges, color=_WORSE)
-    axes.hist(better, bins=edges, color=_CANDIDATE)
+    for values, sign, colour in ((worse, -1, _WORSE), (better, 1, _CANDIDATE)):
+        # Tenths of |difference|, closed above, so that a loss of 0.1 and a gain of 0.1 stand equally far from 0.
+        tenths = np.clip(np.ceil(10 * np.abs(values) - 1e-9).astype(int), 1, 10)
+        axes.bar(sign * (np.arange(10) + 0.5) / 10, np.bincount(tenths, minlength=11)[1:], width=0.1, color=colour)
     mean = float(differences.mean())
     axes.axvline(mean, color="black", linewidth=1.2, label=f"mean {_signed(mean)}")
     if margin is not None:
         axes.axvline(-margin, color="black", linewidth=1, linestyle=":", label=f"margin {-margin:.3f}")
     ties = differences.size - better.size - worse.size
     axes.set_title(f"difference per query: {better.size} better, {ties} equal, {worse.size} worse", fontsize=9)
+    axes.set_ylabel("queries", fontsize=8)
+    axes.set_xlim(-1, 1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
     axes.tick_params(labelsize=8)

@@ -56,7 +56,7 @@ class OpenIndex:
         """The embedder of a declared version, opened once for this handle."""
         with self._lock:
             if name not in self._embedders:
-                self._embedders[name] = VersionEmbedder.open(spec or self.spec.version(name))
+                self._embedders[name] = VersionEmbedder.open(spec or self.spec.version(name), name=name)
             return self._embedders[name]
 
     def embedder_of(self, version: Version) -> VersionEmbedder:

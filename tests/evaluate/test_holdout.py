@@ -98,6 +98,21 @@ def test_the_hash_ignores_order_and_repeats_and_nothing_else(tmp_path: Path) -> 
     assert len({hashed(rows), hashed(renamed), *hashes}) == 5
 
 
+def test_large_csv_with_line_breaks_and_words_beyond_ascii(tmp_path: Path) -> None:
+    """Above 1 MiB the CSV reader works in blocks, and a block may end inside a quoted text."""
+    rows = [(f"q{n}", f"Größe {n}\n" * 60, f"d{n}", 1) for n in range(2000)]
+    holdout = load_holdout(write_csv(tmp_path, rows))
+    assert (tmp_path / "h.csv").stat().st_size > 1 << 20
+    assert holdout.queries["q1999"] == "Größe 1999\n" * 60
+    assert len(holdout.judgements) == 2000
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "h.jsonl"
+    path.write_text('{"query": "Größe", "doc_id": "d"}', encoding="utf-8-sig")
+    assert load_holdout(path).judgements == {"Größe": {"d": 1}}
+
+
 def test_query_id_and_grade_are_optional_and_keys_may_be_numbers(tmp_path: Path) -> None:
     path = tmp_path / "h.parquet"
     pq.write_table(pa.table({"query": ["one", "two"], "doc_id": [7, 8], "note": [None, None]}), path)

@@ -27,7 +27,8 @@ def random_case(seed: int) -> tuple[dict[str, dict[str, int]], dict[str, list[tu
     """30 queries over 40 documents; scores from five values so that most are tied; every sixth query has no results."""
     rng = random.Random(seed)
     documents = [f"d{n}" for n in range(40)]
-    judgements, rankings = {}, {}
+    judgements: dict[str, dict[str, int]] = {}
+    rankings: dict[str, list[tuple[str, float]]] = {}
     for number in range(30):
         query = f"q{number}"
         judgements[query] = {doc: rng.choice([0, 1, 1, 2, 3]) for doc in rng.sample(documents, rng.randint(1, 25))}

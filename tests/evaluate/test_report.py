@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,14 +37,14 @@ def test_table_of_a_first_version() -> None:
 
 
 def test_row_from_scores() -> None:
-    row = metric_row("RR@10", [0.0] * 50 + [0.5] * 50, [0.5] * 100, confidence=0.9)
+    row = metric_row("RR@10", [0.0, 0.5] * 50, [0.5] * 100, confidence=0.9)
     assert (row.baseline, row.candidate, row.difference) == (0.25, 0.5, 0.25)
     assert row.lower is not None
     assert row.upper is not None
     assert 0.2 < row.lower < 0.25 < row.upper < 0.3
 
 
-DIFFERENCES = np.clip(np.random.default_rng(0).normal(0.05, 0.3, 400), -1, 1).round(1).tolist()
+DIFFERENCES: list[float] = np.clip(np.random.default_rng(0).normal(0.05, 0.3, 400), -1, 1).round(1).tolist()
 
 
 @pytest.mark.parametrize("differences", [None, DIFFERENCES, [0.0] * 100])
@@ -52,9 +53,9 @@ def test_picture_is_a_small_png_with_something_on_it(differences: list[float] | 
     assert len(png) < 30_000
     image = Image.open(io.BytesIO(png))
     assert image.format == "PNG"
-    colours = image.convert("RGB").getcolors(maxcolors=100_000) or []
+    colours: Any = image.convert("RGB").getcolors(maxcolors=100_000) or []
     shown = {f"#{r:02X}{g:02X}{b:02X}" for _, (r, g, b) in colours}
-    assert {"#999999", "#0072B2"} <= shown, "both versions have their bars"
+    assert {"#777777", "#0072B2"} <= shown, "both versions have their bars"
     assert ("#D55E00" in shown) == (differences is DIFFERENCES), "losses are drawn only where there are some"
 
 

@@ -189,13 +189,15 @@ def test_start_waits_for_the_last_backend_of_a_killed_server(used_home: Path) ->
     written = server.log.stat().st_size
     with psycopg.connect(server.url()) as conn, ThreadPoolExecutor() as pool:
         os.kill(conn.info.backend_pid, signal.SIGSTOP)
-        kill_server(used_home)
-        starting = pool.submit(embedded.ensure_running, used_home, settings=FAST)
-        deadline = time.monotonic() + 30
-        while b"still in use" not in server.log.read_bytes()[written:]:
-            assert time.monotonic() < deadline
-        assert not starting.done()
-        os.kill(conn.info.backend_pid, signal.SIGCONT)
+        try:
+            kill_server(used_home)
+            starting = pool.submit(embedded.ensure_running, used_home, settings=FAST)
+            deadline = time.monotonic() + 30
+            while b"still in use" not in server.log.read_bytes()[written:]:
+                assert time.monotonic() < deadline
+            assert not starting.done()
+        finally:
+            os.kill(conn.info.backend_pid, signal.SIGCONT)
         assert starting.result(timeout=30).data_dir == server.data_dir
 
 

@@ -1,0 +1,228 @@
+"""The assets of one index. A version is an asset, a key range of the documents is a partition of it.
+
+    documents ─┬─> embeddings/v1 [partitioned] ─> ann_index/v1 ─> evaluation/v1 ─┐
+               ├─> embeddings/v2 [partitioned] ─> ann_index/v2 ─> evaluation/v2 ─┴─> serving
+               └─> dual_write
+
+No IO managers: vectors go to the store, and what an asset hands to Dagster is what a person wants to see.
+"""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets and ops as objects.
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import dagster as dg
+
+from embed_pipeline.catalog import evidence
+from embed_pipeline.dagster_layer import checks, metadata
+from embed_pipeline.dagster_layer.names import Names
+from embed_pipeline.dagster_layer.work import Lines, reason_of, working_on
+from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, verify
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.spec import IndexSpec, VersionSpec
+
+# Dagster recognises the bare class only, not MaterializeResult[...].
+if TYPE_CHECKING:
+    Materialized: TypeAlias = dg.MaterializeResult[Any]
+else:
+    Materialized = dg.MaterializeResult
+
+# A dual-write run ends after this time even under steady changes; the sensor requests the next one.
+DUAL_WRITE_BUDGET_SECONDS = 300.0
+
+# A crashed worker or a lost connection: what is filled is kept, so the second try goes on where the first one stopped.
+RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+
+
+class CutoverConfig(dg.Config):
+    """Which version `serving` moves the pointer to, and why."""
+
+    version: str | None = None
+    reason: str = ""
+
+
+def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Every asset of the index, in the order of the graph."""
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [documents_asset(spec)]
+    for version in spec.versions:
+        assets += [embeddings_asset(spec, version), ann_index_asset(spec, version), evaluation_asset(spec, version)]
+    return [*assets, serving_asset(spec), dual_write_asset(spec)]
+
+
+def documents_asset(spec: IndexSpec) -> dg.AssetSpec:
+    """The user's own table: not ours to make."""
+    source = spec.source()
+    return dg.AssetSpec(
+        Names(spec.name).documents,
+        group_name=spec.name,
+        kinds={"postgres"},
+        description=f"The documents of {spec.name}: the table `{source.table}`, which the application writes.",
+        metadata={"dagster/table_name": source.table, "key": ", ".join(source.key), "text": ", ".join(source.text)},
+    )
+
+
+def embeddings_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
+    """The vectors of one version, filled from history key range by key range."""
+    names = Names(spec.name)
+    declared = spec.versions[version]
+    key = names.embeddings(version)
+
+    @dg.asset(
+        key=key,
+        deps=[names.documents],
+        partitions_def=dg.StaticPartitionsDefinition(spec.partition_keys()),
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=spec.backfill.partitions_per_run),
+        group_name=spec.name,
+        kinds=_kinds(spec, declared),
+        tags={"embed_pipeline/version": version},
+        metadata=metadata.declared(declared),
+        description=f"The vectors of `{version}` of {spec.name}, made by `{declared.model_name}`. "
+        "One partition is one key range of the documents; a green one is completely embedded.",
+        pool=names.backfill_pool,
+        retry_policy=RETRIES,
+        output_required=False,
+    )
+    def embeddings(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        with working_on(spec) as index:
+            _fill(context, index, version, key)
+        # Each partition was logged as it was done; there is no value to hand over.
+        yield from ()
+
+    return embeddings
+
+
+def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key: dg.AssetKey) -> None:
+    """Fill the run's partitions one after another. What is done is logged at once: a crash must not take it back."""
+    lines = Lines(context.log)
+    started = time.monotonic()
+    for done, partition in enumerate(context.partition_keys, start=1):
+        report = backfill.fill_partition(index, version, partition, lambda progress: lines.say(metadata.progress_line(progress)))
+        with index.connection() as conn:
+            unfilled = len(backfill.unfilled(conn, index, version))
+        shown = metadata.partition(report, unfilled, (time.monotonic() - started) / done)
+        context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=shown))
+        context.log.info(
+            f"partition {partition} is filled: {report.written} written, {report.rejected} rejected, "
+            f"{report.truncated} truncated; {unfilled} partitions left, about {shown['seconds left']:.0f} s"
+        )
+
+
+def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
+    """The ANN index over one version's vectors, built when all partitions are filled."""
+    names = Names(spec.name)
+    declared = spec.versions[version]
+
+    @dg.asset(
+        key=names.ann_index(version),
+        deps=[dg.AssetDep(names.embeddings(version), partition_mapping=dg.AllPartitionMapping())],
+        group_name=spec.name,
+        kinds=_kinds(spec, declared),
+        tags={"embed_pipeline/version": version},
+        description=f"The HNSW index of `{version}`. Refused while partitions are missing; then the version is ready.",
+    )
+    def build(context: dg.AssetExecutionContext) -> Materialized:
+        lines = Lines(context.log)
+        started = time.monotonic()
+        with working_on(spec) as index:
+            built = ann_index.build(index, version, lambda phase, share: lines.say(f"{phase}: {share:.0%}"))
+        return dg.MaterializeResult(metadata=metadata.ann_index(built, time.monotonic() - started))
+
+    return build
+
+
+def evaluation_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
+    """The gate's answer about one version, as four blocking checks."""
+    names = Names(spec.name)
+    key = names.evaluation(version)
+
+    @dg.asset(
+        key=key,
+        deps=[names.ann_index(version)],
+        check_specs=checks.specs(spec, key),
+        group_name=spec.name,
+        kinds=_kinds(spec, spec.versions[version]),
+        tags={"embed_pipeline/version": version},
+        description=f"May `{version}` serve {spec.name}? Judged against the serving version on the held-out set. "
+        "The evidence is kept, and a cutover asks for it.",
+    )
+    def evaluate(context: dg.AssetExecutionContext) -> Materialized:
+        lines = Lines(context.log)
+        with working_on(spec) as index:
+            covered = verify.verify(index, version)[version]
+            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"))
+            with index.connection() as conn:
+                registered = index.version(conn, version)
+            results = [
+                checks.coverage(spec, covered),
+                checks.provenance(index, registered),
+                checks.ann_recall(spec, result),
+                checks.held_out_recall(result),
+            ]
+        context.log.info(result.sentence)
+        failed = checks.failed(results)
+        if failed:
+            context.log.error(f"{version} may not serve {spec.name}; failed: {', '.join(failed)}.")
+        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=results)
+
+    return evaluate
+
+
+def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
+    """Which version serves. Materializing it is a cutover, and a cutover asks for its evidence itself."""
+    names = Names(spec.name)
+
+    @dg.asset(
+        key=names.serving,
+        deps=[names.evaluation(version) for version in spec.versions],
+        group_name=spec.name,
+        kinds={"postgres"},
+        description=f"The version that serves {spec.name}. To materialize it is to cut over, to the `version` of the run's "
+        "configuration or else to the newest declared one. Refused without fresh, passing evidence and complete coverage, "
+        "however it is launched.",
+    )
+    def serve(context: dg.AssetExecutionContext, config: CutoverConfig) -> Materialized:
+        target = config.version or list(spec.versions)[-1]
+        with working_on(spec) as index:
+            done = cutover.cutover(index, target, reason_of(context.run_id, config.reason))
+            with index.connection() as conn:
+                proof = evidence.latest(conn, spec.name, target)
+        shown = metadata.moved(done) | ({"sentence": proof.sentence} if proof is not None else {})
+        context.log.info(f"{done.version} serves {spec.name}, generation {done.generation}.")
+        return dg.MaterializeResult(metadata=shown)
+
+    return serve
+
+
+def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
+    """Work off the change queue for every live version. Observes the embeddings, and never marks a partition as filled."""
+    names = Names(spec.name)
+
+    @dg.asset(
+        key=names.dual_write,
+        deps=[names.documents],
+        group_name=spec.name,
+        kinds={"postgres"},
+        description=f"Brings every live version of {spec.name} up to date with changed documents. Requested by the sensor "
+        f"`{names.dual_write_sensor}`.",
+    )
+    def sync(context: dg.AssetExecutionContext) -> Materialized:
+        with working_on(spec) as index:
+            results = dual_write.sync(index, budget_seconds=DUAL_WRITE_BUDGET_SECONDS)
+        for result in results:
+            context.log_event(dg.AssetObservation(names.embeddings(result.version), metadata=metadata.synced(result)))
+        broken = [f"{result.version}: {result.error}" for result in results if result.error]
+        if broken:
+            raise dg.Failure(description=" ".join(broken), allow_retries=False)
+        shown: metadata.Metadata = {f"{result.version} written": result.written for result in results}
+        shown |= {f"{result.version} pending": result.pending for result in results}
+        return dg.MaterializeResult(metadata=shown)
+
+    return sync
+
+
+def _kinds(spec: IndexSpec, declared: VersionSpec) -> set[str]:
+    provider = "python" if ":" in declared.provider else declared.provider
+    return {spec.store.kind, provider}

@@ -1,0 +1,84 @@
+"""The checks on a version's evaluation. All block: a cutover in the same run does not happen after one of them failed.
+
+They hang on the unpartitioned evaluation since a check on the partitioned embeddings would run in every chunk of a backfill.
+Blocking reaches no further than one run, so the cutover itself asks the library for the same evidence again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.dagster_layer import metadata
+from embed_pipeline.evaluate.gate import GateResult
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.spec import IndexSpec
+from embed_pipeline.stores.protocol import Coverage
+
+queries = Queries(__file__, "checks.sql")
+
+COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "provenance", "ann_recall", "held_out_recall")
+
+
+def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """What the evaluation of one version promises to answer."""
+    gate = spec.gate
+    descriptions = {
+        COVERAGE: "Every document has its current vector or a dead letter at its current text; at most "
+        f"{gate.max_dead_letters} dead letters.",
+        PROVENANCE: "Every stored vector carries the model name, model version and fingerprint of this version.",
+        ANN_RECALL: f"The ANN index finds at least {gate.min_ann_recall:g} of what exact search finds, same model.",
+        HELD_OUT_RECALL: f"{gate.metric} is not worse than the serving version's by {gate.margin:g} or more, at "
+        f"{100 * gate.confidence:g} % confidence, on at least {gate.min_queries} held-out queries.",
+    }
+    return [dg.AssetCheckSpec(name, asset=asset, description=descriptions[name], blocking=True) for name in NAMES]
+
+
+def coverage(spec: IndexSpec, found: Coverage) -> dg.AssetCheckResult:
+    """Nothing differs that no queued change explains, and no more dead letters than the declaration allows."""
+    passed = found.differences == 0 and found.dead_letters <= spec.gate.max_dead_letters
+    return dg.AssetCheckResult(passed=passed, check_name=COVERAGE, metadata=metadata.coverage(found))
+
+
+def provenance(index: OpenIndex, version: Version) -> dg.AssetCheckResult:
+    """Asks the provenance view for vectors of this version that carry another label."""
+    values = {
+        "index": version.index,
+        "version": version.name,
+        "model_name": version.model_name,
+        "model_version": version.model_version,
+        "fingerprint": version.fingerprint,
+    }
+    with index.connection() as conn:
+        row = conn.execute(queries("provenance"), values).fetchone()
+    vectors, foreign = (0, 0) if row is None else row
+    shown = {"vectors": vectors, "foreign": foreign, "fingerprint": version.fingerprint}
+    return dg.AssetCheckResult(passed=foreign == 0, check_name=PROVENANCE, metadata=shown)
+
+
+def ann_recall(spec: IndexSpec, result: GateResult) -> dg.AssetCheckResult:
+    """The index against exact search; the first version of an index without a held-out set has nothing to measure with."""
+    measured = result.measures.get("ann_recall")
+    if measured is None:
+        shown: metadata.Metadata = {"sentence": "Not measured: the index declares no held-out set."}
+        return dg.AssetCheckResult(passed=True, check_name=ANN_RECALL, metadata=shown)
+    shown = {"ann recall": float(measured), "required": spec.gate.min_ann_recall}
+    return dg.AssetCheckResult(passed=measured >= spec.gate.min_ann_recall, check_name=ANN_RECALL, metadata=shown)
+
+
+def held_out_recall(result: GateResult) -> dg.AssetCheckResult:
+    """The gate's verdict. Undecided is not passed."""
+    return dg.AssetCheckResult(
+        passed=result.outcome == "pass",
+        check_name=HELD_OUT_RECALL,
+        description=result.sentence,
+        metadata=metadata.verdict(result),
+    )
+
+
+def failed(results: Iterable[dg.AssetCheckResult]) -> list[str]:
+    """Names of the checks that did not pass."""
+    return [str(result.check_name) for result in results if not result.passed]

@@ -1,0 +1,88 @@
+"""The component: a `defs.yaml` of `type: embed_pipeline.EmbeddingIndex` becomes the definitions of one index.
+
+The attributes are `embed_pipeline.spec.IndexSpec` and are read by the reader of the command line, so that both always mean the
+same by one file. Nothing here opens a database: code locations load without one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+
+from embed_pipeline import configuration
+from embed_pipeline.dagster_layer.assets import build_assets
+from embed_pipeline.dagster_layer.jobs import build_jobs
+from embed_pipeline.dagster_layer.schedules import build_schedules
+from embed_pipeline.dagster_layer.sensors import dual_write_sensor
+from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.spec import IndexSpec, is_name
+
+EXAMPLE = Path(__file__).with_name("example.yaml")
+
+
+def build_definitions(spec: IndexSpec) -> dg.Definitions:
+    """Everything Dagster knows about one index: its assets, jobs, sensor and schedules."""
+    return dg.Definitions(
+        assets=build_assets(spec),
+        jobs=build_jobs(spec),
+        schedules=build_schedules(spec),
+        sensors=[dual_write_sensor(spec)],
+    )
+
+
+class IndexScaffolder(dg.Scaffolder[Any]):
+    """Writes a commented example for `dg scaffold defs embed_pipeline.EmbeddingIndex NAME`."""
+
+    def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
+        """Write the defs.yaml of an index named like its folder."""
+        if request.scaffold_format != "yaml":
+            raise dg.DagsterInvalidDefinitionError(
+                "An index is declared in YAML; for Python call embed_pipeline.dagster_layer.component.build_definitions(spec)."
+            )
+        name = request.target_path.name.lower().replace("-", "_")
+        text = EXAMPLE.read_text(encoding="utf-8").replace("NAME", name if is_name(name) else "docs")
+        file = request.target_path / "defs.yaml"
+        if request.append and file.exists():
+            text = f"{file.read_text(encoding='utf-8').rstrip()}\n---\n{text}"
+        request.target_path.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
+@dg.scaffold_with(IndexScaffolder)
+@dataclass(frozen=True)
+class EmbeddingIndex(dg.Component):
+    """One search index whose embedding model can be changed like a schema: documents, store, versions, gate."""
+
+    spec: IndexSpec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The attributes of the YAML: what `dg check yaml` and editors know."""
+        return IndexSpec
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """What component listings show."""
+        return dg.ComponentTypeSpec(
+            description="A search index whose embedding model changes like a schema: dual-write, backfill, gate, cutover.",
+            tags=["embeddings", "search", "migration"],
+        )
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> EmbeddingIndex:
+        """Resolve `{{ env.NAME }}`, check the result, anchor relative paths at the file's folder."""
+        given = {} if attributes is None else attributes.model_dump(mode="json", exclude_unset=True)
+        file = context.path / "defs.yaml" if context.path.is_dir() else context.path
+        try:
+            return cls(configuration.parse_index(given, file))
+        except EmbedPipelineError as problem:
+            # Without our frames: the sentence names file, attribute and remedy.
+            raise dg.DagsterInvalidDefinitionError(str(problem)) from None
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The index's definitions."""
+        return build_definitions(self.spec)

@@ -1,0 +1,147 @@
+"""The jobs of one index: the verbs that a person launches in the UI and a pipeline launches by name."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets and ops as objects.
+
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from embed_pipeline.catalog import control
+from embed_pipeline.catalog.control import ControlState
+from embed_pipeline.dagster_layer import metadata
+from embed_pipeline.dagster_layer.names import Names, op_name
+from embed_pipeline.dagster_layer.work import reason_of, working_on
+from embed_pipeline.migrate import cutover, retire
+from embed_pipeline.spec import IndexSpec
+
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
+
+# Higher runs first in Dagster's queue; runs without the tag have 0.
+DUAL_WRITE_TAGS = {"dagster/priority": "10"}
+
+
+class ReasonConfig(dg.Config):
+    """Why: kept in the audit."""
+
+    reason: str = ""
+
+
+class RetireConfig(dg.Config):
+    """`confirm` must be the version's name: its vectors cannot be brought back."""
+
+    confirm: str
+    reason: str = ""
+
+
+def build_jobs(spec: IndexSpec) -> list[Job]:
+    """Every job of the index."""
+    jobs: list[Job] = []
+    for version in spec.versions:
+        jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
+    return [*jobs, dual_write_job(spec), rollback_job(spec), pause_job(spec), resume_job(spec)]
+
+
+def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Fill partitions of one version: launch it as a backfill over partitions."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.backfill_job(version),
+        selection=dg.AssetSelection.assets(names.embeddings(version)),
+        description=f"Fill partitions of {version} of {spec.name} from history. What is there is skipped and not paid for again.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Build the ANN index and judge the version; the run fails unless every check passes."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.gate_job(version),
+        selection=dg.AssetSelection.assets(names.ann_index(version), names.evaluation(version)),
+        description=f"Judge whether {version} may serve {spec.name}. Fails unless every check passes; serving is not touched.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def cutover_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge the version and, if every check passes, serve it. Unpartitioned: filling one partition must never cut over."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.cutover_job(version),
+        selection=dg.AssetSelection.assets(names.evaluation(version), names.serving),
+        config={"ops": {op_name(names.serving): {"config": {"version": version}}}},
+        description=f"Judge {version} and, if every check passes, serve {spec.name} with it.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def dual_write_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
+    """What the sensor requests."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.dual_write_job,
+        selection=dg.AssetSelection.assets(names.dual_write),
+        tags=DUAL_WRITE_TAGS,
+        description=f"Bring every live version of {spec.name} up to date with changed documents.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
+    """Serve the version that served before."""
+    names = Names(spec.name)
+
+    @dg.op(name=f"{names.rollback_job}_op", out=dg.Out(dg.Nothing))
+    def move_back(context: dg.OpExecutionContext, config: ReasonConfig) -> None:
+        with working_on(spec) as index:
+            done = cutover.rollback(index, reason_of(context.run_id, config.reason))
+        context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
+        context.add_output_metadata(metadata.moved(done))
+        context.log.info(f"{done.version} serves {spec.name} again, generation {done.generation}.")
+
+    return _one_op_job(
+        names.rollback_job, move_back, f"Serve the version of {spec.name} that served before. The gate is not asked."
+    )
+
+
+def retire_job(spec: IndexSpec, version: str) -> dg.JobDefinition:
+    """Drop one version's vectors."""
+    names = Names(spec.name)
+    name = names.retire_job(version)
+
+    @dg.op(name=f"{name}_op", out=dg.Out(dg.Nothing))
+    def drop(context: dg.OpExecutionContext, config: RetireConfig) -> None:
+        with working_on(spec) as index:
+            done = retire.retire(index, version, config.confirm, reason_of(context.run_id, config.reason))
+        context.log_event(dg.AssetObservation(names.embeddings(version), metadata=metadata.retired(done)))
+        context.add_output_metadata(metadata.retired(done))
+
+    return _one_op_job(
+        name, drop, f"Drop the vectors of {version} of {spec.name}. Needs `confirm: {version}`; refused while it is in use."
+    )
+
+
+def pause_job(spec: IndexSpec) -> dg.JobDefinition:
+    """Make backfills wait. Dual-writes go on: what serves must stay true."""
+    names = Names(spec.name)
+    return _control_job(spec, names.pause_job, "paused", f"Make the backfills of {spec.name} wait. Dual-writes go on.")
+
+
+def resume_job(spec: IndexSpec) -> dg.JobDefinition:
+    """Let backfills go on."""
+    return _control_job(spec, Names(spec.name).resume_job, "running", f"Let the backfills of {spec.name} go on.")
+
+
+def _control_job(spec: IndexSpec, name: str, state: ControlState, description: str) -> dg.JobDefinition:
+    @dg.op(name=f"{name}_op", out=dg.Out(dg.Nothing))
+    def say(context: dg.OpExecutionContext, config: ReasonConfig) -> None:
+        with working_on(spec) as index, index.connection() as conn:
+            control.set_state(conn, spec.name, state, reason_of(context.run_id, config.reason))
+        context.add_output_metadata({"state": state, "reason": config.reason})
+
+    return _one_op_job(name, say, description)
+
+
+def _one_op_job(name: str, op: Any, description: str) -> dg.JobDefinition:
+    return dg.GraphDefinition(name=name, node_defs=[op], description=description).to_job(executor_def=dg.in_process_executor)

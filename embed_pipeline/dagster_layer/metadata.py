@@ -1,0 +1,132 @@
+"""Reports of the library as Dagster metadata: numbers get a plot over time, tables and pictures stand inline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from embed_pipeline.evaluate.gate import GateResult
+from embed_pipeline.evaluate.report import inline_image
+from embed_pipeline.migrate.backfill import PartitionReport, Progress
+from embed_pipeline.migrate.cutover import Moved
+from embed_pipeline.migrate.dual_write import VersionSync
+from embed_pipeline.migrate.retire import Retired
+from embed_pipeline.spec import VersionSpec
+from embed_pipeline.stores.protocol import AnnIndex, Coverage
+
+Metadata = dict[str, Any]
+
+
+def declared(version: VersionSpec) -> Metadata:
+    """What a version is, for its asset's page."""
+    return {
+        "provider": version.provider,
+        "model": version.model_name,
+        "dimensions": version.dimensions,
+        "distance": version.distance,
+        "precision": version.precision,
+    }
+
+
+def partition(report: PartitionReport, unfilled: int, seconds_each: float) -> Metadata:
+    """One filled partition; `unfilled` are left in the version, at `seconds_each` by this run's pace."""
+    return {
+        "dagster/partition_row_count": report.documents,
+        "documents": report.documents,
+        "written": report.written,
+        "rejected": report.rejected,
+        "truncated": report.truncated,
+        "seconds": round(report.seconds, 3),
+        "documents per second": round(report.written / report.seconds, 1) if report.seconds > 0 else 0.0,
+        "partitions left": unfilled,
+        "seconds left": round(unfilled * seconds_each, 1),
+    }
+
+
+def progress_line(progress: Progress) -> str:
+    """Where a partition stands, in one line."""
+    waiting = f"; waiting: {progress.waiting}" if progress.waiting else ""
+    return (
+        f"partition {progress.partition}: {progress.written} written of {progress.total} documents, "
+        f"{progress.rate:.0f}/s, {progress.rejected} rejected{waiting}"
+    )
+
+
+def ann_index(built: AnnIndex, seconds: float) -> Metadata:
+    return {"bytes": built.bytes, "seconds": round(seconds, 3), "valid": built.valid}
+
+
+def coverage(found: Coverage) -> Metadata:
+    shown: Metadata = {
+        "share": found.share,
+        "documents": found.documents,
+        "vectors": found.vectors,
+        "pending": found.pending,
+        "dead letters": found.dead_letters,
+        "missing": found.missing,
+        "stale": found.stale,
+        "orphaned": found.orphaned,
+        "wrong chunks": found.wrong_chunks,
+    }
+    if found.samples:
+        shown["samples"] = "; ".join(found.samples)
+    return shown
+
+
+def verdict(result: GateResult) -> Metadata:
+    """The sentence, the numbers behind it, the table and the picture."""
+    shown: Metadata = {
+        "outcome": result.outcome,
+        "sentence": result.sentence,
+        "evidence": result.evidence_id,
+        "baseline": result.baseline or "none",
+    }
+    shown |= numbers(result.measures)
+    if result.table:
+        shown["table"] = dg.MetadataValue.md(result.table)
+    if result.plot is not None:
+        alt = f"{result.version} of {result.index}: {result.outcome}"
+        shown["plot"] = dg.MetadataValue.md(inline_image(result.plot, alt))
+    return shown
+
+
+def numbers(measures: Mapping[str, Any]) -> Metadata:
+    """The measures that are one number; rows of the table are shown as the table."""
+    return {
+        name: float(value) if isinstance(value, float) else value
+        for name, value in measures.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def moved(done: Moved) -> Metadata:
+    """A move of the serving pointer. Evidence belongs to a cutover; a rollback has none."""
+    shown: Metadata = {
+        "version": done.version,
+        "previous": done.previous or "none",
+        "generation": done.generation,
+        "seconds": round(done.seconds, 3),
+    }
+    if done.evidence_id is not None:
+        shown["evidence"] = done.evidence_id
+    return shown
+
+
+def synced(result: VersionSync) -> Metadata:
+    """What a dual-write did for one version."""
+    shown: Metadata = {
+        "written": result.written,
+        "unchanged": result.settled,
+        "rejected": result.rejected,
+        "retried": result.retried,
+        "pending": result.pending,
+    }
+    if result.error:
+        shown["error"] = result.error
+    return shown
+
+
+def retired(done: Retired) -> Metadata:
+    return {"version": done.version, "freed bytes": done.freed_bytes}

@@ -1,0 +1,80 @@
+"""The asset keys and names that one index has in Dagster: a contract with pipelines and dashboards, so in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of everything that belongs to the index `index`."""
+
+    index: str
+
+    @property
+    def documents(self) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "documents"])
+
+    @property
+    def dual_write(self) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "dual_write"])
+
+    @property
+    def serving(self) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "serving"])
+
+    def embeddings(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "embeddings", version])
+
+    def ann_index(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "ann_index", version])
+
+    def evaluation(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "evaluation", version])
+
+    @property
+    def backfill_pool(self) -> str:
+        """Only backfills take slots of it, so that they can never starve the dual-writes."""
+        return f"{self.index}_backfill"
+
+    @property
+    def dual_write_job(self) -> str:
+        return f"dual_write_{self.index}"
+
+    @property
+    def dual_write_sensor(self) -> str:
+        return f"{self.index}_dual_write"
+
+    @property
+    def rollback_job(self) -> str:
+        return f"rollback_{self.index}"
+
+    @property
+    def pause_job(self) -> str:
+        return f"pause_{self.index}"
+
+    @property
+    def resume_job(self) -> str:
+        return f"resume_{self.index}"
+
+    def backfill_job(self, version: str) -> str:
+        return f"backfill_{self.index}_{version}"
+
+    def backfill_schedule(self, version: str) -> str:
+        return f"{self.index}_{version}_backfill"
+
+    def gate_job(self, version: str) -> str:
+        return f"gate_{self.index}_{version}"
+
+    def cutover_job(self, version: str) -> str:
+        return f"cutover_{self.index}_{version}"
+
+    def retire_job(self, version: str) -> str:
+        return f"retire_{self.index}_{version}"
+
+
+def op_name(key: dg.AssetKey) -> str:
+    """The name under which an asset's run configuration stands."""
+    return key.to_python_identifier()

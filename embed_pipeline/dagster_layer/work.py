@@ -1,0 +1,68 @@
+"""What every asset and op does around its verb: open the index, and turn a refusal into a failure of one sentence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import dagster as dg
+
+from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError
+from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.spec import IndexSpec
+
+# Each line is an event in Dagster's own database.
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Log(Protocol):
+    """The part of a Dagster context's log that is used here."""
+
+    def info(self, msg: str) -> None:
+        """Write one line."""
+        ...
+
+
+@contextmanager
+def refusals_as_failures() -> Iterator[None]:
+    """Within it an EmbedPipelineError becomes a dg.Failure that says the sentence and shows no Python traceback of ours.
+
+    Trying again would meet the same refusal, so retries are off, except when the database did not answer.
+    """
+    try:
+        yield
+    except EmbedPipelineError as problem:
+        metadata = {} if problem.next_step is None else {"next step": problem.next_step}
+        raise dg.Failure(
+            description=str(problem), metadata=metadata, allow_retries=isinstance(problem, DatabaseUnavailable)
+        ) from None
+
+
+@contextmanager
+def working_on(spec: IndexSpec) -> Iterator[OpenIndex]:
+    """The open index for one step; refusals become failures."""
+    with refusals_as_failures(), opened(spec) as index:
+        yield index
+
+
+def reason_of(run_id: str, given: str) -> str:
+    """What the audit shows as the reason: the person's, and in any case the run."""
+    return f"{given} (Dagster run {run_id})" if given else f"Dagster run {run_id}"
+
+
+class Lines:
+    """Progress lines, at most one every few seconds."""
+
+    def __init__(self, log: Log, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Write `line` unless the last one is too recent."""
+        now = time.monotonic()
+        if now - self._last >= self._seconds:
+            self._last = now
+            self._log.info(line)

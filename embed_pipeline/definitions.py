@@ -1,0 +1,37 @@
+"""The code location: everything below the project's `assets` folder.
+
+`workspace.yaml` and `[tool.dg.project]` both name this module. The project is the one of the working directory.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import dagster as dg
+
+# backfill_policy is beta in Dagster 1.13; without this every load of the code location prints a warning for each version.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+PROJECT_FILES = ("pyproject.toml", "dg.toml")
+
+
+def project_of(folder: Path) -> Path:
+    """The nearest folder from `folder` upwards that holds a project file, else `folder` itself."""
+    for each in (folder, *folder.parents):
+        if any((each / name).is_file() for name in PROJECT_FILES):
+            return each
+    return folder
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The definitions of all declared indexes. One step makes a run of ours, so it needs no process of its own."""
+    project = project_of(Path.cwd())
+    # `assets` belongs to the project and is installed nowhere. At the end: it may shadow nothing that is.
+    if str(project) not in sys.path:
+        sys.path.append(str(project))
+    declared = dg.load_from_defs_folder(path_within_project=project)
+    return dg.Definitions.merge(declared, dg.Definitions(executor=dg.in_process_executor))

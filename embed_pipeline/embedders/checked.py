@@ -1,0 +1,155 @@
+"""An embedder together with its version's declaration: the only way by which the rest of the package embeds anything.
+
+What a provider answers is not believed: every answer is counted, measured and checked before a row of it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed_pipeline.embedders.custom import describe
+from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Vectors
+from embed_pipeline.embedders.registry import open_embedder
+from embed_pipeline.errors import EmbedderError, EmbedPipelineError, WrongAnswer
+from embed_pipeline.spec import VersionSpec
+
+# The largest finite number of IEEE 754 half precision: pgvector refuses a halfvec with anything above it.
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+class VersionEmbedder:
+    """One embedding version's embedder: adds prefixes, calls in batches, checks every answer, normalises.
+
+    `name` is the version's name in the index; messages show it. Thread-safe when the embedder is.
+    """
+
+    def __init__(self, embedder: Embedder, spec: VersionSpec, *, name: str | None = None) -> None:
+        self.spec = spec
+        self.name = name
+        self._embedder = embedder
+        identity = dict(embedder.identity())
+        self.fingerprint: str = spec.fingerprint(identity)
+        """sha256 (hex) of all that decides a vector: what a stored vector is labelled with."""
+        self.model_version: str = spec.model_version or identity.get("model", "")[:12] or "1"
+        """The declared revision; else the first 12 hex digits of the model file's sha256; else "1"."""
+
+    @classmethod
+    def open(cls, spec: VersionSpec, *, name: str | None = None) -> VersionEmbedder:
+        """Open the embedder that `spec` declares. Raises ConfigurationError or EmbedderError when it cannot be."""
+        return cls(open_embedder(spec), spec, name=name)
+
+    def embed_documents(self, texts: Sequence[str]) -> Embedded:
+        """Vectors of documents: float32, shape (len(texts), dimensions), L2-normalised when the version says so.
+
+        A text that can have no vector is in `rejected` with its reason, and its row is zeros; a blank text is rejected
+        without asking the provider. Raises WrongAnswer when the answer does not fit, EmbedderError when the provider
+        fails. Positions are those of `texts`.
+        """
+        return self._embed(texts, "document", self.spec.document_prefix)
+
+    def embed_queries(self, texts: Sequence[str]) -> Embedded:
+        """The same for queries, with the query prefix."""
+        return self._embed(texts, "query", self.spec.query_prefix)
+
+    def embed_query(self, text: str) -> Vectors:
+        """The vector of one query, shape (dimensions,). Raises EmbedPipelineError when this text can have none."""
+        answer = self.embed_queries([text])
+        if 0 in answer.rejected:
+            raise EmbedPipelineError(
+                f"The query has no vector in {self._who}: {answer.rejected[0].rstrip('.')}.",
+                next_step="Ask with another text.",
+            )
+        row: Vectors = answer.vectors[0]
+        return row
+
+    def close(self) -> None:
+        """Close the embedder."""
+        self._embedder.close()
+
+    @property
+    def _who(self) -> str:
+        model = f"{self.spec.provider}, model {self.spec.model_name}"
+        return f"version {self.name} ({model})" if self.name else model
+
+    def _embed(self, texts: Sequence[str], role: Role, prefix: str) -> Embedded:
+        vectors = np.zeros((len(texts), self.spec.dimensions), dtype=np.float32)
+        # Looked at before the prefix, which would hide that there is nothing behind it.
+        rejected = {n: "empty text" for n, text in enumerate(texts) if not text.strip()}
+        truncated: set[int] = set()
+        asked = [n for n in range(len(texts)) if n not in rejected]
+        for start in range(0, len(asked), self.spec.batch_size):
+            positions = asked[start : start + self.spec.batch_size]
+            answer = self._checked(self._call([prefix + texts[n] for n in positions], role), len(positions))
+            vectors[positions] = answer.vectors
+            rejected |= {positions[n]: reason for n, reason in answer.rejected.items()}
+            truncated |= {positions[n] for n in answer.truncated}
+        return Embedded(vectors, dict(sorted(rejected.items())), frozenset(truncated))
+
+    def _call(self, texts: list[str], role: Role) -> Embedded:
+        try:
+            return self._embedder.embed(texts, role)
+        except EmbedPipelineError:
+            raise
+        except Exception as exc:
+            raise EmbedderError(f"The embedder of {self._who} failed: {describe(exc, self.spec)}") from exc
+
+    def _checked(self, answer: Embedded, count: int) -> Embedded:
+        """The answer to `count` texts with float32, normalised rows and zeros for rejected texts; or WrongAnswer."""
+        vectors = self._float32(answer.vectors)
+        if vectors.ndim != 2:
+            raise self._wrong(f"{count} texts with an array of shape {vectors.shape}, not one row for each text")
+        if vectors.shape[0] != count:
+            raise self._wrong(f"{count} texts with {vectors.shape[0]} vectors")
+        if vectors.shape[1] != self.spec.dimensions:
+            raise self._wrong(
+                f"{count} texts with vectors of {vectors.shape[1]} dimensions, not the declared {self.spec.dimensions}"
+            )
+        cut = frozenset(answer.truncated)
+        outside = [n for n in (*answer.rejected, *cut) if n not in range(count)]
+        if outside:
+            raise self._wrong(f"{count} texts with a word on position {outside[0]}, which was not asked")
+        rejected = {n: str(reason) for n, reason in answer.rejected.items()}
+        if self.spec.too_long == "reject":
+            # The provider cut although the version forbids it: half a text's vector must not pass for the whole's.
+            rejected |= dict.fromkeys(cut - rejected.keys(), "over the token limit: the embedder cut it")
+        kept = np.array([n not in rejected for n in range(count)], dtype=bool)
+        # In double precision: the squares of small float32 numbers vanish.
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        self._refuse(kept & ~np.isfinite(vectors).all(axis=1), "no finite numbers (NaN or infinity)")
+        self._refuse(kept & (norms == 0), "zeros alone")
+        if self.spec.normalize:
+            # Rejected rows may hold anything; they divide by one and become zeros below.
+            vectors = (vectors / np.where(kept, norms, 1.0)[:, np.newaxis]).astype(np.float32)
+        elif self.spec.precision == "halfvec":
+            too_large = (np.abs(vectors) > HALF_MAX).any(axis=1)
+            self._refuse(kept & too_large, f"a number above {HALF_MAX:.0f}, too large for halfvec")
+        vectors = np.where(kept[:, np.newaxis], vectors, np.float32(0))
+        return Embedded(vectors, rejected, cut - rejected.keys())
+
+    def _float32(self, vectors: object) -> Vectors:
+        try:
+            # An overflow becomes infinity, which is refused with its position; numpy need not warn of it too.
+            with np.errstate(over="ignore"):
+                return np.asarray(vectors).astype(np.float32)
+        except (TypeError, ValueError) as exc:
+            raise self._wrong("something that is not one row of numbers for each text") from exc
+
+    def _refuse(self, bad: NDArray[np.bool_], what: str) -> None:
+        positions = np.flatnonzero(bad)
+        if len(positions):
+            raise self._wrong(f"{len(bad)} texts with {len(positions)} vectors that hold {what}: {_some(positions)}")
+
+    def _wrong(self, what: str) -> WrongAnswer:
+        return WrongAnswer(
+            f"The embedder of {self._who} answered {what}.",
+            next_step="Nothing of this answer was stored. Correct the embedder or the version's declaration.",
+        )
+
+
+def _some(positions: Iterable[int], most: int = 5) -> str:
+    listed = [str(n) for n in positions]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return f"position {', '.join(listed[:most])}{more} of the batch"
