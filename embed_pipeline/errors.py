@@ -48,6 +48,10 @@ class CutoverRefused(EmbedPipelineError):
     """The serving pointer was left exactly where it was, for the reason given."""
 
 
+class ChangesOvertook(CutoverRefused):
+    """Changes from before the mark became pending again in the last moment: nothing was moved, and trying again is right."""
+
+
 class RetireRefused(EmbedPipelineError):
     """The version's vectors were kept, for the reason given."""
 

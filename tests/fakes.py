@@ -30,6 +30,7 @@ class FakeEmbedder:
     """What the fakes share: failing on demand, and counting texts across processes.
 
     `fail_on`: a text that holds it is rejected. `raise_on`: a batch with a text that holds it raises RuntimeError.
+    `raise_while`: every batch raises, uncounted, while this file exists.
     `calls_file`: every text asked for is appended to it as one line, by whichever process, also when the batch raises.
     """
 
@@ -41,18 +42,22 @@ class FakeEmbedder:
         salt: str = "",
         fail_on: str | None = None,
         raise_on: str | None = None,
+        raise_while: str | None = None,
         calls_file: str | None = None,
     ) -> None:
         self.dimensions = dimensions
         self.salt = salt
         self.fail_on = fail_on
         self.raise_on = raise_on
+        self.raise_while = raise_while
         self.calls_file = calls_file
 
     def vector(self, text: str) -> Vectors:
         raise NotImplementedError
 
     def embed(self, texts: Sequence[str], role: Role) -> Embedded:
+        if self.raise_while is not None and Path(self.raise_while).exists():
+            raise RuntimeError("the provider is down")
         if self.calls_file is not None:
             _append(Path(self.calls_file), [" ".join(text.split()) for text in texts])
         if self.raise_on is not None and any(self.raise_on in text for text in texts):

@@ -10,7 +10,7 @@ import psycopg
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.documents import queue
-from embed_pipeline.errors import CutoverRefused
+from embed_pipeline.errors import ChangesOvertook, CutoverRefused
 
 Move = Literal["cutover", "rollback"]
 
@@ -56,7 +56,7 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> None:
                 next_step=f"Run: embed-pipeline status {wanted.index}",
             )
         if queue.pending(conn, wanted.index, wanted.target, wanted.mark):
-            raise CutoverRefused(
+            raise ChangesOvertook(
                 f"Changes up to the mark {wanted.mark} are pending again for {wanted.target}.",
                 next_step="Run the same command again.",
             )

@@ -186,7 +186,7 @@ def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
     def serve(context: dg.AssetExecutionContext, config: CutoverConfig) -> Materialized:
         target = config.version or list(spec.versions)[-1]
         with working_on(spec) as index:
-            done = cutover.cutover(index, target, reason_of(context.run_id, config.reason))
+            done = cutover.cutover(index, target, reason_of(context.run.run_id, config.reason))
             with index.connection() as conn:
                 proof = evidence.latest(conn, spec.name, target)
         shown = metadata.moved(done) | ({"sentence": proof.sentence} if proof is not None else {})

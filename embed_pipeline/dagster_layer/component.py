@@ -1,7 +1,8 @@
 """The component: a `defs.yaml` of `type: embed_pipeline.EmbeddingIndex` becomes the definitions of one index.
 
 The attributes are `embed_pipeline.spec.IndexSpec` and are read by the reader of the command line, so that both always mean the
-same by one file. Nothing here opens a database: code locations load without one.
+same by one file. Dagster's own templates differ in what hurts: `{{ env.DATABASE_URL }}` without that variable is None there, and
+None means the embedded PostgreSQL. Nothing here opens a database: code locations load without one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from embed_pipeline import configuration
 from embed_pipeline.dagster_layer.assets import build_assets
@@ -52,6 +53,18 @@ class IndexScaffolder(dg.Scaffolder[Any]):
         file.write_text(text, encoding="utf-8")
 
 
+class Attributes(RootModel[dict[str, Any]]):
+    """The attributes as written, with the schema of IndexSpec for `dg check yaml` and editors.
+
+    Dagster shows the input when a model refuses it, and the input may hold a password; so it is `load` that refuses.
+    """
+
+    @classmethod
+    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """The schema of an index's declaration."""
+        return IndexSpec.model_json_schema(*arguments, **options)
+
+
 @dg.scaffold_with(IndexScaffolder)
 @dataclass(frozen=True)
 class EmbeddingIndex(dg.Component):
@@ -61,8 +74,8 @@ class EmbeddingIndex(dg.Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """The attributes of the YAML: what `dg check yaml` and editors know."""
-        return IndexSpec
+        """What the attributes of the YAML are read into."""
+        return Attributes
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -75,7 +88,7 @@ class EmbeddingIndex(dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> EmbeddingIndex:
         """Resolve `{{ env.NAME }}`, check the result, anchor relative paths at the file's folder."""
-        given = {} if attributes is None else attributes.model_dump(mode="json", exclude_unset=True)
+        given = attributes.root if isinstance(attributes, Attributes) else {}
         file = context.path / "defs.yaml" if context.path.is_dir() else context.path
         try:
             return cls(configuration.parse_index(given, file))

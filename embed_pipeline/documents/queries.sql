@@ -46,13 +46,3 @@ SELECT w.doc_id, {text} AS text, {source_hash} AS source_hash
 FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
 JOIN {documents} AS d ON {key_is_wanted}
 
--- name: upsert_documents
-INSERT INTO {table} AS d (id, title, text, metadata)
-SELECT id, title, text, metadata
-FROM unnest(%(ids)s::text[], %(titles)s::text[], %(texts)s::text[], %(metadata)s::jsonb[]) AS n(id, title, text, metadata)
-ON CONFLICT (id) DO UPDATE SET title = excluded.title, text = excluded.text, metadata = excluded.metadata
-WHERE (d.title, d.text, d.metadata) IS DISTINCT FROM (excluded.title, excluded.text, excluded.metadata)
-RETURNING xmax = 0
-
--- name: delete_unseen
-DELETE FROM {table} AS d WHERE NOT EXISTS (SELECT FROM seen_ids s WHERE s.id = d.id)

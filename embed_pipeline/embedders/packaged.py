@@ -56,7 +56,7 @@ def _in_distribution(reference: str) -> Path:
 def sha256_of(path: Path) -> str:
     """sha256 (hex) of the file's bytes. Read once for each (path, size, mtime in ns): models are large."""
     stat = path.stat()
-    return _sha256(path, stat.st_size, 0)
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

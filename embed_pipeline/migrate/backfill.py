@@ -19,7 +19,7 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Partition, Version
 from embed_pipeline.documents import capture, ranges
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.errors import IllegalTransition, Stopped
+from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.throttle import wait_until_allowed
 from embed_pipeline.postgres.queries import Queries
@@ -158,18 +158,25 @@ def _pass(
             listener(progress)
 
     with ThreadPoolExecutor(embedder.spec.max_in_flight) as pool, ThreadPoolExecutor(1) as writer:
-        for documents in _batches(conn, store, partition, limits):
-            wait_until_allowed(conn, index.name, waiting)
-            progress.waiting = ""
-            in_flight.append(pool.submit(_embed, embedder, documents, limits))
-            if len(in_flight) > embedder.spec.max_in_flight:
+        try:
+            for documents in _batches(conn, store, partition, limits):
+                wait_until_allowed(conn, index.name, waiting)
+                progress.waiting = ""
+                in_flight.append(pool.submit(_embed, embedder, documents, limits))
+                if len(in_flight) > embedder.spec.max_in_flight:
+                    embedded = in_flight.popleft().result()
+                    left += pending_write.result() if pending_write else 0
+                    pending_write = writer.submit(write, embedded)
+            while in_flight:
                 embedded = in_flight.popleft().result()
                 left += pending_write.result() if pending_write else 0
                 pending_write = writer.submit(write, embedded)
-        while in_flight:
-            embedded = in_flight.popleft().result()
-            left += pending_write.result() if pending_write else 0
-            pending_write = writer.submit(write, embedded)
+        except EmbedPipelineError:
+            # One batch failed; the others in flight are paid for and kept.
+            for future in in_flight:
+                if future.exception() is None:
+                    writer.submit(write, future.result()).result()
+            raise
         left += pending_write.result() if pending_write else 0
     return left
 

@@ -18,7 +18,7 @@ from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Flip, Move
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
-from embed_pipeline.errors import CutoverRefused
+from embed_pipeline.errors import ChangesOvertook, CutoverRefused
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -106,8 +106,8 @@ def _move(
         wanted = Flip(index.name, version.name, move, generation.generation, mark, coverage_id, evidence_id, reason)
         try:
             _flip(conn, index, wanted)
-        except CutoverRefused:
-            if attempt + 1 == TRIES or serving.read(conn, index.name).generation != generation.generation:
+        except ChangesOvertook:
+            if attempt + 1 == TRIES:
                 raise
             time.sleep(0.2 * 2**attempt)
             continue

@@ -46,7 +46,7 @@ def test_the_sensor_asks_for_a_run_while_changes_wait(declare: Declare, run: Run
     assert tick(docs) == "No changed document waits."
 
 
-@pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 def test_the_sensor_waits_for_its_own_run(
     declare: Declare, run: Run, app: psycopg.Connection, status: dg.DagsterRunStatus
 ) -> None:
@@ -81,7 +81,7 @@ def test_the_schedule_asks_for_the_next_partitions(declare: Declare, run: Run) -
     assert wanted() == ("00", "00")
     assert docs.backfill("v1", "00", "00").success
     assert wanted() == ("02", "03")
-    waiting = create_run_for_test(docs.instance, job_name="backfill_docs_v1", status=dg.DagsterRunStatus.QUEUED)
+    waiting = create_run_for_test(docs.instance, job_name="backfill_docs_v1", status=dg.DagsterRunStatus.STARTED)
     assert schedule_tick(docs) == "The backfill of an earlier tick is queued or running."
     docs.instance.delete_run(waiting.run_id)
     assert docs.backfill("v1", "02", "03").success

@@ -156,7 +156,7 @@ def test_the_first_version_without_held_out_set_may_serve(declare: Declare, run:
 
 
 def test_too_many_dead_letters_fail_coverage(declare: Declare, run: Run) -> None:
-    docs = run(declare({"v1": {"fail_on": "w7x0"}}))
+    docs = run(declare({"v1": {"fail_on": "w7x5"}}))
     docs.fill("v1")
     judged = docs.job("gate_docs_v1")
     assert not judged.success

@@ -1,0 +1,136 @@
+"""Loads a file into the documents table that this package made. One transaction for one file: all of it or nothing.
+
+The file is first copied into a temporary table, so the documents themselves are locked only while the changed ones are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents.rows import Row, read_rows, unit
+from embed_pipeline.errors import LoadError
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.postgres.connection import check_server, connect, resolve_url
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.spec import IndexSpec
+
+queries = Queries(__file__, "loading.sql")
+
+REPORT_EVERY = 1_000
+
+# SQLSTATE classes of refusals that are about the data or the table: data, constraint, undefined or other type, limits.
+REFUSALS = ("22", "23", "42", "54")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What one file did. `blank` documents have neither title nor text: they are stored, and become dead letters."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+    deleted: int
+    blank: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Documents in the file."""
+        return self.inserted + self.updated + self.unchanged
+
+
+def open_to_load(spec: IndexSpec) -> OpenIndex:
+    """The index with its documents table, made when it is not there. Registers no version.
+
+    A version registered over an empty table would have all that is loaded later in one partition.
+    """
+    _refuse_own_table(spec)
+    url = resolve_url(spec.database_url)
+    with connect(url, autocommit=True) as conn:
+        check_server(conn)
+        documents_source.ensure_default_table(conn, spec.source())
+        return OpenIndex(spec, url, documents_source.inspect(conn, spec.source()))
+
+
+def load(index: OpenIndex, file: Path, *, full: bool, progress: Callable[[int], None] | None = None) -> LoadReport:
+    """Insert or update the documents in `file` (see `rows.read_rows`); with `full`, delete those that are not in it.
+
+    Only rows that differ are written, so only those reach the change queue. `progress` is told how many rows were read. LoadError
+    when a row is no document, an id stands twice, or an empty file would delete everything; then nothing was changed.
+    """
+    _refuse_own_table(index.spec)
+    rows = read_rows(file)
+    with index.connection() as conn, conn.transaction():
+        conn.execute(queries("make_staging"))
+        total, blank = _stage(conn, rows, progress)
+        conn.execute(queries("analyze_staged"))
+        _refuse_repeated(conn, file)
+        if full and total == 0:
+            _refuse_emptying(conn, index, file)
+        try:
+            inserted, updated, deleted = _write(conn, index, full)
+        except psycopg.Error as refused:
+            if refused.sqlstate is None or not refused.sqlstate.startswith(REFUSALS):
+                raise
+            raise LoadError(
+                f"PostgreSQL refused the documents of {file} in {index.source}: {refused.diag.message_primary}; nothing was loaded.",
+                next_step=f"Correct the file, or the table {index.source} if something else made it.",
+            ) from refused
+    return LoadReport(inserted, updated, total - inserted - updated, deleted, blank)
+
+
+def _stage(conn: psycopg.Connection, rows: Iterator[Row], progress: Callable[[int], None] | None) -> tuple[int, int]:
+    """Copy every row into the temporary table; returns (rows, blank ones)."""
+    total = blank = 0
+    with conn.cursor() as cursor, cursor.copy(queries("copy_staged")) as copy:
+        for row in rows:
+            copy.write_row((row.position, row.id, row.title, row.text, row.metadata))
+            total += 1
+            blank += row.is_blank
+            if progress is not None and total % REPORT_EVERY == 0:
+                progress(total)
+    if progress is not None:
+        progress(total)
+    return total, blank
+
+
+def _write(conn: psycopg.Connection, index: OpenIndex, full: bool) -> tuple[int, int, int]:
+    """From the temporary table into the documents: (inserted, updated, deleted)."""
+    table: dict[str, sql.Composable] = {"table": index.source.identifier}
+    conn.execute(queries("take_turns"), {"table": str(index.source)})
+    changed = conn.execute(queries("upsert_documents", **table)).fetchone()
+    assert changed is not None
+    deleted = conn.execute(queries("delete_unseen", **table)).rowcount if full else 0
+    return int(changed[0]), int(changed[1]), deleted
+
+
+def _refuse_own_table(spec: IndexSpec) -> None:
+    if spec.documents is not None:
+        raise LoadError(
+            f"The documents of index {spec.name!r} live in your own table {spec.documents.table}.",
+            next_step="Write there: every change of it reaches the index.",
+        )
+
+
+def _refuse_repeated(conn: psycopg.Connection, file: Path) -> None:
+    found = conn.execute(queries("first_repeated")).fetchone()
+    if found is not None:
+        doc_id, first, second = found
+        raise LoadError(
+            f"{file} has the id {doc_id!r} twice, in {unit(file)}s {first} and {second}; nothing was loaded.",
+            next_step="Keep one row for each id.",
+        )
+
+
+def _refuse_emptying(conn: psycopg.Connection, index: OpenIndex, file: Path) -> None:
+    row = conn.execute(queries("has_documents", table=index.source.identifier)).fetchone()
+    if row is not None and row[0]:
+        raise LoadError(
+            f"{file} holds no document, and --full would delete every document of {index.source}; nothing was changed.",
+            next_step=f"If that is meant, run: TRUNCATE {index.source}",
+        )
