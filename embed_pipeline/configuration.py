@@ -41,7 +41,9 @@ def load_indexes(path: Path) -> dict[str, IndexSpec]:
         for attributes in _declarations(file):
             spec = parse_index(attributes, file)
             if spec.name in indexes:
-                raise ConfigurationError(f"Index {spec.name!r} is declared twice, the second time in {file}.", next_step="Rename one.")
+                raise ConfigurationError(
+                    f"Index {spec.name!r} is declared twice, the second time in {file}.", next_step="Rename one."
+                )
             indexes[spec.name] = spec
     if not indexes:
         raise ConfigurationError(

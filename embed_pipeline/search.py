@@ -155,9 +155,7 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(
-        self, serving: _Serving, vector: Vectors, k: int, where: Mapping[str, Any] | None, exact: bool
-    ) -> Answer:
+    def _ask(self, serving: _Serving, vector: Vectors, k: int, where: Mapping[str, Any] | None, exact: bool) -> Answer:
         with self._pool.connection() as conn:
             self._note_read(conn, serving.version.name)
             hits = serving.store.search(conn, vector, k, exact=exact, where=where)
@@ -178,9 +176,7 @@ class Searcher:
         pointer = serving.read(conn, self.index)
         wanted = name or pointer.version
         if wanted is None:
-            raise CatalogError(
-                f"Index {self.index!r} serves nothing yet.", next_step=f"Run: embed-pipeline status {self.index}"
-            )
+            raise CatalogError(f"Index {self.index!r} serves nothing yet.", next_step=f"Run: embed-pipeline status {self.index}")
         version = versions.get(conn, self.index, wanted)
         if not version.is_live:
             raise CatalogError(

@@ -141,7 +141,7 @@ class BackfillSpec(Declared):
 
     schedule: str = Field("0 1 * * *", description="cron of the off-peak window's start, UTC")
     partitions_per_run: int = Field(4, ge=1)
-    write_batch: int = Field(2000, ge=1, le=50_000, description="documents per write transaction at most")
+    write_batch: int = Field(10_000, ge=1, le=50_000, description="documents per write transaction at most")
 
 
 class RetireSpec(Declared):
@@ -156,7 +156,9 @@ class IndexSpec(Declared):
 
     name: Name
     database_url: str | None = Field(None, repr=False, description="absent: the embedded PostgreSQL")
-    documents: DocumentsSpec | None = Field(None, description="absent: public.<name> (id, title, text, metadata), made on first use")
+    documents: DocumentsSpec | None = Field(
+        None, description="absent: public.<name> (id, title, text, metadata), made on first use"
+    )
     store: StoreSpec = StoreSpec()
     partitions: int = Field(64, ge=1, le=10_000)
     versions: dict[Name, VersionSpec] = Field(min_length=1)

@@ -58,9 +58,7 @@ def postgres_admin(postgres_server: embedded.Server) -> Iterator[psycopg.Connect
             with psycopg.connect(postgres_server.url("unfinished_template"), autocommit=True) as template:
                 template.execute("CREATE EXTENSION vector")
             admin.execute(
-                sql.SQL("ALTER DATABASE unfinished_template RENAME TO {template}").format(
-                    template=sql.Identifier(TEMPLATE)
-                )
+                sql.SQL("ALTER DATABASE unfinished_template RENAME TO {template}").format(template=sql.Identifier(TEMPLATE))
             )
         admin.execute("SELECT pg_advisory_unlock(1)")
         yield admin

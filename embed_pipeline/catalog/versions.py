@@ -143,9 +143,7 @@ def transition(
             next_step=f"Run: embed-pipeline status {index}",
         )
     conn.execute(queries("set_state"), {"index": index, "version": name, "state": target})
-    record_event(
-        conn, index, event, version=name, from_state=current, to_state=target, reason=reason, evidence_id=evidence_id
-    )
+    record_event(conn, index, event, version=name, from_state=current, to_state=target, reason=reason, evidence_id=evidence_id)
     return current
 
 

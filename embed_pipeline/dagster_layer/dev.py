@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     except EmbedPipelineError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code
-    print(f"Dagster on http://{HOST}:{port} (state in {home}; Ctrl-C stops it)", flush=True)
+    print(f"Dagster on http://{HOST}:{port}; Ctrl-C stops it. State is in {home}.")
+    print("Its warning about dagster.yaml is of no matter here: this folder's file is linked there.", flush=True)
     return run(command(port), project, os.environ | {"DAGSTER_HOME": str(home)})
 
 
@@ -61,7 +62,9 @@ def prepare_home(project: Path) -> Path:
 
 def command(port: int) -> list[str]:
     """What is started: the webserver, the daemon and the code location of workspace.yaml."""
-    return [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", HOST, "-p", str(port)]
+    # Not `dg dev`: it runs this and adds nothing here. The advice to use it is silenced.
+    quiet = "ignore:Function `dev_command` is superseded"
+    return [sys.executable, "-W", quiet, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", HOST, "-p", str(port)]
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> int:

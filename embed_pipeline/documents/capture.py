@@ -43,7 +43,9 @@ def install(conn: psycopg.Connection, source: Source, index: str, versions: Sequ
         conn.execute(queries(template, function=function_name(index, kind), **parts))
     if source.partitioned:
         _arm(conn, source.identifier, index, "row", "enable_always")
-        for schema, table in conn.execute(queries("leaf_partitions"), {"documents": source.identifier.as_string(conn)}).fetchall():
+        for schema, table in conn.execute(
+            queries("leaf_partitions"), {"documents": source.identifier.as_string(conn)}
+        ).fetchall():
             _arm(conn, sql.Identifier(schema, table), index, "truncate", "enable_always")
     else:
         for kind in STATEMENT_KINDS:

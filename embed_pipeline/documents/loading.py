@@ -78,7 +78,8 @@ def load(index: OpenIndex, file: Path, *, full: bool, progress: Callable[[int], 
             if refused.sqlstate is None or not refused.sqlstate.startswith(REFUSALS):
                 raise
             raise LoadError(
-                f"PostgreSQL refused the documents of {file} in {index.source}: {refused.diag.message_primary}; nothing was loaded.",
+                f"PostgreSQL refused the documents of {file} in {index.source}: {refused.diag.message_primary}; "
+                "nothing was loaded.",
                 next_step=f"Correct the file, or the table {index.source} if something else made it.",
             ) from refused
     return LoadReport(inserted, updated, total - inserted - updated, deleted, blank)

@@ -24,9 +24,7 @@ class KeyRange:
 def cut(conn: psycopg.Connection, source: Source, partitions: int) -> list[KeyRange]:
     """Ranges of about equal numbers of documents. Together they hold every key there can ever be, each once."""
     parts = source.parts()
-    query = queries(
-        "cut_keys", documents=parts["documents"], key_columns=parts["key_columns"], key_array=parts["key_array"]
-    )
+    query = queries("cut_keys", documents=parts["documents"], key_columns=parts["key_columns"], key_array=parts["key_array"])
     firsts = [key for part, key in conn.execute(query, {"partitions": partitions}) if part > 1]
     return ranges_between(firsts, partitions)
 

@@ -43,8 +43,8 @@ class Row:
 def read_rows(file: Path) -> Iterator[Row]:
     """The documents in `file`, by its extension: .parquet, .csv, .jsonl. LoadError names the file and the row.
 
-    `id` may be any scalar and is kept as text; `title` is optional; every other column goes into `metadata`. All values of a CSV are
-    text. In JSON there is no NaN and no infinity: they become null.
+    `id` may be any scalar and is kept as text; `title` is optional; every other column goes into `metadata`. All values of
+    a CSV are text. In JSON there is no NaN and no infinity: they become null.
     """
     readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}
     reader = readers.get(file.suffix.lower())
@@ -195,12 +195,11 @@ def _plain(file: Path, position: int, name: str, value: Any) -> Any:
     if isinstance(value, (Decimal, UUID, timedelta)):
         return str(value)
     if isinstance(value, dict):
-        return {
-            _storable(file, position, name, str(key)): _plain(file, position, name, each) for key, each in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [_plain(file, position, name, each) for each in value]
-    _refuse(file, position, f"has a {name} that JSON cannot hold ({type(value).__name__})", "Leave the column out, or write it as text.")
+        return {_storable(file, position, name, str(key)): _plain(file, position, name, each) for key, each in value.items()}
+    if not isinstance(value, (list, tuple)):
+        what = f"has a {name} that JSON cannot hold ({type(value).__name__})"
+        _refuse(file, position, what, "Leave the column out, or write it as text.")
+    return [_plain(file, position, name, each) for each in value]
 
 
 def _storable(file: Path, position: int, name: str, value: str) -> str:

@@ -6,6 +6,7 @@ made by `postgres.connection` and by the capture functions make that text the sa
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import psycopg
@@ -57,6 +58,10 @@ class Source:
         """sha256 of the text's UTF-8 bytes, as bytea."""
         return sql.SQL("sha256(convert_to({}, 'UTF8'))").format(self.text(alias))
 
+    def key_of(self, doc_id: str) -> list[str]:
+        """The key's columns as texts, out of the document's id."""
+        return [doc_id] if len(self.key) == 1 else list(json.loads(doc_id))
+
     def key_list(self, alias: str = "d") -> sql.Composable:
         return sql.SQL(", ").join(sql.Identifier(alias, column.name) for column in self.key)
 
@@ -72,11 +77,14 @@ class Source:
         """
         if len(self.key) == 1:
             column = self.key[0]
-            by_key = sql.SQL("{} = {}::{}").format(sql.Identifier(alias, column.name), doc_id, sql.SQL(column.type))  # type: ignore[arg-type]
+            by_key = sql.SQL("{} = {}::{}").format(sql.Identifier(alias, column.name), doc_id, sql.SQL(column.type))
         else:
             by_key = sql.SQL(" AND ").join(
                 sql.SQL("{} = ({}::jsonb ->> {})::{}").format(
-                    sql.Identifier(alias, column.name), doc_id, sql.Literal(position), sql.SQL(column.type)  # type: ignore[arg-type]
+                    sql.Identifier(alias, column.name),
+                    doc_id,
+                    sql.Literal(position),
+                    sql.SQL(column.type),
                 )
                 for position, column in enumerate(self.key)
             )
@@ -86,7 +94,9 @@ class Source:
         """Row comparison of the key with the bound in `parameter` (text[]), e.g. `(a, b) >= (bound)`."""
         values = [
             sql.SQL("({}::text[])[{}]::{}").format(
-                sql.Placeholder(parameter), sql.Literal(position), sql.SQL(column.type)  # type: ignore[arg-type]
+                sql.Placeholder(parameter),
+                sql.Literal(position),
+                sql.SQL(column.type),
             )
             for position, column in enumerate(self.key, start=1)
         ]
@@ -143,9 +153,7 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
     )
 
 
-def _require_unique(
-    conn: psycopg.Connection, oid: int, table: str, key: list[str], columns: dict[str, tuple[str, bool]]
-) -> None:
+def _require_unique(conn: psycopg.Connection, oid: int, table: str, key: list[str], columns: dict[str, tuple[str, bool]]) -> None:
     nullable = [name for name in key if not columns[name][1]]
     unique = [set(names) for (names,) in conn.execute(queries("unique_keys"), {"oid": oid})]
     if nullable or set(key) not in unique:

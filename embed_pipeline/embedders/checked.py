@@ -117,7 +117,7 @@ class VersionEmbedder:
             rejected |= dict.fromkeys(cut - rejected.keys(), "over the token limit: the embedder cut it")
         kept = np.array([n not in rejected for n in range(count)], dtype=bool)
         # In double precision: the squares of small float32 numbers vanish.
-        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
         self._refuse(kept & ~np.isfinite(vectors).all(axis=1), "no finite numbers (NaN or infinity)")
         self._refuse(kept & (norms == 0), "zeros alone")
         if self.spec.normalize:

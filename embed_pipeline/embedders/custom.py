@@ -83,9 +83,7 @@ class CustomEmbedder:
         """The user's `identity()`, or nothing: then the declaration alone decides the fingerprint."""
         method = getattr(self._inner, "identity", None)
         answer = {} if method is None else method()
-        if not isinstance(answer, Mapping) or not all(
-            isinstance(part, str) for item in answer.items() for part in item
-        ):
+        if not isinstance(answer, Mapping) or not all(isinstance(part, str) for item in answer.items() for part in item):
             raise ConfigurationError(
                 f"{self._spec.provider}.identity() must answer with a mapping of names to texts.", next_step=HOW_TO
             )

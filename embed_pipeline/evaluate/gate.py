@@ -99,9 +99,7 @@ def _require_complete(conn: psycopg.Connection, index: OpenIndex, version: Versi
         )
 
 
-def _measure(
-    conn: psycopg.Connection, index: OpenIndex, version: Version, holdout: Holdout, counter: _Counter
-) -> Measured:
+def _measure(conn: psycopg.Connection, index: OpenIndex, version: Version, holdout: Holdout, counter: _Counter) -> Measured:
     embedder = index.embedder_of(version)
     store = index.store(version)
     depth = max(metrics.parse_metric(name).cutoff for name in _names(index))
@@ -180,7 +178,9 @@ def _judge(
     }
     evidence_id = _store(conn, index, version, now, outcome, sentence, measures)
     baseline_name = None if baseline is None else baseline.version
-    differences = None if baseline_scores is None else [after - before for before, after in zip(baseline_scores, scores, strict=True)]
+    differences = (
+        None if baseline_scores is None else [after - before for before, after in zip(baseline_scores, scores, strict=True)]
+    )
     return GateResult(
         index=index.name,
         version=version.name,
@@ -189,18 +189,12 @@ def _judge(
         sentence=sentence,
         evidence_id=evidence_id,
         measures=measures,
-        table=report.markdown_table(
-            rows, candidate_name=version.name, baseline_name=baseline_name, confidence=gate.confidence
-        ),
-        plot=report.plot_png(
-            rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin
-        ),
+        table=report.markdown_table(rows, candidate_name=version.name, baseline_name=baseline_name, confidence=gate.confidence),
+        plot=report.plot_png(rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin),
     )
 
 
-def _measures(
-    holdout: Holdout, candidate: Measured, baseline: Measured | None, metric: str, depth: int
-) -> dict[str, Any]:
+def _measures(holdout: Holdout, candidate: Measured, baseline: Measured | None, metric: str, depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "ann_recall": candidate.ann_recall(depth),
         "exact_candidate": float(np.mean(_scores(metric, holdout, candidate.exact))),
@@ -249,9 +243,7 @@ def _store(
             measures=measures,
             max_age_seconds=index.spec.gate.max_age_seconds,
         )
-        versions.record_event(
-            conn, index.name, f"gate {outcome}", version=version.name, reason=sentence, evidence_id=evidence_id
-        )
+        versions.record_event(conn, index.name, f"gate {outcome}", version=version.name, reason=sentence, evidence_id=evidence_id)
     return evidence_id
 
 

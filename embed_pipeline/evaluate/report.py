@@ -51,10 +51,7 @@ def markdown_table(
         cells = [[row.metric, _mean(row.candidate)] for row in rows]
     else:
         header = ["metric", baseline_name, candidate_name, "difference", f"one-sided {100 * confidence:g} % bounds"]
-        cells = [
-            [row.metric, _mean(row.baseline), _mean(row.candidate), _signed(row.difference), _bounds(row)]
-            for row in rows
-        ]
+        cells = [[row.metric, _mean(row.baseline), _mean(row.candidate), _signed(row.difference), _bounds(row)] for row in rows]
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *cells]) + "\n"
 

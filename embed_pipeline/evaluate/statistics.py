@@ -92,9 +92,7 @@ def _resampled_means(values: Floats, resamples: int, seed: int) -> Floats:
     return means
 
 
-def required_queries(
-    differences: Sequence[float] | Floats, margin: float, confidence: float, power: float = 0.8
-) -> int:
+def required_queries(differences: Sequence[float] | Floats, margin: float, confidence: float, power: float = 0.8) -> int:
     """How many queries pass a candidate that is in truth equal, with probability `power`.
 
     `differences`: shape (queries,), measured; only their standard deviation s is used.

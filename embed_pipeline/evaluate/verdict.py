@@ -110,9 +110,7 @@ def _judge_pair(
         f"{outcome}: {rule.metric} of {name} {after:.3f} against {baseline_name} {before:.3f} "
         f"on {len(candidate)} queries: difference {_signed(interval.mean)}, {reason}"
     )
-    return Verdict(
-        outcome, sentence, before, after, interval.mean, interval.lower, interval.upper, len(candidate), needed
-    )
+    return Verdict(outcome, sentence, before, after, interval.mean, interval.lower, interval.upper, len(candidate), needed)
 
 
 def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, name: str) -> Verdict:
@@ -149,15 +147,11 @@ def _below(value: float, limit: float) -> bool:
 def _alone_advice(mean: float, needed: int | None) -> str:
     if needed is None:
         return "It stands on the floor itself, where no number of queries decides."
-    return (
-        f"If the true mean is {mean:.3f}, about {needed} queries would decide with a probability of {100 * POWER:g} %."
-    )
+    return f"If the true mean is {mean:.3f}, about {needed} queries would decide with a probability of {100 * POWER:g} %."
 
 
 def _more_queries(estimate: int) -> str:
-    return (
-        f"If the two are in truth equal, about {estimate} queries would decide with a probability of {100 * POWER:g} %."
-    )
+    return f"If the two are in truth equal, about {estimate} queries would decide with a probability of {100 * POWER:g} %."
 
 
 def _close_to_margin(estimate: int, name: str) -> str:

@@ -20,6 +20,7 @@ from embed_pipeline.catalog.versions import Partition, Version
 from embed_pipeline.documents import capture, ranges
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
+from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.throttle import wait_until_allowed
 from embed_pipeline.postgres.queries import Queries
@@ -28,8 +29,6 @@ from embed_pipeline.stores.protocol import EmbeddedBatch, MissingDocument, Versi
 
 queries = Queries(ranges.__file__, "ranges.sql")
 
-# A batch should take about this long from reading to commit: short locks, steady progress, little to redo after a crash.
-TARGET_BATCH_SECONDS = 0.5
 LOCKED_TRIES = 40
 
 
@@ -135,7 +134,9 @@ def _pass(
     listener: Listener | None,
 ) -> int:
     """One pass; returns how many documents it had to leave."""
-    limits = _BatchSize(embedder.spec.batch_size, index.spec.backfill.write_batch)
+    limits = index.batch_sizes.setdefault(
+        store.version.name, BatchSize(embedder.spec.batch_size, index.spec.backfill.write_batch)
+    )
     in_flight: deque[Future[tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]]] = deque()
     pending_write: Future[int] | None = None
     left = 0
@@ -159,7 +160,7 @@ def _pass(
 
     with ThreadPoolExecutor(embedder.spec.max_in_flight) as pool, ThreadPoolExecutor(1) as writer:
         try:
-            for documents in _batches(conn, store, partition, limits):
+            for documents in _batches(conn, index, store, partition, limits):
                 wait_until_allowed(conn, index.name, waiting)
                 progress.waiting = ""
                 in_flight.append(pool.submit(_embed, embedder, documents, limits))
@@ -181,24 +182,8 @@ def _pass(
     return left
 
 
-class _BatchSize:
-    """How many documents a batch takes: follows the time that batches take, between the embedder's batch and the write limit."""
-
-    def __init__(self, smallest: int, largest: int) -> None:
-        self._largest = max(smallest, largest)
-        self._smallest = min(smallest, self._largest)
-        self.size = self._smallest
-
-    def took(self, documents: int, seconds: float) -> None:
-        if documents < self.size:
-            return
-        wanted = self.size * TARGET_BATCH_SECONDS / max(seconds, 1e-3)
-        # Grow gently, shrink at once.
-        self.size = int(min(max(min(wanted, self.size * 2), self._smallest), self._largest))
-
-
 def _batches(
-    conn: psycopg.Connection, store: VersionStore, partition: Partition, limits: _BatchSize
+    conn: psycopg.Connection, index: OpenIndex, store: VersionStore, partition: Partition, limits: BatchSize
 ) -> Iterator[list[MissingDocument]]:
     after: list[str] | None = None
     while True:
@@ -208,16 +193,14 @@ def _batches(
             yield documents
         if len(documents) < limit:
             return
-        after = documents[-1].key
+        after = index.source.key_of(documents[-1].doc_id)
 
 
 def _embed(
-    embedder: VersionEmbedder, documents: list[MissingDocument], limits: _BatchSize
+    embedder: VersionEmbedder, documents: list[MissingDocument], limits: BatchSize
 ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
     started = time.monotonic()
-    batch, letters, truncated = embed_batch(
-        embedder, [(each.doc_id, each.text, each.source_hash) for each in documents]
-    )
+    batch, letters, truncated = embed_batch(embedder, [(each.doc_id, each.text, each.source_hash) for each in documents])
     limits.took(len(documents), time.monotonic() - started)
     return batch, letters, truncated
 

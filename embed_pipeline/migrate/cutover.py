@@ -177,7 +177,6 @@ def only_mover(conn: psycopg.Connection, index: OpenIndex) -> Iterator[None]:
     yield
 
 
-
 def serving_version(index: OpenIndex) -> Version | None:
     """The version that serves now."""
     with index.connection() as conn:

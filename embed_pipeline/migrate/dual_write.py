@@ -129,9 +129,7 @@ def _one_batch(conn: psycopg.Connection, index: OpenIndex, version: Version, res
     return len(claim.seqs)
 
 
-def _work(
-    conn: psycopg.Connection, index: OpenIndex, version: Version, claim: Claim, result: VersionSync
-) -> set[str]:
+def _work(conn: psycopg.Connection, index: OpenIndex, version: Version, claim: Claim, result: VersionSync) -> set[str]:
     store = index.store(version)
     current = documents_source.read_current(conn, index.source, list(claim.seqs))
     signal("dual_write.read")

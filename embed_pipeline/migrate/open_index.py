@@ -16,6 +16,7 @@ from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import WrongSpace
 from embed_pipeline.migrate import register
+from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores.protocol import VersionStore
@@ -29,6 +30,7 @@ class OpenIndex:
     spec: IndexSpec
     url: str
     source: Source
+    batch_sizes: dict[str, BatchSize] = field(default_factory=dict)
     _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -36,7 +36,9 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retir
             _refuse_in_use(conn, index, version)
             in_short_lock(conn, lambda: _detach(conn, index, version, reason), what=f"retire {name}", table=str(index.source))
         elif version.dropped_at is not None:
-            raise RetireRefused(f"Version {name} of {index.name} is retired already.", next_step=f"Run: embed-pipeline status {index.name}")
+            raise RetireRefused(
+                f"Version {name} of {index.name} is retired already.", next_step=f"Run: embed-pipeline status {index.name}"
+            )
         signal("retire.detached")
         store = index.store(version)
         freed = store.size_bytes(conn)

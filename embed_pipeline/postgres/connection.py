@@ -23,9 +23,7 @@ CONNECT_TIMEOUT = 10
 
 # Keys are compared and hashed as text. These settings decide how a date, a float or a bytea is written, and a role or a
 # database may have others. Given at connect time they cost no round trip.
-_STABLE_TEXT = (
-    "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
-)
+_STABLE_TEXT = "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
 _QUERIES = Queries(__file__, "connection.sql")
 _REGISTER = {"vector": register_vector_info, "halfvec": register_halfvec_info, "sparsevec": register_sparsevec_info}
 _SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
@@ -50,9 +48,7 @@ def redact(url: str) -> str:
     return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]*)", r"\1***", hidden, flags=re.IGNORECASE)
 
 
-def connect(
-    url: str, *, autocommit: bool = False, application_name: str = "embed-pipeline"
-) -> psycopg.Connection[TupleRow]:
+def connect(url: str, *, autocommit: bool = False, application_name: str = "embed-pipeline") -> psycopg.Connection[TupleRow]:
     """A connection with pgvector's types registered (where the extension exists) and settings that make text stable.
 
     The URL's own `connect_timeout` (else 10 s), `application_name` and `options` are kept; of two equal options

@@ -167,11 +167,7 @@ def _running(paths: Paths) -> Server | None:
     if postmaster is None or not postmaster.ready:
         return None
     state = read_state(paths)
-    if (
-        state.prepared != postmaster.identity
-        or not processes.alive(postmaster)
-        or not processes.answers(postmaster.port)
-    ):
+    if state.prepared != postmaster.identity or not processes.alive(postmaster) or not processes.answers(postmaster.port):
         return None
     return _server(paths, state, postmaster)
 
@@ -226,9 +222,7 @@ def _initialise(paths: Paths, rooms: Quarters) -> None:
     data.mkdir(0o700)
     for path in (workshop, password_file, data):
         _hand_over(path, rooms.run_as)
-    code, output = processes.run(
-        rooms.binaries.program("initdb"), _initdb_arguments(rooms, data, password_file), rooms.run_as
-    )
+    code, output = processes.run(rooms.binaries.program("initdb"), _initdb_arguments(rooms, data, password_file), rooms.run_as)
     if code != 0:
         shutil.rmtree(workshop, ignore_errors=True)
         raise DatabaseUnavailable(
@@ -295,9 +289,7 @@ def _start(paths: Paths, rooms: Quarters, settings: Mapping[str, str], deadline:
             output = log.read().decode(errors="replace")
         if "could not bind" not in output and "still in use" not in output:
             break
-    raise DatabaseUnavailable(
-        f"The embedded PostgreSQL did not start: {_last_line(output)}", next_step=f"See {paths.log}."
-    )
+    raise DatabaseUnavailable(f"The embedded PostgreSQL did not start: {_last_line(output)}", next_step=f"See {paths.log}.")
 
 
 def _server_arguments(data_dir: Path, port: int, settings: Mapping[str, str]) -> list[str]:

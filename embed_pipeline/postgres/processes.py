@@ -153,9 +153,7 @@ def _environment() -> dict[str, str]:
 def _look_up(pid: int) -> tuple[str, str] | None:
     """State letter and command of a process, None when it is gone. In the middle of exec the command is empty."""
     if not sys.platform.startswith("linux"):
-        done = subprocess.run(
-            ["ps", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["ps", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True, check=False)
         state, _, command = done.stdout.strip().partition(" ")
         return (state[0], command) if state else None
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -34,6 +33,5 @@ class Queries:
         self._path = Path(module_file).with_name(name)
 
     def __call__(self, name: str, /, **parts: sql.Composable) -> sql.Composed:
-        # The text comes from a file of this package, never from input: that is what LiteralString asks for.
-        statement = cast(LiteralString, load(self._path)[name])
-        return sql.SQL(statement).format(**parts)
+        # The text comes from a file of this package, never from input.
+        return sql.SQL(load(self._path)[name]).format(**parts)

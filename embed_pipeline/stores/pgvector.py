@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError, DatabaseUnavailable
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.stores import copy_format
 from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument
 
 queries = Queries(__file__, "pgvector.sql")
@@ -47,9 +48,7 @@ class PgvectorStore:
     # Tables
 
     def create(self, conn: psycopg.Connection) -> None:
-        pinned = {
-            name: sql.Literal(getattr(self.version, name)) for name in ("model_name", "model_version", "fingerprint")
-        }
+        pinned = {name: sql.Literal(getattr(self.version, name)) for name in ("model_name", "model_version", "fingerprint")}
         conn.execute(queries("create_documents", version_documents=self.version.documents_table, **pinned))
         row = conn.execute(queries("vector_schema")).fetchone()
         assert row is not None
@@ -76,14 +75,12 @@ class PgvectorStore:
 
     # Backfill reads
 
-    def missing(
-        self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int
-    ) -> list[MissingDocument]:
+    def missing(self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int) -> list[MissingDocument]:
         query = queries(
             "missing",
             version_documents=self.version.documents_table,
             in_range=ranges.within(self.source, within.lower is not None, within.upper is not None, after is not None),
-            **{name: self.source.parts()[name] for name in ("documents", "doc_id", "text", "source_hash", "key_array", "key_columns")},
+            **{name: self.source.parts()[name] for name in ("documents", "doc_id", "text", "source_hash", "key_columns")},
         )
         values = {
             "index": self.version.index,
@@ -93,7 +90,7 @@ class PgvectorStore:
             "after": after,
             "limit": limit,
         }
-        return [MissingDocument(*row) for row in conn.execute(query, values)]
+        return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
 
     # Guarded writes
 
@@ -101,8 +98,8 @@ class PgvectorStore:
         if not len(batch):
             return set()
         with conn.transaction():
-            rows = self._insert_rows(conn, batch)
-            written = {doc_id for (doc_id,) in rows}
+            conn.execute(queries("by_key"))
+            written = {doc_id for (doc_id,) in self._insert_rows(conn, batch)}
             self._copy(conn, batch, written)
             return written
 
@@ -179,18 +176,7 @@ class PgvectorStore:
             return
         statement = queries("copy_vectors", version_vectors=self.version.vectors_table)
         with conn.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(["text", "int4", self.version.precision])
-            for row in self._rows(batch, wanted):
-                copy.write_row(row)
-
-    def _rows(self, batch: EmbeddedBatch, wanted: set[str]) -> Iterator[tuple[str, int, Any]]:
-        wrap = HalfVector if self.version.precision == "halfvec" else Vector
-        position = 0
-        for doc_id, chunks in zip(batch.doc_ids, batch.chunks, strict=True):
-            if doc_id in wanted:
-                for chunk in range(chunks):
-                    yield doc_id, chunk, wrap(batch.vectors[position + chunk])
-            position += chunks
+            copy.write(copy_format.rows(batch, wanted, half=self.version.precision == "halfvec"))
 
     def _stored_hashes(self, conn: psycopg.Connection, doc_ids: list[str]) -> dict[str, bytes]:
         query = queries("stored_hashes", version_documents=self.version.documents_table)
@@ -211,7 +197,8 @@ class PgvectorStore:
         )
         row = conn.execute(query, {"index": self.version.index, "version": self.version.name}).fetchone()
         assert row is not None
-        return Coverage(*row[:9], samples=tuple(row[9] or ()))
+        values = [*row[:9], tuple(row[9] or ())]
+        return Coverage(*values)
 
     def enqueue_differences(self, conn: psycopg.Connection) -> int:
         query = queries(
@@ -242,7 +229,7 @@ class PgvectorStore:
             "create_ann_index",
             name=name,
             version_vectors=self.version.vectors_table,
-            operator_class=sql.SQL(f"{self.version.precision}_{OPERATOR_CLASSES[self.version.distance]}_ops"),  # type: ignore[arg-type]
+            operator_class=sql.SQL(f"{self.version.precision}_{OPERATOR_CLASSES[self.version.distance]}_ops"),
             m=sql.Literal(hnsw.get("m", 16)),
             ef_construction=sql.Literal(hnsw.get("ef_construction", 64)),
         )
@@ -264,7 +251,7 @@ class PgvectorStore:
     ) -> list[Hit]:
         parts: dict[str, sql.Composable] = {
             "version_vectors": self.version.vectors_table,
-            "operator": sql.SQL(OPERATORS[self.version.distance]),  # type: ignore[arg-type]
+            "operator": sql.SQL(OPERATORS[self.version.distance]),
             "vector_type": sql.Identifier(self.version.precision),
         }
         values: dict[str, Any] = {"query": self._wrapped(query), "k": k}

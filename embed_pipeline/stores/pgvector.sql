@@ -26,7 +26,7 @@ SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n O
 DROP TABLE IF EXISTS {version_vectors}, {version_documents}
 
 -- name: missing
-SELECT {doc_id}, {text}, {source_hash}, {key_array}
+SELECT {doc_id}, {text}, {source_hash}
 FROM {documents} AS d
 WHERE {in_range}
   AND NOT EXISTS (SELECT FROM {version_documents} AS v WHERE v.doc_id = {doc_id})
@@ -34,6 +34,10 @@ WHERE {in_range}
                   WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = {doc_id}
                     AND l.source_hash = {source_hash})
 ORDER BY {key_columns} LIMIT %(limit)s
+
+-- name: by_key
+-- A batch is looked up through the key's index. Left alone, the planner would rather hash the whole of a middle-sized table.
+SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
 
 -- name: insert_new
 -- Lock what is wanted, skip what the application holds, check the text, claim the document's row; whoever was first keeps it.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import psycopg
 
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.capture import CapturedVersion
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
@@ -29,12 +30,11 @@ class EmbeddedBatch:
 
 @dataclass(frozen=True)
 class MissingDocument:
-    """A document that the version has nothing for yet; `key` is where the next batch goes on."""
+    """A document that the version has nothing for yet."""
 
     doc_id: str
     text: str
     source_hash: bytes
-    key: list[str]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class Coverage:
 class VersionStore(Protocol):
     """The vectors of one embedding version. Methods take a connection to the ledger and own their transactions."""
 
+    version: Version
+
     def create(self, conn: psycopg.Connection) -> None:
         """Make room for the version's vectors, inside the caller's transaction."""
         ...
@@ -102,9 +104,7 @@ class VersionStore(Protocol):
         """What change capture has to know."""
         ...
 
-    def missing(
-        self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int
-    ) -> list[MissingDocument]:
+    def missing(self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int) -> list[MissingDocument]:
         """The next documents of a key range, in key order after the key `after`, that have neither a vector nor a dead letter."""
         ...
 

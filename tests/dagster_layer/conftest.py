@@ -86,9 +86,7 @@ class Runner:
 
     def job(self, name: str, config: dict[str, Any] | None = None, **options: Any) -> dg.ExecuteInProcessResult:
         job = self.definitions.resolve_job_def(name)
-        return job.execute_in_process(
-            run_config=config, instance=self.instance, raise_on_error=False, **options
-        )
+        return job.execute_in_process(run_config=config, instance=self.instance, raise_on_error=False, **options)
 
     def op_job(self, name: str, **config: Any) -> dg.ExecuteInProcessResult:
         return self.job(name, {"ops": {f"{name}_op": {"config": config}}})

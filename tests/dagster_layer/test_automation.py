@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import psycopg
@@ -17,16 +17,27 @@ Run = Callable[[IndexSpec], Runner]
 V1 = {"v1": {}}
 
 
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """On disk, since the context of a schedule's tick opens its instance again."""
+    # Not entered: an instance that is entered again by a context leaves itself behind as the current one.
+    made = dg.DagsterInstance.local_temp()
+    yield made
+    made.dispose()
+
+
 def tick(docs: Runner) -> dg.RunRequest | str:
     """One tick of the sensor: what it requests, or why it does not."""
     sensor = docs.definitions.resolve_sensor_def("docs_dual_write")
-    answer = sensor.evaluate_tick(dg.build_sensor_context(instance=docs.instance, definitions=docs.definitions))
+    with dg.build_sensor_context(instance=docs.instance, definitions=docs.definitions) as context:
+        answer = sensor.evaluate_tick(context)
     return answer.run_requests[0] if answer.run_requests else str(answer.skip_message)
 
 
 def schedule_tick(docs: Runner, version: str = "v1") -> dg.RunRequest | str:
     schedule = docs.definitions.resolve_schedule_def(f"docs_{version}_backfill")
-    answer = schedule.evaluate_tick(dg.build_schedule_context(instance=docs.instance))
+    with dg.build_schedule_context(instance=docs.instance) as context:
+        answer = schedule.evaluate_tick(context)
     return answer.run_requests[0] if answer.run_requests else str(answer.skip_message)
 
 

@@ -16,6 +16,7 @@ import pytest
 from pyarrow import csv
 
 from embed_pipeline.documents.loading import LoadReport, load, open_to_load
+from embed_pipeline.documents.rows import read_rows
 from embed_pipeline.errors import LoadError
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
 from embed_pipeline.spec import IndexSpec
@@ -25,7 +26,8 @@ ROWS = [{"id": f"{n:03}", "title": f"title {n}", "text": f"text {n}", "lang": "e
 
 def declared(url: str, **overrides: Any) -> IndexSpec:
     version = {"provider": "tests.fakes:HashEmbedder", "model_name": "m", "dimensions": 8}
-    return IndexSpec.model_validate({"name": "docs", "database_url": url, "partitions": 2, "versions": {"v1": version}} | overrides)
+    declaration = {"name": "docs", "database_url": url, "partitions": 2, "versions": {"v1": version}}
+    return IndexSpec.model_validate(declaration | overrides)
 
 
 @pytest.fixture
@@ -124,30 +126,38 @@ def test_changes_reach_the_queue_of_a_registered_version(
         ({"id": "x", "text": 5}, "line 6, has a text that is no text"),
         ({"id": "x", "text": "a\x00b"}, "line 6, has a text with a character that PostgreSQL cannot hold"),
         ({"id": "x", "text": "a", "more": {"deep": ["\ud800"]}}, "line 6, has a more with a character"),
-        ({"id": "001", "text": "x"}, "has the id '001' twice, in lines 2 and 6"),
-        ({"id": "x" * 10_000 + "".join(map(chr, range(300, 5000))), "text": "x"}, "PostgreSQL refused the documents"),
     ],
 )
-def test_a_bad_row_loads_nothing(
-    index: OpenIndex, conn: psycopg.Connection[Any], jsonl: Callable[..., Path], bad: Any, message: str
-) -> None:
+def test_a_bad_row_is_named(jsonl: Callable[..., Path], bad: Any, message: str) -> None:
     with pytest.raises(LoadError) as refused:
-        load(index, jsonl([*ROWS, bad]), full=True)
+        list(read_rows(jsonl([*ROWS, bad])))
     assert message in str(refused.value)
     assert "nothing was loaded" in str(refused.value)
     assert "documents.jsonl" in str(refused.value)
-    assert stored(conn) == {}
+
+
+def test_a_bad_row_loads_nothing(index: OpenIndex, conn: psycopg.Connection[Any], jsonl: Callable[..., Path]) -> None:
+    incompressible = "".join(map(chr, range(300, 5000)))
+    for bad, message in [
+        ("{not json", "line 6"),
+        ({"id": "001", "text": "x"}, "has the id '001' twice, in lines 2 and 6; nothing was loaded"),
+        ({"id": incompressible, "text": "x"}, "PostgreSQL refused the documents"),
+    ]:
+        with pytest.raises(LoadError) as refused:
+            load(index, jsonl([*ROWS, bad]), full=True)
+        assert message in str(refused.value)
+        assert stored(conn) == {}
 
 
 def test_scalars_become_text_and_the_rest_metadata(index: OpenIndex, conn: psycopg.Connection[Any], tmp_path: Path) -> None:
     rows = [
-        {"id": 7, "text": "seven", "day": date(2024, 2, 29), "price": Decimal("1.50"), "weight": float("nan"), "tags": ["a", "b"]},
+        {"id": 7, "text": "seven", "day": date(2024, 2, 29), "price": Decimal("1.50"), "weight": float("nan"), "tags": ["a"]},
         {"id": 8, "text": None, "day": None, "price": None, "weight": 0.5, "tags": []},
     ]
     report = load(index, write_parquet(tmp_path / "d.parquet", rows), full=False)
     assert (report.inserted, report.blank) == (2, 1)
     found = stored(conn)
-    assert found["7"][2] == {"day": "2024-02-29", "price": "1.50", "weight": None, "tags": ["a", "b"]}
+    assert found["7"][2] == {"day": "2024-02-29", "price": "1.50", "weight": None, "tags": ["a"]}
     assert found["8"][1] is None
 
 
@@ -174,12 +184,12 @@ def test_csv_values_stay_as_written(index: OpenIndex, conn: psycopg.Connection[A
         ("d.jsonl", b'{"id": 1, "text": "\xff"}\n', "cannot be read as UTF-8"),
     ],
 )
-def test_an_unreadable_file_is_one_sentence(index: OpenIndex, tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_an_unreadable_file_is_one_sentence(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     file = tmp_path / name
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(LoadError, match=message) as refused:
-        load(index, file, full=False)
+        list(read_rows(file))
     assert str(file) in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -187,7 +197,7 @@ def test_an_unreadable_file_is_one_sentence(index: OpenIndex, tmp_path: Path, na
 def test_an_index_with_its_own_table_is_not_loaded(database_url: str, conn: psycopg.Connection[Any]) -> None:
     conn.execute("CREATE TABLE articles (id text PRIMARY KEY, text text)")
     spec = declared(database_url, documents={"table": "articles", "key": "id", "text": "text"})
-    with pytest.raises(LoadError, match="live in your own table articles. Write there"):
+    with pytest.raises(LoadError, match=r"live in your own table articles\. Write there"):
         open_to_load(spec)
 
 

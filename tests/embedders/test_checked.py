@@ -111,9 +111,7 @@ def test_very_small_and_large_numbers_still_normalise() -> None:
     ],
 )
 @pytest.mark.parametrize("normalize", [True, False])
-def test_a_wrong_answer_is_refused_in_a_sentence_that_names_version_and_model(
-    answer: Any, said: str, normalize: bool
-) -> None:
+def test_a_wrong_answer_is_refused_in_a_sentence_that_names_version_and_model(answer: Any, said: str, normalize: bool) -> None:
     with pytest.raises(WrongAnswer, match=said) as caught:
         checked(lambda _: answer, normalize=normalize).embed_documents(["a", "b"])
     assert "version v2 (my.module:Own, model mine)" in str(caught.value)
@@ -203,17 +201,13 @@ def test_close_reaches_the_embedder() -> None:
         {"model_name": "another"},
     ],
 )
-def test_the_fingerprint_changes_with_what_decides_a_vector(
-    models: Models, small: OnnxEmbedder, changed: dict[str, Any]
-) -> None:
+def test_the_fingerprint_changes_with_what_decides_a_vector(models: Models, small: OnnxEmbedder, changed: dict[str, Any]) -> None:
     # The declaration makes the difference; the model's files, which are slow to open, stay.
     base = VersionEmbedder(small, models.small()).fingerprint
     assert VersionEmbedder(small, models.small(**changed)).fingerprint != base
 
 
-def test_the_fingerprint_changes_with_the_model_file_alone(
-    models: Models, small: OnnxEmbedder, large: OnnxEmbedder
-) -> None:
+def test_the_fingerprint_changes_with_the_model_file_alone(models: Models, small: OnnxEmbedder, large: OnnxEmbedder) -> None:
     declared = models.small()
     assert VersionEmbedder(small, declared).fingerprint != VersionEmbedder(large, declared).fingerprint
 

@@ -82,9 +82,7 @@ def test_embedded_identity_and_close_are_passed_on() -> None:
     [("return [[1, 2, 3], [1]]", "list"), ("return None", "NoneType"), ("return ['a', 'b']", "list")],
 )
 def test_what_is_no_table_of_numbers_is_a_wrong_answer(own: Any, body: str, kind: str) -> None:
-    embedder = load_custom(
-        own(f"class Own:\n    def __init__(self, **_): pass\n    def embed(self, texts, role): {body}\n")
-    )
+    embedder = load_custom(own(f"class Own:\n    def __init__(self, **_): pass\n    def embed(self, texts, role): {body}\n"))
     if body == "return None":  # numpy makes NaN of None: the checks after this one refuse it
         assert np.isnan(embedder.embed(["a", "b"], "document").vectors).all()
         return

@@ -202,15 +202,11 @@ def test_csv_refusals(tmp_path: Path, content: str, sentence: str) -> None:
 
 
 def test_files_that_are_not_there_or_not_readable(tmp_path: Path) -> None:
-    assert (
-        refused(tmp_path / "h.csv")
-        == f"There is no held-out set at {tmp_path}/h.csv. Correct holdout.path in defs.yaml."
-    )
+    assert refused(tmp_path / "h.csv") == f"There is no held-out set at {tmp_path}/h.csv. Correct holdout.path in defs.yaml."
     other = tmp_path / "h.xlsx"
     other.write_bytes(b"PK")
     assert refused(other) == (
-        f"{other} is no format of a held-out set that can be read. "
-        "Give a .parquet, .csv or .jsonl file, or a BEIR folder."
+        f"{other} is no format of a held-out set that can be read. Give a .parquet, .csv or .jsonl file, or a BEIR folder."
     )
     parquet = tmp_path / "h.parquet"
     parquet.write_bytes(b"not parquet at all")

@@ -97,9 +97,7 @@ def test_metric_names(name: str, canonical: str) -> None:
     assert str(parse_metric(name)) == canonical
 
 
-@pytest.mark.parametrize(
-    "name", ["", "recall", "recall@", "recall@0", "recall@1001", "P@10", "recall@10 ", "MAP", "recall@-1"]
-)
+@pytest.mark.parametrize("name", ["", "recall", "recall@", "recall@0", "recall@1001", "P@10", "recall@10 ", "MAP", "recall@-1"])
 def test_unknown_metrics_are_refused_with_the_allowed_ones(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         per_query(name, {}, {})

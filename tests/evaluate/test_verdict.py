@@ -99,8 +99,7 @@ def test_first_version_without_a_floor_is_compared_with_nothing() -> None:
     verdict = decide(None, hits(120))
     assert verdict.outcome == "pass"
     assert verdict.sentence == (
-        "pass: recall@10 of v2 0.300 on 400 queries: "
-        "there is no active version and no floor, so it was compared with nothing."
+        "pass: recall@10 of v2 0.300 on 400 queries: there is no active version and no floor, so it was compared with nothing."
     )
     assert (verdict.mean_baseline, verdict.difference, verdict.queries_needed) == (None, None, None)
     assert verdict.lower < 0.3 < verdict.upper
@@ -112,8 +111,7 @@ def test_first_version_against_the_floor() -> None:
     assert [v.outcome for v in (low, between, high)] == ["fail", "undecided", "pass"]
     assert low.sentence == "fail: recall@10 of v2 0.497 on 400 queries: below the floor 0.500."
     assert high.sentence == (
-        "pass: recall@10 of v2 0.600 on 400 queries: "
-        f"one-sided 95 % lower bound {high.lower:.3f}, above the floor 0.500."
+        f"pass: recall@10 of v2 0.600 on 400 queries: one-sided 95 % lower bound {high.lower:.3f}, above the floor 0.500."
     )
     assert between.queries_needed is not None
     assert between.queries_needed > 400

@@ -48,9 +48,7 @@ def declared(url: str, holdout: Path, *names: str, **overrides: Any) -> IndexSpe
 def holdout(tmp_path: Path) -> Path:
     """Known-item queries: the query is the document's own text, so exact search always finds it."""
     path = tmp_path / "holdout.jsonl"
-    rows = [
-        {"query_id": str(n), "query": f"title {n}\n\nbody {n}", "doc_id": str(n), "grade": 1} for n in range(1, QUERIES + 1)
-    ]
+    rows = [{"query_id": str(n), "query": f"title {n}\n\nbody {n}", "doc_id": str(n), "grade": 1} for n in range(1, QUERIES + 1)]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return path
 

@@ -32,7 +32,9 @@ def test_every_kind_of_change_is_carried(app: psycopg.Connection, open_docs: Ope
     app.execute("UPDATE articles SET id = 300 WHERE id = 3")
     with app.cursor() as cursor, cursor.copy("COPY articles (id, title, body) FROM STDIN") as copy:
         copy.write_row((400, "copied", "in"))
-    assert queued(app) == ["100", "1", "2", "3", "300", "400"] or sorted(queued(app)) == sorted(["100", "1", "2", "3", "300", "400"])
+    assert queued(app) == ["100", "1", "2", "3", "300", "400"] or sorted(queued(app)) == sorted(
+        ["100", "1", "2", "3", "300", "400"]
+    )
     settle(index)
     found = stored(app, "v1")
     assert found["1"] == text_hash("title 1\n\nedited")

@@ -165,9 +165,7 @@ def test_no_cutover_without_evidence(app: psycopg.Connection, open_docs: Open) -
         ("UPDATE embed_pipeline.gate_evidence SET outcome = 'pass'", "append-only"),
     ],
 )
-def test_sql_at_a_prompt_cannot_skip_the_gate(
-    app: psycopg.Connection, open_docs: Open, statement: str, refusal: str
-) -> None:
+def test_sql_at_a_prompt_cannot_skip_the_gate(app: psycopg.Connection, open_docs: Open, statement: str, refusal: str) -> None:
     serve(open_docs("v1"), "v1")
     fill(open_docs("v1", "v2"), "v2")
     with pytest.raises(psycopg.errors.IntegrityError, match=refusal):

@@ -140,9 +140,7 @@ def test_low_seq_commits_late(app: psycopg.Connection, second_app: psycopg.Conne
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nearly")
 
 
-def test_worker_never_waits_for_the_application(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
-) -> None:
+def test_worker_never_waits_for_the_application(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:
     """A document that the application holds is left for later, and the others go on: waiting is how deadlocks begin."""
     index = open_docs("v1")
     fill(index, "v1")

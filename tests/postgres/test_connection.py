@@ -52,9 +52,7 @@ def test_connection_is_idle_and_in_the_asked_mode(database_url: str, autocommit:
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_vectors_go_both_ways(conn: psycopg.Connection[TupleRow], binary: bool) -> None:
-    statement = (
-        "SELECT %b::vector, %b::halfvec, %b::vector[]" if binary else "SELECT %t::vector, %t::halfvec, %t::vector[]"
-    )
+    statement = "SELECT %b::vector, %b::halfvec, %b::vector[]" if binary else "SELECT %t::vector, %t::halfvec, %t::vector[]"
     given = (np.array([1.5, 2.0], dtype=np.float32), HalfVector([0.5]), [Vector([1]), Vector([2])])
     assert conn.execute(statement, given, binary=binary).fetchone() == (
         Vector([1.5, 2.0]),
@@ -70,9 +68,7 @@ def test_types_are_found_in_a_schema_off_the_search_path(conn: psycopg.Connectio
         assert elsewhere.execute("SELECT '[1]'::extensions.vector").fetchone() == (Vector([1]),)
 
 
-def test_database_without_the_extension_connects_and_learns_later(
-    conn: psycopg.Connection[TupleRow], database_url: str
-) -> None:
+def test_database_without_the_extension_connects_and_learns_later(conn: psycopg.Connection[TupleRow], database_url: str) -> None:
     conn.execute("DROP EXTENSION vector")
     with connection.connect(database_url, autocommit=True) as bare:
         assert connection.register_types(bare) is False

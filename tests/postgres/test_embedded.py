@@ -243,9 +243,7 @@ def test_taken_port_is_given_up_for_another(used_home: Path) -> None:
 
 
 @needs_root
-def test_root_starts_it_from_closed_directories_without_opening_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_starts_it_from_closed_directories_without_opening_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(0o700)
     monkeypatch.syspath_prepend(str(installed_in(closed / "venv")))
@@ -295,9 +293,7 @@ def test_root_without_the_capability_keeps_the_data_below_var_tmp() -> None:
         shutil.rmtree(closed)
 
 
-def test_backend_killed_by_pgvector_is_explained(
-    postgres_server: embedded.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backend_killed_by_pgvector_is_explained(postgres_server: embedded.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     statements = embedded._QUERIES
 
     def illegal_instruction(name: str, /, **parts: sql.Composable) -> sql.Composed:
@@ -342,9 +338,7 @@ def test_home_belongs_to_the_nearest_project(tmp_path: Path, monkeypatch: pytest
     assert homes.default_home() == tmp_path / "elsewhere"
 
 
-def test_binaries_named_by_the_user_are_never_replaced_by_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_binaries_named_by_the_user_are_never_replaced_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(binaries.BIN_DIR_VARIABLE, str(tmp_path))
     with pytest.raises(DatabaseUnavailable, match=binaries.BIN_DIR_VARIABLE):
         binaries.find_binaries()

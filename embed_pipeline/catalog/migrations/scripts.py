@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 from alembic import op
@@ -14,11 +13,11 @@ SCRIPTS = Path(__file__).with_name("sql")
 
 def run_script(name: str) -> None:
     """Execute sql/`name` on the migration's own connection, with the schema of the vector extension filled in."""
-    connection: psycopg.Connection = op.get_bind().connection.driver_connection  # type: ignore[union-attr, assignment]
+    connection: psycopg.Connection = op.get_bind().connection.driver_connection  # type: ignore[assignment]
     row = connection.execute(
         "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
     ).fetchone()
     if row is None:
         raise RuntimeError("the vector extension must exist before the catalog does")
-    statement = cast(LiteralString, (SCRIPTS / name).read_text(encoding="utf-8"))
+    statement = (SCRIPTS / name).read_text(encoding="utf-8")
     connection.execute(sql.SQL(statement).format(vector_schema=sql.Identifier(row[0])))

@@ -1,0 +1,263 @@
+"""The verbs of every day: load, sync, status, verify, search, pause, resume, abort."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embed_pipeline.cli import progress, render
+from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, indexes, one_index, with_config
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
+
+if TYPE_CHECKING:
+    from embed_pipeline.catalog.control import ControlState
+    from embed_pipeline.migrate.dual_write import VersionSync
+    from embed_pipeline.search import Answer
+    from embed_pipeline.spec import IndexSpec
+
+SNIPPET = 80
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--full", is_flag=True, help="Delete documents that are not in FILE.")
+@with_config
+def load(index: str, file: Path, full: bool, config: Path, as_json: bool) -> None:
+    """Load documents from FILE (.parquet, .csv, .jsonl), all of them or none. Only rows that changed are written."""
+    from embed_pipeline.documents import loading
+
+    output = Output(as_json)
+    opened_index = loading.open_to_load(one_index(config, index))
+    with progress.shown(f"load {file.name}") as tell:
+        report = loading.load(opened_index, file, full=full, progress=lambda rows: tell(rows, 0, "rows"))
+    output.text(
+        f"{opened_index.source}: {render.number(report.inserted)} inserted, {render.number(report.updated)} updated, "
+        f"{render.number(report.unchanged)} unchanged, {render.number(report.deleted)} deleted."
+    )
+    if report.blank:
+        output.text(f"{render.count(report.blank, 'document')} without title and text: stored, and dead letters of every version.")
+    output.result({"index": index, "table": str(opened_index.source), **as_values(report)})
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.option("--watch", is_flag=True, help="Go on as changes arrive, until SIGINT or SIGTERM.")
+@click.option("--full", is_flag=True, help="First compare everything and queue what differs; arms change capture again.")
+@with_config
+@click.pass_context
+def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, as_json: bool) -> None:
+    """Dual-write: bring every live version up to date with the documents' changes."""
+    from embed_pipeline.migrate import dual_write, verify
+    from embed_pipeline.migrate.look import open_registered
+
+    output = Output(as_json)
+    with open_registered(one_index(config, index)) as opened_index:
+        queued = verify.reconcile(opened_index) if full else None
+        if queued is not None:
+            output.note(", ".join(f"{name}: {render.count(number, 'difference')} queued" for name, number in queued.items()))
+        if not watch:
+            results = dual_write.sync(opened_index)
+            _say_synced(output, results, quiet=False)
+            output.result({"index": index, "queued": queued, "versions": [as_values(each) for each in results]})
+            ctx.exit(REFUSED if any(each.error for each in results) else 0)
+
+        def report(results: list[VersionSync]) -> None:
+            _say_synced(output, results, quiet=True)
+            output.result({"index": index, "versions": [as_values(each) for each in results]}, indent=None)
+
+        with _until_signalled() as stop:
+            output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
+            dual_write.watch(opened_index, stop, report)
+
+
+def _say_synced(output: Output, results: list[VersionSync], *, quiet: bool) -> None:
+    for each in results:
+        if each.error:
+            output.note(f"error: {each.version}: {' '.join(each.error.split())}")
+        if quiet and not (each.written or each.settled or each.rejected):
+            continue
+        output.text(
+            f"{each.version}: {render.number(each.written)} written, {render.number(each.settled)} needed nothing, "
+            f"{render.number(each.rejected)} rejected, {render.number(each.pending)} pending"
+        )
+
+
+@contextmanager
+def _until_signalled() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; the handlers before are put back."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@click.command(cls=Verb)
+@click.argument("index", required=False)
+@with_config
+@click.pass_context
+def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -> None:
+    """Show what serves, how far each version is, who holds it up, and the next command. Changes nothing."""
+    from embed_pipeline.migrate.status import status_of
+
+    output = Output(as_json)
+    if index is not None:
+        found = status_of(one_index(config, index))
+        _say(output, render.status_lines(found))
+        output.result(as_values(found))
+        return
+    values: dict[str, Any] = {}
+    failed = 0
+    for name, spec in indexes(config).items():
+        try:
+            found = status_of(spec)
+        except EmbedPipelineError as problem:
+            # One unreachable database must not hide the other indexes.
+            failed += 1
+            output.note(f"error: {name}: {' '.join(str(problem).split())}")
+            values[name] = {"error": problem.message, "next_step": problem.next_step}
+            continue
+        _say(output, [*render.status_lines(found), ""])
+        values[name] = as_values(found)
+    output.result({"indexes": values})
+    ctx.exit(REFUSED if failed else 0)
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("version", required=False)
+@with_config
+@click.pass_context
+def verify(ctx: click.Context, index: str, version: str | None, config: Path, as_json: bool) -> None:
+    """Compare every document with every vector. Exit code 1 when anything differs that no queued change explains."""
+    from embed_pipeline.migrate import verify as verifying
+    from embed_pipeline.migrate.look import open_registered
+
+    output = Output(as_json)
+    with open_registered(one_index(config, index)) as opened_index:
+        found = verifying.verify(opened_index, version)
+    _say(output, render.coverage_lines(found))
+    output.result(
+        {
+            "index": index,
+            "versions": {
+                name: {**as_values(each), "differences": each.differences, "share": each.share} for name, each in found.items()
+            },
+        }
+    )
+    differences = sum(each.differences for each in found.values())
+    if differences:
+        output.note(f"{render.count(differences, 'difference')}; to mend them, run: embed-pipeline sync {index} --full")
+    ctx.exit(REFUSED if differences else 0)
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("text")
+@click.option("--version", help="Search this live version instead of the serving one.")
+@click.option("-k", "k", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many documents.")
+@click.option("--where", "conditions", metavar="COLUMN=VALUE", multiple=True, help="Only documents with this value; may repeat.")
+@click.option("--exact", is_flag=True, help="Compare with every vector instead of using the ANN index.")
+@with_config
+def search(
+    index: str, text: str, version: str | None, k: int, conditions: tuple[str, ...], exact: bool, config: Path, as_json: bool
+) -> None:
+    """Find the documents nearest to TEXT, with the serving version's model among the serving version's vectors."""
+    import psycopg
+
+    from embed_pipeline.postgres.connection import connect, resolve_url
+    from embed_pipeline.search import Searcher
+
+    output = Output(as_json)
+    spec = one_index(config, index)
+    where = dict(_condition(each) for each in conditions)
+    url = resolve_url(spec.database_url)
+    # The pool behind the searcher waits for a server for half a minute; this says at once that there is none.
+    connect(url).close()
+    try:
+        with Searcher(index, url, max_connections=2) as searcher:
+            answer = searcher.search(text, k, version=version, where=where or None, exact=exact)
+    except psycopg.DataError as problem:
+        raise ConfigurationError(
+            f"The documents cannot be filtered like this: {problem.diag.message_primary}.", next_step="Correct --where."
+        ) from None
+    _say_answer(output, spec, url, answer)
+    output.result({"index": index, **as_values(answer)})
+
+
+def _condition(given: str) -> tuple[str, str]:
+    column, equals, value = given.partition("=")
+    if not equals or not column:
+        raise ConfigurationError(f"--where {given!r} is no condition.", next_step="Write --where column=value.")
+    return column, value
+
+
+def _say_answer(output: Output, spec: IndexSpec, url: str, answer: Answer) -> None:
+    if output.as_json:
+        return
+    from embed_pipeline.documents import source
+    from embed_pipeline.postgres.connection import connect
+
+    with connect(url, autocommit=True) as conn:
+        texts = source.read_current(conn, source.inspect(conn, spec.source()), [hit.doc_id for hit in answer.hits])
+    rows = [
+        [str(rank), hit.doc_id, f"{hit.distance:.4f}", " ".join(texts.get(hit.doc_id, ("", b""))[0].split())[:SNIPPET]]
+        for rank, hit in enumerate(answer.hits, start=1)
+    ]
+    output.text(f"{answer.version} (fingerprint {answer.fingerprint[:12]}, generation {answer.generation})")
+    _say(output, render.table(["rank", "document", "distance", "text"], rows) if rows else ["nothing found"])
+
+
+def _say(output: Output, lines: list[str]) -> None:
+    for line in lines:
+        output.text(line)
+
+
+def _set_control(index: str, config: Path, as_json: bool, state: ControlState, reason: str, consequence: str) -> None:
+    from embed_pipeline.catalog import control
+    from embed_pipeline.migrate.look import catalog_connection
+
+    output = Output(as_json)
+    with catalog_connection(one_index(config, index)) as conn:
+        control.set_state(conn, index, state, reason)
+    output.text(f"{index} is {state}: {consequence}")
+    output.result({"index": index, "control": state, "reason": reason})
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.option("--reason", default="", help="Shown to everybody who waits, and kept in the audit.")
+@with_config
+def pause(index: str, reason: str, config: Path, as_json: bool) -> None:
+    """Make every backfill of INDEX wait, wherever it runs. Dual-writes go on: what serves stays true."""
+    _set_control(index, config, as_json, "paused", reason, "backfills wait until embed-pipeline resume.")
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.option("--reason", default="", help="Kept in the audit.")
+@with_config
+def resume(index: str, reason: str, config: Path, as_json: bool) -> None:
+    """Let backfills go on after pause or abort."""
+    _set_control(index, config, as_json, "running", reason, "backfills may write.")
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.option("--reason", default="", help="Shown by every backfill that stops, and kept in the audit.")
+@with_config
+def abort(index: str, reason: str, config: Path, as_json: bool) -> None:
+    """Stop every backfill of INDEX, wherever it runs. What is done is kept."""
+    _set_control(index, config, as_json, "aborted", reason, "backfills stop until embed-pipeline resume.")
+
+
+VERBS = (load, sync, status, verify, search, pause, resume, abort)

@@ -1,0 +1,237 @@
+"""The verbs of a migration: plan, backfill, gate, cutover, rollback, retire."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embed_pipeline.cli import progress, render
+from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config
+from embed_pipeline.errors import CatalogError, EmbedPipelineError
+
+if TYPE_CHECKING:
+    from embed_pipeline.migrate.cutover import Moved
+    from embed_pipeline.migrate.open_index import OpenIndex
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("version")
+@with_config
+def plan(index: str, version: str, config: Path, as_json: bool) -> None:
+    """Say what a migration to VERSION takes and locks. Changes nothing; embeds up to 64 documents to measure."""
+    from embed_pipeline.migrate import plan as planning
+
+    output = Output(as_json)
+    found = planning.plan(one_index(config, index), version)
+    for line in render.plan_lines(found):
+        output.text(line)
+    output.result(as_values(found))
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("version")
+@click.option("--partition", "partitions", metavar="KEY", multiple=True, help="Fill only this partition; may be given again.")
+@with_config
+def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path, as_json: bool) -> None:
+    """Fill VERSION from history; registers it first. Run it again to go on: what is there is not embedded again.
+
+    When every partition is filled the ANN index is built and the version is ready.
+    """
+    from embed_pipeline.migrate.backfill import unfilled
+    from embed_pipeline.migrate.open_index import opened
+
+    output = Output(as_json)
+    spec = one_index(config, index)
+    started = time.monotonic()
+    with opened(spec) as opened_index:
+        with opened_index.connection() as conn:
+            _require_version(opened_index, conn, version)
+            todo = list(dict.fromkeys(partitions)) or unfilled(conn, opened_index, version)
+        reports = _fill(output, opened_index, version, todo)
+        with opened_index.connection() as conn:
+            left = unfilled(conn, opened_index, version)
+        ann = None if left else _build_ann_index(output, opened_index, version)
+        summary = _backfill_summary(opened_index, version, reports, left, ann, time.monotonic() - started)
+    for line in summary.pop("lines"):
+        output.text(line)
+    output.result(summary)
+
+
+def _require_version(index: OpenIndex, conn: Any, name: str) -> None:
+    try:
+        index.version(conn, name)
+    except CatalogError:
+        # Neither registered nor declared: then the declaration is what is wrong.
+        index.spec.version(name)
+        raise
+
+
+def _fill(output: Output, index: OpenIndex, version: str, todo: list[str]) -> list[Any]:
+    from embed_pipeline.migrate.backfill import Progress, fill_partition
+
+    reports = []
+    for number, key in enumerate(todo, start=1):
+        with progress.shown(f"{index.name}.{version} partition {key} ({number} of {len(todo)})") as tell:
+
+            def listener(now: Progress, tell: progress.Tell = tell) -> None:
+                tell(now.written + now.rejected, now.total, progress.partition_words(now))
+
+            report = fill_partition(index, version, key, listener)
+        reports.append(report)
+        output.note(
+            f"partition {key}: {render.count(report.documents, 'document')}, {render.number(report.written)} written, "
+            f"{render.number(report.rejected)} rejected in {render.duration(report.seconds)} ({number} of {len(todo)})"
+        )
+    return reports
+
+
+def _build_ann_index(output: Output, index: OpenIndex, version: str) -> Any:
+    from embed_pipeline.migrate import ann_index
+
+    with progress.shown(f"{index.name}.{version} ANN index") as tell:
+        return ann_index.build(index, version, lambda phase, share: tell(round(100 * share), 100, f"% of {phase}"))
+
+
+def _backfill_summary(
+    index: OpenIndex, name: str, reports: list[Any], left: list[str], ann: Any, seconds: float
+) -> dict[str, Any]:
+    from embed_pipeline.catalog import dead_letters
+
+    with index.connection() as conn:
+        version = index.version(conn, name)
+        letters = dead_letters.first(conn, index.name, name)
+        dead = dead_letters.count(conn, index.name, name)
+        stored = index.store(version).count(conn)
+    written = sum(each.written for each in reports)
+    next_command = f"embed-pipeline {'backfill' if left else 'gate'} {index.name} {name}"
+    if version.state not in ("building", "ready"):
+        next_command = f"embed-pipeline status {index.name}"
+    lines = [
+        f"{index.name}.{name} is {version.state}: {render.number(written)} written now, {render.count(stored, 'document')} stored, "
+        f"{version.partitions - len(left)} of {version.partitions} partitions filled, in {render.duration(seconds)}."
+    ]
+    if dead:
+        named = "; ".join(f"{letter.doc_id}: {letter.reason}" for letter in letters)
+        more = f"; and {dead - len(letters)} more" if dead > len(letters) else ""
+        lines.append(f"{render.count(dead, 'document')} without a vector: {named}{more}.")
+    if ann is not None:
+        lines.append(f"ANN index: valid, {render.size(ann.bytes)}.")
+    lines.append(f"next: {next_command}")
+    return {
+        "lines": lines,
+        "index": index.name,
+        "version": name,
+        "state": version.state,
+        "filled": [as_values(each) for each in reports],
+        "unfilled": left,
+        "written": written,
+        "rejected": sum(each.rejected for each in reports),
+        "truncated": sum(each.truncated for each in reports),
+        "stored": stored,
+        "dead_letters": dead,
+        "first_dead_letters": [as_values(letter) for letter in letters],
+        "ann_index": None if ann is None else as_values(ann),
+        "seconds": seconds,
+        "next": next_command,
+    }
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("version")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture of the metrics to this PNG.")
+@with_config
+@click.pass_context
+def gate(ctx: click.Context, index: str, version: str, plot: Path | None, config: Path, as_json: bool) -> None:
+    """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
+    from embed_pipeline.evaluate import gate as judging
+    from embed_pipeline.migrate.look import open_registered
+
+    output = Output(as_json)
+    with open_registered(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
+        found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"))
+    output.text(found.sentence)
+    if found.table:
+        output.text("")
+        output.text(found.table.rstrip())
+    values = as_values(found)
+    del values["plot"], values["table"]
+    output.result(values)
+    if plot is not None:
+        _write_plot(output, plot, found.plot)
+    ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
+
+
+def _write_plot(output: Output, path: Path, picture: bytes | None) -> None:
+    if picture is None:
+        output.note("there is nothing to draw: no held-out set was used.")
+        return
+    try:
+        path.write_bytes(picture)
+    except OSError as problem:
+        raise EmbedPipelineError(
+            f"The picture cannot be written to {path} ({problem.strerror}); the evidence is stored.",
+            next_step="Name another file with --plot.",
+        ) from None
+    output.note(f"picture in {path}")
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("version")
+@click.option("--reason", default="", help="Kept in the audit.")
+@with_config
+def cutover(index: str, version: str, reason: str, config: Path, as_json: bool) -> None:
+    """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage."""
+    from embed_pipeline.migrate import cutover as moving
+    from embed_pipeline.migrate.look import open_registered
+
+    with open_registered(one_index(config, index)) as opened_index:
+        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason), "cutover")
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.option("--reason", default="", help="Kept in the audit.")
+@with_config
+def rollback(index: str, reason: str, config: Path, as_json: bool) -> None:
+    """Serve the version that served before. It was written to all along, so nothing is lost."""
+    from embed_pipeline.migrate import cutover as moving
+    from embed_pipeline.migrate.look import open_registered
+
+    with open_registered(one_index(config, index)) as opened_index:
+        _say_moved(Output(as_json), moving.rollback(opened_index, reason), "rollback")
+
+
+def _say_moved(output: Output, moved: Moved, move: str) -> None:
+    before = f", {moved.previous} is standby" if moved.previous else ""
+    output.text(
+        f"{moved.version} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
+    )
+    output.result({"move": move, **as_values(moved)})
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@click.argument("version")
+@click.option("--confirm", required=True, metavar="VERSION", help="The same version again: its vectors cannot be brought back.")
+@click.option("--reason", default="", help="Kept in the audit.")
+@with_config
+def retire(index: str, version: str, confirm: str, reason: str, config: Path, as_json: bool) -> None:
+    """Stop writing to VERSION and drop its vectors, once nothing reads it any more."""
+    from embed_pipeline.migrate import retire as retiring
+    from embed_pipeline.migrate.look import open_registered
+
+    output = Output(as_json)
+    with open_registered(one_index(config, index)) as opened_index:
+        done = retiring.retire(opened_index, version, confirm, reason)
+    output.text(f"{done.version} of {index} is retired; {render.size(done.freed_bytes)} freed.")
+    output.result({"index": index, **as_values(done)})
+
+
+VERBS = (plan, backfill, gate, cutover, rollback, retire)

@@ -1,0 +1,176 @@
+"""Results as text for people: aligned columns without borders, sizes and times in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embed_pipeline.migrate.plan import Plan
+    from embed_pipeline.migrate.status import IndexStatus, VersionStatus
+    from embed_pipeline.stores.protocol import Coverage
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns as wide as their widest cell. Numbers (and what begins with a digit) are aligned to the right."""
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    right = [bool(rows) and all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(header))]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (
+            value.rjust(width) if to_right else value.ljust(width)
+            for value, width, to_right in zip(values, widths, right, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return [line(each) for each in cells]
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: 12 B, 3.4 MB, 1.2 GB (powers of 1024)."""
+    for name in ("B", "kB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} B" if name == "B" else f"{count:.1f} {name}"
+        count /= 1024
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    for unit, length, smaller, small in (("min", 60, "s", 1), ("h", 3600, "min", 60), ("d", 86_400, "h", 3600)):
+        if whole < length * {"min": 60, "h": 24, "d": 10**6}[unit]:
+            return f"{whole // length} {unit} {whole % length // small} {smaller}"
+    return f"{whole} s"
+
+
+def number(count: int) -> str:
+    """1234567 as 1,234,567."""
+    return f"{count:,}"
+
+
+def count(amount: int, one: str, many: str | None = None) -> str:
+    """`1 document`, `2,000 documents`."""
+    return f"{number(amount)} {one if amount == 1 else many or one + 's'}"
+
+
+def status_lines(found: IndexStatus) -> list[str]:
+    """An index: what serves, its versions, its last events, and what to run now."""
+    pointer = found.serving
+    serves = "nothing yet" if pointer.version is None else f"{pointer.version} (generation {pointer.generation})"
+    previous = f", {pointer.previous} before" if pointer.previous else ""
+    lines = [f"{found.index}: serves {serves}{previous}; {count(found.documents, 'document')} in {found.documents_table}"]
+    if found.control.state != "running":
+        lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
+    header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]
+    lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
+    for version in found.versions:
+        lines += [f"  {line}" for line in _version_notes(version)]
+    if found.events:
+        lines.append("  last events:")
+        rows = [
+            [f"{event.at:%Y-%m-%d %H:%M:%S}", event.event, event.version or "", _change(event.from_state, event.to_state), event.actor, event.reason]
+            for event in found.events
+        ]
+        lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
+    lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
+    return lines
+
+
+def _version_row(version: VersionStatus, documents: int) -> list[str]:
+    age = duration(version.seconds) if version.since else ""
+    if not version.is_live:
+        return [version.name, version.state, age, version.model, version.fingerprint, *[""] * 6]
+    queued = f"{version.pending} ({duration(version.oldest_pending_seconds)})" if version.pending else "0"
+    return [
+        version.name,
+        version.state,
+        age,
+        version.model,
+        version.fingerprint,
+        f"{version.partitions_done}/{version.partitions}",
+        f"{version.coverage(documents):.1%}",
+        queued,
+        str(version.dead_letters),
+        version.ann_index,
+        size(version.bytes),
+    ]
+
+
+def _version_notes(version: VersionStatus) -> list[str]:
+    notes = []
+    if version.gate is not None and version.is_live:
+        stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
+        notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")
+    if version.first_dead_letters and version.is_live:
+        more = version.dead_letters - len(version.first_dead_letters)
+        notes.append(
+            f"dead letters of {version.name}: {'; '.join(version.first_dead_letters)}{f'; and {more} more' if more > 0 else ''}"
+        )
+    if version.is_live and not version.is_declared:
+        notes.append(f"{version.name} is no longer declared; it is dual-written until it is retired")
+    return notes
+
+
+def _change(before: str | None, after: str | None) -> str:
+    if before and after:
+        return f"{before} -> {after}"
+    return after or ""
+
+
+def plan_lines(found: Plan) -> list[str]:
+    """A plan: what there is, what it takes, what it locks, whether the gate can decide."""
+    sample, speed = found.sample, found.sample.speed
+    begun = f", registered and {found.state}" if found.state else ""
+    lines = [
+        f"{found.index}.{found.version}: fingerprint {found.fingerprint[:12]}{begun}; "
+        + (f"{found.serving} serves now" if found.serving else "nothing serves yet"),
+        f"  documents   {count(found.documents, 'document')} in {found.documents_table}, {size(found.text_bytes)} of text",
+        f"  partitions  {found.partitions}, about {count(-(-found.documents // found.partitions), 'document')} each",
+    ]
+    if speed is not None:
+        mean, fastest, slowest = speed.seconds(found.documents)
+        lines.append(
+            f"  embedding   about {duration(mean)} ({duration(fastest)} to {duration(slowest)}) at {speed.mean:.1f} documents/s "
+            f"({speed.slowest:.1f} to {speed.fastest:.1f}), measured on {count(speed.documents, 'document')} in "
+            f"{count(speed.batches, 'batch', 'batches')}, one call at a time, writing not counted"
+        )
+        lines.append(
+            f"  sample      {sample.rejected} of {sample.documents} rejected, {sample.truncated} truncated"
+            + (f" ({'; '.join(sample.reasons[:3])})" if sample.reasons else "")
+        )
+    lines.append(
+        f"  disk        about {size(found.disk.total)}: vectors {size(found.disk.vectors)}, provenance {size(found.disk.documents)}, "
+        f"ANN index {size(found.disk.ann_index)} (estimated from dimensions and page layout)"
+    )
+    lines.append(f"  gate        {found.gate.metric}: {found.gate.sentence}")
+    lines += [f"  {'locks' if n == 0 else '':<12}{lock}" for n, lock in enumerate(found.locks)]
+    lines += [f"  warning     {warning}" for warning in found.warnings]
+    lines.append(f"  next: {found.next_command}")
+    return lines
+
+
+def coverage_lines(found: dict[str, Coverage]) -> list[str]:
+    """One line for each version, and examples of what differs."""
+    header = ["version", "documents", "vectors", "current", "pending", "dead", "missing", "stale", "orphaned", "wrong chunks"]
+    rows = [
+        [name]
+        + [
+            number(value)
+            for value in (
+                each.documents, each.vectors, each.current, each.pending, each.dead_letters,
+                each.missing, each.stale, each.orphaned, each.wrong_chunks,
+            )
+        ]
+        for name, each in found.items()
+    ]  # fmt: skip
+    lines = table(header, rows)
+    for name, each in found.items():
+        if each.samples:
+            lines.append(f"{name}: {'; '.join(each.samples)}")
+    return lines

@@ -1,0 +1,149 @@
+"""What every verb shares: its options, where its output goes, and how a refusal becomes one sentence and an exit code.
+
+Only click and the standard library are imported here; `embed-pipeline --help` must not wait for numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
+
+if TYPE_CHECKING:
+    from embed_pipeline.spec import IndexSpec
+
+DEFAULT_CONFIG = Path("assets")
+
+REFUSED = 1
+UNDECIDED = 3
+INTERRUPTED = 130
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+class Output:
+    """Where a verb writes: with --json exactly one JSON value per result on stdout, otherwise text; progress on stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def text(self, line: str) -> None:
+        """A line for people; nothing with --json."""
+        if not self.as_json:
+            click.echo(line)
+
+    def result(self, value: Any, *, indent: int | None = 2) -> None:
+        """The result for machines; nothing without --json."""
+        if self.as_json:
+            click.echo(json.dumps(value, default=_plain, indent=indent, ensure_ascii=False))
+
+    def note(self, line: str) -> None:
+        """A line about the work in progress."""
+        click.echo(line, err=True)
+
+
+class Verb(click.Command):
+    """A command whose errors are sentences. Anything that is no EmbedPipelineError and no lost database is a defect."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except EmbedPipelineError as problem:
+            _fail(ctx, problem)
+        except KeyboardInterrupt:
+            click.echo("interrupted: what is done is kept; the same command goes on from there.", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as problem:
+            known = _database_problem(problem)
+            if known is None:
+                raise
+            _fail(ctx, known)
+
+
+def _fail(ctx: click.Context, problem: EmbedPipelineError) -> None:
+    click.echo(f"error: {' '.join(str(problem).split())}", err=True)
+    Output(bool(ctx.params.get("as_json"))).result({"error": problem.message, "next_step": problem.next_step})
+    ctx.exit(problem.exit_code)
+
+
+def _database_problem(problem: Exception) -> EmbedPipelineError | None:
+    """A sentence for a server that went away or refuses this role; None for everything else."""
+    import psycopg
+
+    from embed_pipeline.errors import DatabaseUnavailable
+    from embed_pipeline.postgres.connection import redact
+
+    if not isinstance(problem, psycopg.Error):
+        return None
+    said = redact(str(problem).strip().partition("\n")[0]).rstrip(".")
+    if isinstance(problem, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
+        return DatabaseUnavailable(
+            f"PostgreSQL does not allow this: {said}.", next_step="Use a database_url whose role may write there."
+        )
+    if isinstance(problem, psycopg.OperationalError):
+        return DatabaseUnavailable(
+            f"The database stopped answering: {said or type(problem).__name__}.",
+            next_step="What was committed is kept; run the same command again.",
+        )
+    return None
+
+
+def with_json(function: AnyFunction) -> AnyFunction:
+    """The option --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Machine-readable result on stdout, nothing else there.")(function)
+
+
+def with_config(function: AnyFunction) -> AnyFunction:
+    """The options --config and --json."""
+    option = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CONFIG,
+        show_default=True,
+        help="A defs.yaml, or a folder with some in it.",
+    )
+    return with_json(option(function))
+
+
+def indexes(config: Path) -> dict[str, IndexSpec]:
+    """All declared indexes."""
+    from embed_pipeline.configuration import load_indexes
+
+    return load_indexes(config)
+
+
+def one_index(config: Path, name: str) -> IndexSpec:
+    """The declared index `name`; ConfigurationError names those there are."""
+    found = indexes(config)
+    if name not in found:
+        raise ConfigurationError(
+            f"No index {name!r} is declared in {config}; there is {', '.join(sorted(found))}.",
+            next_step="Name one of these, or another file with --config.",
+        )
+    return found[name]
+
+
+def as_values(value: Any) -> Any:
+    """A dataclass as a dictionary; what it holds as well."""
+    return dataclasses.asdict(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "item"):
+        return value.item()  # a number of numpy
+    raise TypeError(f"{type(value).__name__} has no JSON form")

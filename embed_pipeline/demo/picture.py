@@ -1,0 +1,46 @@
+"""The demo's one picture: recall over time, the naive way and ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embed_pipeline.demo.trap import TrapPoint
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the reader over all its queries: when it ended (seconds), recall, and which versions answered."""
+
+    at: float
+    recall: float
+    versions: tuple[str, ...]
+
+
+def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, str]], path: Path) -> None:
+    """Left: the in-place overwrite, by share done. Right: what the reader measured during our migration, with its steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.6))
+    shares = [100 * point.share for point in trap]
+    left.plot(shares, [point.old_queries for point in trap], "o-", color="#b3392f", label="queries by the old model")
+    left.plot(shares, [point.new_queries for point in trap], "o--", color="#d98b5f", label="queries by the new model")
+    left.set_title("Overwritten in place")
+    left.set_xlabel("vectors overwritten, %")
+    left.set_ylabel("recall@10")
+    left.legend(frameon=False, fontsize=8)
+    right.step([each.at for each in rounds], [each.recall for each in rounds], where="post", color="#2f6fb3")
+    for at, name in marks:
+        right.axvline(at, color="#999999", linewidth=0.7, linestyle=":")
+        right.text(at, 0.02, f" {name}", rotation=90, fontsize=7, va="bottom", color="#555555")
+    right.set_title("With embed-pipeline, searched all along")
+    right.set_xlabel("seconds")
+    left.set_ylim(0, 1)
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,258 @@
+"""`embed-pipeline demo`: one migration from first to last, on real text with two real models, under traffic."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from psycopg import sql
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from embed_pipeline.configuration import load_indexes
+from embed_pipeline.demo import corpus, picture, traffic, trap
+from embed_pipeline.demo.picture import Round
+from embed_pipeline.demo.traffic import Place, queries
+from embed_pipeline.documents import loading
+from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
+from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.postgres.connection import connect, resolve_url
+from embed_pipeline.postgres.home import default_home
+from embed_pipeline.spec import IndexSpec
+
+INDEX = "docs"
+QUERIES_HELD_OUT = 600
+QUERIES_OF_THE_READER = 100
+TRAP_SAMPLE = 300
+SEED = 11
+
+# The writer's edits of other documents may move one query across rank ten.
+RECALL_SLACK = 0.015
+
+
+@dataclass
+class Story:
+    """What the demo found out, told at its end and kept as JSON beside the picture."""
+
+    started: float = field(default_factory=time.time)
+    marks: list[tuple[float, str]] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def mark(self, name: str) -> None:
+        self.marks.append((time.time(), name))
+
+
+def run(config: Path = Path("assets"), console: Console | None = None) -> dict[str, object]:
+    """Run the demo on index `docs` of `config`; returns its facts. EmbedPipelineError when any promise was broken."""
+    console = console or Console()
+    spec = load_indexes(config)[INDEX]
+    first = spec.model_copy(update={"versions": {"v1": spec.versions["v1"]}})
+    place = _prepare(spec)
+    story = Story()
+    documents = corpus.read_docstrings()
+    judged = random.Random(SEED).sample(documents, QUERIES_HELD_OUT)
+    corpus.write_jsonl(documents, place.folder / "documents.jsonl")
+    corpus.write_holdout(judged, place.folder / "holdout.jsonl")
+
+    console.rule("[bold]1. An index that serves")
+    _serve_first_version(console, first, place, len(documents))
+    console.rule("[bold]2. The trap: changing the model in place")
+    points = _show_trap(console, spec, place, judged)
+    console.rule("[bold]3. The same change as a migration, under traffic")
+    watched = [(document.query, document.id) for document in judged[:QUERIES_OF_THE_READER]]
+    # Not the judged ones: what the reader measures should change with the model, not with the writer's edits.
+    unjudged = sorted({document.id for document in documents} - {document.id for document in judged})
+    processes = traffic.start(place, spec, watched, unjudged)
+    try:
+        _migrate(console, spec, place, story, processes)
+    finally:
+        traffic.stop(place, processes)
+    with opened(spec) as index:
+        _settle(index)
+        _verify(console, index, "at the end, with all writers stopped", strict=True)
+    rounds = _rounds(traffic.answers(place), story)
+    _tell(console, place, story, points, rounds)
+    return story.facts
+
+
+def _prepare(spec: IndexSpec) -> Place:
+    """A clean index `docs` in the embedded database; refuses where other indexes live."""
+    url = resolve_url(spec.database_url)
+    with connect(url, autocommit=True) as conn:
+        exists = conn.execute(queries("catalog_exists")).fetchone()
+        if exists and exists[0]:
+            others = conn.execute(queries("other_indexes"), {"index": spec.name}).fetchone()
+            if others and others[0]:
+                raise EmbedPipelineError(
+                    "The database of the demo holds other indexes too, and the demo begins by removing everything.",
+                    next_step="Set EMBED_PIPELINE_HOME to another folder and run it again.",
+                )
+        conn.execute(queries("drop_catalog"))
+        conn.execute(queries("drop_documents", table=sql.Identifier("public", spec.name)))
+    folder = default_home() / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return Place(url, folder)
+
+
+def _serve_first_version(console: Console, spec: IndexSpec, place: Place, count: int) -> None:
+    report = loading.load(loading.open_to_load(spec), place.folder / "documents.jsonl", full=True)
+    console.print(f"Loaded {report.inserted:,} docstrings of the Python standard library; {count - report.inserted} were there.")
+    with opened(spec) as index:
+        _backfill(console, index, "v1")
+        console.print(gate.run(index, "v1").sentence)
+        cutover.cutover(index, "v1", "first version")
+    console.print("v1 serves.")
+
+
+def _show_trap(
+    console: Console, spec: IndexSpec, place: Place, judged: list[corpus.DocstringDocument]
+) -> list[trap.TrapPoint]:
+    with opened(spec.model_copy(update={"versions": {"v1": spec.versions["v1"]}})) as index, index.connection() as conn:
+        new = OpenIndex(spec, index.url, index.source)
+        points = trap.overwrite_in_place(conn, judged[:TRAP_SAMPLE], index.embedder("v1"), new.embedder("v2"))
+        new.close()
+    console.print(f"A scratch copy of {TRAP_SAMPLE} documents, overwritten with the new model's vectors. Every request succeeds.")
+    console.print("  overwritten   recall@10, old query model   new query model")
+    for point in points:
+        console.print(f"  {point.share:>10.0%}   {point.old_queries:>26.3f}   {point.new_queries:>15.3f}")
+    return points
+
+
+def _migrate(console: Console, spec: IndexSpec, place: Place, story: Story, processes: list[BaseProcess]) -> None:
+    _await_rounds(place, 1)
+    story.mark("declare v2")
+    with opened(spec) as index:
+        console.print("v2 is declared and registered: every write reaches both versions from here on.")
+        processes.append(traffic.start_dual_write(place, spec))
+        story.mark("backfill")
+        _backfill(console, index, "v2")
+        _verify(console, index, "after the backfill")
+        story.mark("gate")
+        result = gate.run(index, "v2")
+        console.print(result.sentence)
+        story.facts["gate"] = result.sentence
+        for step in ("cutover", "rollback", "cutover"):
+            moved = cutover.rollback(index) if step == "rollback" else cutover.cutover(index, "v2", "demo")
+            story.mark(step)
+            console.print(f"{step}: {moved.version} serves, generation {moved.generation}, in {moved.seconds:.2f} s.")
+            _await_rounds(place, 1)
+            _verify(console, index, f"after the {step}, with edits since")
+        time.sleep(index.spec.retire.unread_seconds + 1)
+        freed = retire.retire(index, "v1", "v1", "demo").freed_bytes
+        story.mark("retire v1")
+        console.print(f"retire: v1 is gone, {freed / 1e6:.1f} MB freed.")
+        _await_rounds(place, 1)
+
+
+def _backfill(console: Console, index: OpenIndex, name: str) -> None:
+    columns = (TextColumn("backfill " + name), BarColumn(), MofNCompleteColumn(), TextColumn("documents"), TimeRemainingColumn())
+    started = time.monotonic()
+    with Progress(*columns, console=console) as bar, index.connection() as conn:
+        total = verify.verify(index, name)[name].documents
+        task = bar.add_task(name, total=total)
+        done = 0
+        for key in backfill.unfilled(conn, index, name):
+            before = done
+
+            def show(progress: backfill.Progress, before: int = before) -> None:
+                bar.update(task, completed=before + progress.written + progress.rejected)
+
+            report = backfill.fill_partition(index, name, key, show)
+            done = before + report.documents
+            bar.update(task, completed=done, total=max(total, done))
+    ann_index.build(index, name)
+    seconds = time.monotonic() - started
+    console.print(f"{name}: {done:,} documents in {seconds:.1f} s, {done / seconds:.0f} documents/s; ANN index valid.")
+
+
+def _verify(console: Console, index: OpenIndex, when: str, *, strict: bool = False) -> None:
+    """Compare every vector with its document; a difference that no queued change explains ends the demo."""
+    for name, coverage in verify.verify(index).items():
+        if coverage.differences or (strict and coverage.pending):
+            raise EmbedPipelineError(
+                f"verify of {name} {when} found {coverage.differences} differences: {'; '.join(coverage.samples)}.",
+                next_step=f"Run: embed-pipeline verify {INDEX}",
+            )
+        console.print(
+            f"verify {name} {when}: {coverage.documents:,} documents, 0 differences ({coverage.pending} changes on their way)."
+        )
+
+
+def _settle(index: OpenIndex) -> None:
+    for result in dual_write.sync(index):
+        if result.error or result.pending:
+            raise EmbedPipelineError(f"{result.version}: {result.pending} changes stayed pending. {result.error}")
+
+
+def _await_rounds(place: Place, count: int) -> None:
+    """Wait until the reader has been through all its queries `count` more times."""
+    notes = place.notes("reader")
+    deadline = time.monotonic() + 60
+    seen = notes.read_text().count("\n") if notes.exists() else 0
+    while time.monotonic() < deadline:
+        if notes.exists() and notes.read_text().count("\n") >= seen + count * QUERIES_OF_THE_READER:
+            return
+        time.sleep(0.1)
+    raise EmbedPipelineError("The demo's reader does not get ahead.", next_step=f"Look at {notes}.")
+
+
+def _rounds(answers: list[dict[str, object]], story: Story) -> list[Round]:
+    """Recall of each full round of the reader; a failed request counts as not found."""
+    story.facts["answers"] = len(answers)
+    story.facts["errors"] = [answer["error"] for answer in answers if "error" in answer]
+    story.facts["mixed_answers"] = sum(1 for answer in answers if not answer.get("one_space", True))
+    rounds = []
+    for start in range(0, len(answers) - QUERIES_OF_THE_READER + 1, QUERIES_OF_THE_READER):
+        part = answers[start : start + QUERIES_OF_THE_READER]
+        found = sum(bool(answer.get("found")) for answer in part) / len(part)
+        versions = tuple(sorted({str(answer.get("version")) for answer in part}))
+        rounds.append(Round(float(str(part[-1]["at"])) - story.started, found, versions))
+    return rounds
+
+
+def _tell(console: Console, place: Place, story: Story, points: list[trap.TrapPoint], rounds: list[Round]) -> None:
+    before = [each.recall for each in rounds if each.versions == ("v1",)]
+    after = [each.recall for each in rounds if each.versions == ("v2",)]
+    lowest = min(each.recall for each in rounds)
+    written = json.loads(place.notes("writer").read_text())
+    path = place.folder / "recall.png"
+    picture.draw(points, rounds, [(at - story.started, name) for at, name in story.marks], path)
+    story.facts |= {
+        "recall_v1": before[0],
+        "recall_lowest": lowest,
+        "recall_v2": after[-1],
+        "trap_lowest": min(point.old_queries for point in points),
+        "writes": written,
+        "seconds": time.time() - story.started,
+        "rounds": [(round(each.at, 1), each.recall, each.versions) for each in rounds],
+    }
+    (place.folder / "facts.json").write_text(json.dumps(story.facts, indent=2))
+    console.rule("[bold]What happened")
+    errors = story.facts["errors"]
+    console.print(
+        f"While it migrated, a writer made {sum(written.values())} changes ({written['inserted']} inserts, {written['edited']} edits, "
+        f"{written['deleted']} deletes) and a reader asked {story.facts['answers']} queries.\n"
+        f"Requests that failed: {len(errors) if isinstance(errors, list) else errors}. "
+        f"Answers ranked in more than one space: {story.facts['mixed_answers']}.\n"
+        f"recall@10 on the same {QUERIES_OF_THE_READER} queries: {before[0]:.2f} at first, {lowest:.2f} at the lowest, {after[-1]:.2f} at the end. "
+        f"The naive way fell to {story.facts['trap_lowest']:.2f}.\n"
+        f"Picture: {path}\n"
+    )
+    if errors or story.facts["mixed_answers"]:
+        raise EmbedPipelineError(f"The demo broke a promise; first failure: {errors or 'a mixed answer'}.", next_step=f"Look at {place.folder}.")
+    if lowest < before[0] - RECALL_SLACK:
+        raise EmbedPipelineError(
+            f"Recall fell to {lowest:.2f} during the migration, below v1's {before[0]:.2f}.", next_step=f"Look at {place.folder}."
+        )
+    console.print(
+        "Next:\n  embed-pipeline status docs\n  embed-pipeline search docs 'read a file line by line'\n"
+        "  make dev            the Dagster UI on the same index\n  assets/docs/defs.yaml   declare a v3 of your own"
+    )

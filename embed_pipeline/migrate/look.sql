@@ -1,0 +1,12 @@
+-- name: read_only
+SET default_transaction_read_only = on
+
+-- name: table_exists
+SELECT to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) IS NOT NULL
+
+-- name: count_documents
+SELECT count(*) FROM {documents}
+
+-- name: last_events
+SELECT at, version, event, from_state, to_state, actor, reason FROM embed_pipeline.audit_events
+WHERE index_name = %(index)s ORDER BY id DESC LIMIT %(limit)s

@@ -1,0 +1,320 @@
+"""The state of an index: what serves, how far each version is, who holds it up, and the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
+
+import psycopg
+
+from embed_pipeline.catalog import control, dead_letters, evidence, serving, versions
+from embed_pipeline.catalog.control import Control
+from embed_pipeline.catalog.evidence import Evidence
+from embed_pipeline.catalog.serving import Pointer
+from embed_pipeline.catalog.states import State
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import queue
+from embed_pipeline.documents.queue import Pending
+from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate.look import Look, look, queries
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.spec import IndexSpec
+
+# A serving version that is behind by more than this is the first thing to look at.
+BEHIND_SECONDS = 60.0
+EVENTS = 10
+
+
+@dataclass(frozen=True)
+class GateState:
+    """The latest evidence about a version. `stale` says why it describes the past; only asked for what could be cut over to."""
+
+    outcome: str
+    sentence: str
+    at: datetime
+    stale: str | None = None
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """One version. `state` is `declared` until its backfill begins; `stored` counts documents that have vectors."""
+
+    name: str
+    state: State | Literal["declared"]
+    model: str
+    dimensions: int
+    since: datetime | None = None
+    seconds: float = 0.0
+    fingerprint: str = ""
+    is_declared: bool = True
+    partitions: int = 0
+    partitions_done: int = 0
+    stored: int = 0
+    pending: int = 0
+    oldest_pending_seconds: float = 0.0
+    dead_letters: int = 0
+    first_dead_letters: tuple[str, ...] = ()
+    ann_index: Literal["valid", "invalid", "missing", "none"] = "none"
+    ann_index_bytes: int = 0
+    bytes: int = 0
+    dropped: bool = False
+    gate: GateState | None = None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state not in ("declared", "retired")
+
+    def coverage(self, documents: int) -> float:
+        """Stored or dead-lettered documents, of all: a count of rows, not the comparison that `verify` makes."""
+        return 1.0 if documents == 0 else min((self.stored + self.dead_letters) / documents, 1.0)
+
+
+@dataclass(frozen=True)
+class Event:
+    at: datetime
+    version: str | None
+    event: str
+    from_state: str | None
+    to_state: str | None
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Next:
+    """What to run now (None: nothing is to be done) and why."""
+
+    command: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """Everything that `embed-pipeline status` shows about one index."""
+
+    index: str
+    documents_table: str
+    documents: int
+    serving: Pointer
+    control: Control
+    versions: tuple[VersionStatus, ...]
+    events: tuple[Event, ...]
+    next: Next
+
+
+def status(index: OpenIndex) -> IndexStatus:
+    """The state of an open index."""
+    return status_of(index.spec)
+
+
+def status_of(spec: IndexSpec) -> IndexStatus:
+    """The state of a declared index, registered or not. Changes nothing."""
+    with look(spec) as seen:
+        conn, index = seen.conn, seen.index
+        documents = 0 if index is None else _count(conn, index)
+        pending = queue.pending_by_version(conn, spec.name) if seen.has_catalog else {}
+        registered = (
+            {}
+            if index is None
+            else {
+                version.name: _version(conn, index, version, pending.get(version.name, Pending(0, 0.0)))
+                for version in seen.registered
+            }
+        )
+        declared = [
+            VersionStatus(name=name, state="declared", model=version.model_name, dimensions=version.dimensions)
+            for name, version in spec.versions.items()
+            if name not in registered
+        ]
+        found = (*registered.values(), *declared)
+        held = _control(conn, seen)
+        return IndexStatus(
+            index=spec.name,
+            documents_table=spec.source().table,
+            documents=documents,
+            serving=serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0),
+            control=held,
+            versions=found,
+            events=_events(conn, spec.name) if seen.has_catalog else (),
+            next=next_command(
+                spec.name,
+                found,
+                held,
+                documents=documents,
+                own_table=spec.documents is not None,
+                max_dead_letters=spec.gate.max_dead_letters,
+                soak_seconds=spec.retire.soak_seconds,
+            ),
+        )
+
+
+def next_command(
+    index: str,
+    found: Sequence[VersionStatus],
+    held: Control,
+    *,
+    documents: int,
+    own_table: bool,
+    max_dead_letters: int,
+    soak_seconds: float,
+) -> Next:
+    """What to run now, and why. Pure: the first of these that applies.
+
+    A hold by a person; documents to load; a retire to finish; a serving version that is behind; the version under way; a standby
+    version that has soaked. Of several versions under way the most advanced one that can still pass is meant.
+    """
+    say = _Commands(index)
+    if held.state != "running":
+        return Next(say("resume"), f"the index is {held.state} by {held.changed_by}{_because(held.reason)}")
+    if documents == 0 and not own_table and not any(version.is_live for version in found):
+        return Next(f"{say('load')} FILE", "there are no documents")
+    for version in found:
+        if version.state == "retired" and not version.dropped:
+            return Next(say.retire(version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
+    active = next((version for version in found if version.state == "active"), None)
+    if active is not None and active.pending and active.oldest_pending_seconds > BEHIND_SECONDS:
+        return Next(
+            say("sync"),
+            f"{active.pending} changes wait for {active.name}, which serves, for up to {active.oldest_pending_seconds:.0f} s",
+        )
+    candidate = _under_way(found)
+    if candidate is not None:
+        return _advance(say, candidate, max_dead_letters)
+    behind = sum(version.pending for version in found)
+    if behind:
+        return Next(say("sync"), f"{behind} changes wait to be embedded")
+    for version in found:
+        if version.state == "standby":
+            if version.seconds >= soak_seconds:
+                return Next(say.retire(version.name), f"{version.name} has been standby for {version.seconds:.0f} s and may go")
+            left = soak_seconds - version.seconds
+            return Next(f"{say('sync')} --watch", f"{version.name} is kept for a rollback, for {left:.0f} s more at least")
+    if active is not None:
+        return Next(f"{say('sync')} --watch", f"{active.name} serves and is up to date; declare a new version to migrate")
+    return Next(None, "every declared version is retired; declare a new one")
+
+
+class _Commands:
+    """Commands as a person types them."""
+
+    def __init__(self, index: str) -> None:
+        self._index = index
+
+    def __call__(self, verb: str, *rest: str) -> str:
+        return " ".join(["embed-pipeline", verb, self._index, *rest])
+
+    def retire(self, version: str) -> str:
+        return self("retire", version, "--confirm", version)
+
+
+def _under_way(found: Sequence[VersionStatus]) -> VersionStatus | None:
+    """The version to bring on: ready before building before declared, one whose gate failed last; the newest of equals."""
+
+    def rank(version: VersionStatus) -> int:
+        if version.state == "ready":
+            return 3 if _has_failed(version) else 0
+        return {"building": 1, "declared": 2}.get(version.state, -1)
+
+    candidates = [version for version in reversed(found) if rank(version) >= 0]
+    return min(candidates, key=rank, default=None)
+
+
+def _has_failed(version: VersionStatus) -> bool:
+    return version.gate is not None and version.gate.outcome == "fail" and version.gate.stale is None
+
+
+def _advance(say: _Commands, version: VersionStatus, max_dead_letters: int) -> Next:
+    name = version.name
+    if version.state == "declared":
+        return Next(say("plan", name), f"{name} is declared and nothing of it is there yet")
+    if version.state == "building":
+        done = f"{version.partitions_done} of {version.partitions} partitions of {name} are filled"
+        return Next(
+            say("backfill", name), done if version.partitions_done < version.partitions else f"{done}, its ANN index is not"
+        )
+    if version.ann_index != "valid":
+        return Next(say("backfill", name), f"the ANN index of {name} is {version.ann_index}")
+    if version.gate is None:
+        return Next(say("gate", name), f"{name} is ready and has not been judged")
+    if version.gate.stale is not None:
+        return Next(say("gate", name), f"the evidence about {name} is stale: {version.gate.stale}")
+    if version.gate.outcome == "undecided":
+        return Next(say("gate", name), f"the gate of {name} is undecided; add queries to the held-out set before")
+    if version.gate.outcome == "fail":
+        return Next(say.retire(name), f"the gate failed {name}; declare a better version")
+    if version.dead_letters > max_dead_letters:
+        named = f" ({'; '.join(version.first_dead_letters)})" if version.first_dead_letters else ""
+        return Next(
+            say("sync"),
+            f"{version.dead_letters} documents have no vector in {name}{named}, and max_dead_letters is {max_dead_letters}; "
+            "mend them before",
+        )
+    return Next(say("cutover", name), f"{name} passed its gate")
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _count(conn: psycopg.Connection, index: OpenIndex) -> int:
+    row = conn.execute(queries("count_documents", documents=index.source.identifier)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _control(conn: psycopg.Connection, seen: Look) -> Control:
+    # Without a version there may be no control row yet, and nothing that it could hold up.
+    return control.read(conn, seen.spec.name) if seen.registered else Control("running", "", "")
+
+
+def _events(conn: psycopg.Connection, index: str) -> tuple[Event, ...]:
+    return tuple(Event(*row) for row in conn.execute(queries("last_events"), {"index": index, "limit": EVENTS}))
+
+
+def _version(conn: psycopg.Connection, index: OpenIndex, version: Version, pending: Pending) -> VersionStatus:
+    partitions = versions.list_partitions(conn, index.name, version.name)
+    store = index.store(version)
+    has_vectors = version.dropped_at is None
+    ann = store.ann_index(conn) if has_vectors else None
+    ann_state: Literal["valid", "invalid", "missing", "none"] = "none"
+    if has_vectors:
+        ann_state = "missing" if ann is None else "valid" if ann.valid else "invalid"
+    letters = dead_letters.first(conn, index.name, version.name)
+    return VersionStatus(
+        name=version.name,
+        state=version.state,
+        model=f"{version.model_name} ({version.model_version})",
+        dimensions=version.dimensions,
+        since=version.state_since,
+        seconds=(datetime.now(timezone.utc) - version.state_since).total_seconds(),
+        fingerprint=version.fingerprint[:12],
+        is_declared=version.name in index.spec.versions,
+        partitions=len(partitions),
+        partitions_done=sum(each.completed_at is not None for each in partitions),
+        stored=store.count(conn) if has_vectors else 0,
+        pending=pending.rows,
+        oldest_pending_seconds=pending.oldest_seconds,
+        dead_letters=dead_letters.count(conn, index.name, version.name),
+        first_dead_letters=tuple(f"{letter.doc_id}: {letter.reason}" for letter in letters),
+        ann_index=ann_state,
+        ann_index_bytes=0 if ann is None else ann.bytes,
+        bytes=store.size_bytes(conn) if has_vectors else 0,
+        dropped=not has_vectors,
+        gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name)),
+    )
+
+
+def _gate_state(conn: psycopg.Connection, index: OpenIndex, version: Version, latest: Evidence | None) -> GateState | None:
+    if latest is None:
+        return None
+    stale = None
+    if version.state in ("ready", "standby"):
+        try:
+            now = gate.present(conn, index, version)
+            stale = evidence.staleness(latest, now, index.spec.gate.max_row_change)
+        except EmbedPipelineError as problem:
+            # A held-out set that cannot be read must not hide the rest of the status.
+            stale = problem.message.rstrip(".")
+    return GateState(latest.outcome, latest.sentence, latest.created_at, stale)

@@ -1,0 +1,48 @@
+"""What every asset does around its verb."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures
+from embed_pipeline.errors import CutoverRefused, DatabaseUnavailable
+
+
+def test_a_refusal_becomes_its_sentence_and_is_not_tried_again() -> None:
+    with pytest.raises(dg.Failure) as caught, refusals_as_failures():
+        raise CutoverRefused("No.", next_step="Run: that")
+    assert caught.value.description == "No. Run: that"
+    assert caught.value.metadata["next step"].value == "Run: that"
+    assert not caught.value.allow_retries
+    assert caught.value.__suppress_context__
+
+
+def test_a_database_that_is_away_may_come_back() -> None:
+    with pytest.raises(dg.Failure) as caught, refusals_as_failures():
+        raise DatabaseUnavailable("Away.")
+    assert caught.value.allow_retries
+
+
+def test_a_defect_stays_what_it_is() -> None:
+    with pytest.raises(ZeroDivisionError), refusals_as_failures():
+        raise ZeroDivisionError
+
+
+def test_the_reason_names_the_run() -> None:
+    assert reason_of("r1", "") == "Dagster run r1"
+    assert reason_of("r1", "peak") == "peak (Dagster run r1)"
+
+
+def test_lines_come_at_most_so_often() -> None:
+    said: list[str] = []
+
+    class Log:
+        def info(self, msg: str) -> None:
+            said.append(msg)
+
+    seldom, always = Lines(Log(), seconds=3600), Lines(Log(), seconds=0)
+    seldom.say("too soon")
+    always.say("one")
+    always.say("two")
+    assert said == ["one", "two"]
