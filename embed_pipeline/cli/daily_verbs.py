@@ -42,7 +42,9 @@ def load(index: str, file: Path, full: bool, config: Path, as_json: bool) -> Non
         f"{render.number(report.unchanged)} unchanged, {render.number(report.deleted)} deleted."
     )
     if report.blank:
-        output.text(f"{render.count(report.blank, 'document')} without title and text: stored, and dead letters of every version.")
+        output.text(
+            f"{render.count(report.blank, 'document')} without title and text: stored, and dead letters of every version."
+        )
     output.result({"index": index, "table": str(opened_index.source), **as_values(report)})
 
 

@@ -70,7 +70,14 @@ def _say_status(output: Output) -> None:
     output.text(found.sentence)
     server: dict[str, Any] = {} if found.server is None else {"host": found.server.host, "port": found.server.port}
     output.result(
-        {"running": found.running, "home": found.home, "data": found.data_dir, "log": found.log, **server, "sentence": found.sentence}
+        {
+            "running": found.running,
+            "home": found.home,
+            "data": found.data_dir,
+            "log": found.log,
+            **server,
+            "sentence": found.sentence,
+        }
     )
 
 

@@ -15,7 +15,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with columns as wide as their widest cell. Numbers (and what begins with a digit) are aligned to the right."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    right = [bool(rows) and all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(header))]
+    right = [
+        bool(rows) and all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(header))
+    ]
 
     def line(values: Sequence[str]) -> str:
         padded = (
@@ -74,7 +76,14 @@ def status_lines(found: IndexStatus) -> list[str]:
     if found.events:
         lines.append("  last events:")
         rows = [
-            [f"{event.at:%Y-%m-%d %H:%M:%S}", event.event, event.version or "", _change(event.from_state, event.to_state), event.actor, event.reason]
+            [
+                f"{event.at:%Y-%m-%d %H:%M:%S}",
+                event.event,
+                event.version or "",
+                _change(event.from_state, event.to_state),
+                event.actor,
+                event.reason,
+            ]
             for event in found.events
         ]
         lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]

@@ -99,7 +99,9 @@ def _database_problem(problem: Exception) -> EmbedPipelineError | None:
 
 def with_json(function: AnyFunction) -> AnyFunction:
     """The option --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Machine-readable result on stdout, nothing else there.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Machine-readable result on stdout, nothing else there.")(
+        function
+    )
 
 
 def with_config(function: AnyFunction) -> AnyFunction:

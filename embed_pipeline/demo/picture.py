@@ -28,7 +28,7 @@ def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, st
     shares = [100 * point.share for point in trap]
     left.plot(shares, [point.old_queries for point in trap], "o-", color="#b3392f", label="queries by the old model")
     left.plot(shares, [point.new_queries for point in trap], "o--", color="#d98b5f", label="queries by the new model")
-    left.set_title("Overwritten in place")
+    left.set_title("Overwritten in place (a copy of 300 documents)")
     left.set_xlabel("vectors overwritten, %")
     left.set_ylabel("recall@10")
     left.legend(frameon=False, fontsize=8)

@@ -132,7 +132,6 @@ def _migrate(console: Console, spec: IndexSpec, place: Place, story: Story, proc
     with opened(spec) as index:
         console.print("v2 is declared and registered: every write reaches both versions from here on.")
         processes.append(traffic.start_dual_write(place, spec))
-        story.mark("backfill")
         _backfill(console, index, "v2")
         _verify(console, index, "after the backfill")
         story.mark("gate")

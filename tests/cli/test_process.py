@@ -13,10 +13,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from embed_pipeline.cli.main import cli
+from embed_pipeline.postgres import home
+from embed_pipeline.postgres.embedded import Server
 from tests.cli.conftest import DOCUMENTS, Place, Ran
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-m", "embed_pipeline.cli.main"]
+VERBS = {
+    *("load", "plan", "backfill", "sync", "gate", "cutover", "rollback", "retire", "pause", "resume", "abort"),
+    *("status", "verify", "search", "demo", "db"),
+}
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 
 
@@ -32,8 +39,9 @@ def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for verb in ("abort backfill cutover db demo gate load pause plan resume retire rollback search status sync verify").split():
+    for verb in VERBS:
         assert f"\n  {verb} " in done.stdout
+    assert set(cli.commands) == VERBS
 
 
 def test_the_command_line_never_imports_dagster(place: Place) -> None:
@@ -48,7 +56,8 @@ def test_the_command_line_never_imports_dagster(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status", "--shiny"], ["plan", "docs"], ["retire", "docs", "v1"], ["search", "docs", "x", "-k", "0"], ["db", "sing"]]
+    "arguments",
+    [["status", "--shiny"], ["plan", "docs"], ["retire", "docs", "v1"], ["search", "docs", "x", "-k", "0"], ["db", "sing"]],
 )
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     done = process(*arguments)
@@ -105,12 +114,18 @@ def test_watch_ends_in_peace_when_told_to(place: Place, run: Callable[..., Ran],
     assert errors == ""
 
 
-def test_the_place_of_the_embedded_server_is_told_without_its_password() -> None:
+def test_the_place_of_the_embedded_server_is_told_without_its_password(postgres_server: Server) -> None:
     shown = process("db", "status", "--json")
     assert shown.returncode == 0
     value = json.loads(shown.stdout)
-    url = json.loads(process("db", "url", "--json").stdout)["url"]
-    assert url.startswith(f"postgresql://postgres:") and f":{value['port']}/" in url
-    password = url.split(":")[2].split("@")[0]
-    assert password not in shown.stdout + shown.stderr
-    assert process("db", "start").returncode == 0
+    assert (value["running"], value["port"]) == (True, postgres_server.port)
+    started = process("db", "start")
+    assert started.returncode == 0
+    assert postgres_server.password not in shown.stdout + shown.stderr + started.stdout + started.stderr
+    assert process("db", "url").stdout == f"{postgres_server.url()}\n"
+
+
+def test_there_is_nothing_to_stop_where_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(home.HOME_VARIABLE, str(tmp_path))
+    done = process("db", "stop")
+    assert (done.returncode, done.stdout) == (0, "PostgreSQL was not running.\n")

@@ -11,7 +11,6 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.cli import verb
-from embed_pipeline.migrate import look
 from tests.cli.conftest import Place, Ran, version
 
 Run = Callable[..., Ran]
@@ -67,9 +66,17 @@ OWN = {"table": "articles", "key": "id", "text": ["title", "body"]}
     ("made", "documents", "sentence"),
     [
         ("SELECT", OWN, "The documents table public.articles does not exist. Create it"),
-        ("CREATE TABLE articles (id bigint, title text, body text)", OWN, "has no key: (id) is not both unique and NOT NULL. Run: ALTER"),
+        (
+            "CREATE TABLE articles (id bigint, title text, body text)",
+            OWN,
+            "has no key: (id) is not both unique and NOT NULL. Run: ALTER",
+        ),
         ("CREATE TABLE articles (id bigint PRIMARY KEY, title text)", OWN, "has no column 'body'; it has id, title"),
-        ("CREATE VIEW articles AS SELECT 1 AS id, 'a' AS title, 'b' AS body", OWN, "is not a table whose changes can be captured"),
+        (
+            "CREATE VIEW articles AS SELECT 1 AS id, 'a' AS title, 'b' AS body",
+            OWN,
+            "is not a table whose changes can be captured",
+        ),
     ],
 )
 def test_a_documents_table_that_cannot_be_used_is_named(
@@ -200,7 +207,6 @@ def test_a_defect_is_not_dressed_up(place: Place, run: Run, monkeypatch: pytest.
     def broken(spec: Any) -> Any:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(look, "look", broken)
     monkeypatch.setattr("embed_pipeline.migrate.status.look", broken)
     with pytest.raises(ZeroDivisionError):
         run("status", "docs")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres import PostgresRunStorage
 
-from embed_pipeline.dagster_layer.storage import URL_VARIABLE, EmbeddedPostgresStorage, storage_url
+from embed_pipeline.dagster_layer.storage import URL_VARIABLE, storage_url
 from embed_pipeline.postgres import embedded
 
 PROJECT = Path(__file__).parents[2]
@@ -46,8 +46,7 @@ def test_the_projects_dagster_yaml_keeps_runs_in_postgresql(
     # A run's own process opens the instance by its reference.
     again = dg.DagsterInstance.from_ref(instance.get_ref())
     try:
-        assert isinstance(again._storage, EmbeddedPostgresStorage)
-        assert isinstance(again._storage, DagsterPostgresStorage)
+        assert isinstance(again.run_storage, PostgresRunStorage)
         run = again.get_run_by_id(run_id)
         assert run is not None
         assert run.status == dg.DagsterRunStatus.SUCCESS

@@ -1,0 +1,31 @@
+"""Our packing of COPY BINARY is what the server reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import psycopg
+import pytest
+
+from embed_pipeline.stores import copy_format
+from embed_pipeline.stores.protocol import EmbeddedBatch
+
+
+@pytest.mark.parametrize(("type_name", "half"), [("vector", False), ("halfvec", True)])
+def test_the_server_reads_what_was_packed(conn: psycopg.Connection, type_name: str, half: bool) -> None:
+    vectors = np.random.default_rng(3).standard_normal((5, 7)).astype(np.float32)
+    batch = EmbeddedBatch(["a", "ü ' \\", "skipped"], [b""] * 3, [1, 3, 1], vectors)
+    conn.execute(f"CREATE TEMP TABLE t (doc_id text, chunk integer, embedding {type_name}(7))")  # type: ignore[arg-type]
+    with conn.cursor() as cursor, cursor.copy("COPY t FROM STDIN (FORMAT BINARY)") as copy:
+        copy.write(copy_format.rows(batch, {"a", "ü ' \\"}, half=half))
+    rows = conn.execute("SELECT doc_id, chunk, embedding FROM t ORDER BY doc_id, chunk").fetchall()
+    assert [row[:2] for row in rows] == [("a", 0), ("ü ' \\", 0), ("ü ' \\", 1), ("ü ' \\", 2)]
+    expected = vectors[:4].astype(np.float16) if half else vectors[:4]
+    np.testing.assert_array_equal(np.stack([row[2].to_numpy() for row in rows]).astype(np.float32), expected.astype(np.float32))
+
+
+def test_nothing_wanted_is_an_empty_stream(conn: psycopg.Connection) -> None:
+    batch = EmbeddedBatch(["a"], [b""], [1], np.ones((1, 2), dtype=np.float32))
+    conn.execute("CREATE TEMP TABLE t (doc_id text, chunk integer, embedding vector(2))")
+    with conn.cursor() as cursor, cursor.copy("COPY t FROM STDIN (FORMAT BINARY)") as copy:
+        copy.write(copy_format.rows(batch, set(), half=False))
+    assert conn.execute("SELECT count(*) FROM t").fetchone() == (0,)
