@@ -184,6 +184,25 @@ def test_backfill_never_overwrites_something_newer(app: psycopg.Connection, open
     settle(index)
 
 
+def test_backfill_leaves_a_row_that_was_there_first(app: psycopg.Connection, open_docs: Open) -> None:
+    """The text went and came back, and a dual-write stored it meanwhile: the backfill's hash fits, and still it must not write."""
+    index = open_docs("v1")
+
+    def overtake() -> None:
+        change(app, 1, "another")
+        change(app, 1, "body 1")
+        dual_write.sync(index)
+        first.update(app.execute("SELECT doc_id, xmin::text FROM embed_pipeline.docs__v1__documents").fetchall())
+
+    first: dict[str, str] = {}
+    at("backfill.embedded", overtake)
+    fill(index, "v1")
+    now = dict(app.execute("SELECT doc_id, xmin::text FROM embed_pipeline.docs__v1__documents").fetchall())
+    assert first.keys() == {"1"}
+    assert now["1"] == first["1"]
+    settle(index)
+
+
 def test_backfill_does_not_resurrect_a_deleted_document(app: psycopg.Connection, open_docs: Open) -> None:
     index = open_docs("v1")
     at("backfill.embedded", lambda: app.execute("DELETE FROM articles WHERE id = 1"))
@@ -228,6 +247,24 @@ def test_resumed_backfill_pays_for_nothing_twice(app: psycopg.Connection, open_d
     require_consistent(index)
     paid = calls.read_text().splitlines()
     assert len(paid) == len(set(paid)) == 60
+
+
+def test_batches_beside_a_failing_one_are_kept(app: psycopg.Connection, open_docs: Open) -> None:
+    """Three calls are under way when the first fails: what the other two brought is paid for, and stored."""
+    app.execute("UPDATE articles SET body = 'boom' WHERE id = 3")
+    version = {
+        "provider": "tests.fakes:HashEmbedder",
+        "model_name": "m",
+        "dimensions": 16,
+        "batch_size": 5,
+        "max_in_flight": 3,
+        "options": {"raise_on": "boom"},
+    }
+    index = open_docs(versions={"v1": version})
+    with pytest.raises(EmbedderError, match="boom"):
+        backfill.fill_partition(index, "v1", "00")
+    assert set(stored(app, "v1")) == {str(n) for n in range(6, 16)}
+    assert "00" in backfill.unfilled(app, index, "v1")
 
 
 def test_failing_provider_marks_nothing_done(app: psycopg.Connection, open_docs: Open, tmp_path) -> None:  # type: ignore[no-untyped-def]
