@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from embed_pipeline.postgres import connection, embedded, home
+from tests.articles import app, forget_listeners, holdout, open_docs, second_app  # noqa: F401  (fixtures for every test)
 
 TEMPLATE = "test_template"
 # Nothing here has to survive a crash of the machine.

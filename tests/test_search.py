@@ -18,14 +18,14 @@ from embed_pipeline.errors import CatalogError, ConfigurationError, WrongSpace
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import cutover, retire
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.migrate.conftest import app, fill, holdout, open_docs, serve, settle  # noqa: F401
+from tests.articles import fill, serve, settle
 
 Open = Callable[..., OpenIndex]
 TEXT = "title 7\n\nbody 7"
 
 
 @pytest.fixture
-def both(open_docs: Open) -> OpenIndex:  # noqa: F811
+def both(open_docs: Open) -> OpenIndex:
     """v1 serves, v2 is ready and has passed."""
     serve(open_docs("v1"), "v1")
     index = open_docs("v1", "v2")
@@ -66,7 +66,7 @@ def test_named_version_and_exact_search(searcher: Searcher) -> None:
         searcher.search(TEXT, version="v9")
 
 
-def test_filter_by_the_documents_columns(app: psycopg.Connection, searcher: Searcher) -> None:  # noqa: F811
+def test_filter_by_the_documents_columns(app: psycopg.Connection, searcher: Searcher) -> None:
     """A rare filter still fills the answer: the ANN scan goes on until it has enough."""
     app.execute("UPDATE articles SET views = 5 WHERE id IN (20, 30, 40)")
     assert {hit.doc_id for hit in searcher.search(TEXT, 3, where={"views": 5}).hits} == {"20", "30", "40"}
@@ -85,14 +85,16 @@ def test_query_vector_of_another_version_is_refused(searcher: Searcher) -> None:
         searcher.search_vector(dataclasses.replace(query, values=query.values[:8]))
 
 
-def sql_search(app: psycopg.Connection, version: str, fingerprint: str, values: object, k: int = 3) -> list[tuple[str, int, float]]:  # noqa: F811
+def sql_search(
+    app: psycopg.Connection, version: str, fingerprint: str, values: object, k: int = 3
+) -> list[tuple[str, int, float]]:
     vector = str([float(each) for each in values])  # type: ignore[attr-defined]
     return app.execute(
         "SELECT * FROM embed_pipeline.search('docs', %s, %s, %s::vector, %s)", (version, fingerprint, vector, k)
     ).fetchall()
 
 
-def test_sql_search_is_version_scoped(app: psycopg.Connection, searcher: Searcher) -> None:  # noqa: F811
+def test_sql_search_is_version_scoped(app: psycopg.Connection, searcher: Searcher) -> None:
     query = searcher.embed(TEXT, "v1")
     assert sql_search(app, "v1", query.fingerprint, query.values)[0][0] == "7"
     other = searcher.embed(TEXT, "v2")
@@ -104,7 +106,7 @@ def test_sql_search_is_version_scoped(app: psycopg.Connection, searcher: Searche
         sql_search(app, "v3", query.fingerprint, query.values)
 
 
-def test_reader_role_needs_select_only(app: psycopg.Connection, searcher: Searcher) -> None:  # noqa: F811
+def test_reader_role_needs_select_only(app: psycopg.Connection, searcher: Searcher) -> None:
     query = searcher.embed(TEXT, "v1")
     role = sql.Identifier(f"reader_{app.info.dbname}")
     app.execute(sql.SQL("CREATE ROLE {}").format(role))
@@ -196,13 +198,13 @@ def test_async_searcher(both: OpenIndex) -> None:
     assert asyncio.run(ask()) == [str(n) for n in range(1, 9)]
 
 
-def test_index_that_serves_nothing(open_docs: Open) -> None:  # noqa: F811
+def test_index_that_serves_nothing(open_docs: Open) -> None:
     index = open_docs("v1")
     with Searcher("docs", index.url) as searcher, pytest.raises(CatalogError, match="serves nothing yet"):
         searcher.search(TEXT)
 
 
-def test_halfvec_and_other_distances(open_docs: Open) -> None:  # noqa: F811
+def test_halfvec_and_other_distances(open_docs: Open) -> None:
     base = {"provider": "tests.fakes:HashEmbedder", "model_name": "m", "dimensions": 16}
     for distance in ("cosine", "inner_product", "l2"):
         version = base | {"precision": "halfvec", "distance": distance, "options": {"salt": distance}}

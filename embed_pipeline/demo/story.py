@@ -112,9 +112,7 @@ def _serve_first_version(console: Console, spec: IndexSpec, place: Place, count:
     console.print("v1 serves.")
 
 
-def _show_trap(
-    console: Console, spec: IndexSpec, place: Place, judged: list[corpus.DocstringDocument]
-) -> list[trap.TrapPoint]:
+def _show_trap(console: Console, spec: IndexSpec, place: Place, judged: list[corpus.DocstringDocument]) -> list[trap.TrapPoint]:
     with opened(spec.model_copy(update={"versions": {"v1": spec.versions["v1"]}})) as index, index.connection() as conn:
         new = OpenIndex(spec, index.url, index.source)
         points = trap.overwrite_in_place(conn, judged[:TRAP_SAMPLE], index.embedder("v1"), new.embedder("v2"))
@@ -246,7 +244,9 @@ def _tell(console: Console, place: Place, story: Story, points: list[trap.TrapPo
         f"Picture: {path}\n"
     )
     if errors or story.facts["mixed_answers"]:
-        raise EmbedPipelineError(f"The demo broke a promise; first failure: {errors or 'a mixed answer'}.", next_step=f"Look at {place.folder}.")
+        raise EmbedPipelineError(
+            f"The demo broke a promise; first failure: {errors or 'a mixed answer'}.", next_step=f"Look at {place.folder}."
+        )
     if lowest < before[0] - RECALL_SLACK:
         raise EmbedPipelineError(
             f"Recall fell to {lowest:.2f} during the migration, below v1's {before[0]:.2f}.", next_step=f"Look at {place.folder}."

@@ -47,9 +47,7 @@ class Place:
         return self.folder / f"{name}.jsonl"
 
 
-def start(
-    place: Place, spec: IndexSpec, questions: list[tuple[str, str]], editable: list[str]
-) -> list[BaseProcess]:
+def start(place: Place, spec: IndexSpec, questions: list[tuple[str, str]], editable: list[str]) -> list[BaseProcess]:
     """Start writer and reader; `questions` are (text, id of the one right document), `editable` the documents that get edited."""
     context = get_context("spawn")
     processes = [
@@ -137,8 +135,8 @@ def in_one_space(
 ) -> bool:
     """Whether every hit was ranked by its distance in the answer's own space.
 
-    Recomputes each distance from the vector that the version's table holds now, in Python, with the version's own query vector
-    (made once, kept in `known`). A document that was changed or deleted since has another vector, or none; then nothing can be said about it and it passes.
+    Recomputes each distance in Python, from the vector that the version's table holds now and the version's own query vector (made
+    once, kept in `known`). A document that was changed or deleted since has another vector, or none: it passes.
     """
     key = (text, answer.version)
     if key not in known:

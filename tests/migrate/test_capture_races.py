@@ -13,7 +13,7 @@ from embed_pipeline import signals
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.migrate import backfill, dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.migrate.conftest import fill, require_consistent, serve, settle, stored, text_hash
+from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
 
 Open = Callable[..., OpenIndex]
 
@@ -265,6 +265,11 @@ def test_writers_are_let_through_while_registration_waits(
     second_app.execute("UPDATE articles SET body = 'long' WHERE id = 1")
     thread = threading.Thread(target=open_docs, args=("v1",))
     thread.start()
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE relation = 'articles'::regclass AND mode = 'ShareRowExclusiveLock' AND NOT granted"
+    )
+    while app.execute(waiting).fetchone() == (0,):
+        pass
     app.execute("SET lock_timeout = '10s'")
     for n in range(10, 20):
         app.execute("UPDATE articles SET body = 'short' WHERE id = %s", (n,))

@@ -14,7 +14,7 @@ from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransitio
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.migrate.conftest import fill, require_consistent, serve, settle, stored, text_hash
+from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
 
 Open = Callable[..., OpenIndex]
 

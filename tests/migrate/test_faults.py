@@ -15,8 +15,8 @@ from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
+from tests.articles import serve, text_hash
 from tests.migrate import workers
-from tests.migrate.conftest import serve, text_hash
 
 Open = Callable[..., OpenIndex]
 SEED = 20
@@ -99,7 +99,9 @@ def test_the_oracle_sees_what_it_should(app: psycopg.Connection, open_docs: Open
     assert oracle(app, "v1") == []
     app.execute("UPDATE embed_pipeline.docs__v1__documents SET source_hash = sha256('x') WHERE doc_id = '1'")
     app.execute("DELETE FROM embed_pipeline.docs__v1__vectors WHERE doc_id = '2'")
-    app.execute("INSERT INTO embed_pipeline.docs__v1__vectors SELECT doc_id, 1, embedding FROM embed_pipeline.docs__v1__vectors WHERE doc_id = '3'")
+    app.execute(
+        "INSERT INTO embed_pipeline.docs__v1__vectors SELECT doc_id, 1, embedding FROM embed_pipeline.docs__v1__vectors WHERE doc_id = '3'"
+    )
     app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
     app.execute("DELETE FROM articles WHERE id = 4")
     problems = " ".join(oracle(app, "v1"))

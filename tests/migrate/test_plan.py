@@ -17,8 +17,8 @@ from embed_pipeline.migrate.look import look
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.plan import estimate_disk, plan, spread_of, summarise
 from embed_pipeline.spec import IndexSpec, VersionSpec
+from tests.articles import DOCUMENTS, QUERIES, declared, fill, serve
 from tests.fakes import asked_texts
-from tests.migrate.conftest import DOCUMENTS, QUERIES, declared, fill, serve
 
 
 def fake(name: str, **overrides: Any) -> dict[str, Any]:

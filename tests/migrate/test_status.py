@@ -18,7 +18,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import cutover, retire
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.status import GateState, Next, VersionStatus, next_command, status, status_of
-from tests.migrate.conftest import DOCUMENTS, declared, fill, serve
+from tests.articles import DOCUMENTS, declared, fill, serve
 
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
 RUNNING = Control("running", "", "ada")

@@ -13,7 +13,7 @@ from embed_pipeline.documents import queue
 from embed_pipeline.errors import EmbedderError, Stopped, WrongSpace
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.migrate.conftest import fill, require_consistent, serve, settle, stored, text_hash
+from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
 
 Open = Callable[..., OpenIndex]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def open_docs(database_url: str, app: psycopg.Connection, holdout: Path) -> Iter
 
 
 @pytest.fixture(autouse=True)
-def _no_listeners() -> Iterator[None]:
+def forget_listeners() -> Iterator[None]:
     yield
     signals.forget_all()
 
@@ -130,6 +131,4 @@ def stored(app: psycopg.Connection, version: str) -> dict[str, str]:
 
 
 def text_hash(text: str) -> str:
-    import hashlib
-
     return hashlib.sha256(text.encode()).hexdigest()
