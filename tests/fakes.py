@@ -30,7 +30,7 @@ class FakeEmbedder:
     """What the fakes share: failing on demand, and counting texts across processes.
 
     `fail_on`: a text that holds it is rejected. `raise_on`: a batch with a text that holds it raises RuntimeError.
-    `raise_while`: every batch raises, uncounted, while this file exists.
+    `mended`: once this file exists, `raise_on` raises no more. `raise_while`: every batch raises, uncounted, while this file exists.
     `calls_file`: every text asked for is appended to it as one line, by whichever process, also when the batch raises.
     """
 
@@ -42,6 +42,7 @@ class FakeEmbedder:
         salt: str = "",
         fail_on: str | None = None,
         raise_on: str | None = None,
+        mended: str | None = None,
         raise_while: str | None = None,
         calls_file: str | None = None,
     ) -> None:
@@ -49,6 +50,7 @@ class FakeEmbedder:
         self.salt = salt
         self.fail_on = fail_on
         self.raise_on = raise_on
+        self.mended = mended
         self.raise_while = raise_while
         self.calls_file = calls_file
 
@@ -60,7 +62,8 @@ class FakeEmbedder:
             raise RuntimeError("the provider is down")
         if self.calls_file is not None:
             _append(Path(self.calls_file), [" ".join(text.split()) for text in texts])
-        if self.raise_on is not None and any(self.raise_on in text for text in texts):
+        mended = self.mended is not None and Path(self.mended).exists()
+        if self.raise_on is not None and not mended and any(self.raise_on in text for text in texts):
             raise RuntimeError(f"told to raise on {self.raise_on!r}")
         vectors = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         rejected = {}

@@ -73,7 +73,7 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 @cache
-def tests_of(file: Path) -> frozenset[str]:
+def functions_of(file: Path) -> frozenset[str]:
     if not file.is_file():
         return frozenset()
     tree = ast.parse(text_of(file))
@@ -96,7 +96,7 @@ def test_every_named_test_exists() -> None:
         f"{page.relative_to(ROOT)}: {file}::{name}"
         for page in PAGES
         for file, name in TEST.findall(text_of(page))
-        if name not in tests_of(ROOT / file)
+        if name not in functions_of(ROOT / file)
     ]
     assert wrong == []
 
@@ -137,7 +137,7 @@ def test_every_race_test_is_in_the_list_of_races_or_promises() -> None:
     unlisted = [
         f"{file.name}::{name}"
         for file in sorted(ROOT.glob("tests/migrate/test_*_races.py"))
-        for name in sorted(tests_of(file))
+        for name in sorted(functions_of(file))
         if name.startswith("test_") and name not in NO_RACE and (str(file.relative_to(ROOT)), name) not in listed
     ]
     assert unlisted == []
