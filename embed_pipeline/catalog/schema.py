@@ -42,9 +42,16 @@ def ensure(conn: psycopg.Connection, url: str) -> None:
 
 
 def _create_extension(conn: psycopg.Connection) -> None:
+    # Looked up first: IF NOT EXISTS still asks for the right to create.
+    row = conn.execute(
+        "SELECT to_regnamespace('embed_pipeline') IS NULL, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')"
+    ).fetchone()
+    assert row is not None
     try:
-        conn.execute("CREATE SCHEMA IF NOT EXISTS embed_pipeline")
-        conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        if row[0]:
+            conn.execute("CREATE SCHEMA embed_pipeline")
+        if row[1]:
+            conn.execute("CREATE EXTENSION vector")
     except errors.InsufficientPrivilege as problem:
         raise DatabaseUnavailable(
             f"This role may not prepare the database: {problem.diag.message_primary}.",

@@ -94,7 +94,7 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
 
     @dg.op(name=f"{names.rollback_job}_op", out=dg.Out(dg.Nothing))
     def move_back(context: dg.OpExecutionContext, config: ReasonConfig) -> None:
-        with working_on(spec) as index:
+        with working_on(spec, register_new=False) as index:
             done = cutover.rollback(index, reason_of(context.run_id, config.reason))
         context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
         context.add_output_metadata(metadata.moved(done))
@@ -136,7 +136,7 @@ def resume_job(spec: IndexSpec) -> dg.JobDefinition:
 def _control_job(spec: IndexSpec, name: str, state: ControlState, description: str) -> dg.JobDefinition:
     @dg.op(name=f"{name}_op", out=dg.Out(dg.Nothing))
     def say(context: dg.OpExecutionContext, config: ReasonConfig) -> None:
-        with working_on(spec) as index, index.connection() as conn:
+        with working_on(spec, register_new=False) as index, index.connection() as conn:
             control.set_state(conn, spec.name, state, reason_of(context.run_id, config.reason))
         context.add_output_metadata({"state": state, "reason": config.reason})
 

@@ -41,9 +41,9 @@ def refusals_as_failures() -> Iterator[None]:
 
 
 @contextmanager
-def working_on(spec: IndexSpec) -> Iterator[OpenIndex]:
+def working_on(spec: IndexSpec, *, register_new: bool = True) -> Iterator[OpenIndex]:
     """The open index for one step; refusals become failures."""
-    with refusals_as_failures(), opened(spec) as index:
+    with refusals_as_failures(), opened(spec, register_new=register_new) as index:
         yield index
 
 

@@ -123,7 +123,7 @@ def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, name: st
     needed: int | None = None
     outcome: Outcome
     if rule.floor is None:
-        outcome, reason = "pass", "there is no active version and no floor, so it was compared with nothing."
+        outcome, reason = "pass", "no other version serves and there is no floor, so it was compared with nothing."
     elif _below(interval.mean, rule.floor):
         outcome, reason = "fail", f"below the floor {rule.floor:.3f}."
     elif _below(rule.floor, interval.lower):

@@ -82,8 +82,11 @@ class OpenIndex:
         self._embedders.clear()
 
 
-def open_index(spec: IndexSpec) -> OpenIndex:
-    """Connect, bring the catalog up to date, check the documents table and register what is new in the declaration."""
+def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
+    """Connect, bring the catalog up to date, check the documents table and register what is new in the declaration.
+
+    Without `register_new` the catalog is taken as it is: for who must not wait for a lock on the documents (docs/decisions/0010).
+    """
     url = resolve_url(spec.database_url)
     with connect(url, autocommit=True) as conn:
         check_server(conn)
@@ -92,14 +95,15 @@ def open_index(spec: IndexSpec) -> OpenIndex:
             documents_source.ensure_default_table(conn, spec.source())
         source = documents_source.inspect(conn, spec.source())
         index = OpenIndex(spec, url, source)
-        register.register(conn, index)
+        if register_new:
+            register.register(conn, index)
     return index
 
 
 @contextmanager
-def opened(spec: IndexSpec) -> Iterator[OpenIndex]:
+def opened(spec: IndexSpec, *, register_new: bool = True) -> Iterator[OpenIndex]:
     """`open_index` for a with statement."""
-    index = open_index(spec)
+    index = open_index(spec, register_new=register_new)
     try:
         yield index
     finally:

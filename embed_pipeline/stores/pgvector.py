@@ -272,6 +272,11 @@ class PgvectorStore:
                 conn.execute(queries("search_settings"), settings)
                 cursor = conn.execute(queries(name, **parts), values)
                 rows = cursor.fetchall()
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise ConfigurationError(
+                f"This role may not search here: {problem.diag.message_primary}.",
+                next_step=f"Grant it SELECT on the version's tables, and on {self.source} when filtering.",
+            ) from problem
         except psycopg.errors.UndefinedColumn as problem:
             raise ConfigurationError(
                 f"{self.source} has no such column: {problem.diag.message_primary}.", next_step="Filter by one of its columns."

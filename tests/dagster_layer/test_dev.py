@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,9 +17,9 @@ from embed_pipeline.postgres.home import HOME_VARIABLE
 
 # Says that it is ready, waits for SIGINT, and ends with a code of its own.
 CHILD = """
-import signal, sys
+import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
-print("ready", flush=True)
+print(os.getpid(), flush=True)
 while True:
     signal.pause()
 """
@@ -38,11 +39,17 @@ def test_it_stops_also_where_a_shell_started_it_in_the_background(sent: signal.S
         process = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
     finally:
         signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
         os.kill(process.pid, sent)
         assert process.wait(timeout=20) == 7
+    finally:
+        process.kill()
+        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        process.stdout.close()
 
 
 def test_the_home_follows_the_projects_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

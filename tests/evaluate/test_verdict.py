@@ -99,7 +99,7 @@ def test_first_version_without_a_floor_is_compared_with_nothing() -> None:
     verdict = decide(None, hits(120))
     assert verdict.outcome == "pass"
     assert verdict.sentence == (
-        "pass: recall@10 of v2 0.300 on 400 queries: there is no active version and no floor, so it was compared with nothing."
+        "pass: recall@10 of v2 0.300 on 400 queries: no other version serves and there is no floor, so it was compared with nothing."
     )
     assert (verdict.mean_baseline, verdict.difference, verdict.queries_needed) == (None, None, None)
     assert verdict.lower < 0.3 < verdict.upper

@@ -67,7 +67,8 @@ def test_delete_reinsert_write(app: psycopg.Connection, open_docs: Open) -> None
         app.execute("INSERT INTO articles (id, title, body) VALUES (1, 'title 1', 'reborn')")
 
     at("dual_write.embedded", reborn)
-    settle(index)
+    assert dual_write.sync(index)[0].written == 1
+    require_consistent(index)
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nreborn")
 
 
