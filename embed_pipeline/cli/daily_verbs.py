@@ -57,10 +57,10 @@ def load(index: str, file: Path, full: bool, config: Path, as_json: bool) -> Non
 def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, as_json: bool) -> None:
     """Dual-write: bring every live version up to date with the documents' changes."""
     from embed_pipeline.migrate import dual_write, verify
-    from embed_pipeline.migrate.look import open_registered
+    from embed_pipeline.migrate.open_index import opened
 
     output = Output(as_json)
-    with open_registered(one_index(config, index)) as opened_index:
+    with opened(one_index(config, index)) as opened_index:
         queued = verify.reconcile(opened_index) if full else None
         if queued is not None:
             output.note(", ".join(f"{name}: {render.count(number, 'difference')} queued" for name, number in queued.items()))
@@ -142,10 +142,10 @@ def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
 def verify(ctx: click.Context, index: str, version: str | None, config: Path, as_json: bool) -> None:
     """Compare every document with every vector. Exit code 1 when anything differs that no queued change explains."""
     from embed_pipeline.migrate import verify as verifying
-    from embed_pipeline.migrate.look import open_registered
+    from embed_pipeline.migrate.open_index import opened
 
     output = Output(as_json)
-    with open_registered(one_index(config, index)) as opened_index:
+    with opened(one_index(config, index)) as opened_index:
         found = verifying.verify(opened_index, version)
     _say(output, render.coverage_lines(found))
     output.result(

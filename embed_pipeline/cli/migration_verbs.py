@@ -150,10 +150,10 @@ def _backfill_summary(
 def gate(ctx: click.Context, index: str, version: str, plot: Path | None, config: Path, as_json: bool) -> None:
     """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
     from embed_pipeline.evaluate import gate as judging
-    from embed_pipeline.migrate.look import open_registered
+    from embed_pipeline.migrate.open_index import opened
 
     output = Output(as_json)
-    with open_registered(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
+    with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
         found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"))
     output.text(found.sentence)
     if found.table:
@@ -189,9 +189,9 @@ def _write_plot(output: Output, path: Path, picture: bytes | None) -> None:
 def cutover(index: str, version: str, reason: str, config: Path, as_json: bool) -> None:
     """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage."""
     from embed_pipeline.migrate import cutover as moving
-    from embed_pipeline.migrate.look import open_registered
+    from embed_pipeline.migrate.open_index import opened
 
-    with open_registered(one_index(config, index)) as opened_index:
+    with opened(one_index(config, index)) as opened_index:
         _say_moved(Output(as_json), moving.cutover(opened_index, version, reason), "cutover")
 
 
@@ -225,10 +225,10 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
 def retire(index: str, version: str, confirm: str, reason: str, config: Path, as_json: bool) -> None:
     """Stop writing to VERSION and drop its vectors, once nothing reads it any more."""
     from embed_pipeline.migrate import retire as retiring
-    from embed_pipeline.migrate.look import open_registered
+    from embed_pipeline.migrate.open_index import opened
 
     output = Output(as_json)
-    with open_registered(one_index(config, index)) as opened_index:
+    with opened(one_index(config, index)) as opened_index:
         done = retiring.retire(opened_index, version, confirm, reason)
     output.text(f"{done.version} of {index} is retired; {render.size(done.freed_bytes)} freed.")
     output.result({"index": index, **as_values(done)})

@@ -1,7 +1,7 @@
 """Look at an index without changing it: no schema, no registration, no lock that an application could meet.
 
-`open_index` registers what is new in a declaration. That is the backfill's business; who asks, serves or rolls back must not
-start a migration by the way.
+`open_index` registers what is new in a declaration. Who only asks, or rolls back in an incident, must not start a migration by the
+way (docs/decisions/0010).
 """
 
 from __future__ import annotations

@@ -155,15 +155,16 @@ def test_empty_texts_become_dead_letters_that_are_named(place: Place, run: Run) 
     assert shown["versions"][0]["first_dead_letters"] == ["blank: empty text", "null: empty text"]
 
 
-def test_backfill_of_one_version_registers_the_declared_ones_and_other_verbs_none(place: Place, run: Run) -> None:
+def test_looking_registers_nothing_and_working_registers_what_is_declared(place: Place, run: Run) -> None:
     run("load", "docs", place.write_documents())
     assert run("plan", "docs", "v1").code == 0
     assert {each["state"] for each in ok(run("status", "docs", "--json"))["versions"]} == {"declared"}
-    early = run("sync", "docs")
+    early = run("rollback", "docs")
     assert early.code == 1
     assert "Run: embed-pipeline backfill docs v1" in early.err
     place.declare(versions={"v1": {"provider": "tests.fakes:WordsEmbedder", "model_name": "w", "dimensions": 32}})
-    assert run("backfill", "docs", "v1").code == 0
+    assert run("sync", "docs").code == 0
+    assert {each["state"] for each in ok(run("status", "docs", "--json"))["versions"]} == {"building"}
     place.declare()
     changed = run("sync", "docs")
     assert changed.code == 1

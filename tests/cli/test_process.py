@@ -67,7 +67,7 @@ def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
 
 
 def test_a_refusal_is_one_sentence_and_with_json_an_object(place: Place) -> None:
-    done = process("gate", "docs", "v1", "--json", "--config", str(place.config))
+    done = process("rollback", "docs", "--json", "--config", str(place.config))
     assert done.returncode == 1
     assert json.loads(done.stdout) == {
         "error": "No version of index 'docs' is registered in its database yet.",

@@ -173,9 +173,12 @@ def test_migration_over_graphql(dagster: Dagster, app: psycopg.Connection, mende
     status, filled, failed = dagster.backfill("v2", PARTITIONS)
     assert (status, filled + failed) == ("COMPLETED_FAILED", 4)
     assert failed >= 1
-    unfilled = [key for (key,) in app.execute(
-        "SELECT partition_key FROM embed_pipeline.partitions WHERE version = 'v2' AND completed_at IS NULL ORDER BY 1"
-    )]
+    unfilled = [
+        key
+        for (key,) in app.execute(
+            "SELECT partition_key FROM embed_pipeline.partitions WHERE version = 'v2' AND completed_at IS NULL ORDER BY 1"
+        )
+    ]
     assert unfilled == ["01"]
     assert dagster.run("gate_docs_v2") == "FAILURE"
     mended.touch()

@@ -1,7 +1,5 @@
 -- The control plane. Tables hold state; the views at the end are the contract for people who look.
--- {vector_schema} is where the vector extension lives in this database.
-
-CREATE SCHEMA IF NOT EXISTS embed_pipeline;
+-- The schema embed_pipeline exists already; {vector_schema} is where the vector extension lives in this database.
 
 CREATE TABLE embed_pipeline.indexes (
     index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9_]{{0,23}}$'),
