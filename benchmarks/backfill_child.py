@@ -8,4 +8,4 @@ import sys
 from benchmarks.backfill import fill
 
 if __name__ == "__main__":
-    print(json.dumps(fill(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    print(json.dumps(fill(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])))

@@ -19,7 +19,7 @@ from embed_pipeline.errors import LoadError
 
 # Rows in memory at once. A CSV row must fit into one block.
 BATCH_ROWS = 1_000
-CSV_BLOCK_BYTES = 16 * 2**20
+CSV_BLOCK_BYTES = 4 * 2**20
 
 NAMED = ("id", "title", "text")
 

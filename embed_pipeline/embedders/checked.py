@@ -126,7 +126,8 @@ class VersionEmbedder:
         elif self.spec.precision == "halfvec":
             too_large = (np.abs(vectors) > HALF_MAX).any(axis=1)
             self._refuse(kept & too_large, f"a number above {HALF_MAX:.0f}, too large for halfvec")
-        vectors = np.where(kept[:, np.newaxis], vectors, np.float32(0))
+        if rejected:
+            vectors = np.where(kept[:, np.newaxis], vectors, np.float32(0))
         return Embedded(vectors, rejected, cut - rejected.keys())
 
     def _float32(self, vectors: object) -> Vectors:

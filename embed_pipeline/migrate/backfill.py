@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -200,16 +200,15 @@ def _embed(
     embedder: VersionEmbedder, documents: list[MissingDocument], limits: BatchSize
 ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
     started = time.monotonic()
-    batch, letters, truncated = embed_batch(embedder, [(each.doc_id, each.text, each.source_hash) for each in documents])
+    batch, letters, truncated = embed_batch(embedder, documents)
     limits.took(len(documents), time.monotonic() - started)
     return batch, letters, truncated
 
 
 def embed_batch(
-    embedder: VersionEmbedder, documents: list[tuple[str, str, bytes]]
+    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]]
 ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
-    """Embed (id, text, hash) triples: (batch in id order, dead letters, how many texts were truncated)."""
-    documents = sorted(documents)
+    """Embed (id, text, hash) triples: (batch, dead letters, how many texts were truncated)."""
     answer = embedder.embed_documents([text for _, text, _ in documents])
     kept = [n for n in range(len(documents)) if n not in answer.rejected]
     batch = EmbeddedBatch(

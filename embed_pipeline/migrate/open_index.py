@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from embed_pipeline.catalog import schema, versions
 from embed_pipeline.catalog.versions import Version
@@ -22,6 +23,8 @@ from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores.protocol import VersionStore
 from embed_pipeline.stores.registry import open_store
 
+MOST_IDLE = 4
+
 
 @dataclass
 class OpenIndex:
@@ -31,6 +34,7 @@ class OpenIndex:
     url: str
     source: Source
     batch_sizes: dict[str, BatchSize] = field(default_factory=dict)
+    _idle: list[psycopg.Connection] = field(default_factory=list)
     _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -40,12 +44,44 @@ class OpenIndex:
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection]:
-        """A connection in autocommit; transactions are opened where they are needed, and stay short."""
-        conn = connect(self.url, autocommit=True)
+        """A connection in autocommit; transactions are opened where they are needed, and stay short.
+
+        Connections are kept for the next one who asks, with the caches that PostgreSQL has built in them. Locks and settings of the
+        session end with the block.
+        """
+        conn = self._idle_connection() or connect(self.url, autocommit=True)
         try:
             yield conn
         finally:
+            self._give_back(conn)
+
+    def _idle_connection(self) -> psycopg.Connection | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                conn = self._idle.pop()
+            try:
+                conn.execute("")  # The server may have closed it meanwhile.
+            except psycopg.Error:
+                conn.close()
+                continue
+            return conn
+
+    def _give_back(self, conn: psycopg.Connection) -> None:
+        try:
+            if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+                raise psycopg.OperationalError("not fit for another use")
+            conn.execute("SELECT pg_advisory_unlock_all()")
+            conn.execute("RESET ALL")
+        except psycopg.Error:
             conn.close()
+            return
+        with self._lock:
+            if len(self._idle) < MOST_IDLE:
+                self._idle.append(conn)
+                return
+        conn.close()
 
     def version(self, conn: psycopg.Connection, name: str) -> Version:
         """The registered version as it is now; a name that is not declared is refused first."""
@@ -77,9 +113,12 @@ class OpenIndex:
         return embedder
 
     def close(self) -> None:
+        """Close embedders and idle connections."""
         for embedder in self._embedders.values():
             embedder.close()
         self._embedders.clear()
+        while self._idle:
+            self._idle.pop().close()
 
 
 def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:

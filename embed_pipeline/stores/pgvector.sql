@@ -51,8 +51,11 @@ WITH wanted AS (
 )
 INSERT INTO {version_documents} (doc_id, source_hash, chunks)
 SELECT doc_id, source_hash, chunks FROM locked ORDER BY doc_id
-ON CONFLICT (doc_id) DO NOTHING
+{on_conflict}
 RETURNING doc_id
+
+-- name: on_conflict
+ON CONFLICT (doc_id) DO NOTHING
 
 -- name: copy_vectors
 COPY {version_vectors} (doc_id, chunk, embedding) FROM STDIN (FORMAT BINARY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
@@ -28,8 +28,7 @@ class EmbeddedBatch:
         return len(self.doc_ids)
 
 
-@dataclass(frozen=True)
-class MissingDocument:
+class MissingDocument(NamedTuple):
     """A document that the version has nothing for yet."""
 
     doc_id: str
