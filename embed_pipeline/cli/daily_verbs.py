@@ -18,6 +18,7 @@ from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 if TYPE_CHECKING:
     from embed_pipeline.catalog.control import ControlState
     from embed_pipeline.migrate.dual_write import VersionSync
+    from embed_pipeline.migrate.open_index import OpenIndex
     from embed_pipeline.search import Answer
     from embed_pipeline.spec import IndexSpec
 
@@ -147,6 +148,7 @@ def verify(ctx: click.Context, index: str, version: str | None, config: Path, as
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:
         found = verifying.verify(opened_index, version)
+        mend = _how_to_mend(opened_index, [name for name, each in found.items() if each.differences])
     _say(output, render.coverage_lines(found))
     output.result(
         {
@@ -158,8 +160,18 @@ def verify(ctx: click.Context, index: str, version: str | None, config: Path, as
     )
     differences = sum(each.differences for each in found.values())
     if differences:
-        output.note(f"{render.count(differences, 'difference')}; to mend them, run: embed-pipeline sync {index} --full")
+        output.note(f"{render.count(differences, 'difference')}; to mend them, run: {'; '.join(mend)}")
     ctx.exit(REFUSED if differences else 0)
+
+
+def _how_to_mend(index: OpenIndex, differing: list[str]) -> list[str]:
+    """The commands: what history has not filled yet is the backfill's, the rest is the full comparison's."""
+    from embed_pipeline.migrate.backfill import unfilled
+
+    with index.connection() as conn:
+        building = [name for name in differing if unfilled(conn, index, name)]
+    commands = [f"embed-pipeline backfill {index.name} {name}" for name in building]
+    return commands if len(building) == len(differing) else [*commands, f"embed-pipeline sync {index.name} --full"]
 
 
 @click.command(cls=Verb)

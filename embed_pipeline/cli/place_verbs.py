@@ -83,18 +83,19 @@ def _say_status(output: Output) -> None:
 
 @click.command(cls=Verb)
 @with_json
-@click.pass_context
-def demo(ctx: click.Context, as_json: bool) -> None:
+def demo(as_json: bool) -> None:
     """One migration from end to end on real text, under traffic, with two real models."""
+    from rich.console import Console
+
     try:
         story = import_module("embed_pipeline.demo.story")
     except ModuleNotFoundError as problem:
         raise ConfigurationError(
             f"The demo needs {problem.name}, which is not installed.", next_step="Run: pip install 'embed-pipeline[demo]'"
         ) from None
-    answer = story.run()
-    Output(as_json).result({"done": not answer})
-    ctx.exit(answer if isinstance(answer, int) else 0)
+    # What it tells is progress when a machine waits for the facts.
+    facts = story.run(console=Console(stderr=as_json))
+    Output(as_json).result(facts)
 
 
 VERBS = (demo, db)

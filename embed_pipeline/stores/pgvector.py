@@ -185,7 +185,8 @@ class PgvectorStore:
             return
         statement = queries("copy_vectors", version_vectors=self.version.vectors_table)
         with conn.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.write(copy_format.rows(batch, wanted, half=self.version.precision == "halfvec"))
+            for piece in copy_format.rows(batch, wanted, half=self.version.precision == "halfvec"):
+                copy.write(piece)
 
     def _stored_hashes(self, conn: psycopg.Connection, doc_ids: list[str]) -> dict[str, bytes]:
         query = queries("stored_hashes", version_documents=self.version.documents_table)

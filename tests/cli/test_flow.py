@@ -101,6 +101,16 @@ def test_changes_are_synced_searched_and_verified(place: Place, run: Run, conn: 
     assert ok(run("sync", "docs", "--full", "--json"))["queued"] == {"v1": 1}
     assert run("verify", "docs").code == 0
 
+    place.declare(
+        versions={
+            name: {"provider": "tests.fakes:WordsEmbedder", "model_name": m, "dimensions": 32}
+            for name, m in [("v1", "w"), ("v2", "x")]
+        }
+    )
+    unfilled = run("verify", "docs")
+    assert (unfilled.code, unfilled.out.count("is missing")) == (1, 5)
+    assert unfilled.err == "50 differences; to mend them, run: embed-pipeline backfill docs v2\n"
+
 
 def test_pause_resume_abort_reach_the_backfill(place: Place, run: Run) -> None:
     run("load", "docs", place.write_documents())

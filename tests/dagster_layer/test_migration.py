@@ -224,6 +224,8 @@ def test_dual_write_of_a_broken_model_fails_and_the_other_version_is_written(
 
 def test_pause_and_resume(declare: Declare, run: Run, app: psycopg.Connection) -> None:
     docs = run(declare(V1))
+    assert not docs.op_job("pause_docs").success, "an index that is not registered has nothing to pause"
+    assert docs.job("dual_write_docs").success
     assert docs.op_job("pause_docs", reason="peak hours").success
     state = "SELECT state, reason FROM embed_pipeline.control"
     row = app.execute(state).fetchone()

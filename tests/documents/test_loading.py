@@ -180,6 +180,7 @@ def test_csv_values_stay_as_written(index: OpenIndex, conn: psycopg.Connection[A
         ("d.csv", b"id,text,text\n1,x,y\n", "has the column 'text' more than once"),
         ("d.csv", b"id,text\n1,x\n2,y,z\n", "cannot be read as CSV"),
         ("d.csv", b"id,text\n1,\xff\xfe\n", "cannot be read as CSV"),
+        ("d.csv", b"id,text\n1,x\n2," + b"long " * 2**20 + b"\n3,y\n", "has a row of more than 2 MiB"),
         ("d.parquet", b"PAR1 no", "cannot be read as Parquet"),
         ("d.jsonl", b'{"id": 1, "text": "\xff"}\n', "cannot be read as UTF-8"),
     ],

@@ -103,7 +103,7 @@ def test_documents_come_before_a_version_only_where_we_made_the_table() -> None:
 
 def test_dead_letters_are_named() -> None:
     dead = version("v1", "ready", dead_letters=1, first_dead_letters=("7: empty text",))
-    assert "1 documents have no vector in v1 (7: empty text), and max_dead_letters is 0" in ask(dead).why
+    assert "dead letters of v1: 1 (7: empty text), and max_dead_letters is 0" in ask(dead).why
     assert ask(dead, max_dead_letters=1).command == "embed-pipeline cutover docs v1"
 
 

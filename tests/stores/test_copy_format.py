@@ -16,7 +16,8 @@ def test_the_server_reads_what_was_packed(conn: psycopg.Connection, type_name: s
     batch = EmbeddedBatch(["a", "ü ' \\", "skipped"], [b""] * 3, [1, 3, 1], vectors)
     conn.execute(f"CREATE TEMP TABLE t (doc_id text, chunk integer, embedding {type_name}(7))")  # type: ignore[arg-type]
     with conn.cursor() as cursor, cursor.copy("COPY t FROM STDIN (FORMAT BINARY)") as copy:
-        copy.write(copy_format.rows(batch, {"a", "ü ' \\"}, half=half))
+        for piece in copy_format.rows(batch, {"a", "ü ' \\"}, half=half):
+            copy.write(piece)
     rows = conn.execute("SELECT doc_id, chunk, embedding FROM t ORDER BY doc_id, chunk").fetchall()
     assert [row[:2] for row in rows] == [("a", 0), ("ü ' \\", 0), ("ü ' \\", 1), ("ü ' \\", 2)]
     expected = vectors[:4].astype(np.float16) if half else vectors[:4]
@@ -27,5 +28,6 @@ def test_nothing_wanted_is_an_empty_stream(conn: psycopg.Connection) -> None:
     batch = EmbeddedBatch(["a"], [b""], [1], np.ones((1, 2), dtype=np.float32))
     conn.execute("CREATE TEMP TABLE t (doc_id text, chunk integer, embedding vector(2))")
     with conn.cursor() as cursor, cursor.copy("COPY t FROM STDIN (FORMAT BINARY)") as copy:
-        copy.write(copy_format.rows(batch, set(), half=False))
+        for piece in copy_format.rows(batch, set(), half=False):
+            copy.write(piece)
     assert conn.execute("SELECT count(*) FROM t").fetchone() == (0,)
