@@ -118,7 +118,8 @@ class VersionEmbedder:
         kept = np.array([n not in rejected for n in range(count)], dtype=bool)
         # In double precision: the squares of small float32 numbers vanish.
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-        self._refuse(kept & ~np.isfinite(vectors).all(axis=1), "no finite numbers (NaN or infinity)")
+        # One NaN or infinity makes the sum of squares one; finite float32 squares cannot overflow a double.
+        self._refuse(kept & ~np.isfinite(norms), "no finite numbers (NaN or infinity)")
         self._refuse(kept & (norms == 0), "zeros alone")
         if self.spec.normalize:
             # Rejected rows may hold anything; they divide by one and become zeros below.
