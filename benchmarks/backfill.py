@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--partitions", type=int, default=16)
+    parser.add_argument("--partitions", type=int, default=4)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -108,12 +108,28 @@ def _child(url: str, vectors: Path, partitions: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.backfill_child", url, str(vectors), str(partitions)]
     register = subprocess.run([*command, "register"], check=True, stdout=subprocess.PIPE, text=True)
     assert json.loads(register.stdout)["seconds"] >= 0
-    workers = [subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, text=True) for number in range(WORKERS)]
-    found = [dict(json.loads(worker.communicate()[0])) for worker in workers]
+    workers = [
+        subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for number in range(WORKERS)
+    ]
+    # Imports are not what is measured: all start when the last one is ready.
+    for worker in workers:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+    found = [dict(json.loads(worker.communicate()[0])) for worker in released(workers)]
     return {
         "seconds": max(each["ended"] for each in found) - min(each["started"] for each in found),
         "peak_mb": max(each["peak_mb"] for each in found),
     }
+
+
+def released(workers: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+    """The workers, told to start."""
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    return workers
 
 
 def fill(url: str, vectors: str, partitions: int, part: str) -> dict[str, float]:
@@ -139,6 +155,8 @@ def fill(url: str, vectors: str, partitions: int, part: str) -> dict[str, float]
     with opened(spec) as index:
         if part == "register":
             return {"seconds": 0.0}
+        print("ready", flush=True)
+        sys.stdin.readline()
         started = time.time()
         for key in spec.partition_keys()[int(part) :: WORKERS]:
             backfill.fill_partition(index, "v1", key)

@@ -143,7 +143,7 @@ class BackfillSpec(Declared):
         "*/15 1-4 * * *", description="cron of the ticks in the off-peak window, UTC; each fills the next partitions"
     )
     partitions_per_run: int = Field(4, ge=1)
-    write_batch: int = Field(10_000, ge=1, le=50_000, description="documents per write transaction at most")
+    write_batch: int = Field(3_000, ge=1, le=50_000, description="documents per write transaction at most")
 
 
 class RetireSpec(Declared):

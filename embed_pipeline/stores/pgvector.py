@@ -90,7 +90,9 @@ class PgvectorStore:
             "after": after,
             "limit": limit,
         }
-        return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
+        with conn.transaction():
+            conn.execute(queries("by_key"))
+            return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
 
     # Guarded writes
 
