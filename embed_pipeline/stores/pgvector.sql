@@ -51,11 +51,11 @@ WITH wanted AS (
 )
 INSERT INTO {version_documents} (doc_id, source_hash, chunks)
 SELECT doc_id, source_hash, chunks FROM locked ORDER BY doc_id
-{on_conflict}
-RETURNING doc_id
+{first_wins}
 
--- name: on_conflict
+-- name: first_wins
 ON CONFLICT (doc_id) DO NOTHING
+RETURNING doc_id
 
 -- name: copy_vectors
 COPY {version_vectors} (doc_id, chunk, embedding) FROM STDIN (FORMAT BINARY)
