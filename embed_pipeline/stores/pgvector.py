@@ -77,11 +77,17 @@ class PgvectorStore:
     # Backfill reads
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int) -> list[MissingDocument]:
+        parts = self.source.parts()
+        # Usually there are none, and then a look at them for every document would be a tenth of the work.
+        letters = dead_letters.count(conn, self.version.index, self.version.name) > 0
         query = queries(
             "missing",
             version_documents=self.version.documents_table,
             in_range=ranges.within(self.source, within.lower is not None, within.upper is not None, after is not None),
-            **{name: self.source.parts()[name] for name in ("documents", "doc_id", "text", "source_hash", "key_columns")},
+            without_dead_letters=queries("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
+            if letters
+            else sql.SQL(""),
+            **{name: parts[name] for name in ("documents", "doc_id", "text", "source_hash", "key_columns")},
         )
         values = {
             "index": self.version.index,

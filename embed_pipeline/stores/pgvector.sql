@@ -30,10 +30,12 @@ SELECT {doc_id}, {text}, {source_hash}
 FROM {documents} AS d
 WHERE {in_range}
   AND NOT EXISTS (SELECT FROM {version_documents} AS v WHERE v.doc_id = {doc_id})
-  AND NOT EXISTS (SELECT FROM embed_pipeline.dead_letters AS l
-                  WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = {doc_id}
-                    AND l.source_hash = {source_hash})
+  {without_dead_letters}
 ORDER BY {key_columns} LIMIT %(limit)s
+
+-- name: without_dead_letters
+AND NOT EXISTS (SELECT FROM embed_pipeline.dead_letters AS l
+                WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = {doc_id} AND l.source_hash = {source_hash})
 
 -- name: by_key
 -- A batch is looked up through the key's index. Left alone, the planner would rather hash the whole of a middle-sized table.
