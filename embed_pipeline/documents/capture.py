@@ -6,7 +6,7 @@ began before a version was registered sees an old table, but always the newest f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -90,7 +90,7 @@ def _function_parts(source: Source, index: str, versions: Sequence[CapturedVersi
     }
 
 
-def _each(versions: Sequence[CapturedVersion], build) -> sql.Composable:  # type: ignore[no-untyped-def]
+def _each(versions: Sequence[CapturedVersion], build: Callable[[CapturedVersion], sql.Composable]) -> sql.Composable:
     statements = [build(version) for version in versions if version.documents is not None]
     return sql.SQL("\n        ").join(statements) if statements else sql.SQL("NULL;")
 
@@ -142,7 +142,11 @@ def prove_live(conn: psycopg.Connection, source: Source, index: str, version: st
     with conn.transaction(force_rollback=True):
         try:
             arrived = _canary(conn, source, index, version)
-        except errors.Error:
+        except errors.OperationalError:
+            raise  # A lost connection says nothing about the triggers.
+        except errors.Error as refused:
+            if "embed_pipeline.capture_" in (refused.diag.context or ""):
+                raise _not_live(source, index, f"its own trigger fails ({refused.diag.message_primary})") from refused
             return  # The application's own rules refuse such a change; the triggers were seen armed above.
     if arrived is False:
         raise _not_live(source, index, "a changed document did not reach the change queue")

@@ -192,6 +192,23 @@ def test_canary_sees_a_trigger_that_does_nothing(app: psycopg.Connection, open_d
         backfill.fill_partition(index, "v1", "00")
 
 
+def test_canary_tells_our_broken_trigger_from_the_applications_rules(app: psycopg.Connection, open_docs: Open) -> None:
+    """An error of our own function is no rule of the application's: it must not pass for a live dual-write."""
+    index = open_docs("v1")
+    app.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'read only'; END $$; "
+        "CREATE TRIGGER refuse BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    backfill.fill_partition(index, "v1", "00")
+    app.execute("DROP TRIGGER refuse ON articles")
+    app.execute(
+        "CREATE OR REPLACE FUNCTION embed_pipeline.capture_docs_update() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$"
+    )
+    with pytest.raises(DocumentsTableError, match=r"its own trigger fails \(broken\)"):
+        backfill.fill_partition(index, "v1", "01")
+
+
 def test_full_comparison_repairs_what_no_trigger_saw(app: psycopg.Connection, open_docs: Open) -> None:
     index = open_docs("v1")
     serve(index, "v1")
