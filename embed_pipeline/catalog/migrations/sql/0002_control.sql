@@ -1,0 +1,2 @@
+-- A person may speak to the throttle from SQL.
+SELECT 1;

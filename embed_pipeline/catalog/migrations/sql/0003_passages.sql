@@ -1,0 +1,2 @@
+-- Where a chunk stands in its document.
+SELECT 1;
