@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import psycopg
@@ -19,13 +19,16 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
-from embed_pipeline.errors import EmbedderError, EmbedPipelineError
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.errors import EmbedderError, EmbedPipelineError, VersionRetired
 from embed_pipeline.migrate.backfill import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import EmbeddedBatch
 
 BATCH = 128
-LEASE_SECONDS = 60.0
+# Renewed while a slow provider embeds: only a worker that died or froze lets it run out.
+LEASE_SECONDS = 20.0
 WATCH_SECONDS = 0.2
 
 # A document that the application held comes round again after this time; a drain gives up after so many empty looks.
@@ -104,6 +107,8 @@ def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None) 
                     break
                 if not claimed:
                     time.sleep(RETRY_SECONDS)
+    except VersionRetired:
+        result.pending = 0  # Nobody wants its vectors any more: the work is over, not failed.
     except EmbedPipelineError as problem:
         result.error = str(problem)
     return result
@@ -138,14 +143,25 @@ def _work(conn: psycopg.Connection, index: OpenIndex, version: Version, claim: C
     todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
     if not todo:
         return settled
-    # Embedding is slow and somebody else's: no transaction is open here.
-    batch, letters, _ = embed_batch(index.embedder_of(version), todo)
+    batch, letters, _ = _embed_and_hold(conn, index.embedder_of(version), todo, claim)
     signal("dual_write.embedded")
     written = store.replace(conn, claim, batch)
     rejected = store.reject(conn, claim, letters)
     result.written += len(written)
     result.rejected += len(rejected)
     return settled | written | rejected
+
+
+def _embed_and_hold(
+    conn: psycopg.Connection, embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]], claim: Claim
+) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+    """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
+    other for ever, and pay each time."""
+    with ThreadPoolExecutor(1) as pool:
+        embedding = pool.submit(embed_batch, embedder, todo)
+        while not wait([embedding], timeout=LEASE_SECONDS / 3).done:
+            queue.renew(conn, claim, LEASE_SECONDS)
+        return embedding.result()
 
 
 def _release(conn: psycopg.Connection, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:
