@@ -15,6 +15,7 @@ import psycopg
 
 from embed_pipeline.errors import CutoverRefused
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "queue.sql")
 
@@ -119,6 +120,7 @@ def settled_mark(conn: psycopg.Connection, *, deadline_seconds: float) -> int:
     deadline = time.monotonic() + deadline_seconds
     pause = 0.005
     while True:
+        signal("queue.settling")
         settled = conn.execute(queries("mark_is_settled"), {"xid": xid}).fetchone()
         if settled is not None and settled[0]:
             return int(mark)

@@ -189,6 +189,7 @@ def _batches(
     while True:
         limit = limits.size
         documents = store.missing(conn, partition.range, after, limit)
+        signal("backfill.read")
         if documents:
             yield documents
         if len(documents) < limit:

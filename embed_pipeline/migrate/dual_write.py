@@ -87,6 +87,7 @@ def drain(index: OpenIndex, name: str, mark: int, deadline_seconds: float) -> in
             left = queue.pending(conn, index.name, name, mark)
             if left == 0 or time.monotonic() > deadline:
                 return left
+            signal("drain.waiting")
             time.sleep(0.02)
 
 

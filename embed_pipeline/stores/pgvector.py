@@ -148,6 +148,7 @@ class PgvectorStore:
                 current = set(queue.still_mine(conn, claim, current))
                 # A text that can have no vector must not keep the vector of the text before.
                 self._delete(conn, sorted(current))
+            signal("reject.locked")
             # A backfill's insert that is not committed yet is not seen and not deleted. Taking the document's row waits for it.
             ids = sorted(current)
             taken = self._take_rows(conn, EmbeddedBatch(ids, [letters[each][0] for each in ids], [1] * len(ids), NO_VECTORS))
@@ -162,6 +163,7 @@ class PgvectorStore:
             # A worker whose lease was taken over settles nothing: what it read is older than what the new owner does.
             conn.execute(queries("wait_briefly"), {"milliseconds": str(LOCK_WAIT_MS)})
             mine = queue.still_mine(conn, claim, claim.seqs)
+            signal("settle.locked")
             stored = self._stored_hashes(conn, mine)
             unchanged = {doc_id for doc_id in mine if doc_id in current and stored.get(doc_id) == current[doc_id]}
             gone = [doc_id for doc_id in mine if doc_id not in current]
