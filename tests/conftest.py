@@ -22,6 +22,8 @@ from embed_pipeline.postgres import connection, embedded, home
 from tests.articles import app, forget_listeners, holdout, open_docs, second_app  # noqa: F401  (fixtures for every test)
 
 TEMPLATE = "test_template"
+# Names the home of a server that runs already, for a run of tests that another one starts (tests/protections).
+SHARED_HOME = "EMBED_PIPELINE_TESTS_HOME"
 # Nothing here has to survive a crash of the machine.
 SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
@@ -31,13 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     for name in [name for name in os.environ if name == "DATABASE_URL" or name.startswith("PG")]:
         del os.environ[name]
-    os.environ[home.HOME_VARIABLE] = tempfile.mkdtemp(prefix="embed-pipeline-tests-")
+    os.environ[home.HOME_VARIABLE] = os.environ.get(SHARED_HOME) or tempfile.mkdtemp(prefix="embed-pipeline-tests-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     place = Path(os.environ.pop(home.HOME_VARIABLE))
+    if SHARED_HOME in os.environ:
+        return
     embedded.stop(place)
     shutil.rmtree(place)
 

@@ -11,6 +11,7 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused
+from embed_pipeline.signals import signal
 
 Move = Literal["cutover", "rollback"]
 
@@ -66,6 +67,7 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> None:
         versions.transition(
             conn, wanted.index, wanted.target, "active", event=wanted.move, reason=wanted.reason, evidence_id=wanted.evidence_id
         )
+        signal("cutover.half_moved")
         moved = conn.execute(
             queries("move_pointer"),
             {

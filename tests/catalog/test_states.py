@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from embed_pipeline.catalog import schema
 from embed_pipeline.catalog.states import LIVE, STATES, TRANSITIONS, allows
 from embed_pipeline.errors import CatalogError
+from embed_pipeline.postgres import connection
 
 
 @pytest.fixture
@@ -46,8 +49,17 @@ def test_every_state_has_its_transitions() -> None:
 
 
 def test_schema_is_made_once_by_many(conn: psycopg.Connection, database_url: str) -> None:
-    schema.ensure(conn, database_url)
-    schema.ensure(conn, database_url)
+    """All of them see at once that there is no catalog; one makes it, the others wait and find it."""
+    together = threading.Barrier(4)
+
+    def make() -> None:
+        with connection.connect(database_url, autocommit=True) as mine:
+            together.wait(timeout=30)
+            schema.ensure(mine, database_url)
+
+    with ThreadPoolExecutor(together.parties) as pool:
+        for made in [pool.submit(make) for _ in range(together.parties)]:
+            made.result()
     assert schema.current_revision(conn) == schema.HEAD
 
 

@@ -102,17 +102,21 @@ def test_cutover_answer_lost_after_commit(app: psycopg.Connection, judged: OpenI
     assert pointer(app) == ("v2", 2)
 
 
-def test_cutover_connection_lost_before_commit(app: psycopg.Connection, judged: OpenIndex) -> None:
+@pytest.mark.parametrize("moment", ["cutover.covered", "cutover.half_moved"])
+def test_cutover_connection_lost_before_commit(app: psycopg.Connection, judged: OpenIndex, moment: str) -> None:
+    """Before the last transaction, and in the middle of it: the states, the pointer and the audit are those before."""
+
     def kill() -> None:
         app.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'embed-pipeline'"
         )
 
-    signals.listen("cutover.covered", kill)
+    signals.listen(moment, kill)
     with pytest.raises(CutoverRefused, match="nothing was moved"):
         cutover.cutover(judged, "v2")
     assert pointer(app) == ("v1", 1)
+    assert [version.state for version in versions.list_versions(app, "docs")] == ["active", "ready"]
     signals.forget_all()
     cutover.cutover(judged, "v2")
     assert pointer(app) == ("v2", 2)

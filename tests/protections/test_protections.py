@@ -1,0 +1,110 @@
+"""Every protection taken out of a copy of the package, one at a time: the tests that are there for it must fail."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embed_pipeline.postgres import embedded
+from tests.protections import patched
+from tests.protections.patched import ROOT
+from tests.protections.removal import Edit, Removal, edited
+from tests.protections.removals import REMOVALS
+from tests.test_docs import TEST, functions_of, tables
+
+# One compact run of the fault campaign: what a removal with `campaign` must fail besides its own tests.
+CAMPAIGN: tuple[str, ...] = ()
+
+IMPORTS = """
+import subprocess, sys
+from multiprocessing import get_context
+from pathlib import Path
+import embed_pipeline
+
+def place() -> str:
+    return str(Path(embed_pipeline.__file__).parents[1])
+
+def test_place() -> None:
+    here = str(Path(__file__).parents[1])
+    assert place() == here
+    with get_context("spawn").Pool(1) as pool:
+        assert pool.apply(place) == here
+    code = "import pathlib, embed_pipeline; print(pathlib.Path(embed_pipeline.__file__).parents[1])"
+    for directory in (".", "/"):
+        assert subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True).stdout.strip() == here
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the package and its tests."""
+    patched.copy(tmp_path / "copy")
+    yield tmp_path / "copy"
+    shutil.rmtree(tmp_path / "copy")
+
+
+def wanted(removal: Removal) -> list[str]:
+    return [*removal.tests, *(CAMPAIGN if removal.campaign else ())]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.name)
+def test_the_tests_fail_without_the_protection(place: Path, postgres_server: embedded.Server, removal: Removal) -> None:
+    removal.apply(place / "embed_pipeline")
+    run = patched.run(place, wanted(removal), postgres_server.log.parent, removal.seconds)
+    if run.code is None:
+        assert removal.hangs, f"not done after {removal.seconds:.0f} s:\n{run.output}"
+        return
+    assert run.code == 1, run.output
+    for test in wanted(removal):
+        assert test in run.failed, f"{test} does not see that {removal.name}:\n{run.output}"
+    for test in removal.tests:
+        assert re.search(removal.sees, run.failed[test]), f"{test} failed for another reason: {run.failed[test]}\n{run.output}"
+
+
+@pytest.mark.soak
+def test_the_same_tests_pass_with_every_protection(place: Path, postgres_server: embedded.Server) -> None:
+    tests = sorted({test for removal in REMOVALS for test in wanted(removal)})
+    run = patched.run(place, tests, postgres_server.log.parent, 500.0)
+    assert run.code == 0, run.output
+    assert run.passed == set(tests)
+
+
+def test_every_process_of_a_run_imports_the_copy(place: Path, postgres_server: embedded.Server) -> None:
+    (place / "tests" / "test_place.py").write_text(IMPORTS)
+    run = patched.run(place, ["tests/test_place.py"], postgres_server.log.parent, 60.0)
+    assert run.passed == {"tests/test_place.py::test_place"}, run.output
+
+
+@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.name)
+def test_every_removal_fits_the_package(removal: Removal) -> None:
+    """What it edits stands exactly once where it says, and the tests that it names are there."""
+    for edit in removal.edits:
+        assert edited(ROOT / "embed_pipeline" / edit.file, edit)
+    for test in removal.tests:
+        file, _, name = test.partition("::")
+        assert name in functions_of(ROOT / file), test
+
+
+def test_an_edit_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text("pass\npass\n")
+    for old in ("pass", "gone"):
+        with pytest.raises(ValueError, match="not once"):
+            edited(tmp_path / "twice.py", Edit("twice.py", old, ""))
+
+
+def test_names_of_removals_are_their_own() -> None:
+    names = [removal.name for removal in REMOVALS]
+    assert len(names) == len(set(names))
+
+
+def test_every_race_that_was_seen_failing_has_a_removal() -> None:
+    """The last column says `yes` where a removal names one of the row's tests, and nowhere else."""
+    named = {test for removal in REMOVALS for test in removal.tests}
+    for _, cells in tables(ROOT / "docs/races.md"):
+        tests = {f"{file}::{name}" for cell in cells for file, name in TEST.findall(cell)}
+        assert (cells[-1] == "yes") == bool(tests & named), cells[0]
