@@ -78,7 +78,9 @@ def test_filter_by_the_documents_columns(app: psycopg.Connection, searcher: Sear
 def test_rare_filter_over_an_ann_index(app: psycopg.Connection, open_docs: Open) -> None:
     """A graph that is looked at 10 documents at a time, and three documents far from the query among 3,000 that pass the filter."""
     app.execute("ALTER TABLE articles SET (autovacuum_enabled = off)")
-    app.execute("INSERT INTO articles (id, title, body) SELECT n, 'title ' || n, 'body ' || n FROM generate_series(61, 3000) AS n")
+    app.execute(
+        "INSERT INTO articles (id, title, body) SELECT n, 'title ' || n, 'body ' || n FROM generate_series(61, 3000) AS n"
+    )
     # The planner believes that half of the documents pass, and so it takes the graph.
     app.execute("UPDATE articles SET views = 5 WHERE id % 2 = 0")
     app.execute("ANALYZE articles")
