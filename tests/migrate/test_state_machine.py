@@ -38,12 +38,12 @@ from tests.migrate.machine_world import (
     title_of,
 )
 
-KEYS = st.integers(1, 6)
+KEYS = st.integers(1, 3)
 # Few, so that a text often comes back.
 BODIES = st.sampled_from(["a", "b", "c"])
-WORKERS = st.integers(0, 2)
 BACKFILLS = st.integers(0, 1)
-MOST_VERSIONS = 4
+MOST_VERSIONS = 3
+UPSERT = "INSERT INTO articles VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET title = excluded.title, body = excluded.body"
 # Set by who only wants to know whether it fails (tests/protections): looking for the smallest example takes minutes.
 NO_SHRINKING = "EMBED_PIPELINE_TESTS_NO_SHRINKING"
 
@@ -59,7 +59,11 @@ class Worker:
     done: set[str] = field(default_factory=set)
     batch: EmbeddedBatch | None = None
     letters: dict[str, tuple[bytes, str]] = field(default_factory=dict)
-    steps: list[Callable[[], None]] = field(default_factory=list)
+    steps: list[Callable[[Worker], None]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """For the steps that hypothesis prints."""
+        return f"<worker of {self.version}: {len(self.steps)} steps to go>"
 
 
 @dataclass
@@ -97,50 +101,23 @@ class Migration(RuleBasedStateMachine):
         return self.slow_key not in keys
 
     @rule(key=KEYS, body=BODIES)
-    def write(self, key: int, body: str | None) -> None:
+    def write(self, key: int, body: str) -> None:
         """An edit where the document is there, an insert where it is not: also the re-insert of a key that was deleted."""
-        if self._free(key):
-            self.app.execute(
-                "INSERT INTO articles VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET title = excluded.title, body = excluded.body",
-                (key, title_of(body), body),
-            )
-            self.documents.put(key, body)
+        self._put(key, body)
 
-    @rule(key=KEYS)
-    def blank(self, key: int) -> None:
-        """An edit that leaves a text which can have no vector."""
-        self.write(key, None)
-
-    @rule(key=KEYS, body=BODIES)
-    def there_and_back(self, key: int, body: str) -> None:
-        """A -> B -> A, in two transactions."""
-        if key in self.documents.now:
+    @rule(key=KEYS, body=BODIES, kind=st.sampled_from(["write", "there and back", "delete", "strict delete", "reborn", "blank"]))
+    def change(self, key: int, body: str, kind: str) -> None:
+        """What applications do to one document: A -> B -> A in two transactions, and the same key again in one."""
+        if key not in self.documents.now or kind == "write":
+            self._put(key, body)
+        elif kind == "there and back":
             before = self.documents.now[key]
-            self.write(key, body)
-            self.write(key, before)
-
-    @rule(key=KEYS, strict=st.booleans())
-    def delete(self, key: int, strict: bool) -> None:
-        """Under READ COMMITTED the vectors go along; under REPEATABLE READ the queue alone carries the delete."""
-        if key not in self.documents.now or not self._free(key):
-            return
-        with self.app.transaction():
-            if strict:
-                self.app.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.app.execute("DELETE FROM articles WHERE id = %s", (key,))
-        self.documents.remove(key)
-        if not strict:
-            for version in self._live():
-                assert str(key) not in look(self.app, version).stored, f"{key} is deleted, and {version.name} still finds it"
-
-    @rule(key=KEYS, body=BODIES)
-    def delete_and_insert(self, key: int, body: str) -> None:
-        """The same key again, in one transaction."""
-        if key in self.documents.now and self._free(key):
-            with self.app.transaction():
-                self.app.execute("DELETE FROM articles WHERE id = %s", (key,))
-                self.app.execute("INSERT INTO articles VALUES (%s, %s, %s)", (key, title_of(body), body))
-            self.documents.put(key, body)
+            self._put(key, body)
+            self._put(key, before)
+        elif kind == "blank":
+            self._put(key, None)
+        elif self._free(key):
+            self._delete(key, body if kind == "reborn" else None, strict=kind == "strict delete")
 
     @rule(key=KEYS, other=KEYS)
     def change_key(self, key: int, other: int) -> None:
@@ -150,9 +127,27 @@ class Migration(RuleBasedStateMachine):
             self.documents.remove(key)
             self.documents.put(other, body)
 
-    @precondition(lambda self: self.slow_key is None)
-    @rule()
-    def truncate(self) -> None:
+    def _put(self, key: int, body: str | None) -> None:
+        if self._free(key):
+            self.app.execute(UPSERT, (key, title_of(body), body))
+            self.documents.put(key, body)
+
+    def _delete(self, key: int, reborn_as: str | None, *, strict: bool) -> None:
+        """Under READ COMMITTED the vectors go along; under REPEATABLE READ the queue alone carries the delete."""
+        with self.app.transaction():
+            if strict:
+                self.app.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.app.execute("DELETE FROM articles WHERE id = %s", (key,))
+            if reborn_as is not None:
+                self.app.execute(UPSERT, (key, title_of(reborn_as), reborn_as))
+        self.documents.remove(key)
+        if reborn_as is not None:
+            self.documents.put(key, reborn_as)
+        if not strict:
+            for version in self._live():
+                assert str(key) not in look(self.app, version).stored, f"{key} is deleted, and {version.name} still finds it"
+
+    def _truncate(self) -> None:
         self.app.execute("TRUNCATE articles")
         self.documents.now.clear()
 
@@ -160,10 +155,7 @@ class Migration(RuleBasedStateMachine):
     @rule(key=KEYS, body=BODIES)
     def begin_long_transaction(self, key: int, body: str) -> None:
         """Its changes draw their numbers now and are seen later."""
-        self.slow.execute(
-            "INSERT INTO articles VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET title = excluded.title, body = excluded.body",
-            (key, title_of(body), body),
-        )
+        self.slow.execute(UPSERT, (key, title_of(body), body))
         self.slow_key, self.slow_body = key, body
 
     @precondition(lambda self: self.slow_key is not None)
@@ -179,46 +171,56 @@ class Migration(RuleBasedStateMachine):
 
     # Dual-write workers
 
-    @rule(number=WORKERS, data=st.data(), limit=st.integers(1, 4))
-    def claim(self, number: int, data: st.DataObject, limit: int) -> None:
-        worker = self.workers[number]
-        if worker.steps:
-            return
-        version = data.draw(st.sampled_from([version.name for version in self._live()]), label="version")
-        with worker.conn.transaction():
-            claim = queue.claim(worker.conn, "docs", version, limit=limit, lease_seconds=60)
+    @precondition(lambda self: any(not worker.steps for worker in self.workers))
+    @rule(data=st.data(), limit=st.integers(1, 4))
+    def claim(self, data: st.DataObject, limit: int) -> None:
+        """A worker that has nothing to do takes what is in the queue of one version."""
+        number = next(number for number, worker in enumerate(self.workers) if not worker.steps)
+        version = data.draw(st.sampled_from(self._waiting() or ["v1"]), label="version")
+        conn = self.workers[number].conn
+        with conn.transaction():
+            claim = queue.claim(conn, "docs", version, limit=limit, lease_seconds=60)
         if claim.seqs:
             event("claimed")
-            fresh = Worker(worker.conn, version, claim)
-            fresh.steps = [
-                lambda step=step: step(fresh) for step in (self._read, self._settle, self._embed, self._write, self._release)
-            ]  # type: ignore[misc]
+            fresh = Worker(conn, version, claim)
+            fresh.steps = [self._read, self._settle, self._embed, self._replace, self._reject, self._release]
             self.workers[number] = fresh
 
-    @rule(number=WORKERS)
-    def step(self, number: int) -> None:
-        """The worker's next step."""
-        worker = self.workers[number]
-        if worker.steps:
-            worker.steps.pop(0)()
+    @precondition(lambda self: any(worker.steps for worker in self.workers))
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        """One step of one worker."""
+        worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.steps]), label="worker")
+        worker.steps.pop(0)(worker)
 
-    @rule(number=WORKERS)
-    def work_to_the_end(self, number: int) -> None:
-        """All the steps that the worker has left."""
-        while self.workers[number].steps:
-            self.step(number)
+    @precondition(lambda self: any(worker.steps for worker in self.workers))
+    @rule(data=st.data(), steps=st.integers(1, 6))
+    def several_steps(self, data: st.DataObject, steps: int) -> None:
+        """Some steps of one worker, with nothing in between."""
+        worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.steps]), label="worker")
+        for _ in range(min(steps, len(worker.steps))):
+            worker.steps.pop(0)(worker)
 
-    @rule(number=WORKERS)
-    def crash(self, number: int) -> None:
-        """The worker is gone; what it had leased stays leased."""
-        self.workers[number] = Worker(self.workers[number].conn)
+    @precondition(lambda self: any(worker.steps for worker in self.workers))
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        """A worker is gone; what it had leased stays leased."""
+        worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.steps]), label="worker")
+        worker.steps.clear()
 
+    @precondition(lambda self: any(worker.claim for worker in self.workers))
     @rule()
     def leases_run_out(self) -> None:
         """Also those of workers that live: they wake as zombies."""
         self.app.execute(
             "UPDATE embed_pipeline.change_queue SET leased_until = clock_timestamp() - interval '1 second' WHERE leased_until IS NOT NULL"
         )
+
+    def _waiting(self) -> list[str]:
+        rows = self.app.execute(
+            "SELECT DISTINCT version FROM embed_pipeline.change_queue WHERE leased_until IS NULL OR leased_until < now() ORDER BY 1"
+        )
+        return [version for (version,) in rows]
 
     def _store(self, worker: Worker | Filling):  # type: ignore[no-untyped-def]
         return self.index.store(self.index.version(self.app, worker.version))
@@ -237,14 +239,16 @@ class Migration(RuleBasedStateMachine):
         embedder = self.index.embedder_of(self.index.version(self.app, worker.version))
         worker.batch, worker.letters, _ = backfill.embed_batch(embedder, todo)
 
-    def _write(self, worker: Worker) -> None:
+    def _replace(self, worker: Worker) -> None:
         assert worker.claim is not None
         assert worker.batch is not None
-        store = self._store(worker)
-        written = set(store.replace(worker.conn, worker.claim, worker.batch))
-        rejected = set(store.reject(worker.conn, worker.claim, worker.letters))
+        written = set(self._store(worker).replace(worker.conn, worker.claim, worker.batch))
         event("written" if written else "nothing written")
-        worker.done |= written | rejected
+        worker.done |= written
+
+    def _reject(self, worker: Worker) -> None:
+        assert worker.claim is not None
+        worker.done |= set(self._store(worker).reject(worker.conn, worker.claim, worker.letters))
 
     def _release(self, worker: Worker) -> None:
         assert worker.claim is not None
@@ -266,6 +270,7 @@ class Migration(RuleBasedStateMachine):
         batch, letters, _ = backfill.embed_batch(self.index.embedder_of(version), missing)
         self.fillings[number] = Filling(filling.conn, version.name, batch, letters)
 
+    @precondition(lambda self: any(filling.batch is not None for filling in self.fillings))
     @rule(number=BACKFILLS)
     def insert_new(self, number: int) -> None:
         """It writes what it has embedded, however long ago."""
@@ -278,54 +283,59 @@ class Migration(RuleBasedStateMachine):
 
     # The migration
 
-    @precondition(lambda self: self.slow_key is None and len(self.names) < MOST_VERSIONS)
-    @rule()
-    def register_next(self) -> None:
-        self.names.append(f"v{len(self.names) + 1}")
-        self.index.spec = declared(self.url, self.names)
-        with self.index.connection() as conn:
-            assert register.register(conn, self.index) == [self.names[-1]]
-
     @precondition(lambda self: self.slow_key is None)
-    @rule(data=st.data())
-    def get_ready(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), kind=st.sampled_from(["register", "get ready", "cut over", "roll back", "retire", "truncate"]))
+    def migrate(self, data: st.DataObject, kind: str) -> None:
+        """One step of a migration, or the one change that the application makes as rarely."""
+        chosen = {
+            "register": self._register_next,
+            "get ready": self._get_ready,
+            "cut over": self._cut_over,
+            "roll back": self._roll_back,
+            "retire": self._retire,
+            "truncate": lambda _: self._truncate(),
+        }
+        chosen[kind](data)
+
+    def _register_next(self, data: st.DataObject) -> None:
+        if len(self.names) < MOST_VERSIONS:
+            self.names.append(f"v{len(self.names) + 1}")
+            self.index.spec = declared(self.url, self.names)
+            with self.index.connection() as conn:
+                assert register.register(conn, self.index) == [self.names[-1]]
+
+    def _get_ready(self, data: st.DataObject) -> None:
         """The rest of a backfill, and the ANN index."""
         building = [version.name for version in self._live() if version.state == "building"]
         if building:
             fill(self.index, data.draw(st.sampled_from(building), label="version"))
 
-    @precondition(lambda self: self.slow_key is None)
-    @rule(data=st.data(), judged=st.booleans())
-    def cut_over(self, data: st.DataObject, judged: bool) -> None:
+    def _cut_over(self, data: st.DataObject) -> None:
         before = serving.read(self.app, "docs")
-        candidates = [version.name for version in self._live() if version.name != before.version]
+        candidates = [version.name for version in self._live() if version.state in ("ready", "standby")]
         if not candidates:
             return
         name = data.draw(st.sampled_from(candidates), label="version")
-        if judged:
+        if data.draw(st.booleans(), label="judged"):
             pass_gate(self.index, name)
         self._move(lambda: cutover.cutover(self.index, name), before, name)
 
-    @precondition(lambda self: self.slow_key is None)
-    @rule()
-    def roll_back(self) -> None:
+    def _roll_back(self, data: st.DataObject) -> None:
         before = serving.read(self.app, "docs")
         self._move(lambda: cutover.rollback(self.index), before, before.previous)
 
-    @precondition(lambda self: self.slow_key is None)
-    @rule(data=st.data())
-    def retire(self, data: st.DataObject) -> None:
+    def _retire(self, data: st.DataObject) -> None:
         """Refused for the version that serves; workers of the others are left with their hands full."""
         candidates = [version.name for version in self._live() if version.state != "active"]
         if candidates:
             name = data.draw(st.sampled_from(candidates), label="version")
             retire.retire(self.index, name, name)
-            for number, worker in enumerate(self.workers):
+            for worker in self.workers:
                 if worker.version == name:
-                    self.workers[number] = Worker(worker.conn)
-            for number, filling in enumerate(self.fillings):
+                    worker.steps.clear()
+            for filling in self.fillings:
                 if filling.version == name:
-                    self.fillings[number] = Filling(filling.conn)
+                    filling.batch = None
 
     def _move(self, move: Callable[[], cutover.Moved], before: serving.Pointer, name: str | None) -> None:
         """A move happens wholly, and then the version lacks nothing that was committed; or it is refused, and nothing happened."""
@@ -404,6 +414,7 @@ def profile(examples: int, steps: int, **more: object) -> settings:
         deadline=None,
         database=None,
         print_blob=True,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         **more,  # type: ignore[arg-type]
     )
@@ -411,7 +422,7 @@ def profile(examples: int, steps: int, **more: object) -> settings:
 
 def test_any_order_of_steps(machine: type[Migration]) -> None:
     """The same few examples every time."""
-    run_state_machine_as_test(machine, settings=profile(15, 30, derandomize=True))
+    run_state_machine_as_test(machine, settings=profile(25, 40, derandomize=True))
 
 
 @pytest.mark.soak

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import SHARED_HOME
+from tests.migrate.test_state_machine import NO_SHRINKING
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the tests read besides the package and themselves.
@@ -51,6 +52,7 @@ def run(place: Path, tests: Sequence[str], server_home: Path, seconds: float) ->
         "PYTHONDONTWRITEBYTECODE": "1",
         "COLUMNS": "400",
         SHARED_HOME: str(server_home),
+        NO_SHRINKING: "1",
     }
     process = subprocess.Popen(
         command,
