@@ -137,6 +137,8 @@ class Documents:
 
     now: dict[int, str | None] = field(default_factory=lambda: dict[int, str | None](FIRST_DOCUMENTS))
     ever: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    # Deleted under a strict isolation level: there the queue alone carries the delete, and the vectors stay for a while.
+    strictly_deleted: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for key in self.now:
@@ -144,10 +146,13 @@ class Documents:
 
     def put(self, key: int, body: str | None) -> None:
         self.now[key] = body
+        self.strictly_deleted.discard(str(key))
         self._remember(key)
 
-    def remove(self, key: int) -> None:
+    def remove(self, key: int, *, strict: bool = False) -> None:
         del self.now[key]
+        if strict:
+            self.strictly_deleted.add(str(key))
 
     def texts(self) -> dict[str, str]:
         return {str(key): text_of(body) for key, body in self.now.items()}
@@ -188,6 +193,11 @@ class VersionTables:
                 found[doc_id] = "stale"
         return found | dict.fromkeys(self.stored.keys() - texts.keys(), "orphaned")
 
+    def stale_of(self, doc_ids: set[str], documents: Documents) -> set[str]:
+        """Those of `doc_ids` that are not stored with their present text."""
+        texts = documents.texts()
+        return {each for each in doc_ids if self.stored[each].source_hash != digest(texts[each])}
+
     def problems(self, documents: Documents) -> list[str]:
         """What may never be, whatever is under way: a wrong vector, half a document, a difference that nobody will come back to."""
         problems = []
@@ -204,6 +214,8 @@ class VersionTables:
             # The backfill of a version that is building looks for what is missing; all else has to stand in the queue.
             if doc_id not in self.queued and not (wrong == "missing" and self.state == "building"):
                 problems.append(f"{doc_id} is {wrong}, and nothing in the queue says so")
+            if wrong == "orphaned" and doc_id not in documents.strictly_deleted:
+                problems.append(f"{doc_id} was deleted with its vectors, and has some again")
         return [f"{self.name}: {problem}" for problem in problems]
 
 

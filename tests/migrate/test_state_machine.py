@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -21,7 +22,7 @@ from embed_pipeline.catalog import serving, versions
 from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
-from embed_pipeline.errors import CutoverRefused, IllegalTransition
+from embed_pipeline.errors import CutoverRefused, IllegalTransition, VersionRetired
 from embed_pipeline.migrate import backfill, cutover, dual_write, register, retire
 from embed_pipeline.postgres import connection, embedded
 from embed_pipeline.stores.protocol import EmbeddedBatch
@@ -140,7 +141,7 @@ class Migration(RuleBasedStateMachine):
             self.app.execute("DELETE FROM articles WHERE id = %s", (key,))
             if reborn_as is not None:
                 self.app.execute(UPSERT, (key, title_of(reborn_as), reborn_as))
-        self.documents.remove(key)
+        self.documents.remove(key, strict=strict)
         if reborn_as is not None:
             self.documents.put(key, reborn_as)
         if not strict:
@@ -191,15 +192,22 @@ class Migration(RuleBasedStateMachine):
     def step(self, data: st.DataObject) -> None:
         """One step of one worker."""
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.steps]), label="worker")
-        worker.steps.pop(0)(worker)
+        self._take(worker, 1)
 
     @precondition(lambda self: any(worker.steps for worker in self.workers))
     @rule(data=st.data(), steps=st.integers(1, 6))
     def several_steps(self, data: st.DataObject, steps: int) -> None:
         """Some steps of one worker, with nothing in between."""
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.steps]), label="worker")
-        for _ in range(min(steps, len(worker.steps))):
-            worker.steps.pop(0)(worker)
+        self._take(worker, steps)
+
+    def _take(self, worker: Worker, steps: int) -> None:
+        todo, worker.steps = worker.steps[:steps], worker.steps[steps:]
+        with self._unless_retired(worker.version):
+            for each in todo:
+                each(worker)
+            return
+        worker.steps.clear()
 
     @precondition(lambda self: any(worker.steps for worker in self.workers))
     @rule(data=st.data())
@@ -244,6 +252,7 @@ class Migration(RuleBasedStateMachine):
         assert worker.batch is not None
         written = set(self._store(worker).replace(worker.conn, worker.claim, worker.batch))
         event("written" if written else "nothing written")
+        self._require_present_texts(worker.version, written)
         worker.done |= written
 
     def _reject(self, worker: Worker) -> None:
@@ -277,9 +286,23 @@ class Migration(RuleBasedStateMachine):
         filling = self.fillings[number]
         if filling.batch is not None:
             store = self._store(filling)
-            store.insert_new(filling.conn, filling.batch)
-            store.reject(filling.conn, None, filling.letters)
+            with self._unless_retired(filling.version):
+                self._require_present_texts(filling.version, set(store.insert_new(filling.conn, filling.batch)))
+                store.reject(filling.conn, None, filling.letters)
             self.fillings[number] = Filling(filling.conn)
+
+    def _require_present_texts(self, version: str, written: set[str]) -> None:
+        """A write happens only while the text it was made from is still the document's text."""
+        assert look(self.app, self.index.version(self.app, version)).stale_of(written, self.documents) == set()
+
+    @contextmanager
+    def _unless_retired(self, version: str) -> Iterator[None]:
+        """Work for a version that was retired meanwhile ends with one error, and with no other."""
+        try:
+            yield
+        except VersionRetired:
+            assert self.index.version(self.app, version).state == "retired"
+            event("retired meanwhile")
 
     # The migration
 
@@ -330,12 +353,6 @@ class Migration(RuleBasedStateMachine):
         if candidates:
             name = data.draw(st.sampled_from(candidates), label="version")
             retire.retire(self.index, name, name)
-            for worker in self.workers:
-                if worker.version == name:
-                    worker.steps.clear()
-            for filling in self.fillings:
-                if filling.version == name:
-                    filling.batch = None
 
     def _move(self, move: Callable[[], cutover.Moved], before: serving.Pointer, name: str | None) -> None:
         """A move happens wholly, and then the version lacks nothing that was committed; or it is refused, and nothing happened."""
