@@ -443,14 +443,8 @@ def test_any_order_of_steps(machine: type[Migration]) -> None:
 
 
 @pytest.mark.soak
-def test_any_order_of_steps_for_long(machine: type[Migration], soak_seed: int) -> None:
-    """Many examples, drawn from SOAK_SEED."""
-    run_state_machine_as_test(seed(soak_seed)(machine), settings=profile(150, 50))
-
-
-@pytest.fixture
-def soak_seed() -> int:
-    """SOAK_SEED, else a new one; shown, so that a failure can be had again."""
-    chosen = int(os.environ.get("SOAK_SEED") or int.from_bytes(os.urandom(4)))
+def test_any_order_of_steps_for_long(machine: type[Migration]) -> None:
+    """Many examples, drawn from SOAK_SEED: the same seed draws the same ones."""
+    chosen = int(os.environ.get("SOAK_SEED", "20"))
     print(f"SOAK_SEED={chosen}")
-    return chosen
+    run_state_machine_as_test(seed(chosen)(machine), settings=profile(200, 50))
