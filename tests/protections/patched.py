@@ -36,7 +36,8 @@ def copy(place: Path) -> Path:
     for name in PLACES:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+            # With the compiled modules: the times of the files are kept, so only what is edited is compiled again.
+            shutil.copytree(source, place / name)
         else:
             shutil.copy(source, place / name)
     return place / "embed_pipeline"
@@ -49,7 +50,6 @@ def run(place: Path, tests: Sequence[str], server_home: Path, seconds: float) ->
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
     environment = kept | {
         "PYTHONPATH": str(place),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "COLUMNS": "400",
         SHARED_HOME: str(server_home),
         NO_SHRINKING: "1",
