@@ -42,6 +42,7 @@ from tests.migrate.machine_world import (
 KEYS = st.integers(1, 3)
 # Few, so that a text often comes back.
 BODIES = st.sampled_from(["a", "b", "c"])
+KINDS = st.sampled_from(["write", "there and back", "delete", "strict delete", "reborn", "blank"])
 BACKFILLS = st.integers(0, 1)
 MOST_VERSIONS = 3
 UPSERT = "INSERT INTO articles VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET title = excluded.title, body = excluded.body"
@@ -106,7 +107,7 @@ class Migration(RuleBasedStateMachine):
         """An edit where the document is there, an insert where it is not: also the re-insert of a key that was deleted."""
         self._put(key, body)
 
-    @rule(key=KEYS, body=BODIES, kind=st.sampled_from(["write", "there and back", "delete", "strict delete", "reborn", "blank"]))
+    @rule(key=KEYS, body=BODIES, kind=KINDS)
     def change(self, key: int, body: str, kind: str) -> None:
         """What applications do to one document: A -> B -> A in two transactions, and the same key again in one."""
         if key not in self.documents.now or kind == "write":
@@ -119,6 +120,13 @@ class Migration(RuleBasedStateMachine):
             self._put(key, None)
         elif self._free(key):
             self._delete(key, body if kind == "reborn" else None, strict=kind == "strict delete")
+
+    @precondition(lambda self: any(worker.steps for worker in self.workers))
+    @rule(data=st.data(), body=BODIES, kind=KINDS)
+    def change_what_a_worker_holds(self, data: st.DataObject, body: str, kind: str) -> None:
+        """Where the races are: left to chance alone, it is rarely hit."""
+        held = sorted({doc_id for worker in self.workers if worker.steps and worker.claim for doc_id in worker.claim.seqs})
+        self.change(int(data.draw(st.sampled_from(held), label="document")), body, kind)
 
     @rule(key=KEYS, other=KEYS)
     def change_key(self, key: int, other: int) -> None:

@@ -198,7 +198,7 @@ CAPTURE_RACES = (
         "catalog_made_without_a_lock",
         (Edit("catalog/schema.py", "SELECT pg_advisory_lock(hashtextextended('embed_pipeline.schema', 0))", "SELECT 1"),),
         ("tests/catalog/test_states.py::test_schema_is_made_once_by_many",),
-        r"Duplicate|UniqueViolation|already exists",
+        r"Duplicate|UniqueViolation|already exists|LockNotAvailable|lock timeout|KeyError: 'script'",
     ),
     Removal(
         "no_full_comparison",
@@ -385,7 +385,7 @@ DUAL_WRITE_RACES = (
         "documents_claimed_in_parts",
         CLAIMED_IN_PARTS,
         (WRITE + "test_a_document_is_claimed_whole_by_one_worker", WRITE + "test_text_comes_back_while_a_worker_writes"),
-        r"assert",
+        r"'1'|stale=1",
     ),
     Removal(
         "set_aside_without_the_documents_row",
@@ -409,7 +409,7 @@ DUAL_WRITE_RACES = (
         "lease_is_not_renewed",
         (Edit("migrate/dual_write.py", "queue.renew(conn, claim, LEASE_SECONDS)", "pass"),),
         (WRITE + "test_a_slow_provider_keeps_its_lease",),
-        r"assert",
+        r"AssertionError|assert ",
     ),
     Removal(
         "frozen_writes_are_left_alone",
