@@ -447,7 +447,7 @@ def profile(examples: int, steps: int, **more: object) -> settings:
 
 def test_any_order_of_steps(machine: type[Migration]) -> None:
     """The same few examples every time."""
-    run_state_machine_as_test(machine, settings=profile(25, 40, derandomize=True))
+    run_state_machine_as_test(machine, settings=profile(15, 30, derandomize=True))
 
 
 @pytest.mark.soak
