@@ -8,6 +8,7 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.documents.source import Source, queries
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.spec import partition_keys
 
 
@@ -25,7 +26,8 @@ def cut(conn: psycopg.Connection, source: Source, partitions: int) -> list[KeyRa
     """Ranges of about equal numbers of documents. Together they hold every key there can ever be, each once."""
     parts = source.parts()
     query = queries("cut_keys", documents=parts["documents"], key_columns=parts["key_columns"], key_array=parts["key_array"])
-    firsts = [key for part, key in conn.execute(query, {"partitions": partitions}) if part > 1]
+    with unhurried(conn):
+        firsts = [key for part, key in conn.execute(query, {"partitions": partitions}) if part > 1]
     return ranges_between(firsts, partitions)
 
 
