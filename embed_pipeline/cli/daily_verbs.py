@@ -62,8 +62,11 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, 
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:
-        queued = verify.reconcile(opened_index) if full else None
-        if queued is not None:
+        compared = verify.reconcile(opened_index) if full else None
+        queued = None if compared is None else compared.queued
+        if compared is not None and compared.rearmed:
+            output.note(compared.sentence)
+        elif queued is not None:
             output.note(", ".join(f"{name}: {render.count(number, 'difference')} queued" for name, number in queued.items()))
         if not watch:
             results = dual_write.sync(opened_index, waiting=_Outages(output).tell)

@@ -238,15 +238,18 @@ class PgvectorStore:
         values = [*row[:9], tuple(row[9] or ())]
         return Coverage(*values)
 
-    def enqueue_differences(self, conn: psycopg.Connection) -> int:
+    def enqueue_differences(self, conn: psycopg.Connection, unfilled: Sequence[KeyRange] = ()) -> int:
+        values: dict[str, Any] = {"index": self.version.index, "version": self.version.name}
         query = queries(
             "enqueue_differences",
             doc_id=self.source.doc_id(),
             source_hash=self.source.source_hash(),
             version_documents=self.version.documents_table,
+            is_unfilled=ranges.within_any(self.source, unfilled, values),
             **self._key_parts(),
         )
-        return conn.execute(query, {"index": self.version.index, "version": self.version.name}).rowcount
+        with unhurried(conn):
+            return conn.execute(query, values).rowcount
 
     # ANN index
 

@@ -143,9 +143,11 @@ INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
 SELECT %(index)s, %(version)s, different.doc_id
 FROM (
     SELECT x.doc_id
-    FROM (SELECT {doc_id} AS doc_id, {source_hash} AS source_hash FROM {documents} AS d) AS x
+    FROM (SELECT {doc_id} AS doc_id, {source_hash} AS source_hash, {is_unfilled} AS is_unfilled FROM {documents} AS d) AS x
     LEFT JOIN {version_documents} AS v ON v.doc_id = x.doc_id
     WHERE v.source_hash IS DISTINCT FROM x.source_hash
+      -- What history has not filled yet is the backfill's.
+      AND NOT (v.doc_id IS NULL AND x.is_unfilled)
       AND NOT EXISTS (SELECT FROM embed_pipeline.dead_letters l
                       WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = x.doc_id
                         AND l.source_hash = x.source_hash)

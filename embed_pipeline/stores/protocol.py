@@ -143,8 +143,11 @@ class VersionStore(Protocol):
         """Compare every document with every vector."""
         ...
 
-    def enqueue_differences(self, conn: psycopg.Connection) -> int:
-        """Queue every document whose vectors differ and every orphan; returns how many."""
+    def enqueue_differences(self, conn: psycopg.Connection, unfilled: Sequence[KeyRange] = ()) -> int:
+        """Queue every document whose vectors differ and every orphan; returns how many.
+
+        What is missing in the ranges `unfilled` is left to the backfill.
+        """
         ...
 
     def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:
