@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -121,6 +122,9 @@ def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None, 
                     time.sleep(RETRY_SECONDS)
     except EmbedPipelineError as problem:
         result.error = str(problem)
+        # What was not done is still to do: a report that says 0 would be believed.
+        with suppress(psycopg.Error, EmbedPipelineError), index.connection() as conn:
+            result.pending = queue.pending(conn, index.name, version.name)
     return result
 
 
@@ -136,8 +140,9 @@ def _one_batch(line: Line, index: OpenIndex, version: Version, result: VersionSy
     except RETRIED:
         done = set()
         result.retried += 1
-    except EmbedderError as problem:
-        _release(line, claim, list(claim.seqs), delay=5.0, error=str(problem))
+    except (EmbedderError, psycopg.Error) as problem:
+        with suppress(psycopg.Error):
+            _release(line, claim, list(claim.seqs), delay=5.0, error=str(problem))
         raise
     left = [doc_id for doc_id in claim.seqs if doc_id not in done]
     _release(line, claim, left, delay=RETRY_SECONDS, error=None)

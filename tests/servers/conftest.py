@@ -21,12 +21,12 @@ from psycopg import sql
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
 from embed_pipeline.postgres import embedded, processes
 from embed_pipeline.spec import IndexSpec
-from tests.articles import QUERIES
 from tests.fakes import asked_texts
 from tests.servers.proxy import Proxy
 
 DOCUMENTS = 200
 BATCH = 10
+TINY_MB = 24
 # Killed processes lose nothing of what the operating system holds; nothing here has to survive a crash of the machine.
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "40", "shared_buffers": "32MB"}
 
@@ -121,7 +121,7 @@ def open_fragile(fragile_url: str, tmp_path: Path, calls: Calls) -> Iterator[Ope
     """Opens index `docs` over the fragile server (or another way to it: `url`) with the named versions."""
     opened: list[OpenIndex] = []
     holdout = tmp_path / "holdout.jsonl"
-    rows = [{"query": f"title {n}\n\nbody {n}", "doc_id": str(n)} for n in range(1, QUERIES + 1)]
+    rows = [{"query": f"title {n}\n\nbody {n}", "doc_id": str(n)} for n in range(1, 25)]
     holdout.write_text("\n".join(json.dumps(row) for row in rows))
 
     def open_with(*names: str, url: str = fragile_url, dimensions: int = 16, **overrides: Any) -> OpenIndex:
@@ -155,34 +155,35 @@ def open_fragile(fragile_url: str, tmp_path: Path, calls: Calls) -> Iterator[Ope
         index.close()
 
 
+Room = Callable[[int], None]
+
+
 @pytest.fixture
-def tiny(fragile: Fragile, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """`tiny("8m")` mounts (or resizes) a file system of that size, which the server knows as the tablespace `tiny`."""
+def room(fragile: Fragile) -> Iterator[Room]:
+    """A small real file system, known to the server as the tablespace `tiny`. `room(n)` leaves n MB free on it, whatever it holds."""
     place = Path(tempfile.mkdtemp(prefix="embed-pipeline-tiny-"))
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={TINY_MB}m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        place.rmdir()
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    tablespace, ballast = place / "tablespace", place / "ballast"
     owner = fragile.server.data_dir.stat()
-    mounted = False
+    tablespace.mkdir()
+    for each in (place, tablespace):
+        os.chown(each, owner.st_uid, owner.st_gid)
 
-    def mount(size: str) -> None:
-        nonlocal mounted
-        options = f"{'remount,' if mounted else ''}size={size}"
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        if not mounted:
-            mounted = True
-            os.chown(place, owner.st_uid, owner.st_gid)
-            with psycopg.connect(fragile.server.url("postgres"), autocommit=True) as admin:
-                admin.execute(sql.SQL("CREATE TABLESPACE tiny LOCATION {}").format(sql.Literal(str(place))))
+    def leave(megabytes: int) -> None:
+        ballast.unlink(missing_ok=True)
+        free = os.statvfs(place)
+        ballast.write_bytes(bytes(max(free.f_bavail * free.f_frsize - megabytes * 2**20, 0)))
 
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount here")
-    yield mount
-    if mounted:
-        with psycopg.connect(fragile.server.url("postgres"), autocommit=True) as admin:
-            for (name,) in admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'test_%'").fetchall():
-                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-            admin.execute("DROP TABLESPACE tiny")
-        subprocess.run(["umount", str(place)], check=True)
+    with psycopg.connect(fragile.server.url("postgres"), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE TABLESPACE tiny LOCATION {}").format(sql.Literal(str(tablespace))))
+        yield leave
+        for (name,) in admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'test_%'").fetchall():
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        admin.execute("DROP TABLESPACE tiny")
+    subprocess.run(["umount", str(place)], check=True)
     place.rmdir()

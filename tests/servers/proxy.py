@@ -72,6 +72,8 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
+            for each in (client, server):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += [client, server]
             self._clients.append(client)
             threading.Thread(target=self._to_server, args=(client, server), daemon=True).start()
