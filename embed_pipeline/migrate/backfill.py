@@ -148,6 +148,7 @@ def _fill(
             held = reading.repeat(lambda conn: store.missing(conn, partition.range, None, 1, unqueued=True))
             if not held:
                 return
+            signal("backfill.revisiting")
             time.sleep(min(0.02 * 2**attempt, 2.0))
     raise Stopped(
         f"Documents of partition {progress.partition} of {version.index}.{version.name} stayed locked by the application "

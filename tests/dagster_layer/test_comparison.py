@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 import psycopg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from embed_pipeline.migrate.status import status_of
 from embed_pipeline.spec import IndexSpec
@@ -97,6 +98,8 @@ def test_the_schedule_waits_for_a_version_and_for_its_own_run(declare: Declare, 
     assert tick(docs) == "docs has no live version yet."
     docs.fill("v1")
     assert isinstance(tick(docs), dg.RunRequest)
+    create_run_for_test(docs.instance, job_name="compare_docs", status=dg.DagsterRunStatus.STARTED)
+    assert tick(docs) == "The comparison of an earlier tick is queued or running."
 
 
 def test_a_comparison_registers_no_new_version(declare: Declare, run: Run, app: psycopg.Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal as os_signals
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from embed_pipeline.errors import DatabaseUnavailable, Stopped
 from embed_pipeline.migrate import ann_index, backfill, dual_write, outage
 from embed_pipeline.migrate.backfill import Progress
 from embed_pipeline.signals import listen
+from embed_pipeline.stores.pgvector import PgvectorStore
 from tests.articles import fill
 from tests.servers.conftest import DOCUMENTS, Calls, Fragile, Open
 from tests.servers.proxy import Proxy
@@ -101,6 +103,26 @@ def test_backfill_says_when_it_gives_up_and_resumes(
     fill_all(index, [])
     assert kept.isdisjoint(calls.paid("v1")[before:]), "what is stored is not paid for again"
     require_all_true(fragile_url, index, "v1")
+
+
+def test_batches_in_flight_are_kept_when_reading_fails(
+    fragile_url: str, open_fragile: Open, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, reads, read = open_fragile("v1"), 0, PgvectorStore.missing
+
+    def cancelled(*arguments: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 4:
+            raise psycopg.errors.QueryCanceled("canceling statement due to user request")
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(PgvectorStore, "missing", cancelled)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        fill_all(index, [])
+    with psycopg.connect(fragile_url) as app:
+        kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1__documents")}
+    assert kept == set(calls.paid("v1"))
 
 
 def test_a_partition_taken_by_another_run_meanwhile_is_left_to_it(fragile_url: str, open_fragile: Open) -> None:
