@@ -44,6 +44,10 @@ class IllegalTransition(EmbedPipelineError):
     """A version is not in a state from which the asked transition is allowed."""
 
 
+class VersionRetired(IllegalTransition):
+    """The version was retired while work for it was under way: there is nothing left to do for it."""
+
+
 class CutoverRefused(EmbedPipelineError):
     """The serving pointer was left exactly where it was, for the reason given."""
 

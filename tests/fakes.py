@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class FakeEmbedder:
 
     `fail_on`: a text that holds it is rejected. `raise_on`: a batch with a text that holds it raises RuntimeError.
     `mended`: once this file exists, `raise_on` raises no more. `raise_while`: every batch raises, uncounted, while this file exists.
+    `wait_while`: every batch, once counted, waits while this file exists.
     `calls_file`: every text asked for is appended to it as one line, by whichever process, also when the batch raises.
     """
 
@@ -44,6 +46,7 @@ class FakeEmbedder:
         raise_on: str | None = None,
         mended: str | None = None,
         raise_while: str | None = None,
+        wait_while: str | None = None,
         calls_file: str | None = None,
     ) -> None:
         self.dimensions = dimensions
@@ -52,6 +55,7 @@ class FakeEmbedder:
         self.raise_on = raise_on
         self.mended = mended
         self.raise_while = raise_while
+        self.wait_while = wait_while
         self.calls_file = calls_file
 
     def vector(self, text: str) -> Vectors:
@@ -62,6 +66,8 @@ class FakeEmbedder:
             raise RuntimeError("the provider is down")
         if self.calls_file is not None:
             _append(Path(self.calls_file), [" ".join(text.split()) for text in texts])
+        while self.wait_while is not None and Path(self.wait_while).exists():
+            time.sleep(0.01)
         mended = self.mended is not None and Path(self.mended).exists()
         if self.raise_on is not None and not mended and any(self.raise_on in text for text in texts):
             raise RuntimeError(f"told to raise on {self.raise_on!r}")

@@ -1,6 +1,6 @@
 """The change queue: what every live version still has to do, claimed under a lease and acknowledged after the write.
 
-Applications only ever insert rows; workers lease and delete them. Several rows for one document are claimed together.
+Applications only ever insert rows; workers lease and delete them. A document's rows are claimed together, by one worker at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import psycopg
 
 from embed_pipeline.errors import CutoverRefused
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "queue.sql")
 
@@ -39,13 +40,22 @@ class Pending:
 
 
 def claim(conn: psycopg.Connection, index: str, version: str, *, limit: int, lease_seconds: float) -> Claim:
-    """Lease up to `limit` rows, oldest first, skipping what others hold. Commits with the caller's (short) transaction."""
+    """Lease up to `limit` documents, oldest first, skipping what others hold. Commits with the caller's (short) transaction.
+
+    A document comes with all of its rows or not at all: while one worker holds it, no other one works on it.
+    """
     lease = uuid.uuid4()
     values = {"index": index, "version": version, "limit": limit, "lease": lease, "seconds": lease_seconds}
     seqs: dict[str, list[int]] = defaultdict(list)
     for seq, doc_id in conn.execute(queries("claim"), values):
         seqs[doc_id].append(seq)
     return Claim(lease, dict(seqs))
+
+
+def renew(conn: psycopg.Connection, claim_: Claim, lease_seconds: float) -> None:
+    """Hold on to the rows for another `lease_seconds`. Does nothing for rows that another worker took over."""
+    seqs = claim_.of(claim_.seqs)
+    conn.execute(queries("renew"), {"seqs": seqs, "lease": claim_.lease, "seconds": lease_seconds})
 
 
 def still_mine(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]) -> list[str]:
@@ -110,6 +120,7 @@ def settled_mark(conn: psycopg.Connection, *, deadline_seconds: float) -> int:
     deadline = time.monotonic() + deadline_seconds
     pause = 0.005
     while True:
+        signal("queue.settling")
         settled = conn.execute(queries("mark_is_settled"), {"xid": xid}).fetchone()
         if settled is not None and settled[0]:
             return int(mark)

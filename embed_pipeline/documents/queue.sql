@@ -1,14 +1,34 @@
 -- name: claim
-WITH picked AS (
-    SELECT seq FROM embed_pipeline.change_queue
-    WHERE index_name = %(index)s AND version = %(version)s AND (leased_until IS NULL OR leased_until < clock_timestamp())
-    ORDER BY seq LIMIT %(limit)s
+-- Whole documents, oldest first: all of a document's rows, or none while a single one is leased or locked by another worker. Two
+-- workers on one document could settle the text that came back by the vector that the other one is about to replace.
+WITH due AS MATERIALIZED (
+    SELECT q.doc_id FROM embed_pipeline.change_queue q
+    WHERE q.index_name = %(index)s AND q.version = %(version)s AND (q.leased_until IS NULL OR q.leased_until < clock_timestamp())
+      AND NOT EXISTS (SELECT FROM embed_pipeline.change_queue held
+                      WHERE held.index_name = %(index)s AND held.version = %(version)s AND held.doc_id = q.doc_id
+                        AND held.leased_until >= clock_timestamp())
+    ORDER BY q.seq LIMIT %(limit)s
+), locked AS MATERIALIZED (
+    SELECT q.seq, q.doc_id FROM embed_pipeline.change_queue q
+    WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id IN (SELECT due.doc_id FROM due)
+      AND (q.leased_until IS NULL OR q.leased_until < clock_timestamp())
+    ORDER BY q.seq
     FOR UPDATE SKIP LOCKED
+), whole AS (
+    SELECT l.doc_id FROM locked l GROUP BY l.doc_id
+    HAVING count(*) = (SELECT count(*) FROM embed_pipeline.change_queue q
+                       WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = l.doc_id)
 )
 UPDATE embed_pipeline.change_queue q
 SET lease_id = %(lease)s, leased_until = clock_timestamp() + make_interval(secs => %(seconds)s), attempts = q.attempts + 1
-FROM picked WHERE q.seq = picked.seq
+FROM locked JOIN whole USING (doc_id) WHERE q.seq = locked.seq
 RETURNING q.seq, q.doc_id
+
+-- name: renew
+UPDATE embed_pipeline.change_queue
+SET leased_until = clock_timestamp() + make_interval(secs => %(seconds)s)
+WHERE seq IN (SELECT seq FROM embed_pipeline.change_queue
+              WHERE seq = ANY (%(seqs)s) AND lease_id = %(lease)s ORDER BY seq FOR UPDATE SKIP LOCKED)
 
 -- name: still_mine
 -- A worker whose lease ran out and was taken over finds nothing here, and so writes nothing.

@@ -1,15 +1,2 @@
 -- name: count_in_range
 SELECT count(*) FROM {documents} AS d WHERE {in_range}
-
--- name: try_lock_partition
-SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 0))
-
--- name: partition_holders
-SELECT l.pid
-FROM pg_catalog.pg_locks l CROSS JOIN (SELECT hashtextextended(%(name)s, 0) AS key) AS wanted
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-  AND l.classid::bigint = ((wanted.key >> 32) & 4294967295) AND l.objid::bigint = (wanted.key & 4294967295)
-
--- name: end_session
-SELECT pg_terminate_backend(%(pid)s)

@@ -10,7 +10,7 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.errors import IllegalTransition
 from embed_pipeline.migrate import backfill
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line
+from embed_pipeline.migrate.outage import Line, only_run
 from embed_pipeline.stores.protocol import AnnIndex
 
 
@@ -42,5 +42,10 @@ def build(index: OpenIndex, name: str, progress: Callable[[str, float], None] | 
                 versions.transition(conn, index.name, name, "ready", event="ready", reason="backfilled, ANN index valid")
         return built
 
-    with Line(index, waiting) as line:
+    only_builder = only_run(
+        f"embed_pipeline.ann_index.{index.name}.{name}",
+        f"The ANN index of {index.name}.{name} is being built by another run.",
+        next_step=f"Run: embed-pipeline status {index.name}",
+    )
+    with Line(index, waiting, taken=only_builder) as line:
         return line.repeat(work)

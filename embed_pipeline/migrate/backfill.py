@@ -21,7 +21,7 @@ from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, write_batch
+from embed_pipeline.migrate.outage import Line, Taken, only_run, write_batch
 from embed_pipeline.migrate.throttle import wait_until_allowed
 from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
@@ -31,8 +31,6 @@ from embed_pipeline.stores.protocol import EmbeddedBatch, MissingDocument, Versi
 queries = Queries(ranges.__file__, "ranges.sql")
 
 LOCKED_TRIES = 40
-# For the server to end the session of a lost connection.
-CLAIM_SECONDS = 10.0
 
 
 @dataclass
@@ -224,6 +222,7 @@ def _batches(
             return store.missing(conn, partition.range, start, limit, unqueued=again, unlocked=again)
 
         documents = reading.repeat(read)
+        signal("backfill.read")
         if documents:
             yield documents
         if len(documents) < limit:
@@ -278,28 +277,10 @@ def _count(conn: psycopg.Connection, index: OpenIndex, partition: Partition) -> 
     return int(row[0]) if row else 0
 
 
-def _claim(index: OpenIndex, version: str, partition: str) -> Callable[[psycopg.Connection, frozenset[int]], None]:
-    """What takes the partition for a connection: a second run would be harmless and pay twice.
-
-    The lock goes with the connection, so a killed worker leaves nothing behind. After a lost connection its own server process may
-    hold the lock a little longer: that one is ended, and whoever else has taken the partition meanwhile keeps it.
-    """
-    values = {"name": f"embed_pipeline.backfill.{index.name}.{version}.{partition}"}
-
-    def take(conn: psycopg.Connection, lost: frozenset[int]) -> None:
-        deadline = time.monotonic() + CLAIM_SECONDS
-        while True:
-            row = conn.execute(queries("try_lock_partition"), values).fetchone()
-            if row is not None and row[0]:
-                return
-            holders = {pid for (pid,) in conn.execute(queries("partition_holders"), values)}
-            if holders - lost or time.monotonic() > deadline:
-                raise Stopped(
-                    f"Partition {partition} of {index.name}.{version} is being filled by another run.",
-                    next_step=f"Run: embed-pipeline status {index.name}",
-                )
-            for pid in holders:
-                conn.execute(queries("end_session"), {"pid": pid})
-            time.sleep(0.05)
-
-    return take
+def _claim(index: OpenIndex, version: str, partition: str) -> Taken:
+    """Hold the partition for this run: a second one would be harmless and pay twice."""
+    return only_run(
+        f"embed_pipeline.backfill.{index.name}.{version}.{partition}",
+        f"Partition {partition} of {index.name}.{version} is being filled by another run.",
+        next_step=f"Run: embed-pipeline status {index.name}",
+    )

@@ -90,10 +90,12 @@ def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Versio
 def _move(
     conn: psycopg.Connection, index: OpenIndex, version: Version, move: Move, evidence_id: int | None, reason: str
 ) -> Moved:
-    """Cover, mark, drain, flip; again with a longer pause when changes overtook us. gh-ost's shape."""
+    """Mark, drain, cover, flip; again with a longer pause when changes overtook us. gh-ost's shape.
+
+    Coverage comes after the drain: a change that was drained may have made a dead letter, and that one counts.
+    """
     started = time.monotonic()
     for attempt in range(TRIES):
-        coverage_id = _require_coverage(conn, index, version)
         generation = serving.read(conn, index.name)
         mark = queue.settled_mark(conn, deadline_seconds=SETTLE_SECONDS)
         signal("cutover.marked")
@@ -104,6 +106,8 @@ def _move(
                 next_step=f"Run: embed-pipeline sync {index.name}; then the same command again.",
             )
         signal("cutover.drained")
+        coverage_id = _require_coverage(conn, index, version)
+        signal("cutover.covered")
         wanted = Flip(index.name, version.name, move, generation.generation, mark, coverage_id, evidence_id, reason)
         try:
             _flip(conn, index, wanted)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,15 +20,18 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
-from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, VersionRetired
 from embed_pipeline.migrate.backfill import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.postgres import failures
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import EmbeddedBatch
 
 BATCH = 128
-LEASE_SECONDS = 60.0
+# Renewed while a slow provider embeds: only a worker that died or froze lets it run out.
+LEASE_SECONDS = 20.0
 WATCH_SECONDS = 0.2
 
 # A document that the application held comes round again after this time; a drain gives up after so many empty looks.
@@ -100,6 +103,7 @@ def drain(index: OpenIndex, name: str, mark: int, deadline_seconds: float) -> in
             left = line.repeat(lambda conn: queue.pending(conn, index.name, name, mark))
             if left == 0 or time.monotonic() > deadline:
                 return left
+            signal("drain.waiting")
             time.sleep(0.02)
 
 
@@ -120,6 +124,8 @@ def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None, 
                     break
                 if not claimed:
                     time.sleep(RETRY_SECONDS)
+    except VersionRetired:
+        result.pending = 0  # Nobody wants its vectors any more: the work is over, not failed.
     except EmbedPipelineError as problem:
         result.error = str(problem)
         # What was not done is still to do: a report that says 0 would be believed.
@@ -164,14 +170,25 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
     if not todo:
         return settled
-    # Embedding is slow and somebody else's: no transaction is open here.
-    batch, letters, _ = embed_batch(index.embedder_of(version), todo)
+    batch, letters, _ = _embed_and_hold(line, index.embedder_of(version), todo, claim)
     signal("dual_write.embedded")
     written = write_batch(line, store, batch, lambda conn: store.replace(conn, claim, batch))
     rejected = line.repeat(lambda conn: store.reject(conn, claim, letters))
     result.written += len(written)
     result.rejected += len(rejected)
     return settled | written | rejected
+
+
+def _embed_and_hold(
+    line: Line, embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]], claim: Claim
+) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+    """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
+    other for ever, and pay each time."""
+    with ThreadPoolExecutor(1) as pool:
+        embedding = pool.submit(embed_batch, embedder, todo)
+        while not wait([embedding], timeout=LEASE_SECONDS / 3).done:
+            line.repeat(lambda conn: queue.renew(conn, claim, LEASE_SECONDS))
+        return embedding.result()
 
 
 def _release(line: Line, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 
-from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.errors import DatabaseUnavailable, Stopped
 from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch, VersionStore
 
 if TYPE_CHECKING:
     from embed_pipeline.migrate.open_index import OpenIndex
+
+queries = Queries(__file__, "outage.sql")
 
 T = TypeVar("T")
 
@@ -28,9 +31,14 @@ T = TypeVar("T")
 GIVE_UP_SECONDS = 90.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+# For the server to end the session of a lost connection.
+END_SECONDS = 10.0
 
 Waiting = Callable[[str], None]
 """Told why there is no progress, and an empty text when there is again."""
+
+Taken = Callable[[psycopg.Connection, frozenset[int]], None]
+"""Called with each new connection and the server processes of the lost ones: what a session must hold before it works."""
 
 
 class Line:
@@ -41,10 +49,10 @@ class Line:
         index: OpenIndex,
         waiting: Waiting | None = None,
         *,
-        taken: Callable[[psycopg.Connection, frozenset[int]], None] | None = None,
+        taken: Taken | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        """`taken` is called with each new connection and the server processes of the lost ones: to take session locks again.
+        """`taken` takes the locks of the session, again for each new one.
 
         With `stop` an outage is waited for until that is set, however long it takes.
         """
@@ -127,6 +135,29 @@ class Line:
     def _tell(self, reason: str) -> None:
         if self.waiting is not None:
             self.waiting(reason)
+
+
+def only_run(name: str, refusal: str, *, next_step: str) -> Taken:
+    """Takes the advisory lock `name`, or raises Stopped with the refusal. It goes with the connection: the dead leave nothing behind.
+
+    After a lost connection its own server process may hold the lock a little longer: that one is ended. Whoever else has taken the
+    lock meanwhile keeps it. Tried and never waited for: a waiting session holds a snapshot, and an index build waits for snapshots.
+    """
+
+    def take(conn: psycopg.Connection, lost: frozenset[int]) -> None:
+        deadline = time.monotonic() + END_SECONDS
+        while True:
+            row = conn.execute(queries("try_lock"), {"name": name}).fetchone()
+            if row is not None and row[0]:
+                return
+            holders = {pid for (pid,) in conn.execute(queries("lock_holders"), {"name": name})}
+            if holders - lost or time.monotonic() > deadline:
+                raise Stopped(refusal, next_step=next_step)
+            for pid in holders:
+                conn.execute(queries("end_session"), {"pid": pid})
+            time.sleep(0.05)
+
+    return take
 
 
 def write_batch(

@@ -90,6 +90,8 @@ def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str, dec
     key_ranges = ranges.cut(conn, index.source, index.spec.partitions)
     version = _new_version(index.spec, name, declared, embedder.fingerprint, embedder.model_version)
 
+    signal("register.cut")
+
     def under_lock() -> None:
         capture.lock(conn, index.source)
         signal("register.locked")

@@ -45,6 +45,9 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retir
 
         def drop() -> None:
             store.drop(conn)
+            # Once more: a worker may have been at it until a moment ago.
+            queue.forget_version(conn, index.name, name)
+            dead_letters.forget(conn, index.name, name, None)
             conn.execute(queries("set_dropped"), {"index": index.name, "version": name})
             versions.record_event(conn, index.name, "dropped", version=name, detail={"freed_bytes": freed})
 

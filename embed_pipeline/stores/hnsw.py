@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -38,11 +37,10 @@ def find(conn: psycopg.Connection, version: Version) -> AnnIndex | None:
 
 
 def build(conn: psycopg.Connection, version: Version, progress: Progress | None = None) -> AnnIndex:
-    """Build the index, or keep the valid one; remains of a failed build are dropped first. Two builders take turns.
+    """Build the index, or keep the valid one; remains of a failed build are dropped first.
 
-    Without taking turns the second one would see the first one's unfinished index, and drop it.
+    The caller is the only builder: another one's unfinished index would be taken for remains.
     """
-    _take_turn(conn, version, progress)
     found = find(conn, version)
     if found is not None and found.valid:
         return found
@@ -75,18 +73,6 @@ def build(conn: psycopg.Connection, version: Version, progress: Progress | None 
             next_step=f"Run: embed-pipeline backfill {version.index} {version.name}",
         )
     return built
-
-
-def _take_turn(conn: psycopg.Connection, version: Version, progress: Progress | None) -> None:
-    """The lock is the session's: it is given back with the connection, and goes with a killed process."""
-    while True:
-        row = conn.execute(queries("try_lock"), {"name": version.ann_index_name}).fetchone()
-        if row is not None and row[0]:
-            return
-        if progress is not None:
-            progress("waiting: another session builds this index", 0.0)
-        signal("hnsw.waiting")
-        time.sleep(LOOK_SECONDS)
 
 
 def _drop_remains(conn: psycopg.Connection, name: sql.Identifier) -> None:

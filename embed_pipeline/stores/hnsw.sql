@@ -15,10 +15,6 @@ WITH (m = {m}, ef_construction = {ef_construction})
 SELECT phase, CASE WHEN blocks_total > 0 THEN blocks_done::double precision / blocks_total ELSE 0 END
 FROM pg_catalog.pg_stat_progress_create_index WHERE pid = %(pid)s
 
--- name: try_lock
--- Asked again and again: a session that waits for a lock holds a snapshot, and CONCURRENTLY waits for snapshots.
-SELECT pg_try_advisory_lock(hashtextextended('embed_pipeline.hnsw.' || %(name)s, 0))
-
 -- name: set_session
 SELECT set_config('maintenance_work_mem', %(memory)s, false)
 

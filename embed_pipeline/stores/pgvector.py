@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
-from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.errors import ConfigurationError, VersionRetired
 from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -29,6 +29,13 @@ from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hi
 queries = Queries(__file__, "pgvector.sql")
 
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
+
+# The longest that an application can wait for a document of ours: a worker may be stopped, or its machine gone, in mid-transaction.
+FROZEN_MS = 30_000
+# How long a worker waits for another worker's uncommitted row before it lets go of everything and comes round again.
+LOCK_WAIT_MS = 2_000
+
+NO_VECTORS: Vectors = np.empty((0, 0), dtype=np.float32)
 
 
 class PgvectorStore:
@@ -105,7 +112,7 @@ class PgvectorStore:
             "after": after,
             "limit": limit,
         }
-        with conn.transaction():
+        with self._unless_retired(), conn.transaction():
             conn.execute(queries("by_key"))
             return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
 
@@ -118,23 +125,27 @@ class PgvectorStore:
     def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         if not len(batch):
             return set()
-        with conn.transaction():
+        with self._writing(conn):
             conn.execute(queries("by_key"))
             written = set(batch.doc_ids) if self._insert_all(conn, batch) else self._insert_rows(conn, batch)
             self._copy(conn, batch, written)
+            signal("insert_new.copied")
         signal("store.committed")
         return written
 
     def replace(self, conn: psycopg.Connection, claim: Claim, batch: EmbeddedBatch) -> set[str]:
         if not len(batch):
             return set()
-        with conn.transaction():
+        with self._writing(conn):
             # The source rows come first, while nothing is held: a table lock of the application is waited for with empty hands.
             current = self._lock_current(conn, dict(zip(batch.doc_ids, batch.hashes, strict=True)))
+            conn.execute(queries("wait_briefly"), {"milliseconds": str(LOCK_WAIT_MS)})
             mine = [doc_id for doc_id in queue.still_mine(conn, claim, current) if doc_id in current]
+            signal("replace.locked")
             self._delete(conn, mine)
-            done = self._insert_rows(conn, _only(batch, set(mine)))
+            done = self._take_rows(conn, _only(batch, set(mine)))
             self._copy(conn, batch, done)
+            signal("replace.copied")
             dead_letters.forget(conn, self.version.index, self.version.name, sorted(done))
             queue.acknowledge(conn, claim, sorted(done))
         signal("store.committed")
@@ -143,23 +154,32 @@ class PgvectorStore:
     def reject(self, conn: psycopg.Connection, claim: Claim | None, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
         if not letters:
             return set()
-        with conn.transaction():
+        with self._writing(conn):
             current = self._lock_current(conn, {doc_id: digest for doc_id, (digest, _) in letters.items()})
+            conn.execute(queries("wait_briefly"), {"milliseconds": str(LOCK_WAIT_MS)})
             if claim is not None:
                 current = set(queue.still_mine(conn, claim, current))
                 # A text that can have no vector must not keep the vector of the text before.
                 self._delete(conn, sorted(current))
-            chosen = {doc_id: letters[doc_id] for doc_id in current}
-            dead_letters.add(conn, self.version.index, self.version.name, chosen)
+            signal("reject.locked")
+            # A backfill's insert that is not committed yet is not seen and not deleted. Taking the document's row waits for it.
+            ids = sorted(current)
+            taken = self._take_rows(conn, EmbeddedBatch(ids, [letters[each][0] for each in ids], [1] * len(ids), NO_VECTORS))
+            self._delete(conn, sorted(taken))
+            dead_letters.add(conn, self.version.index, self.version.name, {doc_id: letters[doc_id] for doc_id in taken})
             if claim is not None:
-                queue.acknowledge(conn, claim, sorted(current))
-            return current
+                queue.acknowledge(conn, claim, sorted(taken))
+            return taken
 
     def settle(self, conn: psycopg.Connection, claim: Claim, current: Mapping[str, bytes]) -> set[str]:
-        stored = self._stored_hashes(conn, list(claim.seqs))
-        unchanged = {doc_id for doc_id, digest in current.items() if stored.get(doc_id) == digest}
-        gone = sorted(set(claim.seqs) - set(current))
-        with conn.transaction():
+        with self._writing(conn):
+            # A worker whose lease was taken over settles nothing: what it read is older than what the new owner does.
+            conn.execute(queries("wait_briefly"), {"milliseconds": str(LOCK_WAIT_MS)})
+            mine = queue.still_mine(conn, claim, claim.seqs)
+            signal("settle.locked")
+            stored = self._stored_hashes(conn, mine)
+            unchanged = {doc_id for doc_id in mine if doc_id in current and stored.get(doc_id) == current[doc_id]}
+            gone = [doc_id for doc_id in mine if doc_id not in current]
             if gone:
                 query = queries("delete_gone", **self._tables, **self._key_parts())
                 removed = [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": gone})]
@@ -171,6 +191,24 @@ class PgvectorStore:
             done = unchanged | set(gone)
             queue.acknowledge(conn, claim, sorted(done))
         return done
+
+    @contextmanager
+    def _writing(self, conn: psycopg.Connection) -> Iterator[None]:
+        """One write transaction. It ends by itself when its worker freezes."""
+        with self._unless_retired(), conn.transaction():
+            conn.execute(queries("end_when_frozen"), {"milliseconds": str(FROZEN_MS)})
+            yield
+
+    @contextmanager
+    def _unless_retired(self) -> Iterator[None]:
+        """VersionRetired when the version's tables have gone while work for it was under way."""
+        try:
+            yield
+        except psycopg.errors.UndefinedTable as gone:
+            raise VersionRetired(
+                f"Version {self.version.name} of {self.version.index} was retired meanwhile; nothing more is written to it.",
+                next_step=f"Run: embed-pipeline status {self.version.index}",
+            ) from gone
 
     def _insert_all(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> bool:
         """All of the batch, or nothing and False: nearly always nobody was there first, and not expecting it is a quarter faster."""
@@ -195,6 +233,12 @@ class PgvectorStore:
         )
         return conn.execute(query, {"doc_ids": batch.doc_ids, "hashes": batch.hashes, "chunks": batch.chunks})
 
+    def _take_rows(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
+        """Insert the rows of documents that this transaction has locked already; whoever was first keeps the document's row."""
+        query = queries("take_rows", version_documents=self.version.documents_table)
+        values = {"doc_ids": batch.doc_ids, "hashes": batch.hashes, "chunks": batch.chunks}
+        return {doc_id for (doc_id,) in conn.execute(query, values)}
+
     def _lock_current(self, conn: psycopg.Connection, hashes: Mapping[str, bytes]) -> set[str]:
         query = queries("lock_current", source_hash=self.source.source_hash(), **self._key_parts())
         ids = sorted(hashes)
@@ -209,6 +253,7 @@ class PgvectorStore:
     def _copy(self, conn: psycopg.Connection, batch: EmbeddedBatch, wanted: set[str]) -> None:
         if not wanted:
             return
+        conn.execute(queries("end_when_copy_is_frozen"), {"milliseconds": str(FROZEN_MS)})
         statement = queries("copy_vectors", version_vectors=self.version.vectors_table)
         with conn.cursor() as cursor, cursor.copy(statement) as copy:
             for piece in copy_format.rows(batch, wanted, half=self.version.precision == "halfvec"):

@@ -68,6 +68,26 @@ SELECT doc_id, source_hash, chunks FROM locked ORDER BY doc_id
 ON CONFLICT (doc_id) DO NOTHING
 RETURNING doc_id
 
+-- name: take_rows
+-- For documents whose source rows are locked and compared already. Waits for another worker's uncommitted row of the same document.
+INSERT INTO {version_documents} (doc_id, source_hash, chunks)
+SELECT w.doc_id, w.source_hash, w.chunks
+FROM unnest(%(doc_ids)b::text[], %(hashes)b::bytea[], %(chunks)b::integer[]) AS w(doc_id, source_hash, chunks) ORDER BY w.doc_id
+ON CONFLICT (doc_id) DO NOTHING
+RETURNING doc_id
+
+-- name: end_when_frozen
+-- An application that deletes a document waits for the write that holds it. A worker that freezes in the middle of one is thrown out.
+SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
+
+-- name: end_when_copy_is_frozen
+-- During a COPY the session is not idle, whoever keeps it waiting.
+SELECT set_config('statement_timeout', %(milliseconds)s, true)
+
+-- name: wait_briefly
+-- From here on locks are held. Who is waited for is another worker, never the application.
+SELECT set_config('lock_timeout', %(milliseconds)s, true)
+
 -- name: copy_vectors
 COPY {version_vectors} (doc_id, chunk, embedding) FROM STDIN (FORMAT BINARY)
 

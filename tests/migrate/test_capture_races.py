@@ -275,6 +275,22 @@ def test_two_indexes_over_one_table(app: psycopg.Connection, open_docs: Open, da
         settle(index)
 
 
+def test_two_processes_register_one_version(app: psycopg.Connection, open_docs: Open) -> None:
+    """Both find it new; the second one comes to the lock when the first one is done, and takes the version as it is."""
+    both: list[OpenIndex] = []
+
+    def first() -> None:
+        signals.forget_all()
+        both.append(open_docs("v1"))
+
+    signals.listen("register.cut", first)
+    both.append(open_docs("v1"))
+    assert app.execute("SELECT count(*) FROM embed_pipeline.events WHERE event = 'register'").fetchone() == (1,)
+    for index in both:
+        with index.connection() as conn:
+            assert index.version(conn, "v1").state == "building"
+
+
 def test_writers_are_let_through_while_registration_waits(
     app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
 ) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving, versions
-from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, RetireRefused
+from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, RetireRefused, VersionRetired
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line
 from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
 
 Open = Callable[..., OpenIndex]
@@ -54,7 +55,7 @@ def test_change_that_arrives_after_the_drain_fails_back(app: psycopg.Connection,
                 "VALUES (-1, 'docs', 'v2', '1')"
             )
 
-    signals.listen("cutover.drained", late)
+    signals.listen("cutover.covered", late)
     cutover.cutover(judged, "v2")
     assert len(tries) == 2
     assert pointer(app) == ("v2", 2)
@@ -109,7 +110,7 @@ def test_cutover_connection_lost_before_commit(app: psycopg.Connection, judged: 
             "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'embed-pipeline'"
         )
 
-    signals.listen("cutover.drained", kill)
+    signals.listen("cutover.covered", kill)
     with pytest.raises(CutoverRefused, match="nothing was moved"):
         cutover.cutover(judged, "v2")
     assert pointer(app) == ("v1", 1)
@@ -235,6 +236,14 @@ def test_too_many_dead_letters_refuse_the_cutover_by_name(app: psycopg.Connectio
         cutover.cutover(judged, "v2")
 
 
+def test_dead_letter_made_by_the_drain_counts(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """The edit that makes a text blank waits in the queue when the cutover begins, and is set aside by its own drain."""
+    app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 44")
+    with pytest.raises(CutoverRefused, match=r"44 \(empty text\)"):
+        cutover.cutover(judged, "v2")
+    assert pointer(app) == ("v1", 1)
+
+
 def test_ann_index_waits_for_all_partitions(open_docs: Open) -> None:
     index = open_docs("v1")
     backfill.fill_partition(index, "v1", "00")
@@ -318,6 +327,58 @@ def test_retire_fails_no_writer(app: psycopg.Connection, judged: OpenIndex) -> N
     settle(judged)
     assert app.execute("SELECT to_regclass('embed_pipeline.docs__v1__vectors')").fetchone() == (None,)
     assert stored(app, "v1") == {}
+
+
+@pytest.mark.parametrize("moment", ["dual_write.claimed", "dual_write.read", "dual_write.embedded"])
+def test_retire_under_a_dual_write_worker(app: psycopg.Connection, judged: OpenIndex, moment: str) -> None:
+    """The tables go while a worker has a batch for them in hand: its work is over, and that is no failure."""
+    cutover.cutover(judged, "v2")
+    app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+    done: list[retire.Retired] = []
+
+    def gone() -> None:
+        signals.forget_all()
+        done.append(retire.retire(judged, "v1", "v1"))
+
+    signals.listen(moment, gone)
+    # One version after the other, so that it is the retired one's worker that comes to the moment.
+    with Line(judged) as line:
+        version = line.repeat(lambda conn: judged.version(conn, "v1"))
+        with pytest.raises(VersionRetired, match="was retired meanwhile"):
+            dual_write._one_batch(line, judged, version, dual_write.VersionSync("v1"))
+    assert [each.version for each in done] == ["v1"]
+    settle(judged)
+    assert app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,)
+
+
+def test_retire_under_a_sync_is_no_failure(app: psycopg.Connection, judged: OpenIndex) -> None:
+    cutover.cutover(judged, "v2")
+    app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+    # So that it is the worker of v1 that comes to the moment.
+    assert dual_write.drain(judged, "v2", 2**62, 20) == 0
+
+    def gone() -> None:
+        signals.forget_all()
+        retire.retire(judged, "v1", "v1")
+
+    signals.listen("dual_write.read", gone)
+    assert {each.version: each.error for each in dual_write.sync(judged)} == {"v1": "", "v2": ""}
+    settle(judged)
+
+
+def test_retire_under_a_backfill_leaves_nothing_behind(app: psycopg.Connection, judged: OpenIndex, open_docs: Open) -> None:
+    """A version is given up while it is being filled; the worker finds out and says so, and no dead letter of it stays."""
+    app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 4")
+    index = open_docs("v1", "v2", "v3")
+
+    def gone() -> None:
+        signals.forget_all()
+        retire.retire(index, "v3", "v3")
+
+    signals.listen("backfill.embedded", gone)
+    with pytest.raises(VersionRetired, match="v3 of docs was retired meanwhile"):
+        backfill.fill_partition(index, "v3", "00")
+    assert app.execute("SELECT count(*) FROM embed_pipeline.dead_letters WHERE version = 'v3'").fetchone() == (0,)
 
 
 def test_retire_is_finished_by_the_same_command_after_a_crash(app: psycopg.Connection, judged: OpenIndex) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,7 +18,9 @@ from embed_pipeline.documents import queue
 from embed_pipeline.errors import EmbedderError, Stopped, WrongSpace
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.stores import pgvector
 from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
+from tests.migrate import workers
 
 Open = Callable[..., OpenIndex]
 
@@ -130,6 +137,137 @@ def test_lease_expires_while_alive(app: psycopg.Connection, open_docs: Open) -> 
     assert result.written == 0
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nbody 1")
     assert taken[0].seqs.keys() == {"1"}
+
+
+def test_text_comes_back_while_a_worker_writes(app: psycopg.Connection, open_docs: Open) -> None:
+    """One worker has replaced A by B and not committed; the text goes back to A, and a second worker looks.
+
+    For everybody else the vector of A still stands there. If the second worker took that for done, B would be what stays.
+    """
+    index = open_docs("v1")
+    fill(index, "v1")
+    change(app, 1, "another")
+
+    def back_again() -> None:
+        change(app, 1, "body 1")
+        dual_write.sync(index, budget_seconds=0.2)
+
+    at("replace.copied", back_again)
+    dual_write.sync(index)
+    settle(index)
+    assert stored(app, "v1")["1"] == text_hash("title 1\n\nbody 1")
+
+
+def test_a_document_is_claimed_whole_by_one_worker(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    fill(index, "v1")
+    change(app, 1, "first")
+    change(app, 2, "free")
+    with index.connection() as conn:
+        held = queue.claim(conn, "docs", "v1", limit=1, lease_seconds=60)
+        assert held.seqs.keys() == {"1"}
+        change(app, 1, "second")
+        assert queue.claim(conn, "docs", "v1", limit=10, lease_seconds=60).seqs.keys() == {"2"}
+        queue.acknowledge(conn, held, ["1"])
+        change(app, 1, "third")
+        again = queue.claim(conn, "docs", "v1", limit=1, lease_seconds=60)
+        assert len(again.seqs["1"]) == 2
+
+
+def test_a_slow_provider_keeps_its_lease(
+    app: psycopg.Connection,
+    open_docs: Open,
+    tmp_path,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Embedding takes longer than the lease; a second worker must not take the batch over, and pay for it again."""
+    calls, slow = tmp_path / "calls", tmp_path / "slow"
+    options = {"calls_file": str(calls), "wait_while": str(slow)}
+    version = {"provider": "tests.fakes:HashEmbedder", "model_name": "m", "dimensions": 16, "options": options}
+    index = open_docs(versions={"v1": version})
+    fill(index, "v1")
+    calls.unlink()
+    monkeypatch.setattr(dual_write, "LEASE_SECONDS", 0.3)
+    change(app, 1, "edited")
+    slow.touch()
+    first = threading.Thread(target=dual_write.sync, args=(index,))
+    first.start()
+    _until(lambda: app.execute("SELECT count(*) FROM embed_pipeline.change_queue WHERE lease_id IS NOT NULL").fetchone() == (1,))
+    second = threading.Thread(target=dual_write.sync, args=(index,), kwargs={"budget_seconds": 1.0})
+    second.start()
+    _until(lambda: not second.is_alive() or len(calls.read_text().splitlines()) > 1)
+    slow.unlink()
+    first.join()
+    second.join()
+    assert calls.read_text().splitlines() == ["title 1 edited"]
+    settle(index)
+
+
+def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("moment", ["insert_new.copied", "replace.locked", "replace.copied"])
+def test_frozen_worker_is_thrown_out(
+    app: psycopg.Connection, open_docs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A worker is stopped by SIGSTOP in the middle of its write; the application's DELETE of that document waits for a bounded time."""
+    index = open_docs("v1")
+    if not moment.startswith("insert"):
+        fill(index, "v1")
+        change(app, 1, "edited")
+    worker = get_context("spawn").Process(
+        target=workers.freeze_at, args=(index.spec.model_dump_json(), moment, 500, tmp_path / "frozen")
+    )
+    worker.start()
+    _until((tmp_path / "frozen").exists)
+    app.execute("SET statement_timeout = '20s'")
+    app.execute("DELETE FROM articles WHERE id = 1")
+    app.execute("RESET statement_timeout")
+    os.kill(worker.pid or 0, signal.SIGCONT)
+    worker.join()
+    assert worker.exitcode == 3, "the thrown out worker noticed nothing"
+    app.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
+    fill(index, "v1")
+    settle(index)
+    assert "1" not in stored(app, "v1")
+
+
+def test_rejected_edit_beside_an_unfinished_insert(
+    app: psycopg.Connection, open_docs: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backfill has written a document and not committed; an edit makes its text blank, and a dual-write sets it aside."""
+    index = open_docs("v1")
+
+    def blank() -> None:
+        app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 1")
+        dual_write.sync(index, budget_seconds=0.2)
+
+    monkeypatch.setattr(pgvector, "LOCK_WAIT_MS", 100)
+    at("insert_new.copied", blank)
+    fill(index, "v1")
+    settle(index)
+    assert "1" not in stored(app, "v1")
+
+
+def test_dead_letter_of_a_document_that_came_back(app: psycopg.Connection, open_docs: Open) -> None:
+    """The zombie saw the document gone; it came back with a blank text, and the worker that took over set it aside."""
+    index = open_docs("v1")
+    fill(index, "v1")
+    app.execute("DELETE FROM articles WHERE id = 1")
+
+    def back_and_set_aside() -> None:
+        app.execute("INSERT INTO articles (id, title, body) VALUES (1, NULL, NULL)")
+        app.execute("UPDATE embed_pipeline.change_queue SET leased_until = now() - interval '1 second'")
+        dual_write.sync(index)
+
+    at("dual_write.read", back_and_set_aside)
+    dual_write.sync(index)
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == [("1",)]
 
 
 def test_low_seq_commits_late(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:

@@ -9,7 +9,7 @@ import psycopg
 
 from embed_pipeline.migrate import dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.migrate.test_faults import oracle
+from tests.articles import text_hash
 
 DEADLINE_SECONDS = 30.0
 
@@ -51,3 +51,19 @@ def require_all_true(url: str, index: OpenIndex, *versions: str) -> None:
             assert (result.error, result.pending) == ("", 0)
         for version in versions:
             assert oracle(app, version) == []
+
+
+def oracle(app: psycopg.Connection, version: str) -> list[str]:
+    """What is wrong with a version, by the documents and the vectors alone, recomputed here."""
+    documents = {
+        str(key): text_hash("\n\n".join(part for part in (title, body) if part))
+        for key, title, body in app.execute("SELECT id, title, body FROM articles")
+    }
+    tables = f"embed_pipeline.docs__{version}__documents d FULL JOIN embed_pipeline.docs__{version}__vectors v USING (doc_id)"
+    rows = app.execute(f"SELECT doc_id, d.chunks, encode(d.source_hash, 'hex'), v.chunk FROM {tables}").fetchall()  # type: ignore[arg-type]
+    found = {doc_id: digest for doc_id, _, digest, _ in rows}
+    problems = [f"{doc_id} is half a document" for doc_id, chunks, _, chunk in rows if (chunks, chunk) != (1, 0)]
+    problems += [f"{doc_id} has more than its one vector" for doc_id in found if len([r for r in rows if r[0] == doc_id]) > 1]
+    problems += [f"{doc_id} is missing" for doc_id in documents.keys() - found.keys()]
+    problems += [f"{doc_id} is an orphan" for doc_id in found.keys() - documents.keys()]
+    return problems + [f"{doc_id} is stale" for doc_id in documents.keys() & found.keys() if documents[doc_id] != found[doc_id]]

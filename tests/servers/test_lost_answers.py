@@ -117,6 +117,9 @@ def test_retire_is_finished_by_the_same_command(
     with pytest.raises(psycopg.OperationalError):
         retire.retire(judged, "v1", "v1")
     assert proxy.struck.wait(10)
+    with psycopg.connect(fragile_url, autocommit=True) as watcher:
+        held = "SELECT FROM pg_locks WHERE locktype = 'advisory'"
+        wait_until(lambda: not any_row(watcher, held), "the server ends the broken session")
     if (fate, step) == ("swallow", DROPPED):
         with pytest.raises(RetireRefused, match="is retired already"):
             retire.retire(judged, "v1", "v1")

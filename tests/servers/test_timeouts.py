@@ -54,7 +54,7 @@ def held_until_too_long(url: str, hold: str, begins: str) -> Iterator[None]:
 
 def test_writing(hurried_url: str, open_fragile: Open, calls: Calls) -> None:
     index = open_fragile("v1")
-    lock = "LOCK TABLE embed_pipeline.docs__v1__vectors IN ACCESS EXCLUSIVE MODE"
+    lock = "LOCK TABLE embed_pipeline.docs__v1__documents IN SHARE MODE"
     with held_until_too_long(hurried_url, lock, "no such statement"), pytest.raises(psycopg.errors.QueryCanceled) as caught:
         backfill.fill_partition(index, "v1", "00")
     said = failures.sentence(caught.value)
