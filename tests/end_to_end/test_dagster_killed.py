@@ -60,7 +60,7 @@ class Deployment:
     def __init__(self, project: Path, environment: dict[str, str], log: Path) -> None:
         self._project, self._environment, self._log = project, environment, log.open("wb")
         web, code = free_port(), free_port()
-        self.client = Dagster(web)
+        self.client, self._code_port = Dagster(web), code
         location = f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {code}, location_name: embed_pipeline}}}}]\n"
         (project / "workspace.yaml").write_text(location)
         run = [sys.executable, "-m"]
@@ -92,6 +92,12 @@ class Deployment:
     def kill(self, name: str) -> None:
         self._running[name].kill()
         self._running.pop(name).wait()
+
+    def listens(self) -> bool | None:
+        """Whether the code server takes connections."""
+        assert self._running["code server"].poll() is None, Path(self._log.name).read_text()[-3000:]
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._code_port)) == 0 or None
 
     def is_up(self) -> bool | None:
         for name, process in self._running.items():
@@ -132,8 +138,11 @@ def deployment(app: psycopg.Connection, database_url: str, calls: Path, tmp_path
     (home / "dagster.yaml").write_text(settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 3"))
     environment = os.environ | {"E2E_DATABASE_URL": database_url, "DAGSTER_HOME": str(home)}
     made = Deployment(project, environment, tmp_path / "dagster.log")
-    made.start("code server", "webserver", "daemon")
     try:
+        # In this order: who does not find the code server at its start looks again only after a long while.
+        made.start("code server")
+        wait(made.listens, 120)
+        made.start("webserver", "daemon")
         wait(made.is_up, 120)
         yield made
     finally:
@@ -221,7 +230,6 @@ def test_run_worker_and_code_server_killed_in_the_middle_of_a_backfill(
     held.release()
     wait(lambda: len(stored(app)) == 60 or None, 90)
     deployment.start("code server")
-    wait(deployment.is_up, 90)
     assert ended(client, run_id) == "SUCCESS"
     assert oracle(app, "v1") == []
     locked = {"title 20 body 20", "title 35 body 35"}
