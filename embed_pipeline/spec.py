@@ -146,6 +146,12 @@ class BackfillSpec(Declared):
     write_batch: int = Field(3_000, ge=1, le=50_000, description="documents per write transaction at most")
 
 
+class ReconcileSpec(Declared):
+    """When every document is compared with every vector, whatever change capture has seen."""
+
+    schedule: str = Field("17 5 * * *", description="cron of the full comparison, UTC; it reads the whole documents table")
+
+
 class RetireSpec(Declared):
     """What must have passed before a version's vectors may go."""
 
@@ -167,6 +173,7 @@ class IndexSpec(Declared):
     holdout: HoldoutSpec | None = None
     gate: GateSpec = GateSpec()
     backfill: BackfillSpec = BackfillSpec()
+    reconcile: ReconcileSpec = ReconcileSpec()
     retire: RetireSpec = RetireSpec()
 
     def source(self) -> DocumentsSpec:

@@ -86,6 +86,11 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> None:
 
 
 def already_done(conn: psycopg.Connection, wanted: Flip) -> bool:
-    """After a lost answer: whether this very flip was committed."""
-    now = read(conn, wanted.index)
+    """After a lost answer: whether this very flip was committed.
+
+    Asked under the pointer's row lock: the server may still be at that commit, and then it is waited for.
+    """
+    with conn.transaction():
+        row = conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone()
+    now = Pointer(None, None, 0) if row is None else Pointer(*row)
     return now.generation == wanted.generation + 1 and now.version == wanted.target

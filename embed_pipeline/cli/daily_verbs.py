@@ -62,11 +62,14 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, 
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:
-        queued = verify.reconcile(opened_index) if full else None
-        if queued is not None:
+        compared = verify.reconcile(opened_index) if full else None
+        queued = None if compared is None else compared.queued
+        if compared is not None and compared.rearmed:
+            output.note(compared.sentence)
+        elif queued is not None:
             output.note(", ".join(f"{name}: {render.count(number, 'difference')} queued" for name, number in queued.items()))
         if not watch:
-            results = dual_write.sync(opened_index)
+            results = dual_write.sync(opened_index, waiting=_Outages(output).tell)
             _say_synced(output, results, quiet=False)
             output.result({"index": index, "queued": queued, "versions": [as_values(each) for each in results]})
             ctx.exit(REFUSED if any(each.error for each in results) else 0)
@@ -77,7 +80,20 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, 
 
         with _until_signalled() as stop:
             output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
-            dual_write.watch(opened_index, stop, report)
+            dual_write.watch(opened_index, stop, report, _Outages(output).tell)
+
+
+class _Outages:
+    """A line when PostgreSQL stops answering and one when it answers again, whichever of the workers notices."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._away = False
+
+    def tell(self, reason: str) -> None:
+        if bool(reason) != self._away:
+            self._away = bool(reason)
+            self._output.note(f"waiting: {reason}" if reason else "PostgreSQL answers again.")
 
 
 def _say_synced(output: Output, results: list[VersionSync], *, quiet: bool) -> None:

@@ -94,7 +94,11 @@ def _build_ann_index(output: Output, index: OpenIndex, version: str) -> Any:
     from embed_pipeline.migrate import ann_index
 
     with progress.shown(f"{index.name}.{version} ANN index") as tell:
-        return ann_index.build(index, version, lambda phase, share: tell(round(100 * share), 100, f"% of {phase}"))
+
+        def say(phase: str, share: float) -> None:
+            tell(round(100 * share), 100, phase if phase.startswith("waiting") else f"% of {phase}")
+
+        return ann_index.build(index, version, say)
 
 
 def _backfill_summary(

@@ -76,25 +76,12 @@ def _fail(ctx: click.Context, problem: EmbedPipelineError) -> None:
 
 
 def _database_problem(problem: Exception) -> EmbedPipelineError | None:
-    """A sentence for a server that went away or refuses this role; None for everything else."""
+    """A sentence for a server that went away, is full, or refuses this role; None for everything else."""
     import psycopg
 
-    from embed_pipeline.errors import DatabaseUnavailable
-    from embed_pipeline.postgres.connection import redact
+    from embed_pipeline.postgres import failures
 
-    if not isinstance(problem, psycopg.Error):
-        return None
-    said = redact(str(problem).strip().partition("\n")[0]).rstrip(".")
-    if isinstance(problem, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
-        return DatabaseUnavailable(
-            f"PostgreSQL does not allow this: {said}.", next_step="Use a database_url whose role may write there."
-        )
-    if isinstance(problem, psycopg.OperationalError):
-        return DatabaseUnavailable(
-            f"The database stopped answering: {said or type(problem).__name__}.",
-            next_step="What was committed is kept; run the same command again.",
-        )
-    return None
+    return failures.sentence(problem) if isinstance(problem, psycopg.Error) else None
 
 
 def with_json(function: AnyFunction) -> AnyFunction:

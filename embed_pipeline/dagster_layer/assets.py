@@ -2,7 +2,8 @@
 
     documents ─┬─> embeddings/v1 [partitioned] ─> ann_index/v1 ─> evaluation/v1 ─┐
                ├─> embeddings/v2 [partitioned] ─> ann_index/v2 ─> evaluation/v2 ─┴─> serving
-               └─> dual_write
+               ├─> dual_write
+               └─> comparison
 
 No IO managers: vectors go to the store, and what an asset hands to Dagster is what a person wants to see.
 """
@@ -49,7 +50,7 @@ def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [documents_asset(spec)]
     for version in spec.versions:
         assets += [embeddings_asset(spec, version), ann_index_asset(spec, version), evaluation_asset(spec, version)]
-    return [*assets, serving_asset(spec), dual_write_asset(spec)]
+    return [*assets, serving_asset(spec), dual_write_asset(spec), comparison_asset(spec)]
 
 
 def documents_asset(spec: IndexSpec) -> dg.AssetSpec:
@@ -221,6 +222,30 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=shown)
 
     return sync
+
+
+def comparison_asset(spec: IndexSpec) -> dg.AssetsDefinition:
+    """Every document against every vector of every live version: what bypassed change capture is found, queued and said."""
+    names = Names(spec.name)
+    key = names.comparison
+
+    @dg.asset(
+        key=key,
+        deps=[names.documents],
+        check_specs=[checks.nothing_bypassed_spec(key)],
+        group_name=spec.name,
+        kinds={"postgres"},
+        retry_policy=RETRIES,
+        description=f"Compares every document of {spec.name} with the vectors of every live version, arms change capture again where it "
+        f"is off, and queues what differs for the dual-write. Run by the schedule `{names.compare_schedule}`.",
+    )
+    def compare(context: dg.AssetExecutionContext) -> Materialized:
+        with working_on(spec, register_new=False) as index:
+            compared = verify.reconcile(index)
+        (context.log.warning if compared.found else context.log.info)(compared.sentence)
+        return dg.MaterializeResult(metadata=metadata.compared(compared), check_results=[checks.nothing_bypassed(key, compared)])
+
+    return compare
 
 
 def _kinds(spec: IndexSpec, declared: VersionSpec) -> set[str]:

@@ -1,4 +1,5 @@
-"""The checks on a version's evaluation. All block: a cutover in the same run does not happen after one of them failed.
+"""The checks on a version's evaluation. All block: a cutover in the same run does not happen after one of them failed. And the one on
+the full comparison, which only warns.
 
 They hang on the unpartitioned evaluation since a check on the partitioned embeddings would run in every chunk of a backfill.
 Blocking reaches no further than one run, so the cutover itself asks the library for the same evidence again.
@@ -14,6 +15,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.evaluate.gate import GateResult
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores.protocol import Coverage
@@ -21,6 +23,8 @@ from embed_pipeline.stores.protocol import Coverage
 queries = Queries(__file__, "checks.sql")
 
 COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "provenance", "ann_recall", "held_out_recall")
+
+NOTHING_BYPASSED = "nothing_bypassed"
 
 
 def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -57,6 +61,24 @@ def provenance(index: OpenIndex, version: Version) -> dg.AssetCheckResult:
     vectors, foreign = (0, 0) if row is None else row
     shown = {"vectors": vectors, "foreign": foreign, "fingerprint": version.fingerprint}
     return dg.AssetCheckResult(passed=foreign == 0, check_name=PROVENANCE, metadata=shown)
+
+
+def nothing_bypassed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """What the full comparison promises to answer. Blocks nothing: what it finds is queued by the same run."""
+    description = "No document or vector differed without a queued change, and change capture was armed."
+    return dg.AssetCheckSpec(NOTHING_BYPASSED, asset=asset, description=description, blocking=False)
+
+
+def nothing_bypassed(asset: dg.AssetKey, compared: Compared) -> dg.AssetCheckResult:
+    """A warning, since it is repaired: but somebody writes past the triggers, and may do so again."""
+    return dg.AssetCheckResult(
+        passed=not compared.found,
+        asset_key=asset,
+        check_name=NOTHING_BYPASSED,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=compared.sentence,
+        metadata=metadata.compared(compared),
+    )
 
 
 def ann_recall(spec: IndexSpec, result: GateResult) -> dg.AssetCheckResult:

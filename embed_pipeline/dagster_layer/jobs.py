@@ -39,7 +39,7 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
     jobs: list[Job] = []
     for version in spec.versions:
         jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
-    return [*jobs, dual_write_job(spec), rollback_job(spec), pause_job(spec), resume_job(spec)]
+    return [*jobs, dual_write_job(spec), compare_job(spec), rollback_job(spec), pause_job(spec), resume_job(spec)]
 
 
 def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
@@ -84,6 +84,17 @@ def dual_write_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(names.dual_write),
         tags=DUAL_WRITE_TAGS,
         description=f"Bring every live version of {spec.name} up to date with changed documents.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def compare_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
+    """What the schedule of the full comparison requests."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.compare_job,
+        selection=dg.AssetSelection.assets(names.comparison),
+        description=f"Compare every document of {spec.name} with every vector; queue what differs, and say so.",
         executor_def=dg.in_process_executor,
     )
 

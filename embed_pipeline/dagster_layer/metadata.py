@@ -13,6 +13,7 @@ from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.migrate.dual_write import VersionSync
 from embed_pipeline.migrate.retire import Retired
+from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.spec import VersionSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage
 
@@ -126,6 +127,12 @@ def synced(result: VersionSync) -> Metadata:
     if result.error:
         shown["error"] = result.error
     return shown
+
+
+def compared(done: Compared) -> Metadata:
+    """What a full comparison found; the differences as one number get a plot over time."""
+    shown: Metadata = {"sentence": done.sentence, "differences": sum(done.queued.values()), "rearmed": len(done.rearmed)}
+    return shown | {f"{version} queued": number for version, number in done.queued.items()}
 
 
 def retired(done: Retired) -> Metadata:

@@ -25,6 +25,10 @@ class Names:
     def serving(self) -> dg.AssetKey:
         return dg.AssetKey([self.index, "serving"])
 
+    @property
+    def comparison(self) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "comparison"])
+
     def embeddings(self, version: str) -> dg.AssetKey:
         return dg.AssetKey([self.index, "embeddings", version])
 
@@ -46,6 +50,14 @@ class Names:
     @property
     def dual_write_sensor(self) -> str:
         return f"{self.index}_dual_write"
+
+    @property
+    def compare_job(self) -> str:
+        return f"compare_{self.index}"
+
+    @property
+    def compare_schedule(self) -> str:
+        return f"{self.index}_compare"
 
     @property
     def rollback_job(self) -> str:

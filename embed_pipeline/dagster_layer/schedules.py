@@ -1,4 +1,6 @@
-"""The schedules of one index: each tick fills the next partitions of a version. Stopped until a person starts them."""
+"""The schedules of one index: filling the next partitions of a version (stopped until a person starts it, since it spends money), and the
+full comparison (running, since what it finds is what nobody looks for).
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from embed_pipeline.spec import IndexSpec
 
 
 def build_schedules(spec: IndexSpec) -> list[dg.ScheduleDefinition]:
-    """One schedule for each version."""
-    return [backfill_schedule(spec, version) for version in spec.versions]
+    """One schedule for each version, and the full comparison's."""
+    return [*(backfill_schedule(spec, version) for version in spec.versions), compare_schedule(spec)]
 
 
 def backfill_schedule(spec: IndexSpec, version: str) -> dg.ScheduleDefinition:
@@ -45,6 +47,35 @@ def backfill_schedule(spec: IndexSpec, version: str) -> dg.ScheduleDefinition:
         return dg.RunRequest(tags={ASSET_PARTITION_RANGE_START_TAG: wanted[0], ASSET_PARTITION_RANGE_END_TAG: wanted[-1]})
 
     return next_partitions
+
+
+def compare_schedule(spec: IndexSpec) -> dg.ScheduleDefinition:
+    """Requests the full comparison, once there is something to compare."""
+    names = Names(spec.name)
+
+    @dg.schedule(
+        name=names.compare_schedule,
+        job_name=names.compare_job,
+        cron_schedule=spec.reconcile.schedule,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Compares every document of {spec.name} with every vector; queues and reports what bypassed change capture.",
+    )
+    def compare(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if unfinished_run(context.instance, names.compare_job):
+            return dg.SkipReason("The comparison of an earlier tick is queued or running.")
+        try:
+            with connect(resolve_url(spec.database_url), autocommit=True) as conn:
+                live = versions.live_versions(conn, spec.name)
+        except EmbedPipelineError as problem:
+            return dg.SkipReason(str(problem))
+        except psycopg.errors.UndefinedTable:
+            live = []
+        except psycopg.Error as problem:
+            return dg.SkipReason(f"PostgreSQL did not answer: {problem.diag.message_primary or type(problem).__name__}.")
+        return dg.RunRequest() if live else dg.SkipReason(f"{spec.name} has no live version yet.")
+
+    return compare
 
 
 def first_contiguous(keys: list[str], unfilled: set[str], limit: int) -> list[str]:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError
 from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.postgres import failures
 from embed_pipeline.spec import IndexSpec
 
 # Each line is an event in Dagster's own database.
@@ -32,7 +33,8 @@ def refusals_as_failures() -> Iterator[None]:
     Trying again would meet the same refusal, so retries are off, except when the database did not answer.
     """
     try:
-        yield
+        with failures.as_sentences():
+            yield
     except EmbedPipelineError as problem:
         metadata = {} if problem.next_step is None else {"next step": problem.next_step}
         raise dg.Failure(

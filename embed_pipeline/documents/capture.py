@@ -125,6 +125,26 @@ def _known(table: sql.Identifier | None) -> sql.Identifier:
     return table
 
 
+def disarmed(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
+    """`table.trigger` of every trigger that is missing, disabled, or enabled in another way than `install` leaves it. Locks nothing."""
+    wanted = [(source.identifier.as_string(conn), trigger_name(index, kind), mode) for kind, mode in _modes(source)]
+    if source.partitioned:
+        named = {"documents": source.identifier.as_string(conn)}
+        for schema, table in conn.execute(queries("leaf_partitions"), named).fetchall():
+            leaf = sql.Identifier(schema, table).as_string(conn)
+            wanted += [(leaf, trigger_name(index, kind), "A") for kind in ("row", "truncate")]
+    tables, triggers, modes = (list(column) for column in zip(*wanted, strict=True))
+    found = conn.execute(queries("disarmed"), {"tables": tables, "triggers": triggers, "modes": modes})
+    return [f"{table}.{trigger}" for table, trigger in found]
+
+
+def _modes(source: Source) -> list[tuple[str, str]]:
+    """How each trigger of the documents table is enabled, as pg_trigger.tgenabled says it."""
+    if source.partitioned:
+        return [("row", "A"), ("truncate", "A")]
+    return [*((kind, "O") for kind in STATEMENT_KINDS), ("row", "R"), ("truncate", "A")]
+
+
 def prove_live(conn: psycopg.Connection, source: Source, index: str, version: str) -> None:
     """Refuse unless a change of a document reaches the queue for `version`: seen, not assumed.
 

@@ -145,6 +145,12 @@ WHERE t.level > 0 AND c.relkind IN ('r', 'p')
 SELECT t.tgname FROM pg_catalog.pg_trigger t
 WHERE t.tgrelid = %(documents)s::regclass AND t.tgname = ANY (%(triggers)s) AND t.tgenabled <> 'D'
 
+-- name: disarmed
+SELECT w.documents::regclass::text, w.trigger
+FROM unnest(%(tables)s::text[], %(triggers)s::text[], %(modes)s::text[]) AS w(documents, trigger, mode)
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                  WHERE t.tgrelid = w.documents::regclass AND t.tgname = w.trigger AND t.tgenabled::text = w.mode)
+
 -- name: canary_update
 UPDATE {documents} AS d SET {text_column} = left(d.{text_column}::text, -1) WHERE {key_is_wanted}
 

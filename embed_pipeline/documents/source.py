@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import DocumentsSpec
 
@@ -172,7 +173,8 @@ def ensure_default_table(conn: psycopg.Connection, declared: DocumentsSpec) -> N
 
 def count(conn: psycopg.Connection, source: Source) -> tuple[int, int]:
     """(documents, bytes of their texts)."""
-    row = conn.execute(queries("count_documents", **_only(source, "text", "documents"))).fetchone()
+    with unhurried(conn):
+        row = conn.execute(queries("count_documents", **_only(source, "text", "documents"))).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 
@@ -180,7 +182,8 @@ def count(conn: psycopg.Connection, source: Source) -> tuple[int, int]:
 def sample(conn: psycopg.Connection, source: Source, size: int) -> list[tuple[str, str]]:
     """(id, text) of `size` documents, the same ones each time while the ids stay the same."""
     query = queries("sample_texts", **_only(source, "doc_id", "text", "documents"))
-    return conn.execute(query, {"size": size}).fetchall()
+    with unhurried(conn):
+        return conn.execute(query, {"size": size}).fetchall()
 
 
 def missing_ids(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> list[str]:

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -22,7 +21,9 @@ from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line, Taken, only_run, write_batch
 from embed_pipeline.migrate.throttle import wait_until_allowed
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch, MissingDocument, VersionStore
@@ -79,59 +80,92 @@ def unfilled(conn: psycopg.Connection, index: OpenIndex, version: str) -> list[s
 
 
 def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Listener | None = None) -> PartitionReport:
-    """Fill one partition and mark it complete. Safe to repeat at any time: what is there is skipped and not paid for again."""
-    with index.connection() as conn, _claimed(conn, index, name, partition_key):
-        version = index.version(conn, name)
-        if not version.is_live:
-            raise IllegalTransition(
-                f"Version {name!r} of index {index.name!r} is retired and cannot be backfilled.",
-                next_step="Declare a new version.",
-            )
-        partition = _partition(conn, index, version, partition_key)
-        capture.prove_live(conn, index.source, index.name, name)
-        progress = Progress(partition_key, _count(conn, index, partition))
+    """Fill one partition and mark it complete. Safe to repeat at any time: what is there is skipped and not paid for again.
+
+    Outlives a restart of PostgreSQL and cut connections (`outage.Line`): what is embedded waits in memory until it is written.
+    """
+    progress = Progress(partition_key, 0)
+
+    def waiting(reason: str) -> None:
+        progress.waiting = reason
+        if listener is not None:
+            listener(progress)
+
+    with Line(index, waiting, taken=_claim(index, name, partition_key)) as reading:
+        version, partition = reading.repeat(lambda conn: _begin(conn, index, name, partition_key))
+        progress.total = reading.repeat(lambda conn: _count(conn, index, partition))
         if not partition.range.is_empty:
-            _fill(conn, index, version, partition, progress, listener)
-        documents = _count(conn, index, partition)
-        with conn.transaction():
-            versions.complete_partition(conn, index.name, name, partition_key, documents)
+            _fill(reading, index, version, partition, progress, listener)
+        documents = reading.repeat(lambda conn: _complete(conn, index, name, partition))
         return PartitionReport(
             partition_key, documents, progress.written, progress.rejected, progress.truncated, progress.seconds
         )
 
 
+def _begin(conn: psycopg.Connection, index: OpenIndex, name: str, key: str) -> tuple[Version, Partition]:
+    version = index.version(conn, name)
+    if not version.is_live:
+        raise IllegalTransition(
+            f"Version {name!r} of index {index.name!r} is retired and cannot be backfilled.",
+            next_step="Declare a new version.",
+        )
+    partition = _partition(conn, index, version, key)
+    capture.prove_live(conn, index.source, index.name, name)
+    return version, partition
+
+
+def _complete(conn: psycopg.Connection, index: OpenIndex, name: str, partition: Partition) -> int:
+    documents = _count(conn, index, partition)
+    with conn.transaction():
+        versions.complete_partition(conn, index.name, name, partition.range.partition, documents)
+    return documents
+
+
 def _fill(
-    conn: psycopg.Connection,
+    reading: Line,
     index: OpenIndex,
     version: Version,
     partition: Partition,
     progress: Progress,
     listener: Listener | None,
 ) -> None:
-    """Pass over the range until a pass leaves nothing behind: what the application held is revisited."""
+    """Pass over the range until a pass leaves nothing behind: what the application held is revisited.
+
+    Only the first pass embeds a document that it may not be able to write. The passes after it leave a document that has a row in the
+    change queue to the dual-write, and do not ask for one that is still locked: neither is paid for again.
+    """
     store = index.store(version)
     embedder = index.embedder_of(version)
-    with index.connection() as writing:
+    held: list[MissingDocument] = []
+    with Line(index, reading.waiting) as writing:
         for attempt in range(LOCKED_TRIES):
-            left = _pass(conn, writing, index, store, embedder, partition, progress, listener)
-            if not left:
+            again = attempt > 0
+            left = _pass(reading, writing, index, store, embedder, partition, progress, listener, again=again)
+            if not left and not again:
                 return
+            held = reading.repeat(lambda conn: store.missing(conn, partition.range, None, 1, unqueued=True))
+            if not held:
+                return
+            signal("backfill.revisiting")
             time.sleep(min(0.02 * 2**attempt, 2.0))
     raise Stopped(
-        f"{left} documents of partition {progress.partition} of {version.index}.{version.name} stayed locked by the application.",
+        f"Documents of partition {progress.partition} of {version.index}.{version.name} stayed locked by the application "
+        f"(first: {held[0].doc_id}).",
         next_step="Run the same command again; see pg_locks for who holds them.",
     )
 
 
 def _pass(
-    conn: psycopg.Connection,
-    writing: psycopg.Connection,
+    reading: Line,
+    writing: Line,
     index: OpenIndex,
     store: VersionStore,
     embedder: VersionEmbedder,
     partition: Partition,
     progress: Progress,
     listener: Listener | None,
+    *,
+    again: bool,
 ) -> int:
     """One pass; returns how many documents it had to leave."""
     limits = index.batch_sizes.setdefault(
@@ -144,8 +178,8 @@ def _pass(
     def write(embedded: tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]) -> int:
         batch, letters, truncated = embedded
         signal("backfill.embedded")
-        written = store.insert_new(writing, batch)
-        rejected = store.reject(writing, None, letters)
+        written = write_batch(writing, store, batch, lambda conn: store.insert_new(conn, batch))
+        rejected = writing.repeat(lambda conn: store.reject(conn, None, letters))
         progress.written += len(written)
         progress.rejected += len(rejected)
         progress.truncated += truncated
@@ -153,15 +187,10 @@ def _pass(
             listener(progress)
         return len(batch) + len(letters) - len(written) - len(rejected)
 
-    def waiting(reason: str) -> None:
-        progress.waiting = reason
-        if listener is not None:
-            listener(progress)
-
     with ThreadPoolExecutor(embedder.spec.max_in_flight) as pool, ThreadPoolExecutor(1) as writer:
         try:
-            for documents in _batches(conn, index, store, partition, limits):
-                wait_until_allowed(conn, index.name, waiting)
+            for documents in _batches(reading, index, store, partition, limits, again=again):
+                reading.repeat(lambda conn: wait_until_allowed(conn, index.name, reading.waiting))
                 progress.waiting = ""
                 in_flight.append(pool.submit(_embed, embedder, documents, limits))
                 if len(in_flight) > embedder.spec.max_in_flight:
@@ -172,8 +201,8 @@ def _pass(
                 embedded = in_flight.popleft().result()
                 left += pending_write.result() if pending_write else 0
                 pending_write = writer.submit(write, embedded)
-        except EmbedPipelineError:
-            # One batch failed; the others in flight are paid for and kept.
+        except (EmbedPipelineError, psycopg.Error):
+            # One batch failed; the others in flight are paid for and kept, unless writing is what fails.
             for future in in_flight:
                 if future.exception() is None:
                     writer.submit(write, future.result()).result()
@@ -183,12 +212,16 @@ def _pass(
 
 
 def _batches(
-    conn: psycopg.Connection, index: OpenIndex, store: VersionStore, partition: Partition, limits: BatchSize
+    reading: Line, index: OpenIndex, store: VersionStore, partition: Partition, limits: BatchSize, *, again: bool
 ) -> Iterator[list[MissingDocument]]:
     after: list[str] | None = None
     while True:
         limit = limits.size
-        documents = store.missing(conn, partition.range, after, limit)
+
+        def read(conn: psycopg.Connection, start: list[str] | None = after, limit: int = limit) -> list[MissingDocument]:
+            return store.missing(conn, partition.range, start, limit, unqueued=again, unlocked=again)
+
+        documents = reading.repeat(read)
         signal("backfill.read")
         if documents:
             yield documents
@@ -239,19 +272,15 @@ def _count(conn: psycopg.Connection, index: OpenIndex, partition: Partition) -> 
         return 0
     in_range = ranges.within(index.source, bounds.lower is not None, bounds.upper is not None, after=False)
     query = queries("count_in_range", documents=index.source.identifier, in_range=in_range)
-    row = conn.execute(query, {"lower": bounds.lower, "upper": bounds.upper}).fetchone()
+    with unhurried(conn):
+        row = conn.execute(query, {"lower": bounds.lower, "upper": bounds.upper}).fetchone()
     return int(row[0]) if row else 0
 
 
-@contextmanager
-def _claimed(conn: psycopg.Connection, index: OpenIndex, version: str, partition: str) -> Iterator[None]:
-    """Hold the partition for this connection: a second run would be harmless and pay twice."""
-    name = f"embed_pipeline.backfill.{index.name}.{version}.{partition}"
-    row = conn.execute(queries("try_lock_partition"), {"name": name}).fetchone()
-    if row is None or not row[0]:
-        raise Stopped(
-            f"Partition {partition} of {index.name}.{version} is being filled by another run.",
-            next_step=f"Run: embed-pipeline status {index.name}",
-        )
-    # The lock goes with the connection: a killed worker leaves nothing behind.
-    yield
+def _claim(index: OpenIndex, version: str, partition: str) -> Taken:
+    """Hold the partition for this run: a second one would be harmless and pay twice."""
+    return only_run(
+        f"embed_pipeline.backfill.{index.name}.{version}.{partition}",
+        f"Partition {partition} of {index.name}.{version} is being filled by another run.",
+        next_step=f"Run: embed-pipeline status {index.name}",
+    )

@@ -22,6 +22,7 @@ from embed_pipeline.errors import ChangesOvertook, CutoverRefused
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line
 from embed_pipeline.signals import signal
 
 DRAIN_SECONDS = 60.0
@@ -127,8 +128,9 @@ def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> None:
         signal("cutover.flipped")
     except psycopg.OperationalError as lost:
         # The answer is lost, not necessarily the commit: the generation knows.
-        with index.connection() as again:
-            if not serving.already_done(again, wanted):
+        conn.close()
+        with Line(index) as line:
+            if not line.repeat(lambda again: serving.already_done(again, wanted)):
                 raise CutoverRefused(
                     f"The connection broke during the {wanted.move} of {index.name}; nothing was moved.",
                     next_step="Run the same command again.",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -20,9 +21,11 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.errors import EmbedderError, EmbedPipelineError, VersionRetired
+from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, VersionRetired
 from embed_pipeline.migrate.backfill import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line, Waiting, write_batch
+from embed_pipeline.postgres import failures
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -52,39 +55,52 @@ class VersionSync:
     error: str = ""
 
 
-def sync(index: OpenIndex, *, budget_seconds: float | None = None) -> list[VersionSync]:
+def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Waiting | None = None) -> list[VersionSync]:
     """Drain the queue of every live version; returns when nothing claimable is left or the time is over.
 
-    A version whose provider fails reports its error and leaves the others alone. The active version is served first.
+    A version whose provider fails reports its error and leaves the others alone. The active version is served first. A restart of
+    PostgreSQL is outlived; `waiting` is told about it.
     """
-    with index.connection() as conn:
-        live = _in_order(versions.live_versions(conn, index.name))
+    with Line(index, waiting) as line:
+        live = _in_order(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     with ThreadPoolExecutor(max(len(live), 1)) as pool:
-        return list(pool.map(lambda version: _drain_isolated(index, version, deadline), live))
+        return list(pool.map(lambda version: _drain_isolated(index, version, deadline, waiting), live))
 
 
-def watch(index: OpenIndex, stop: threading.Event, report: Callable[[list[VersionSync]], None]) -> None:
+def watch(
+    index: OpenIndex,
+    stop: threading.Event,
+    report: Callable[[list[VersionSync]], None],
+    waiting: Waiting | None = None,
+) -> None:
     """Sync as changes arrive until `stop`: looks for work five times a second, one indexed query each.
 
-    No NOTIFY in the application's transactions: it would make all their commits take turns (docs/decisions).
+    No NOTIFY in the application's transactions: it would make all their commits take turns (docs/decisions). However long PostgreSQL
+    is away, it goes on when PostgreSQL answers again; `waiting` is told.
     """
-    with index.connection() as conn:
+    with Line(index, waiting, stop=stop) as line:
         while not stop.is_set():
-            if queue.has_work(conn, index.name):
-                report(sync(index))
+            try:
+                found = line.repeat(lambda conn: queue.has_work(conn, index.name))
+            except DatabaseUnavailable:
+                if stop.is_set():
+                    return
+                raise
+            if found:
+                report(sync(index, waiting=waiting))
             stop.wait(WATCH_SECONDS)
 
 
 def drain(index: OpenIndex, name: str, mark: int, deadline_seconds: float) -> int:
     """Work until nothing up to `mark` is pending for one version; returns what is still pending at the deadline."""
     deadline = time.monotonic() + deadline_seconds
-    with index.connection() as conn:
-        version = index.version(conn, name)
+    with Line(index) as line:
+        version = line.repeat(lambda conn: index.version(conn, name))
         result = VersionSync(name)
         while True:
-            _one_batch(conn, index, version, result)
-            left = queue.pending(conn, index.name, name, mark)
+            _one_batch(line, index, version, result)
+            left = line.repeat(lambda conn: queue.pending(conn, index.name, name, mark))
             if left == 0 or time.monotonic() > deadline:
                 return left
             signal("drain.waiting")
@@ -95,14 +111,14 @@ def _in_order(live: list[Version]) -> list[Version]:
     return sorted(live, key=lambda version: version.state != "active")
 
 
-def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None) -> VersionSync:
+def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None, waiting: Waiting | None) -> VersionSync:
     result = VersionSync(version.name)
     try:
-        with index.connection() as conn:
+        with failures.as_sentences(), Line(index, waiting) as line:
             idle = 0
             while deadline is None or time.monotonic() < deadline:
-                claimed = _one_batch(conn, index, version, result)
-                result.pending = queue.pending(conn, index.name, version.name)
+                claimed = _one_batch(line, index, version, result)
+                result.pending = line.repeat(lambda conn: queue.pending(conn, index.name, version.name))
                 idle = 0 if claimed else idle + 1
                 if result.pending == 0 or idle > IDLE_TRIES:
                     break
@@ -112,60 +128,73 @@ def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None) 
         result.pending = 0  # Nobody wants its vectors any more: the work is over, not failed.
     except EmbedPipelineError as problem:
         result.error = str(problem)
+        # What was not done is still to do: a report that says 0 would be believed.
+        with suppress(psycopg.Error, EmbedPipelineError), index.connection() as conn:
+            result.pending = queue.pending(conn, index.name, version.name)
     return result
 
 
-def _one_batch(conn: psycopg.Connection, index: OpenIndex, version: Version, result: VersionSync) -> int:
+def _one_batch(line: Line, index: OpenIndex, version: Version, result: VersionSync) -> int:
     """Claim and work off one batch; returns how many documents were claimed."""
-    with conn.transaction():
-        claim = queue.claim(conn, index.name, version.name, limit=BATCH, lease_seconds=LEASE_SECONDS)
+    # A claim whose answer was lost comes round again when its lease runs out.
+    claim = line.repeat(lambda conn: _claim(conn, index, version))
     if not claim.seqs:
         return 0
     signal("dual_write.claimed")
     try:
-        done = _work(conn, index, version, claim, result)
+        done = _work(line, index, version, claim, result)
     except RETRIED:
         done = set()
         result.retried += 1
-    except EmbedderError as problem:
-        _release(conn, claim, list(claim.seqs), delay=5.0, error=str(problem))
+    except (EmbedderError, psycopg.Error) as problem:
+        with suppress(psycopg.Error):
+            _release(line, claim, list(claim.seqs), delay=5.0, error=str(problem))
         raise
     left = [doc_id for doc_id in claim.seqs if doc_id not in done]
-    _release(conn, claim, left, delay=RETRY_SECONDS, error=None)
+    _release(line, claim, left, delay=RETRY_SECONDS, error=None)
     return len(claim.seqs)
 
 
-def _work(conn: psycopg.Connection, index: OpenIndex, version: Version, claim: Claim, result: VersionSync) -> set[str]:
+def _claim(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Claim:
+    with conn.transaction():
+        return queue.claim(conn, index.name, version.name, limit=BATCH, lease_seconds=LEASE_SECONDS)
+
+
+def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: VersionSync) -> set[str]:
     store = index.store(version)
-    current = documents_source.read_current(conn, index.source, list(claim.seqs))
+    current = line.repeat(lambda conn: documents_source.read_current(conn, index.source, list(claim.seqs)))
     signal("dual_write.read")
-    settled = store.settle(conn, claim, {doc_id: digest for doc_id, (_, digest) in current.items()})
+    hashes = {doc_id: digest for doc_id, (_, digest) in current.items()}
+    settled = line.repeat(lambda conn: store.settle(conn, claim, hashes))
     result.settled += len(settled)
     todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
     if not todo:
         return settled
-    batch, letters, _ = _embed_and_hold(conn, index.embedder_of(version), todo, claim)
+    batch, letters, _ = _embed_and_hold(line, index.embedder_of(version), todo, claim)
     signal("dual_write.embedded")
-    written = store.replace(conn, claim, batch)
-    rejected = store.reject(conn, claim, letters)
+    written = write_batch(line, store, batch, lambda conn: store.replace(conn, claim, batch))
+    rejected = line.repeat(lambda conn: store.reject(conn, claim, letters))
     result.written += len(written)
     result.rejected += len(rejected)
     return settled | written | rejected
 
 
 def _embed_and_hold(
-    conn: psycopg.Connection, embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]], claim: Claim
+    line: Line, embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]], claim: Claim
 ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
     """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
     other for ever, and pay each time."""
     with ThreadPoolExecutor(1) as pool:
         embedding = pool.submit(embed_batch, embedder, todo)
         while not wait([embedding], timeout=LEASE_SECONDS / 3).done:
-            queue.renew(conn, claim, LEASE_SECONDS)
+            line.repeat(lambda conn: queue.renew(conn, claim, LEASE_SECONDS))
         return embedding.result()
 
 
-def _release(conn: psycopg.Connection, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:
-    if doc_ids:
+def _release(line: Line, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:
+    def give_back(conn: psycopg.Connection) -> None:
         with conn.transaction():
             queue.release(conn, claim, doc_ids, delay=delay, error=error)
+
+    if doc_ids:
+        line.repeat(give_back)

@@ -7,6 +7,10 @@ SELECT to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) IS NOT 
 -- name: count_documents
 SELECT count(*) FROM {documents}
 
+-- name: last_comparison
+SELECT at, reason, detail FROM embed_pipeline.audit_events
+WHERE index_name = %(index)s AND event = 'reconcile' ORDER BY id DESC LIMIT 1
+
 -- name: last_events
 SELECT at, version, event, from_state, to_state, actor, reason FROM embed_pipeline.audit_events
 WHERE index_name = %(index)s ORDER BY id DESC LIMIT %(limit)s

@@ -84,6 +84,15 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """The last full comparison of every document with every vector."""
+
+    at: datetime
+    sentence: str
+    differences: int
+
+
+@dataclass(frozen=True)
 class Next:
     """What to run now (None: nothing is to be done) and why."""
 
@@ -103,6 +112,7 @@ class IndexStatus:
     versions: tuple[VersionStatus, ...]
     events: tuple[Event, ...]
     next: Next
+    comparison: Comparison | None = None
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -148,6 +158,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 max_dead_letters=spec.gate.max_dead_letters,
                 soak_seconds=spec.retire.soak_seconds,
             ),
+            comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
         )
 
 
@@ -267,6 +278,16 @@ def _count(conn: psycopg.Connection, index: OpenIndex) -> int:
 def _control(conn: psycopg.Connection, seen: Look) -> Control:
     # Without a version there may be no control row yet, and nothing that it could hold up.
     return control.read(conn, seen.spec.name) if seen.registered else Control("running", "", "")
+
+
+def _comparison(conn: psycopg.Connection, index: str) -> Comparison | None:
+    row = conn.execute(queries("last_comparison"), {"index": index}).fetchone()
+    if row is None:
+        return None
+    at, sentence, detail = row
+    # Before the first release that compared by schedule, the count stood alone.
+    queued = detail.get("queued", 0)
+    return Comparison(at, sentence, sum(queued.values()) if isinstance(queued, dict) else int(queued))
 
 
 def _events(conn: psycopg.Connection, index: str) -> tuple[Event, ...]:

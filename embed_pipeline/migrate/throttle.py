@@ -50,6 +50,8 @@ def read_signals(conn: psycopg.Connection, index: str) -> Signals:
     try:
         return Signals(control=control.read(conn, index))
     except psycopg.Error:
+        if conn.closed:
+            raise  # This connection will never tell: whoever owns it takes another one.
         return Signals(control=None)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import psycopg
 
 from embed_pipeline.catalog import versions
-from embed_pipeline.catalog.versions import queries
+from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture
+from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.register import arm, in_short_lock
 from embed_pipeline.stores.protocol import Coverage
@@ -35,23 +38,71 @@ def record_coverage(conn: psycopg.Connection, index: OpenIndex, name: str, cover
     return int(row[0])
 
 
-def reconcile(index: OpenIndex) -> dict[str, int]:
-    """Full comparison: re-arm change capture and queue every difference it finds; returns how many per version, audited.
+@dataclass(frozen=True)
+class Compared:
+    """What a full comparison found and set right: parts of change capture that were off, and queued differences by version.
 
-    Finds what no trigger could see: triggers disabled for a while, a partition attached with rows in it.
+    `queued` counts documents that differ and that neither a queued change nor a backfill still to come explains.
+    """
+
+    rearmed: tuple[str, ...]
+    queued: dict[str, int]
+
+    @property
+    def found(self) -> bool:
+        """Whether anything bypassed change capture, or could have."""
+        return bool(self.rearmed) or any(self.queued.values())
+
+    @property
+    def sentence(self) -> str:
+        """What a person reads about it."""
+        if not self.found:
+            return "Every vector agrees with its document, and change capture is armed."
+        parts = [f"{number} documents of {name} differed and are queued" for name, number in self.queued.items() if number]
+        if self.rearmed:
+            parts.append(f"change capture was off and is armed again ({'; '.join(self.rearmed)})")
+        return f"Something bypassed change capture: {', '.join(parts)}."
+
+
+def reconcile(index: OpenIndex) -> Compared:
+    """Full comparison: re-arm change capture where it is off, and queue every difference. Audited, also when nothing was found.
+
+    Finds what no trigger could see: triggers disabled for a while, a partition attached with rows in it. A partition that is not
+    filled yet is the backfill's: there only what is stale or orphaned is queued.
     """
     queued: dict[str, int] = {}
     with index.connection() as conn:
+        live = versions.live_versions(conn, index.name)
+        # Looked at first: arming takes the documents lock, and would queue behind long writers for nothing.
+        off = _what_is_off(conn, index, live)
+        if off:
 
-        def rearm() -> None:
-            capture.lock(conn, index.source)
-            arm(conn, index)
+            def rearm() -> None:
+                capture.lock(conn, index.source)
+                arm(conn, index)
 
-        in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source))
-        for version in versions.live_versions(conn, index.name):
-            with conn.transaction():
-                queued[version.name] = index.store(version).enqueue_differences(conn)
-                if queued[version.name]:
-                    detail = {"queued": queued[version.name]}
-                    versions.record_event(conn, index.name, "reconcile", version=version.name, detail=detail)
-    return queued
+            in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source))
+        for version in live:
+            unfilled = [
+                partition.range
+                for partition in versions.list_partitions(conn, index.name, version.name)
+                if partition.completed_at is None
+            ]
+            queued[version.name] = index.store(version).enqueue_differences(conn, unfilled)
+        compared = Compared(tuple(off), queued)
+        with conn.transaction():
+            detail = {"queued": queued, "rearmed": off}
+            versions.record_event(conn, index.name, "reconcile", reason=compared.sentence, detail=detail)
+    return compared
+
+
+def _what_is_off(conn: psycopg.Connection, index: OpenIndex, live: list[Version]) -> list[str]:
+    off = capture.disarmed(conn, index.source, index.name) if live else []
+    if off:
+        return off
+    for version in live:
+        try:
+            capture.prove_live(conn, index.source, index.name, version.name)
+        except DocumentsTableError as problem:
+            off.append(problem.message)
+    return off

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -69,6 +71,23 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
         conn.close()
         raise _unavailable(url, parameters, error) from None
     return conn
+
+
+@contextmanager
+def unhurried(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """A transaction for a statement that reads a whole table: no statement_timeout that a role or database has set ends it.
+
+    Such a timeout is meant for the application's queries; ours would die of it at the same place at every try.
+    """
+    with conn.transaction():
+        conn.execute(_QUERIES("no_timeout"), {"names": ["statement_timeout", "transaction_timeout"], "local": True})
+        yield
+
+
+def set_unhurried(conn: psycopg.Connection[Any]) -> None:
+    """The same for the rest of the session, and without lock_timeout: for what runs in no transaction (CONCURRENTLY)."""
+    names = ["statement_timeout", "transaction_timeout", "lock_timeout"]
+    conn.execute(_QUERIES("no_timeout"), {"names": names, "local": False})
 
 
 def register_types(conn: psycopg.Connection[Any]) -> bool:
@@ -157,6 +176,8 @@ def _unavailable(url: str, parameters: dict[str, str], error: psycopg.Error) -> 
         reason = reason.replace(parameters["password"], "***")
     if "password authentication failed" in reason or "no password supplied" in reason:
         next_step = "Correct the user or the password in database_url."
+    elif "too many" in reason or "connection slots" in reason:
+        next_step = "Close connections or raise max_connections, then run the same command again."
     elif "does not exist" in reason:
         next_step = "Create it, or correct database_url."
     else:

@@ -8,3 +8,7 @@ WHERE e.extname = 'vector' AND t.typname IN ('vector', 'halfvec', 'sparsevec')
 -- name: vector_versions
 SELECT (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector'),
        (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector')
+
+-- name: no_timeout
+-- Through pg_settings, since a server before 17 does not know transaction_timeout.
+SELECT set_config(name, '0', %(local)s) FROM pg_catalog.pg_settings WHERE name = ANY (%(names)s)

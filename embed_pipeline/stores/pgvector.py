@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,19 +19,16 @@ from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
-from embed_pipeline.errors import ConfigurationError, DatabaseUnavailable, VersionRetired
+from embed_pipeline.errors import ConfigurationError, VersionRetired
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
-from embed_pipeline.stores import copy_format
+from embed_pipeline.stores import copy_format, hnsw
 from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument
 
 queries = Queries(__file__, "pgvector.sql")
 
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
-OPERATOR_CLASSES = {"cosine": "cosine", "inner_product": "ip", "l2": "l2"}
-
-# Enough for the graph of 100,000 vectors of 384 dimensions (measured: 64 MB made that build three times slower).
-INDEX_BUILD_MEMORY_MB = 512
 
 # The longest that an application can wait for a document of ours: a worker may be stopped, or its machine gone, in mid-transaction.
 FROZEN_MS = 30_000
@@ -84,7 +80,16 @@ class PgvectorStore:
 
     # Backfill reads
 
-    def missing(self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int) -> list[MissingDocument]:
+    def missing(
+        self,
+        conn: psycopg.Connection,
+        within: KeyRange,
+        after: list[str] | None,
+        limit: int,
+        *,
+        unqueued: bool = False,
+        unlocked: bool = False,
+    ) -> list[MissingDocument]:
         parts = self.source.parts()
         # Usually there are none, and then a look at them for every document would be a tenth of the work.
         letters = dead_letters.count(conn, self.version.index, self.version.name) > 0
@@ -95,6 +100,8 @@ class PgvectorStore:
             without_dead_letters=queries("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
             if letters
             else sql.SQL(""),
+            without_queued=queries("without_queued", doc_id=parts["doc_id"]) if unqueued else sql.SQL(""),
+            without_locked=queries("without_locked") if unlocked else sql.SQL(""),
             **{name: parts[name] for name in ("documents", "doc_id", "text", "source_hash", "key_columns")},
         )
         values = {
@@ -109,6 +116,10 @@ class PgvectorStore:
             conn.execute(queries("by_key"))
             return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
 
+    def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
+        stored = self._stored_hashes(conn, batch.doc_ids)
+        return {doc_id for doc_id, digest in zip(batch.doc_ids, batch.hashes, strict=True) if stored.get(doc_id) == digest}
+
     # Guarded writes
 
     def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
@@ -119,7 +130,8 @@ class PgvectorStore:
             written = set(batch.doc_ids) if self._insert_all(conn, batch) else self._insert_rows(conn, batch)
             self._copy(conn, batch, written)
             signal("insert_new.copied")
-            return written
+        signal("store.committed")
+        return written
 
     def replace(self, conn: psycopg.Connection, claim: Claim, batch: EmbeddedBatch) -> set[str]:
         if not len(batch):
@@ -136,7 +148,8 @@ class PgvectorStore:
             signal("replace.copied")
             dead_letters.forget(conn, self.version.index, self.version.name, sorted(done))
             queue.acknowledge(conn, claim, sorted(done))
-            return done
+        signal("store.committed")
+        return done
 
     def reject(self, conn: psycopg.Connection, claim: Claim | None, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
         if not letters:
@@ -245,6 +258,7 @@ class PgvectorStore:
         with conn.cursor() as cursor, cursor.copy(statement) as copy:
             for piece in copy_format.rows(batch, wanted, half=self.version.precision == "halfvec"):
                 copy.write(piece)
+                signal("store.copying")
 
     def _stored_hashes(self, conn: psycopg.Connection, doc_ids: list[str]) -> dict[str, bytes]:
         query = queries("stored_hashes", version_documents=self.version.documents_table)
@@ -263,54 +277,32 @@ class PgvectorStore:
             documents=self.source.identifier,
             **self._tables,
         )
-        row = conn.execute(query, {"index": self.version.index, "version": self.version.name}).fetchone()
+        with unhurried(conn):
+            row = conn.execute(query, {"index": self.version.index, "version": self.version.name}).fetchone()
         assert row is not None
         values = [*row[:9], tuple(row[9] or ())]
         return Coverage(*values)
 
-    def enqueue_differences(self, conn: psycopg.Connection) -> int:
+    def enqueue_differences(self, conn: psycopg.Connection, unfilled: Sequence[KeyRange] = ()) -> int:
+        values: dict[str, Any] = {"index": self.version.index, "version": self.version.name}
         query = queries(
             "enqueue_differences",
             doc_id=self.source.doc_id(),
             source_hash=self.source.source_hash(),
             version_documents=self.version.documents_table,
+            is_unfilled=ranges.within_any(self.source, unfilled, values),
             **self._key_parts(),
         )
-        return conn.execute(query, {"index": self.version.index, "version": self.version.name}).rowcount
+        with unhurried(conn):
+            return conn.execute(query, values).rowcount
 
     # ANN index
 
     def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:
-        row = conn.execute(queries("ann_index"), {"name": self.version.ann_index_name}).fetchone()
-        return None if row is None else AnnIndex(*row)
+        return hnsw.find(conn, self.version)
 
     def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
-        found = self.ann_index(conn)
-        if found is not None and found.valid:
-            return found
-        name = sql.Identifier(self.version.ann_index_name)
-        if found is not None:
-            # A cancelled or killed build leaves an index that no search uses and every write pays for.
-            conn.execute(queries("drop_ann_index", name=name))
-        hnsw = self.version.spec.get("hnsw", {})
-        statement = queries(
-            "create_ann_index",
-            name=name,
-            version_vectors=self.version.vectors_table,
-            operator_class=sql.SQL(f"{self.version.precision}_{OPERATOR_CLASSES[self.version.distance]}_ops"),
-            m=sql.Literal(hnsw.get("m", 16)),
-            ef_construction=sql.Literal(hnsw.get("ef_construction", 64)),
-        )
-        conn.execute("SELECT set_config('maintenance_work_mem', %s, false)", (f"{INDEX_BUILD_MEMORY_MB}MB",))
-        with _watching(conn, progress):
-            conn.execute(statement)
-        built = self.ann_index(conn)
-        if built is None or not built.valid:
-            raise DatabaseUnavailable(
-                f"The ANN index {self.version.ann_index_name} is not valid after its build.",
-                next_step=f"Run: embed-pipeline backfill {self.version.index} {self.version.name}",
-            )
-        return built
+        return hnsw.build(conn, self.version, progress)
 
     # Search
 
@@ -377,38 +369,6 @@ def _only(batch: EmbeddedBatch, wanted: set[str]) -> EmbeddedBatch:
     return EmbeddedBatch(
         [batch.doc_ids[n] for n in kept], [batch.hashes[n] for n in kept], [batch.chunks[n] for n in kept], batch.vectors
     )
-
-
-class _watching:
-    """Reports the phase and share of an index build from a second connection while the first one is busy building."""
-
-    def __init__(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None) -> None:
-        self._conn = conn
-        self._progress = progress
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> None:
-        if self._progress is None:
-            return
-        pid = self._conn.info.backend_pid
-        self._thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-
-    def _watch(self, pid: int) -> None:
-        assert self._progress is not None
-        info = self._conn.info
-        parameters = info.get_parameters() | {"password": info.password}
-        with psycopg.connect(**parameters, autocommit=True) as watcher:  # type: ignore[arg-type]
-            while not self._done.wait(0.5):
-                row = watcher.execute(queries("ann_progress"), {"pid": pid}).fetchone()
-                if row is not None:
-                    self._progress(row[0], float(row[1]))
 
 
 def provenance_branch(version: Version) -> sql.Composable:

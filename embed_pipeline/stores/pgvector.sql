@@ -31,7 +31,16 @@ FROM {documents} AS d
 WHERE {in_range}
   AND NOT EXISTS (SELECT FROM {version_documents} AS v WHERE v.doc_id = {doc_id})
   {without_dead_letters}
+  {without_queued}
 ORDER BY {key_columns} LIMIT %(limit)s
+{without_locked}
+
+-- name: without_queued
+AND NOT EXISTS (SELECT FROM embed_pipeline.change_queue AS q
+                WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = {doc_id})
+
+-- name: without_locked
+FOR KEY SHARE OF d SKIP LOCKED
 
 -- name: without_dead_letters
 AND NOT EXISTS (SELECT FROM embed_pipeline.dead_letters AS l
@@ -154,9 +163,11 @@ INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
 SELECT %(index)s, %(version)s, different.doc_id
 FROM (
     SELECT x.doc_id
-    FROM (SELECT {doc_id} AS doc_id, {source_hash} AS source_hash FROM {documents} AS d) AS x
+    FROM (SELECT {doc_id} AS doc_id, {source_hash} AS source_hash, {is_unfilled} AS is_unfilled FROM {documents} AS d) AS x
     LEFT JOIN {version_documents} AS v ON v.doc_id = x.doc_id
     WHERE v.source_hash IS DISTINCT FROM x.source_hash
+      -- What history has not filled yet is the backfill's.
+      AND NOT (v.doc_id IS NULL AND x.is_unfilled)
       AND NOT EXISTS (SELECT FROM embed_pipeline.dead_letters l
                       WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = x.doc_id
                         AND l.source_hash = x.source_hash)
@@ -165,23 +176,6 @@ FROM (
 ) AS different
 WHERE NOT EXISTS (SELECT FROM embed_pipeline.change_queue q
                   WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = different.doc_id)
-
--- name: ann_index
-SELECT i.indexrelid::bigint, i.indisvalid AND i.indisready, pg_relation_size(i.indexrelid)
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
-WHERE n.nspname = 'embed_pipeline' AND c.relname = %(name)s
-
--- name: drop_ann_index
-DROP INDEX CONCURRENTLY IF EXISTS embed_pipeline.{name}
-
--- name: create_ann_index
-CREATE INDEX CONCURRENTLY {name} ON {version_vectors} USING hnsw (embedding {operator_class})
-WITH (m = {m}, ef_construction = {ef_construction})
-
--- name: ann_progress
-SELECT phase, CASE WHEN blocks_total > 0 THEN blocks_done::double precision / blocks_total ELSE 0 END
-FROM pg_catalog.pg_stat_progress_create_index WHERE pid = %(pid)s
 
 -- name: search_settings
 SELECT set_config('hnsw.ef_search', %(ef_search)s, true), set_config('hnsw.iterative_scan', %(iterative)s, true),

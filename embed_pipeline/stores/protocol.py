@@ -103,8 +103,24 @@ class VersionStore(Protocol):
         """What change capture has to know."""
         ...
 
-    def missing(self, conn: psycopg.Connection, within: KeyRange, after: list[str] | None, limit: int) -> list[MissingDocument]:
-        """The next documents of a key range, in key order after the key `after`, that have neither a vector nor a dead letter."""
+    def missing(
+        self,
+        conn: psycopg.Connection,
+        within: KeyRange,
+        after: list[str] | None,
+        limit: int,
+        *,
+        unqueued: bool = False,
+        unlocked: bool = False,
+    ) -> list[MissingDocument]:
+        """The next documents of a key range, in key order after the key `after`, that have neither a vector nor a dead letter.
+
+        `unqueued`: only those that no queued change is about. `unlocked`: only those that could be written this moment.
+        """
+        ...
+
+    def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
+        """Those documents of the batch that are stored with the very hash they have in it."""
         ...
 
     def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
@@ -127,8 +143,11 @@ class VersionStore(Protocol):
         """Compare every document with every vector."""
         ...
 
-    def enqueue_differences(self, conn: psycopg.Connection) -> int:
-        """Queue every document whose vectors differ and every orphan; returns how many."""
+    def enqueue_differences(self, conn: psycopg.Connection, unfilled: Sequence[KeyRange] = ()) -> int:
+        """Queue every document whose vectors differ and every orphan; returns how many.
+
+        What is missing in the ranges `unfilled` is left to the backfill.
+        """
         ...
 
     def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:

@@ -70,6 +70,7 @@ def test_assets_and_their_dependencies(definitions: dg.Definitions) -> None:
         "docs/evaluation/v2": ["docs/ann_index/v2"],
         "docs/serving": ["docs/evaluation/v1", "docs/evaluation/v2"],
         "docs/dual_write": ["docs/documents"],
+        "docs/comparison": ["docs/documents"],
     }
     assert not graph.get(dg.AssetKey(["docs", "documents"])).is_materializable
 
@@ -86,25 +87,29 @@ def test_only_the_embeddings_are_partitioned(definitions: dg.Definitions) -> Non
     assert isinstance(built.partition_mappings[embeddings.key], dg.AllPartitionMapping)
 
 
-def test_every_check_blocks_and_none_hangs_on_a_partitioned_asset(definitions: dg.Definitions) -> None:
+def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     found = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     names = ("coverage", "provenance", "ann_recall", "held_out_recall")
-    assert found == {(f"docs/evaluation/{version}", name) for version in ("v1", "v2") for name in names}
-    assert all(graph.get(key).blocking for key in graph.asset_check_keys)
+    judging = {(f"docs/evaluation/{version}", name) for version in ("v1", "v2") for name in names}
+    assert found == judging | {("docs/comparison", "nothing_bypassed")}
+    blocking = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys if graph.get(key).blocking}
+    assert blocking == judging
 
 
 def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     of_versions = {f"{verb}_docs_{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    assert jobs == of_versions | {"dual_write_docs", "rollback_docs", "pause_docs", "resume_docs"}
+    assert jobs == of_versions | {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs"}
     (sensor,) = repository.sensor_defs
     assert (sensor.name, sensor.job_name, sensor.minimum_interval_seconds) == ("docs_dual_write", "dual_write_docs", 5)
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     schedules = {each.name: (each.job_name, each.cron_schedule, each.execution_timezone) for each in repository.schedule_defs}
-    assert schedules == {f"docs_{v}_backfill": (f"backfill_docs_{v}", "5 2 * * *", "UTC") for v in ("v1", "v2")}
-    assert {each.default_status for each in repository.schedule_defs} == {dg.DefaultScheduleStatus.STOPPED}
+    fillers = {f"docs_{v}_backfill": (f"backfill_docs_{v}", "5 2 * * *", "UTC") for v in ("v1", "v2")}
+    assert schedules == fillers | {"docs_compare": ("compare_docs", "17 5 * * *", "UTC")}
+    running = {each.name for each in repository.schedule_defs if each.default_status == dg.DefaultScheduleStatus.RUNNING}
+    assert running == {"docs_compare"}, "filling spends money, so a person starts it; comparing is what nobody thinks of"
 
 
 def test_two_indexes_live_in_one_code_location() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dagster as dg
+import psycopg
 import pytest
 
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures
@@ -22,6 +23,21 @@ def test_a_database_that_is_away_may_come_back() -> None:
     with pytest.raises(dg.Failure) as caught, refusals_as_failures():
         raise DatabaseUnavailable("Away.")
     assert caught.value.allow_retries
+
+
+def test_a_lost_connection_is_a_sentence_and_may_be_tried_again() -> None:
+    with pytest.raises(dg.Failure) as caught, refusals_as_failures():
+        raise psycopg.OperationalError("server closed the connection unexpectedly\n\tThis probably means")
+    assert caught.value.description == (
+        "The database stopped answering: server closed the connection unexpectedly. "
+        "Everything that was committed is kept; run the same command again."
+    )
+    assert caught.value.allow_retries
+
+
+def test_an_error_of_our_sql_stays_what_it_is() -> None:
+    with pytest.raises(psycopg.errors.SyntaxError), refusals_as_failures():
+        raise psycopg.errors.SyntaxError("syntax error")
 
 
 def test_a_defect_stays_what_it_is() -> None:

@@ -14,6 +14,7 @@ from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransitio
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line
 from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
 
 Open = Callable[..., OpenIndex]
@@ -345,10 +346,10 @@ def test_retire_under_a_dual_write_worker(app: psycopg.Connection, judged: OpenI
 
     signals.listen(moment, gone)
     # One version after the other, so that it is the retired one's worker that comes to the moment.
-    with judged.connection() as conn:
-        version = judged.version(conn, "v1")
+    with Line(judged) as line:
+        version = line.repeat(lambda conn: judged.version(conn, "v1"))
         with pytest.raises(VersionRetired, match="was retired meanwhile"):
-            dual_write._one_batch(conn, judged, version, dual_write.VersionSync("v1"))
+            dual_write._one_batch(line, judged, version, dual_write.VersionSync("v1"))
     assert [each.version for each in done] == ["v1"]
     settle(judged)
     assert app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,)

@@ -67,19 +67,20 @@ def fill(declaration: str, version: str) -> None:
 def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> None:
     """A worker that stops itself at `moment`, in the middle of its work. Exit code 3: its connection was gone when it woke."""
     pgvector.FROZEN_MS = frozen_ms
+    noticed = threading.Event()
 
     def freeze() -> None:
         signals.forget_all()
+        # Thrown out, it takes another connection and goes on there.
+        signals.listen("outage.waiting", noticed.set)
         frozen.touch()
         # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     with opened(IndexSpec.model_validate_json(declaration)) as index:
         signals.listen(moment, freeze)
-        try:
-            if moment.startswith("insert"):
-                backfill.fill_partition(index, "v1", "00")
-            else:
-                dual_write.sync(index)
-        except psycopg.Error:
-            sys.exit(3)
+        if moment.startswith("insert"):
+            backfill.fill_partition(index, "v1", "00")
+        else:
+            dual_write.sync(index)
+    sys.exit(3 if noticed.is_set() else 0)

@@ -1,0 +1,178 @@
+"""Outliving an outage: a connection that is taken again when PostgreSQL was restarted or the connection was cut.
+
+Only for work that may be done twice: after a lost answer nobody knows whether the transaction was committed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+
+from embed_pipeline.errors import DatabaseUnavailable, Stopped
+from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import EmbeddedBatch, VersionStore
+
+if TYPE_CHECKING:
+    from embed_pipeline.migrate.open_index import OpenIndex
+
+queries = Queries(__file__, "outage.sql")
+
+T = TypeVar("T")
+
+# A restart takes seconds, a failover of a managed service up to a minute or so. Then somebody has to look.
+GIVE_UP_SECONDS = 90.0
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+# For the server to end the session of a lost connection.
+END_SECONDS = 10.0
+
+Waiting = Callable[[str], None]
+"""Told why there is no progress, and an empty text when there is again."""
+
+Taken = Callable[[psycopg.Connection, frozenset[int]], None]
+"""Called with each new connection and the server processes of the lost ones: what a session must hold before it works."""
+
+
+class Line:
+    """A connection to the index's database for one thread. `repeat` does its work over a fresh one when it was lost."""
+
+    def __init__(
+        self,
+        index: OpenIndex,
+        waiting: Waiting | None = None,
+        *,
+        taken: Taken | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """`taken` takes the locks of the session, again for each new one.
+
+        With `stop` an outage is waited for until that is set, however long it takes.
+        """
+        self._index = index
+        self.waiting = waiting
+        self._taken = taken
+        self._stop = stop or threading.Event()
+        self._gives_up = stop is None
+        self._held = ExitStack()
+        self._conn: psycopg.Connection | None = None
+        self._pid = 0
+        self._lost: set[int] = set()
+        self._reason = ""
+        self._began: float | None = None
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self._held.close()
+
+    def repeat(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """What `work` returns. Done again over a fresh connection, after a growing pause, while the server is away.
+
+        Raises DatabaseUnavailable after GIVE_UP_SECONDS without an answer, or when told to stop; every other error passes as it is.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                answer = work(self._connection())
+            except (psycopg.Error, DatabaseUnavailable) as problem:
+                if not self._is_away(problem):
+                    raise
+                self._let_go(problem)
+                self._refuse_to_wait_longer()
+                signal("outage.waiting")
+                self._stop.wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                continue
+            if self._began is not None:
+                self._began, self._reason = None, ""
+                self._tell("")
+            return answer
+
+    def _connection(self) -> psycopg.Connection:
+        if self._conn is None:
+            conn = self._held.enter_context(self._index.connection())
+            # Asked now: a broken connection has forgotten who served it.
+            self._conn, self._pid = conn, conn.info.backend_pid
+            if self._taken is not None:
+                self._taken(conn, frozenset(self._lost))
+        return self._conn
+
+    def _is_away(self, problem: psycopg.Error | DatabaseUnavailable) -> bool:
+        if isinstance(problem, DatabaseUnavailable):
+            # The index could be opened, so a connection that cannot be made now is an outage and no wrong URL.
+            return self._conn is None
+        return failures.is_lost(problem, self._conn)
+
+    def _let_go(self, problem: psycopg.Error | DatabaseUnavailable) -> None:
+        if self._conn is not None:
+            self._lost.add(self._pid)
+            self._conn.close()
+            self._conn = None
+            self._reason = failures.words(problem)
+        self._reason = self._reason or failures.words(problem)
+        self._held.close()
+        if self._began is None:
+            self._began = time.monotonic()
+        self._tell(f"PostgreSQL does not answer: {self._reason}")
+
+    def _refuse_to_wait_longer(self) -> None:
+        away = 0.0 if self._began is None else time.monotonic() - self._began
+        if self._stop.is_set() or (self._gives_up and away >= GIVE_UP_SECONDS):
+            raise DatabaseUnavailable(
+                f"PostgreSQL has not answered for {away:.0f} s: {self._reason}.",
+                next_step="Everything that was committed is kept; start the server and run the same command again.",
+            )
+
+    def _tell(self, reason: str) -> None:
+        if self.waiting is not None:
+            self.waiting(reason)
+
+
+def only_run(name: str, refusal: str, *, next_step: str) -> Taken:
+    """Takes the advisory lock `name`, or raises Stopped with the refusal. It goes with the connection: the dead leave nothing behind.
+
+    After a lost connection its own server process may hold the lock a little longer: that one is ended. Whoever else has taken the
+    lock meanwhile keeps it. Tried and never waited for: a waiting session holds a snapshot, and an index build waits for snapshots.
+    """
+
+    def take(conn: psycopg.Connection, lost: frozenset[int]) -> None:
+        deadline = time.monotonic() + END_SECONDS
+        while True:
+            row = conn.execute(queries("try_lock"), {"name": name}).fetchone()
+            if row is not None and row[0]:
+                return
+            holders = {pid for (pid,) in conn.execute(queries("lock_holders"), {"name": name})}
+            if holders - lost or time.monotonic() > deadline:
+                raise Stopped(refusal, next_step=next_step)
+            for pid in holders:
+                conn.execute(queries("end_session"), {"pid": pid})
+            time.sleep(0.05)
+
+    return take
+
+
+def write_batch(
+    line: Line, store: VersionStore, batch: EmbeddedBatch, write: Callable[[psycopg.Connection], set[str]]
+) -> set[str]:
+    """Write the batch in hand, over as many connections as it takes; returns the documents that stand there because of it."""
+    tries = 0
+
+    def attempt(conn: psycopg.Connection) -> set[str]:
+        nonlocal tries
+        tries += 1
+        written = write(conn)
+        if tries > 1 and len(written) < len(batch):
+            # The try before may have been committed and only its answer lost.
+            written |= store.holds(conn, batch)
+        return written
+
+    return line.repeat(attempt)

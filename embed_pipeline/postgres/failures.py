@@ -1,0 +1,89 @@
+"""What psycopg raises, told apart: a connection that is gone, a refusal, a full disk; and each as one sentence with the next command.
+
+The one place where an error of PostgreSQL becomes one of ours: the command line and the Dagster layer both ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+
+from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.postgres.connection import redact
+
+# The session ended, or none could begin: a restart, a cut connection, an administrator. PostgreSQL's manual, "Error Codes".
+_SESSION_ENDED = (
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.CannotConnectNow,
+    errors.IdleSessionTimeout,
+    errors.IdleInTransactionSessionTimeout,
+)
+_AGAIN = "Everything that was committed is kept; run the same command again."
+
+
+def is_lost(problem: BaseException, conn: psycopg.Connection | None) -> bool:
+    """Whether the connection is gone, so that the same work may succeed over another one.
+
+    Says nothing about the transaction: one whose answer was lost may have been committed.
+    """
+    if isinstance(problem, DatabaseUnavailable):
+        return conn is None  # It could not be opened.
+    return isinstance(problem, psycopg.Error) and (isinstance(problem, _SESSION_ENDED) or (conn is not None and conn.closed))
+
+
+def words(problem: BaseException) -> str:
+    """What PostgreSQL said, in its first line, without a password."""
+    said = problem.message if isinstance(problem, DatabaseUnavailable) else str(problem)
+    first = said.strip().partition("\n")[0].strip()
+    return redact(first).rstrip(".") or type(problem).__name__
+
+
+def sentence(problem: psycopg.Error) -> DatabaseUnavailable | None:
+    """The error as a person should read it; None for what is a defect of this package."""
+    said = words(problem)
+    if isinstance(problem, (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):
+        return DatabaseUnavailable(
+            f"PostgreSQL does not allow this: {said}.", next_step="Use a database_url whose role may write there."
+        )
+    if isinstance(problem, errors.DiskFull):
+        return DatabaseUnavailable(
+            f"PostgreSQL has no disk space left: {said}.",
+            next_step="Everything that was committed is kept; make room on the server and run the same command again.",
+        )
+    if isinstance(problem, errors.QueryCanceled):
+        mend = "raise statement_timeout for this role, and " if "statement timeout" in said else ""
+        return DatabaseUnavailable(
+            f"PostgreSQL cancelled a statement: {said}.",
+            next_step=f"Everything that was committed is kept; {mend}run the same command again.",
+        )
+    if isinstance(problem, errors.TooManyConnections) or _has_no_slot(said):
+        return DatabaseUnavailable(
+            f"PostgreSQL has no connection left for us: {said}.",
+            next_step="Close connections or raise max_connections, then run the same command again.",
+        )
+    if isinstance(problem, (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)):
+        return DatabaseUnavailable(f"Another transaction was in the way: {said}.", next_step=_AGAIN)
+    if isinstance(problem, (psycopg.OperationalError, *_SESSION_ENDED)):
+        return DatabaseUnavailable(f"The database stopped answering: {said}.", next_step=_AGAIN)
+    return None
+
+
+@contextmanager
+def as_sentences() -> Iterator[None]:
+    """Within it, an error of PostgreSQL that a person can act on becomes that sentence; a defect stays what it is."""
+    try:
+        yield
+    except psycopg.Error as problem:
+        known = sentence(problem)
+        if known is None:
+            raise
+        raise known from problem
+
+
+def _has_no_slot(said: str) -> bool:
+    # While connecting, libpq hands over the words and not the code.
+    return any(phrase in said for phrase in ("too many clients", "connection slots are reserved", "too many connections for"))
