@@ -22,7 +22,6 @@ from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.throttle import wait_until_allowed
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch, MissingDocument, VersionStore
@@ -137,6 +136,7 @@ def _pass(
     limits = index.batch_sizes.setdefault(
         store.version.name, BatchSize(embedder.spec.batch_size, index.spec.backfill.write_batch)
     )
+    throttle = index.throttle(store.version)
     in_flight: deque[Future[tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]]] = deque()
     pending_write: Future[int] | None = None
     left = 0
@@ -144,8 +144,12 @@ def _pass(
     def write(embedded: tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]) -> int:
         batch, letters, truncated = embedded
         signal("backfill.embedded")
+        started = time.monotonic()
         written = store.insert_new(writing, batch)
         rejected = store.reject(writing, None, letters)
+        seconds = time.monotonic() - started
+        throttle.wrote(seconds)
+        limits.wrote(len(batch) + len(letters), seconds)
         progress.written += len(written)
         progress.rejected += len(rejected)
         progress.truncated += truncated
@@ -161,7 +165,7 @@ def _pass(
     with ThreadPoolExecutor(embedder.spec.max_in_flight) as pool, ThreadPoolExecutor(1) as writer:
         try:
             for documents in _batches(conn, index, store, partition, limits):
-                wait_until_allowed(conn, index.name, waiting)
+                throttle.wait_until_allowed(conn, waiting)
                 progress.waiting = ""
                 in_flight.append(pool.submit(_embed, embedder, documents, limits))
                 if len(in_flight) > embedder.spec.max_in_flight:

@@ -8,5 +8,6 @@ SELECT to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) IS NOT 
 SELECT count(*) FROM {documents}
 
 -- name: last_events
+-- Without the throttle's: they come and go, and would push out what people did.
 SELECT at, version, event, from_state, to_state, actor, reason FROM embed_pipeline.audit_events
-WHERE index_name = %(index)s ORDER BY id DESC LIMIT %(limit)s
+WHERE index_name = %(index)s AND event <> 'throttle' ORDER BY id DESC LIMIT %(limit)s
