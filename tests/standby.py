@@ -98,7 +98,7 @@ class Replicated:
 
     def write(self, kilobytes: int) -> None:
         """Write this much WAL, at least."""
-        self.sql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * %s))", kilobytes)
+        self.sql("SELECT pg_logical_emit_message(true, 'test', repeat('x', 1024 * %s))", kilobytes)
 
     def lag(self) -> int:
         """Bytes that the standby has not replayed, as the primary sees it; -1 when it is not there."""

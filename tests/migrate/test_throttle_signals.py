@@ -91,7 +91,10 @@ def test_backfill_waits_for_a_lagging_standby_and_goes_on(replicated: Replicated
         assert index_count(index) == 0, "nothing is written while the standby lags"
         (shown,) = status_of(index.spec).throttle
         assert (shown.answer, shown.signal) == ("wait", "replication lag")
-        assert any("backfill of v1 waits for" in line and "replication lag" in line for line in render.status_lines(status_of(index.spec)))
+        assert any(
+            "backfill of v1 waits for" in line and "replication lag" in line
+            for line in render.status_lines(status_of(index.spec))
+        )
         replicated.release()
         assert running.done.result(30).written == DOCUMENTS
     assert [(before, after) for before, after, _ in events(index)] == [("go", "wait"), ("wait", "go")]
@@ -230,7 +233,8 @@ def test_a_vacuum_of_the_tables_is_seen(open_replicated: Open) -> None:
         vacuuming.execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")
         running = pool.submit(vacuuming.execute, sql.SQL("VACUUM {}").format(index.source.identifier))
         eventually(
-            lambda: pressure.read(conn, rules, tables, None).vacuumed == ("VACUUM of articles",), "the vacuum of the table is seen"
+            lambda: pressure.read(conn, rules, tables, None).vacuumed == ("VACUUM of articles",),
+            "the vacuum of the table is seen",
         )
         assert pressure.read(conn, rules, tables[1:], None).vacuumed == (), "another table's vacuum is none of ours"
         vacuuming.cancel()
