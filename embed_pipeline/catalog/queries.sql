@@ -109,7 +109,8 @@ SET answer = excluded.answer, signal = excluded.signal, reason = excluded.reason
 -- name: throttle_states
 SELECT version, answer, signal, reason, extract(epoch FROM clock_timestamp() - since)::double precision,
        extract(epoch FROM clock_timestamp() - seen_at)::double precision
-FROM embed_pipeline.throttle_states WHERE index_name = %(index)s ORDER BY version
+FROM embed_pipeline.throttle_states JOIN embed_pipeline.index_versions v USING (index_name, version)
+WHERE index_name = %(index)s AND v.state <> 'retired' ORDER BY version
 
 -- name: last_read
 SELECT max(read_at), extract(epoch FROM clock_timestamp() - max(read_at))::double precision
