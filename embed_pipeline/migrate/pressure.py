@@ -61,6 +61,14 @@ def read(conn: psycopg.Connection, rules: ThrottleSpec, tables: Sequence[sql.Com
     return _Reader(conn, rules, tables).read(before)
 
 
+def undeclared_standbys(conn: psycopg.Connection, rules: ThrottleSpec) -> tuple[str, ...]:
+    """Names of standbys that are connected and that nobody waits for. None where this role may not see them."""
+    try:
+        return tuple(name for (name,) in conn.execute(queries("undeclared_standbys"), {"names": rules.standbys}))
+    except psycopg.errors.InsufficientPrivilege:
+        return ()
+
+
 class _Reader:
     def __init__(self, conn: psycopg.Connection, rules: ThrottleSpec, tables: Sequence[sql.Composable]) -> None:
         self._conn = conn

@@ -7,6 +7,10 @@ SELECT application_name, state,
        extract(epoch FROM clock_timestamp() - reply_time)::double precision
 FROM pg_catalog.pg_stat_replication WHERE application_name IS NULL OR application_name = ANY (%(names)s::text[])
 
+-- name: undeclared_standbys
+SELECT DISTINCT application_name FROM pg_catalog.pg_stat_replication
+WHERE state IN ('streaming', 'catchup') AND application_name <> ALL (%(names)s::text[]) ORDER BY application_name
+
 -- name: slots
 SELECT slot_name::text, active, wal_status, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::double precision
 FROM pg_catalog.pg_replication_slots WHERE slot_name = ANY (%(names)s::name[])

@@ -19,6 +19,7 @@ from embed_pipeline.errors import Stopped
 from embed_pipeline.migrate import backfill, pressure
 from embed_pipeline.migrate.backfill import Progress
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.migrate.plan import plan
 from embed_pipeline.migrate.status import status_of
 from embed_pipeline.spec import ThrottleSpec
 from tests.articles import DOCUMENTS, declared
@@ -161,6 +162,12 @@ def test_slots_alone_hold_the_backfill(replicated: Replicated, open_replicated: 
         assert running.waits().startswith(f"slot {NAME!r} (nobody reads it) retains ")
         replicated.start()
         assert running.done.result(30).written == DOCUMENTS
+
+
+def test_a_plan_names_the_standbys_that_nobody_waits_for(open_replicated: Open) -> None:
+    found = plan(open_replicated().spec, "v1").warnings
+    assert found == (f"connected, and not named in throttle.standbys, so no backfill waits for it: {NAME}",)
+    assert plan(open_replicated(standbys=[NAME]).spec, "v1").warnings == ()
 
 
 @pytest.fixture
