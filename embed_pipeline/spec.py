@@ -152,6 +152,53 @@ class ReconcileSpec(Declared):
     schedule: str = Field("17 5 * * *", description="cron of the full comparison, UTC; it reads the whole documents table")
 
 
+class ThrottleSpec(Declared):
+    """When a backfill must wait, or stop, for the sake of the server. Nothing that is not declared is looked at."""
+
+    standbys: list[str] = Field(
+        default_factory=list,
+        description="application_name of every standby that must keep up; empty declares that there is none to wait for",
+    )
+    max_lag_bytes: int = Field(64 * 2**20, ge=0, description="WAL that a standby may have left to replay")
+    max_lag_seconds: float = Field(1.0, gt=0, description="time a standby may be behind while it has something to replay")
+    max_reply_age_seconds: float = Field(
+        20.0, gt=0, description="a standby that was silent for longer is unknown; twice its wal_receiver_status_interval"
+    )
+    slots: list[str] = Field(
+        default_factory=list, description="replication slots whose retained WAL is watched, logical ones too"
+    )
+    max_slot_bytes: int = Field(2**30, ge=0, description="retained WAL of a slot above which backfills wait")
+    stop_slot_bytes: int = Field(8 * 2**30, ge=0, description="retained WAL of a slot above which backfills stop")
+    max_wal_bytes_per_second: int | None = Field(
+        None, ge=1, description="WAL that the whole server may write, the backfill included"
+    )
+    wait_for_autovacuum: bool = Field(
+        False, description="wait while the documents table or a table of the version is vacuumed; this can take hours"
+    )
+    max_active_backends: int | None = Field(
+        None, ge=0, description="other sessions of this database at work, above which backfills wait"
+    )
+    max_write_seconds: float | None = Field(
+        5.0, gt=0, description="after a write batch that took longer, wait as long as it took, 30 s at most"
+    )
+    check_seconds: float = Field(0.5, ge=0.1, le=60, description="at most one reading of the server in this time")
+    stale_after_seconds: float = Field(5.0, gt=0, description="an older reading is unknown, and unknown means wait")
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> ThrottleSpec:
+        if self.stop_slot_bytes < self.max_slot_bytes:
+            raise ValueError("throttle.stop_slot_bytes is below throttle.max_slot_bytes: it would stop before it waits")
+        if self.stale_after_seconds <= self.check_seconds:
+            raise ValueError("throttle.stale_after_seconds must be longer than throttle.check_seconds")
+        return self
+
+    @property
+    def watches_server(self) -> bool:
+        """Whether anything of the server has to be read at all."""
+        limits = (self.max_wal_bytes_per_second, self.max_active_backends)
+        return bool(self.standbys or self.slots or self.wait_for_autovacuum) or any(limit is not None for limit in limits)
+
+
 class RetireSpec(Declared):
     """What must have passed before a version's vectors may go."""
 
@@ -174,6 +221,7 @@ class IndexSpec(Declared):
     gate: GateSpec = GateSpec()
     backfill: BackfillSpec = BackfillSpec()
     reconcile: ReconcileSpec = ReconcileSpec()
+    throttle: ThrottleSpec = ThrottleSpec()
     retire: RetireSpec = RetireSpec()
 
     def source(self) -> DocumentsSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 
@@ -28,8 +28,60 @@ def read(conn: psycopg.Connection, index: str) -> Control:
 
 
 def set_state(conn: psycopg.Connection, index: str, state: ControlState, reason: str) -> None:
-    """Pause, abort or resume; audited."""
+    """Pause, abort or resume; audited. CatalogError when the index is not registered."""
     with conn.transaction():
-        before = read(conn, index)
+        read(conn, index)
         conn.execute(queries("set_control"), {"index": index, "state": state, "reason": reason, "actor": actor()})
-        record_event(conn, index, "control", from_state=before.state, to_state=state, reason=reason)
+
+
+@dataclass(frozen=True)
+class ThrottleState:
+    """What the throttle of a version's backfill last said, how long it says so, and how long ago it last did, in seconds.
+
+    A backfill that was killed while it waited leaves its last word behind: `seen_seconds` tells.
+    """
+
+    version: str
+    answer: Literal["go", "wait", "stop"]
+    signal: str
+    reason: str
+    seconds: float
+    seen_seconds: float
+
+
+def throttle_states(conn: psycopg.Connection, index: str) -> tuple[ThrottleState, ...]:
+    """The last word of each version's throttle."""
+    return tuple(ThrottleState(*row) for row in conn.execute(queries("throttle_states"), {"index": index}))
+
+
+@dataclass(frozen=True)
+class ThrottleEvent:
+    """A change of the throttle's answer, for the audit."""
+
+    from_answer: str
+    to_answer: str
+    detail: dict[str, Any]
+
+
+def note_throttle(
+    conn: psycopg.Connection, index: str, version: str, answer: str, signal: str, reason: str, event: ThrottleEvent | None
+) -> None:
+    """Keep the throttle's word for `status`, and with `event` for the audit too.
+
+    Not waited for: with a synchronous standby that is down, the commit would hang and hide the very reason.
+    """
+    with conn.transaction():
+        conn.execute(queries("commit_cheaply"))
+        values = {"index": index, "version": version, "answer": answer, "signal": signal, "reason": reason}
+        conn.execute(queries("note_throttle"), values)
+        if event is not None:
+            record_event(
+                conn,
+                index,
+                "throttle",
+                version=version,
+                from_state=event.from_answer,
+                to_state=event.to_answer,
+                reason=reason,
+                detail={"signal": signal, **event.detail},
+            )

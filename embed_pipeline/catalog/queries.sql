@@ -94,8 +94,23 @@ VALUES (%(index)s, %(version)s, %(documents)s, %(vectors)s, %(pending)s, %(dead_
 SELECT state, reason, changed_by FROM embed_pipeline.control WHERE index_name = %(index)s
 
 -- name: set_control
-UPDATE embed_pipeline.control SET state = %(state)s, reason = %(reason)s, changed_by = %(actor)s, changed_at = clock_timestamp()
-WHERE index_name = %(index)s
+SELECT embed_pipeline.set_control(%(index)s, %(state)s, %(reason)s, %(actor)s)
+
+-- name: commit_cheaply
+SET LOCAL synchronous_commit = off
+
+-- name: note_throttle
+INSERT INTO embed_pipeline.throttle_states AS t (index_name, version, answer, signal, reason)
+VALUES (%(index)s, %(version)s, %(answer)s, %(signal)s, %(reason)s)
+ON CONFLICT (index_name, version) DO UPDATE
+SET answer = excluded.answer, signal = excluded.signal, reason = excluded.reason, seen_at = excluded.seen_at,
+    since = CASE WHEN (t.answer, t.signal) = (excluded.answer, excluded.signal) THEN t.since ELSE excluded.since END
+
+-- name: throttle_states
+SELECT version, answer, signal, reason, extract(epoch FROM clock_timestamp() - since)::double precision,
+       extract(epoch FROM clock_timestamp() - seen_at)::double precision
+FROM embed_pipeline.throttle_states JOIN embed_pipeline.index_versions v USING (index_name, version)
+WHERE index_name = %(index)s AND v.state <> 'retired' ORDER BY version
 
 -- name: last_read
 SELECT max(read_at), extract(epoch FROM clock_timestamp() - max(read_at))::double precision

@@ -54,7 +54,8 @@ class _Lines:
 
     def tell(self, done: int, total: int, words: str) -> None:
         now = time.monotonic()
-        waiting = words if words.startswith("waiting") else ""
+        # What is waited for, without the figures behind it, which move all the time.
+        waiting = ": ".join(words.split(": ")[:2]) if words.startswith("waiting") else ""
         if now - self._last < SECONDS_BETWEEN_LINES and waiting == self._waiting:
             return
         self._last, self._waiting = now, waiting

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from embed_pipeline.catalog.control import ThrottleState
     from embed_pipeline.migrate.plan import Plan
     from embed_pipeline.migrate.status import IndexStatus, VersionStatus
     from embed_pipeline.stores.protocol import Coverage
 
 # A gate's event carries its whole sentence, which stands above it already.
 REASON = 80
+# A backfill that waits speaks every two seconds.
+SILENT_SECONDS = 30.0
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -77,6 +80,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     lines = [f"{found.index}: serves {serves}{previous}; {count(found.documents, 'document')} in {found.documents_table}"]
     if found.control.state != "running":
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
+    lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
     header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]
     lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
     for version in found.versions:
@@ -99,6 +103,16 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
     lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
     return lines
+
+
+def throttle_line(last: ThrottleState) -> str:
+    """Why a backfill does not move. One that says nothing any more has ended, or was killed while it waited."""
+    seen = f"seen {duration(last.seen_seconds)} ago"
+    if last.answer == "stop":
+        return f"backfill of {last.version} was stopped: {last.reason} ({seen})"
+    if last.seen_seconds > SILENT_SECONDS:
+        return f"backfill of {last.version} waited when it was last heard of: {last.reason} ({seen})"
+    return f"backfill of {last.version} waits for {duration(last.seconds)}: {last.reason} ({seen})"
 
 
 def _version_row(version: VersionStatus, documents: int) -> list[str]:

@@ -11,8 +11,9 @@ from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.names import Names, op_name
-from embed_pipeline.dagster_layer.work import reason_of, working_on
+from embed_pipeline.dagster_layer.work import reason_of, refusals_as_failures, working_on
 from embed_pipeline.migrate import cutover, retire
+from embed_pipeline.migrate.look import catalog_connection
 from embed_pipeline.spec import IndexSpec
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
@@ -39,7 +40,8 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
     jobs: list[Job] = []
     for version in spec.versions:
         jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
-    return [*jobs, dual_write_job(spec), compare_job(spec), rollback_job(spec), pause_job(spec), resume_job(spec)]
+    control_jobs = [rollback_job(spec), pause_job(spec), resume_job(spec), abort_job(spec)]
+    return [*jobs, dual_write_job(spec), compare_job(spec), *control_jobs]
 
 
 def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
@@ -140,14 +142,21 @@ def pause_job(spec: IndexSpec) -> dg.JobDefinition:
 
 
 def resume_job(spec: IndexSpec) -> dg.JobDefinition:
-    """Let backfills go on."""
+    """Let backfills go on after pause or abort."""
     return _control_job(spec, Names(spec.name).resume_job, "running", f"Let the backfills of {spec.name} go on.")
+
+
+def abort_job(spec: IndexSpec) -> dg.JobDefinition:
+    """Stop backfills. What is done is kept, and new ones are refused until resume."""
+    description = f"Stop the backfills of {spec.name}, wherever they run, and refuse new ones until resume. Dual-writes go on."
+    return _control_job(spec, Names(spec.name).abort_job, "aborted", description)
 
 
 def _control_job(spec: IndexSpec, name: str, state: ControlState, description: str) -> dg.JobDefinition:
     @dg.op(name=f"{name}_op", out=dg.Out(dg.Nothing))
     def say(context: dg.OpExecutionContext, config: ReasonConfig) -> None:
-        with working_on(spec, register_new=False) as index, index.connection() as conn:
+        # The catalog alone: this must get through when the documents table or a model is what is broken.
+        with refusals_as_failures(), catalog_connection(spec) as conn:
             control.set_state(conn, spec.name, state, reason_of(context.run_id, config.reason))
         context.add_output_metadata({"state": state, "reason": config.reason})
 

@@ -71,6 +71,10 @@ class Names:
     def resume_job(self) -> str:
         return f"resume_{self.index}"
 
+    @property
+    def abort_job(self) -> str:
+        return f"abort_{self.index}"
+
     def backfill_job(self, version: str) -> str:
         return f"backfill_{self.index}_{version}"
 

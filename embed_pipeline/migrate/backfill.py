@@ -22,7 +22,6 @@ from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Taken, only_run, write_batch
-from embed_pipeline.migrate.throttle import wait_until_allowed
 from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -171,6 +170,7 @@ def _pass(
     limits = index.batch_sizes.setdefault(
         store.version.name, BatchSize(embedder.spec.batch_size, index.spec.backfill.write_batch)
     )
+    throttle = index.throttle(store.version)
     in_flight: deque[Future[tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]]] = deque()
     pending_write: Future[int] | None = None
     left = 0
@@ -178,8 +178,20 @@ def _pass(
     def write(embedded: tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]) -> int:
         batch, letters, truncated = embedded
         signal("backfill.embedded")
-        written = write_batch(writing, store, batch, lambda conn: store.insert_new(conn, batch))
+        seconds = 0.0
+
+        def insert(conn: psycopg.Connection) -> set[str]:
+            # The time of this try alone: an outage before it says nothing about how fast the server writes.
+            nonlocal seconds
+            started = time.monotonic()
+            inserted = store.insert_new(conn, batch)
+            seconds = time.monotonic() - started
+            return inserted
+
+        written = write_batch(writing, store, batch, insert)
         rejected = writing.repeat(lambda conn: store.reject(conn, None, letters))
+        throttle.wrote(seconds)
+        limits.wrote(len(batch), seconds)
         progress.written += len(written)
         progress.rejected += len(rejected)
         progress.truncated += truncated
@@ -190,7 +202,7 @@ def _pass(
     with ThreadPoolExecutor(embedder.spec.max_in_flight) as pool, ThreadPoolExecutor(1) as writer:
         try:
             for documents in _batches(reading, index, store, partition, limits, again=again):
-                reading.repeat(lambda conn: wait_until_allowed(conn, index.name, reading.waiting))
+                reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
                 progress.waiting = ""
                 in_flight.append(pool.submit(_embed, embedder, documents, limits))
                 if len(in_flight) > embedder.spec.max_in_flight:

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import threading
+
 # From reading to commit: short locks, steady progress, little to redo after a crash.
 TARGET_SECONDS = 0.5
 
 
 class BatchSize:
-    """Between the embedder's own batch and the write limit, so that embedding one batch takes about half a second."""
+    """As many documents as are embedded in half a second and are written in half a second, whichever are fewer.
 
-    def __init__(self, smallest: int, largest: int) -> None:
+    For embedding the embedder's own batch is the least. Writing goes below it where the server is that slow.
+    """
+
+    def __init__(self, smallest: int, largest: int, *, target_seconds: float = TARGET_SECONDS) -> None:
+        self._target = target_seconds
         self._largest = max(smallest, largest)
         self._smallest = min(smallest, self._largest)
+        self._embed, self._write = self._smallest, self._largest
+        self._lock = threading.Lock()
         self.size = self._smallest
 
     def took(self, documents: int, seconds: float) -> None:
-        """Learn from a batch; one that was not full says nothing."""
-        if documents < self.size:
-            return
-        wanted = self.size * TARGET_SECONDS / max(seconds, 1e-3)
-        # Grow gently, shrink at once.
-        self.size = int(min(max(min(wanted, self.size * 2), self._smallest), self._largest))
+        """Learn how long it took to embed this many documents."""
+        with self._lock:
+            self._embed = max(self._next(self._embed, documents, seconds), self._smallest)
+            self.size = min(self._embed, self._write)
+
+    def wrote(self, documents: int, seconds: float) -> None:
+        """Learn how long it took to write this many documents, until the commit."""
+        with self._lock:
+            self._write = max(self._next(self._write, documents, seconds), 1)
+            self.size = min(self._embed, self._write)
+
+    def _next(self, size: int, documents: int, seconds: float) -> int:
+        if documents < self.size and seconds <= self._target:
+            # A batch that was not full says nothing good about a full one.
+            return size
+        wanted = int(documents * self._target / max(seconds, 1e-3))
+        if wanted < size:
+            return wanted
+        # Grow gently, and from what was tried, not from what was wished for.
+        return max(size, min(wanted, 2 * self.size, self._largest))

@@ -12,5 +12,6 @@ SELECT at, reason, detail FROM embed_pipeline.audit_events
 WHERE index_name = %(index)s AND event = 'reconcile' ORDER BY id DESC LIMIT 1
 
 -- name: last_events
+-- Without the throttle's: they come and go, and would push out what people did.
 SELECT at, version, event, from_state, to_state, actor, reason FROM embed_pipeline.audit_events
-WHERE index_name = %(index)s ORDER BY id DESC LIMIT %(limit)s
+WHERE index_name = %(index)s AND event <> 'throttle' ORDER BY id DESC LIMIT %(limit)s

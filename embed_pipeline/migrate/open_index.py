@@ -18,6 +18,7 @@ from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import WrongSpace
 from embed_pipeline.migrate import register
 from embed_pipeline.migrate.batch_size import BatchSize
+from embed_pipeline.migrate.throttle import Throttle
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores.protocol import VersionStore
@@ -34,6 +35,7 @@ class OpenIndex:
     url: str
     source: Source
     batch_sizes: dict[str, BatchSize] = field(default_factory=dict)
+    throttles: dict[str, Throttle] = field(default_factory=dict)
     _idle: list[psycopg.Connection] = field(default_factory=list)
     _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,6 +113,12 @@ class OpenIndex:
                 next_step="Put the registered model file back, or declare the new one as a new version.",
             )
         return embedder
+
+    def throttle(self, version: Version) -> Throttle:
+        """The throttle of a version's backfill, kept from partition to partition: what it saw last still counts."""
+        tables = (self.source.identifier, version.documents_table, version.vectors_table)
+        with self._lock:
+            return self.throttles.setdefault(version.name, Throttle(self.spec.throttle, self.name, version.name, tables))
 
     def close(self) -> None:
         """Close embedders and idle connections."""

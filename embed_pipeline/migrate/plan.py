@@ -16,7 +16,7 @@ from embed_pipeline.errors import HoldoutError
 from embed_pipeline.evaluate.holdout import load_holdout, require_known_documents
 from embed_pipeline.evaluate.statistics import required_queries
 from embed_pipeline.evaluate.verdict import POWER
-from embed_pipeline.migrate import register
+from embed_pipeline.migrate import pressure, register
 from embed_pipeline.migrate.look import Look, look
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
@@ -284,6 +284,9 @@ def _warnings(seen: Look, name: str, embedder: VersionEmbedder, documents: int) 
         found.append(f"there are fewer documents ({documents}) than partitions ({seen.spec.partitions}); some stay empty")
     if documents == 0:
         found.append("there are no documents: key ranges are cut when the version is registered, so load before the backfill")
+    loose = pressure.undeclared_standbys(seen.conn, seen.spec.throttle)
+    if loose:
+        found.append(f"connected, and not named in throttle.standbys, so no backfill waits for it: {', '.join(loose)}")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import psycopg
 
 from embed_pipeline.catalog import control, dead_letters, evidence, serving, versions
-from embed_pipeline.catalog.control import Control
+from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.catalog.states import State
@@ -113,6 +113,8 @@ class IndexStatus:
     events: tuple[Event, ...]
     next: Next
     comparison: Comparison | None = None
+    throttle: tuple[ThrottleState, ...] = ()
+    """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -159,6 +161,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 soak_seconds=spec.retire.soak_seconds,
             ),
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
+            throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
         )
 
 

@@ -101,7 +101,8 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     of_versions = {f"{verb}_docs_{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    assert jobs == of_versions | {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs"}
+    of_the_index = {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs", "abort_docs"}
+    assert jobs == of_versions | of_the_index
     (sensor,) = repository.sensor_defs
     assert (sensor.name, sensor.job_name, sensor.minimum_interval_seconds) == ("docs_dual_write", "dual_write_docs", 5)
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING

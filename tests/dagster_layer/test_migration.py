@@ -236,6 +236,20 @@ def test_pause_and_resume(declare: Declare, run: Run, app: psycopg.Connection) -
     row = app.execute(state).fetchone()
     assert row is not None
     assert row[0] == "running"
+    assert docs.op_job("abort_docs", reason="wrong model").success
+    stopped = docs.backfill("v1")
+    assert "aborted by" in sentence(stopped)
+    assert "wrong model" in sentence(stopped)
+    assert docs.job("resume_docs").success
+
+
+def test_pause_gets_through_when_the_documents_table_is_gone(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1))
+    assert docs.job("dual_write_docs").success
+    app.execute("DROP TABLE articles")
+    assert docs.job("pause_docs").success
+    assert docs.job("abort_docs").success
+    assert app.execute("SELECT state FROM embed_pipeline.control").fetchone() == ("aborted",)
 
 
 def test_a_database_that_does_not_answer_is_one_sentence(declare: Declare, run: Run) -> None:
