@@ -21,7 +21,7 @@ from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import EmbedderError, EmbedPipelineError, VersionRetired
-from embed_pipeline.migrate.backfill import embed_batch
+from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
@@ -144,7 +144,9 @@ def _work(conn: psycopg.Connection, index: OpenIndex, version: Version, claim: C
     todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
     if not todo:
         return settled
-    batch, letters, _ = _embed_and_hold(conn, index.embedder_of(version), todo, claim)
+    embedder = index.embedder_of(version)
+    # What does not fit into the memory of one portion comes round again.
+    batch, letters, _ = _embed_and_hold(conn, embedder, next(portions(embedder, todo)), claim)
     signal("dual_write.embedded")
     written = store.replace(conn, claim, batch)
     rejected = store.reject(conn, claim, letters)
