@@ -19,7 +19,7 @@ QUERY = "a passage about rivers"
 VERSION = {
     "provider": "tests.fakes:WordsEmbedder",
     "model_name": "words",
-    "dimensions": 16,
+    "dimensions": 256,
     "chunker": {"size": 40, "overlap": 5},
     "hnsw": {"ef_search": 10},
 }
