@@ -64,6 +64,25 @@ class HnswSpec(Declared):
     ef_search: int = Field(100, ge=1, le=1000)
 
 
+class ChunkerSpec(Declared):
+    """How a text is split into the passages that are embedded. Lengths are in characters, not tokens (docs/decisions/0012)."""
+
+    kind: Literal["recursive"] = "recursive"
+    size: int = Field(ge=1, le=100_000, description="characters of a chunk at most")
+    overlap: int = Field(0, ge=0, description="characters that a chunk may repeat of the one before, at most")
+
+    @model_validator(mode="after")
+    def _overlap_leaves_something_new(self) -> ChunkerSpec:
+        if self.overlap >= self.size:
+            raise ValueError(
+                f"overlap ({self.overlap}) must be smaller than size ({self.size}): each chunk has to bring new text"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.size} characters, overlap {self.overlap}"
+
+
 class VersionSpec(Declared):
     """One embedding version: everything that decides which vector a text gets."""
 
@@ -86,6 +105,7 @@ class VersionSpec(Declared):
     model_sha256: str | None = None
     tokenizer_sha256: str | None = None
     output: str | None = Field(None, description="name of the ONNX output that holds the token vectors; default: the first")
+    chunker: ChunkerSpec | None = Field(None, description="absent: a document is one vector")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of an embedder of your own")
     batch_size: int = Field(64, ge=1, le=10_000, description="texts per call of the embedder")
     max_in_flight: int = Field(1, ge=1, le=256, description="calls of the embedder at once in a backfill")
@@ -111,7 +131,9 @@ class VersionSpec(Declared):
 
     def fingerprint(self, identity: Mapping[str, str]) -> str:
         """sha256 (hex) over every field that decides a vector and over `identity`, what the embedder adds (file hashes)."""
-        fields = self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
+        # A version without a chunker keeps the fingerprint that it had before there were chunkers.
+        absent = {"chunker"} if self.chunker is None else set()
+        fields = self.model_dump(mode="json", exclude={*NOT_IDENTITY, *absent})
         canonical = json.dumps({"spec": fields, "identity": dict(identity)}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -70,5 +70,11 @@ def _upgrade(url: str) -> None:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except errors.LockNotAvailable as problem:
+            raise DatabaseUnavailable(
+                "The catalog could not be migrated: long transactions hold the tables of the vectors. Nothing was changed.",
+                next_step="End them (see pg_stat_activity; a running index build is one) and run the same command again.",
+            ) from problem
     engine.dispose()

@@ -44,6 +44,11 @@ class Version:
         return self.state in LIVE
 
     @property
+    def is_chunked(self) -> bool:
+        """Whether a document may have several vectors, each of a passage."""
+        return self.spec.get("chunker") is not None
+
+    @property
     def documents_table(self) -> sql.Identifier:
         """One row per document with its source_hash: the unit of every guard."""
         return sql.Identifier("embed_pipeline", f"{self.index}__{self.name}__documents")

@@ -240,7 +240,13 @@ def _say_answer(output: Output, spec: IndexSpec, url: str, answer: Answer) -> No
     with connect(url, autocommit=True) as conn:
         texts = source.read_current(conn, source.inspect(conn, spec.source()), [hit.doc_id for hit in answer.hits])
     rows = [
-        [str(rank), hit.doc_id, f"{hit.distance:.4f}", " ".join(texts.get(hit.doc_id, ("", b""))[0].split())[:SNIPPET]]
+        [
+            str(rank),
+            hit.doc_id,
+            f"{hit.distance:.4f}",
+            # The passage of a document with several; the whole of one that is a single vector.
+            " ".join(texts.get(hit.doc_id, ("", b""))[0][hit.start : hit.end].split())[:SNIPPET],
+        ]
         for rank, hit in enumerate(answer.hits, start=1)
     ]
     output.text(f"{answer.version} (fingerprint {answer.fingerprint[:12]}, generation {answer.generation})")

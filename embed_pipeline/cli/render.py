@@ -140,6 +140,8 @@ def _version_notes(version: VersionStatus) -> list[str]:
     if version.gate is not None and version.is_live:
         stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")
+    if version.chunker and version.is_live:
+        notes.append(f"chunks of {version.name}: {version.chunker}")
     if version.first_dead_letters and version.is_live:
         more = version.dead_letters - len(version.first_dead_letters)
         notes.append(
@@ -177,6 +179,9 @@ def plan_lines(found: Plan) -> list[str]:
             f"  sample      {sample.rejected} of {sample.documents} rejected, {sample.truncated} truncated"
             + (f" ({'; '.join(sample.reasons[:3])})" if sample.reasons else "")
         )
+    if found.chunker:
+        shown = f"; {sample.chunks_per_document:.1f} for a document of the sample" if sample.documents else ""
+        lines.append(f"  chunks      {found.chunker}{shown}")
     lines.append(
         f"  disk        about {size(found.disk.total)}: vectors {size(found.disk.vectors)}, provenance {size(found.disk.documents)}, "
         f"ANN index {size(found.disk.ann_index)} (estimated from dimensions and page layout)"

@@ -28,6 +28,7 @@ def declared(version: VersionSpec) -> Metadata:
         "dimensions": version.dimensions,
         "distance": version.distance,
         "precision": version.precision,
+        "chunker": "none" if version.chunker is None else str(version.chunker),
     }
 
 

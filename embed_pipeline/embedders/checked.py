@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from embed_pipeline.embedders.chunker import Chunker
 from embed_pipeline.embedders.custom import describe
 from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Vectors
 from embed_pipeline.embedders.registry import open_embedder
@@ -30,7 +31,11 @@ class VersionEmbedder:
         self.spec = spec
         self.name = name
         self._embedder = embedder
+        self.chunker = None if spec.chunker is None else Chunker(spec.chunker)
+        """How this version's texts are split; None: a document is one vector."""
         identity = dict(embedder.identity())
+        if self.chunker is not None:
+            identity["chunks"] = self.chunker.identity()
         self.fingerprint: str = spec.fingerprint(identity)
         """sha256 (hex) of all that decides a vector: what a stored vector is labelled with."""
         self.model_version: str = spec.model_version or identity.get("model", "")[:12] or "1"

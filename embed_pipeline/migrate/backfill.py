@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from embed_pipeline.documents import capture, ranges
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
 from embed_pipeline.migrate.batch_size import BatchSize
+from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Taken, only_run, write_batch
 from embed_pipeline.postgres.connection import unhurried
@@ -201,7 +202,7 @@ def _pass(
 
     with ThreadPoolExecutor(embedder.spec.max_in_flight) as pool, ThreadPoolExecutor(1) as writer:
         try:
-            for documents in _batches(reading, index, store, partition, limits, again=again):
+            for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
                 reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
                 progress.waiting = ""
                 in_flight.append(pool.submit(_embed, embedder, documents, limits))
@@ -224,7 +225,14 @@ def _pass(
 
 
 def _batches(
-    reading: Line, index: OpenIndex, store: VersionStore, partition: Partition, limits: BatchSize, *, again: bool
+    reading: Line,
+    index: OpenIndex,
+    store: VersionStore,
+    embedder: VersionEmbedder,
+    partition: Partition,
+    limits: BatchSize,
+    *,
+    again: bool,
 ) -> Iterator[list[MissingDocument]]:
     after: list[str] | None = None
     while True:
@@ -236,7 +244,7 @@ def _batches(
         documents = reading.repeat(read)
         signal("backfill.read")
         if documents:
-            yield documents
+            yield from portions(embedder, documents)
         if len(documents) < limit:
             return
         after = index.source.key_of(documents[-1].doc_id)
@@ -249,22 +257,6 @@ def _embed(
     batch, letters, truncated = embed_batch(embedder, documents)
     limits.took(len(documents), time.monotonic() - started)
     return batch, letters, truncated
-
-
-def embed_batch(
-    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]]
-) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
-    """Embed (id, text, hash) triples: (batch, dead letters, how many texts were truncated)."""
-    answer = embedder.embed_documents([text for _, text, _ in documents])
-    kept = [n for n in range(len(documents)) if n not in answer.rejected]
-    batch = EmbeddedBatch(
-        doc_ids=[documents[n][0] for n in kept],
-        hashes=[documents[n][2] for n in kept],
-        chunks=[1] * len(kept),
-        vectors=answer.vectors if len(kept) == len(documents) else answer.vectors[kept],
-    )
-    letters = {documents[n][0]: (documents[n][2], reason) for n, reason in answer.rejected.items()}
-    return batch, letters, len(answer.truncated)
 
 
 def _partition(conn: psycopg.Connection, index: OpenIndex, version: Version, key: str) -> Partition:

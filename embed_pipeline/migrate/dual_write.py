@@ -22,7 +22,7 @@ from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, VersionRetired
-from embed_pipeline.migrate.backfill import embed_batch
+from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.postgres import failures
@@ -170,7 +170,9 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
     if not todo:
         return settled
-    batch, letters, _ = _embed_and_hold(line, index.embedder_of(version), todo, claim)
+    embedder = index.embedder_of(version)
+    # What does not fit into the memory of one portion comes round again.
+    batch, letters, _ = _embed_and_hold(line, embedder, next(portions(embedder, todo)), claim)
     signal("dual_write.embedded")
     written = write_batch(line, store, batch, lambda conn: store.replace(conn, claim, batch))
     rejected = line.repeat(lambda conn: store.reject(conn, claim, letters))

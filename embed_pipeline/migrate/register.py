@@ -74,9 +74,9 @@ def _refuse_changed(index: OpenIndex, known: Version, declared: VersionSpec) -> 
         return
     # Cheap first: opening an embedder reads its model file. The file hash is compared when the version is used.
     fields = declared.model_dump(mode="json")
-    changed = sorted(
-        name for name, value in fields.items() if known.spec.get(name, value) != value and name not in declared.not_identity()
-    )
+    # A version that is older than an attribute has its default: else a chunker could be added to it.
+    was = VersionSpec.model_validate(known.spec).model_dump(mode="json")
+    changed = sorted(name for name, value in fields.items() if was[name] != value and name not in declared.not_identity())
     if changed:
         raise CatalogError(
             f"Version {known.name!r} of index {index.name!r} is registered with another {', '.join(changed)}: "

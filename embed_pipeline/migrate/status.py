@@ -21,7 +21,7 @@ from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate.look import Look, look, queries
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.spec import IndexSpec
+from embed_pipeline.spec import IndexSpec, VersionSpec
 
 # A serving version that is behind by more than this is the first thing to look at.
 BEHIND_SECONDS = 60.0
@@ -62,6 +62,7 @@ class VersionStatus:
     bytes: int = 0
     dropped: bool = False
     gate: GateState | None = None
+    chunker: str = ""
 
     @property
     def is_live(self) -> bool:
@@ -137,7 +138,13 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             }
         )
         declared = [
-            VersionStatus(name=name, state="declared", model=version.model_name, dimensions=version.dimensions)
+            VersionStatus(
+                name=name,
+                state="declared",
+                model=version.model_name,
+                dimensions=version.dimensions,
+                chunker=_chunker(version),
+            )
             for name, version in spec.versions.items()
             if name not in registered
         ]
@@ -327,7 +334,12 @@ def _version(conn: psycopg.Connection, index: OpenIndex, version: Version, pendi
         bytes=store.size_bytes(conn) if has_vectors else 0,
         dropped=not has_vectors,
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name)),
+        chunker=_chunker(VersionSpec.model_validate(version.spec)),
     )
+
+
+def _chunker(declared: VersionSpec) -> str:
+    return "" if declared.chunker is None else str(declared.chunker)
 
 
 def _gate_state(conn: psycopg.Connection, index: OpenIndex, version: Version, latest: Evidence | None) -> GateState | None:

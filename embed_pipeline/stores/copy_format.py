@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -18,7 +19,10 @@ TRAILER = struct.pack("!h", -1)
 
 
 def rows(batch: EmbeddedBatch, wanted: set[str], *, half: bool) -> Iterator[bytes | memoryview]:
-    """The COPY stream of (doc_id text, chunk int4, embedding) for the documents in `wanted`, in pieces to write one after another."""
+    """The COPY stream of (doc_id text, chunk int4, embedding) for the documents in `wanted`, in pieces to write one after another.
+
+    A batch with offsets has two columns more: passage_start and passage_end, int4.
+    """
     vectors = np.ascontiguousarray(batch.vectors, dtype=">f2" if half else ">f4").view(np.uint8)
     width = vectors.shape[1]
     head = struct.pack("!ihh", width + 4, batch.vectors.shape[1], 0)
@@ -29,22 +33,34 @@ def rows(batch: EmbeddedBatch, wanted: set[str], *, half: bool) -> Iterator[byte
     keys = [doc_id.encode() for doc_id in batch.doc_ids]
     # Rows with keys of one length are one rectangle of bytes; the order of rows is free.
     lengths = np.array([len(key) if doc_id in wanted else -1 for key, doc_id in zip(keys, batch.doc_ids, strict=True)])
+    passages = np.empty((len(owners), 0), dtype=np.uint8) if batch.offsets is None else _int4_columns(batch.offsets)
+    columns = 3 if batch.offsets is None else 5
     yield SIGNATURE
     for length in sorted({int(each) for each in lengths} - {-1}):
         numbers = np.flatnonzero(lengths[owners] == length)
         together = b"".join([keys[owner] for owner in owners[numbers]])
-        rectangle = np.empty((len(numbers), 6 + length + 8 + len(head) + width), dtype=np.uint8)
+        row = 6 + length + 8 + len(head) + width + passages.shape[1]
+        rectangle = np.empty((len(numbers), row), dtype=np.uint8)
         start = 0
         for column in (
-            struct.pack("!hi", 3, length),
+            struct.pack("!hi", columns, length),
             np.frombuffer(together, dtype=np.uint8).reshape(len(numbers), length),
             struct.pack("!i", 4),
             ordinals[numbers].astype(">i4").view(np.uint8).reshape(-1, 4),
             head,
             vectors if len(numbers) == len(vectors) else vectors[numbers],
+            passages[numbers],
         ):
             filled = np.frombuffer(column, dtype=np.uint8) if isinstance(column, bytes) else column
             rectangle[:, start : start + filled.shape[-1]] = filled
             start += filled.shape[-1]
         yield rectangle.data.cast("B")
     yield TRAILER
+
+
+def _int4_columns(numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Each number behind its length, as COPY wants it: one row of bytes for each row of numbers."""
+    fields = np.empty((*numbers.shape, 2), dtype=">i4")
+    fields[..., 0] = 4
+    fields[..., 1] = numbers
+    return fields.reshape(len(numbers), -1).view(np.uint8)

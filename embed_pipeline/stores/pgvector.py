@@ -23,7 +23,7 @@ from embed_pipeline.errors import ConfigurationError, VersionRetired
 from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
-from embed_pipeline.stores import copy_format, hnsw
+from embed_pipeline.stores import copy_format, hnsw, passages
 from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument
 
 queries = Queries(__file__, "pgvector.sql")
@@ -128,6 +128,7 @@ class PgvectorStore:
         with self._writing(conn):
             conn.execute(queries("by_key"))
             written = set(batch.doc_ids) if self._insert_all(conn, batch) else self._insert_rows(conn, batch)
+            signal("insert_new.inserted")
             self._copy(conn, batch, written)
             signal("insert_new.copied")
         signal("store.committed")
@@ -143,7 +144,9 @@ class PgvectorStore:
             mine = [doc_id for doc_id in queue.still_mine(conn, claim, current) if doc_id in current]
             signal("replace.locked")
             self._delete(conn, mine)
+            signal("replace.deleted")
             done = self._take_rows(conn, _only(batch, set(mine)))
+            signal("replace.inserted")
             self._copy(conn, batch, done)
             signal("replace.copied")
             dead_letters.forget(conn, self.version.index, self.version.name, sorted(done))
@@ -254,7 +257,8 @@ class PgvectorStore:
         if not wanted:
             return
         conn.execute(queries("end_when_copy_is_frozen"), {"milliseconds": str(FROZEN_MS)})
-        statement = queries("copy_vectors", version_vectors=self.version.vectors_table)
+        name = "copy_vectors" if batch.offsets is None else "copy_passages"
+        statement = queries(name, version_vectors=self.version.vectors_table)
         with conn.cursor() as cursor, cursor.copy(statement) as copy:
             for piece in copy_format.rows(batch, wanted, half=self.version.precision == "halfvec"):
                 copy.write(piece)
@@ -321,13 +325,19 @@ class PgvectorStore:
             parts["documents"] = self.source.identifier
             parts["key_is_wanted"] = self.source.key_matches(sql.SQL("v.doc_id"))
             parts["condition"] = _equal(where, values)
+        if self.version.is_chunked:
+            parts["among"] = queries("among_filtered", **parts) if where else queries("among_all")
         settings = {
             "ef_search": str(max(k, int(self.version.spec.get("hnsw", {}).get("ef_search", 100)))),
-            "iterative": "strict_order" if where else "off",
-            "index_scan": "off" if exact else "on",
+            "iterative": "strict_order" if where or self.version.is_chunked else "off",
+            "index_scan": "off" if exact and not self.version.is_chunked else "on",
             "seq_scan": "on",
         }
         try:
+            if self.version.is_chunked:
+                with conn.transaction():
+                    conn.execute(queries("search_settings"), settings)
+                    return passages.nearest_documents(conn, parts, values, k, exact=exact)
             with conn.transaction(), conn.pipeline():
                 conn.execute(queries("search_settings"), settings)
                 cursor = conn.execute(queries(name, **parts), values)
@@ -341,17 +351,10 @@ class PgvectorStore:
             raise ConfigurationError(
                 f"{self.source} has no such column: {problem.diag.message_primary}.", next_step="Filter by one of its columns."
             ) from problem
-        return _nearest_chunks(rows, k)
+        return [Hit(doc_id, chunk, distance) for doc_id, chunk, distance in rows]
 
     def _wrapped(self, query: Vectors) -> Vector | HalfVector:
         return HalfVector(query) if self.version.precision == "halfvec" else Vector(np.asarray(query, dtype=np.float32))
-
-
-def _nearest_chunks(rows: Sequence[tuple[str, int, float]], k: int) -> list[Hit]:
-    best: dict[str, Hit] = {}
-    for doc_id, chunk, distance in rows:
-        best.setdefault(doc_id, Hit(doc_id, chunk, distance))
-    return list(best.values())[:k]
 
 
 def _equal(where: Mapping[str, Any], values: dict[str, Any]) -> sql.Composable:

@@ -12,10 +12,13 @@ CREATE TABLE {version_documents} (
 
 -- name: create_vectors
 -- No foreign key: checking it costs more than writing the vector. Every writer goes through the document's row, and verify looks.
+-- A passage is characters start to end of the document's text; NULL: the vector is of the whole document.
 CREATE TABLE {version_vectors} (
-    doc_id    text COLLATE "C" NOT NULL,
-    chunk     integer NOT NULL CHECK (chunk >= 0),
-    embedding {vector_type} NOT NULL,
+    doc_id        text COLLATE "C" NOT NULL,
+    chunk         integer NOT NULL CHECK (chunk >= 0),
+    embedding     {vector_type} NOT NULL,
+    passage_start integer,
+    passage_end   integer,
     PRIMARY KEY (doc_id, chunk)
 )
 
@@ -90,6 +93,9 @@ SELECT set_config('lock_timeout', %(milliseconds)s, true)
 
 -- name: copy_vectors
 COPY {version_vectors} (doc_id, chunk, embedding) FROM STDIN (FORMAT BINARY)
+
+-- name: copy_passages
+COPY {version_vectors} (doc_id, chunk, embedding, passage_start, passage_end) FROM STDIN (FORMAT BINARY)
 
 -- name: lock_current
 SELECT w.doc_id
@@ -192,6 +198,32 @@ FROM {version_vectors} AS v
 WHERE EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted} AND {condition})
 ORDER BY v.embedding {operator} %(query)b::{vector_type} LIMIT %(k)s
 
+-- name: scan_without_limit
+-- The ANN scan goes on as far as it is asked to; by itself it would stop after 20,000 vectors.
+SELECT set_config('hnsw.max_scan_tuples', '2147483647', true)
+
+-- name: nearest_passages
+SELECT v.doc_id, v.chunk, (v.embedding {operator} %(query)b::{vector_type})::double precision AS distance, v.passage_start, v.passage_end
+FROM {version_vectors} AS v
+WHERE {among}
+ORDER BY v.embedding {operator} %(query)b::{vector_type} LIMIT %(rows)s
+
+-- name: nearest_documents
+-- Compares with every vector: the nearest passage of each document, then the nearest documents.
+SELECT n.doc_id, n.chunk, n.distance, n.passage_start, n.passage_end
+FROM (SELECT DISTINCT ON (v.doc_id) v.doc_id, v.chunk, v.passage_start, v.passage_end,
+             (v.embedding {operator} %(query)b::{vector_type})::double precision AS distance
+      FROM {version_vectors} AS v
+      WHERE {among}
+      ORDER BY v.doc_id, distance, v.chunk) AS n
+ORDER BY n.distance, n.doc_id LIMIT %(k)s
+
+-- name: among_all
+true
+
+-- name: among_filtered
+EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted} AND {condition})
+
 -- name: count
 SELECT count(*) FROM {version_documents}
 
@@ -200,12 +232,13 @@ SELECT coalesce(sum(pg_total_relation_size(t)), 0)::bigint FROM unnest(ARRAY[to_
 
 -- name: provenance_branch
 SELECT {index}::text AS index, {version}::text AS version, (d.doc_id COLLATE "default") AS doc_id, v.chunk, d.model_name, d.model_version,
-       d.fingerprint, encode(d.source_hash, 'hex') AS source_hash, d.embedded_at
+       d.fingerprint, encode(d.source_hash, 'hex') AS source_hash, d.embedded_at, v.passage_start, v.passage_end
 FROM {version_documents} d JOIN {version_vectors} v USING (doc_id)
 
 -- name: empty_provenance
 SELECT NULL::text AS index, NULL::text AS version, NULL::text AS doc_id, NULL::integer AS chunk, NULL::text AS model_name,
-       NULL::text AS model_version, NULL::text AS fingerprint, NULL::text AS source_hash, NULL::timestamptz AS embedded_at
+       NULL::text AS model_version, NULL::text AS fingerprint, NULL::text AS source_hash, NULL::timestamptz AS embedded_at,
+       NULL::integer AS passage_start, NULL::integer AS passage_end
 WHERE false
 
 -- name: replace_provenance

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.capture import CapturedVersion
@@ -17,12 +19,16 @@ from embed_pipeline.embedders.protocol import Vectors
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
-    """Documents with their vectors, columnar: `vectors` holds `chunks[i]` rows for document i, in order."""
+    """Documents with their vectors, columnar: `vectors` holds `chunks[i]` rows for document i, in order.
+
+    `offsets` has the passage (start, end) of each vector, in characters of the document's text; None: all are whole documents.
+    """
 
     doc_ids: list[str]
     hashes: list[bytes]
     chunks: list[int]
     vectors: Vectors
+    offsets: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.doc_ids)
@@ -38,11 +44,16 @@ class MissingDocument(NamedTuple):
 
 @dataclass(frozen=True)
 class Hit:
-    """One found passage. `distance` is the store's, smaller is nearer; `score` is larger for nearer."""
+    """One found document by its nearest passage. `distance` is the store's, smaller is nearer; `score` is larger for nearer.
+
+    The passage is `text[start:end]` of the document's text (its text columns joined by a blank line), in characters; None: all of it.
+    """
 
     doc_id: str
     chunk: int
     distance: float
+    start: int | None = None
+    end: int | None = None
 
     @property
     def score(self) -> float:

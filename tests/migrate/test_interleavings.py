@@ -19,6 +19,7 @@ from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.errors import CutoverRefused
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire
+from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
 from tests.articles import declared, fill, serve, stored, text_hash
 from tests.migrate.interleaving import Body, Interleaving, Point, explore
@@ -174,7 +175,7 @@ def backfill_scenario(scene: Scene) -> Attempt:
                 everything = KeyRange(partition, None, None)
                 documents = store.missing(conn, everything, None, 10)
                 signals.signal("backfill.read")
-                batch, letters, _ = backfill.embed_batch(embedder, documents)
+                batch, letters, _ = embed_batch(embedder, documents)
                 signals.signal("backfill.embedded")
                 store.insert_new(conn, batch)
                 store.reject(conn, None, letters)

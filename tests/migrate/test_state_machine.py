@@ -23,7 +23,7 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.errors import CutoverRefused, IllegalTransition, VersionRetired
-from embed_pipeline.migrate import backfill, cutover, dual_write, register, retire
+from embed_pipeline.migrate import cutover, dual_write, register, retire
 from embed_pipeline.postgres import connection, embedded
 from embed_pipeline.stores.protocol import EmbeddedBatch
 from tests.migrate.machine_world import (
@@ -253,7 +253,7 @@ class Migration(RuleBasedStateMachine):
     def _embed(self, worker: Worker) -> None:
         todo = [(doc_id, text, found) for doc_id, (text, found) in worker.current.items() if doc_id not in worker.done]
         embedder = self.index.embedder_of(self.index.version(self.app, worker.version))
-        worker.batch, worker.letters, _ = backfill.embed_batch(embedder, todo)
+        worker.batch, worker.letters, _ = embed_batch(embedder, todo)
 
     def _replace(self, worker: Worker) -> None:
         assert worker.claim is not None
@@ -284,7 +284,7 @@ class Migration(RuleBasedStateMachine):
         if part.range.is_empty:
             return
         missing = self.index.store(version).missing(filling.conn, part.range, None, limit)
-        batch, letters, _ = backfill.embed_batch(self.index.embedder_of(version), missing)
+        batch, letters, _ = embed_batch(self.index.embedder_of(version), missing)
         self.fillings[number] = Filling(filling.conn, version.name, batch, letters)
 
     @precondition(lambda self: any(filling.batch is not None for filling in self.fillings))

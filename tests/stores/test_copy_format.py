@@ -31,3 +31,16 @@ def test_nothing_wanted_is_an_empty_stream(conn: psycopg.Connection) -> None:
         for piece in copy_format.rows(batch, set(), half=False):
             copy.write(piece)
     assert conn.execute("SELECT count(*) FROM t").fetchone() == (0,)
+
+
+def test_offsets_are_two_columns_more(conn: psycopg.Connection) -> None:
+    vectors = np.random.default_rng(3).standard_normal((4, 7)).astype(np.float32)
+    offsets = np.array([[0, 9], [0, 40], [30, 2_000_000_000], [5, 6]], dtype=np.int32)
+    batch = EmbeddedBatch(["a", "long key", "skipped"], [b""] * 3, [1, 2, 1], vectors, offsets)
+    conn.execute("CREATE TEMP TABLE t (doc_id text, chunk integer, embedding vector(7), s integer, e integer)")
+    with conn.cursor() as cursor, cursor.copy("COPY t FROM STDIN (FORMAT BINARY)") as copy:
+        for piece in copy_format.rows(batch, {"a", "long key"}, half=False):
+            copy.write(piece)
+    rows = conn.execute("SELECT doc_id, chunk, s, e, embedding FROM t ORDER BY doc_id, chunk").fetchall()
+    assert [row[:4] for row in rows] == [("a", 0, 0, 9), ("long key", 0, 0, 40), ("long key", 1, 30, 2_000_000_000)]
+    np.testing.assert_array_equal(np.stack([row[4].to_numpy() for row in rows]), vectors[:3])

@@ -1,0 +1,104 @@
+"""Embedding whole documents: split as the version says, all passages embedded, and gathered again document by document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.embedders.chunker import Chunker, Passage
+from embed_pipeline.embedders.protocol import Embedded
+from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import EmbeddedBatch
+
+# What is embedded and written together, of a version with a chunker: about so many chunks, or one document if it alone has more.
+MOST_CHUNKS = 4_000
+
+D = TypeVar("D", bound=tuple[str, str, bytes])
+
+
+def embed_batch(
+    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]]
+) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+    """Embed (id, text, hash) triples: (batch, dead letters, how many documents were truncated).
+
+    A document of which one chunk can have no vector is a dead letter as a whole: half a document would be found for half
+    of what it says, and nothing would tell.
+    """
+    if embedder.chunker is not None:
+        return _embed_chunked(embedder, embedder.chunker, documents)
+    answer = embedder.embed_documents([text for _, text, _ in documents])
+    kept = [n for n in range(len(documents)) if n not in answer.rejected]
+    batch = EmbeddedBatch(
+        doc_ids=[documents[n][0] for n in kept],
+        hashes=[documents[n][2] for n in kept],
+        chunks=[1] * len(kept),
+        vectors=answer.vectors if len(kept) == len(documents) else answer.vectors[kept],
+    )
+    return batch, _letters(documents, answer.rejected), len(answer.truncated)
+
+
+def _embed_chunked(
+    embedder: VersionEmbedder, chunker: Chunker, documents: Sequence[tuple[str, str, bytes]]
+) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+    # A blank text goes to the embedder whole and is rejected there, in the words that it has for it.
+    split = [chunker.passages(text) or [Passage(0, len(text))] for _, text, _ in documents]
+    signal("embed.split")
+    answer = embedder.embed_documents(
+        [text[start:end] for (_, text, _), passages in zip(documents, split, strict=True) for start, end in passages]
+    )
+    owners = np.repeat(np.arange(len(documents)), [len(passages) for passages in split])
+    rejected = _rejected_documents(answer, owners, split)
+    kept = [n for n in range(len(documents)) if n not in rejected]
+    batch = EmbeddedBatch(
+        doc_ids=[documents[n][0] for n in kept],
+        hashes=[documents[n][2] for n in kept],
+        chunks=[len(split[n]) for n in kept],
+        vectors=answer.vectors[np.isin(owners, kept)] if rejected else answer.vectors,
+        offsets=np.array([passage for n in kept for passage in split[n]], dtype=np.int32).reshape(-1, 2),
+    )
+    truncated = {int(owners[n]) for n in answer.truncated} - rejected.keys()
+    return batch, _letters(documents, rejected), len(truncated)
+
+
+def _rejected_documents(answer: Embedded, owners: np.ndarray, split: Sequence[Sequence[Passage]]) -> dict[int, str]:
+    """Document -> reason, from the first of its chunks that was rejected."""
+    rejected: dict[int, str] = {}
+    for position, reason in sorted(answer.rejected.items()):
+        document = int(owners[position])
+        if document in rejected:
+            continue
+        passages = split[document]
+        number = position - int(np.searchsorted(owners, document))
+        start, end = passages[number]
+        where = f"chunk {number + 1} of {len(passages)} (characters {start} to {end}): " if len(passages) > 1 else ""
+        rejected[document] = where + reason
+    return rejected
+
+
+def _letters(documents: Sequence[tuple[str, str, bytes]], rejected: Mapping[int, str]) -> dict[str, tuple[bytes, str]]:
+    return {documents[n][0]: (documents[n][2], reason) for n, reason in rejected.items()}
+
+
+def portions(embedder: VersionEmbedder, documents: Sequence[D]) -> Iterator[list[D]]:
+    """`documents` in order, in portions that hold about MOST_CHUNKS chunks each: long texts must not fill the memory.
+
+    Without a chunker it is one portion, since a document is one vector.
+    """
+    chunker = embedder.spec.chunker
+    if chunker is None:
+        yield list(documents)
+        return
+    portion: list[D] = []
+    held = 0
+    for document in documents:
+        chunks = 1 + len(document[1]) // (chunker.size - chunker.overlap)
+        if portion and held + chunks > MOST_CHUNKS:
+            yield portion
+            portion, held = [], 0
+        portion.append(document)
+        held += chunks
+    if portion:
+        yield portion
