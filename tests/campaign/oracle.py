@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from tests.campaign import models
 
@@ -62,10 +64,19 @@ def texts(conn: psycopg.Connection) -> dict[str, str]:
     return {key: "\n\n".join(part for part in (title, body) if part) for key, title, body in rows}
 
 
+@contextmanager
+def snapshot(conn: psycopg.Connection) -> Iterator[None]:
+    """One moment for all that is read in the block; inside a transaction, that transaction's."""
+    outermost = conn.info.transaction_status == TransactionStatus.IDLE
+    with conn.transaction():
+        if outermost:
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
 def problems(conn: psycopg.Connection, chunks_of: Chunks = whole) -> list[str]:
     """Everything that is wrong now with any live version, the queue, the dead letters or the audit. Empty: nothing."""
-    with conn.transaction():
-        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    with snapshot(conn):
         found = [f"the queue holds {count} rows for {version}" for version, count in _queued(conn)]
         for version in versions(conn):
             if version.state != "retired":

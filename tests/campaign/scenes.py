@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import psycopg
 from psycopg import sql
 
 from tests.campaign import oracle
@@ -27,8 +26,7 @@ def edits_then_rollback(run: Campaign, rounds: int) -> None:
             before = oracle.texts(conn)
         run.count_strike("rollback under writes", "rollback")
         run.complete("rollback", "v1")
-        with run.connect() as conn, conn.transaction():
-            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        with run.connect() as conn, oracle.snapshot(conn):
             now = oracle.texts(conn)
             queued = {row[0] for row in conn.execute("SELECT doc_id FROM embed_pipeline.change_queue WHERE version = 'v1'")}
             changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
@@ -153,8 +151,3 @@ def reordered(run: Campaign) -> str:
     faults_file(run.place).unlink()
     outcome = run.finish(run.start("gate", "v2"))
     return "" if outcome is None else str(outcome.get("result"))
-
-
-def pending(conn: psycopg.Connection) -> int:
-    row = conn.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone()
-    return int(row[0]) if row else 0
