@@ -17,8 +17,8 @@ from tests.campaign.workers import LEASE_SECONDS, Strike
 # Where a worker of a step can be struck exactly. Other steps, and every second strike, are struck after a random time.
 MOMENTS = {
     "register": ["register.locked"],
-    "backfill": ["backfill.embedded"],
-    "sync": ["dual_write.claimed", "dual_write.read", "dual_write.embedded"],
+    "backfill": ["backfill.embedded", "insert_new.copied"],
+    "sync": ["dual_write.claimed", "dual_write.read", "dual_write.embedded", "replace.locked", "replace.copied"],
     "cutover": ["cutover.marked", "cutover.drained", "cutover.flipped"],
     "rollback": ["cutover.marked", "cutover.drained", "cutover.flipped"],
     "retire": ["retire.detached"],

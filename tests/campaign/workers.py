@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def _arm(strike: Strike) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            os.kill(os.getpid(), strike.signal)
+            # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
+            signal.pthread_kill(threading.get_ident(), strike.signal)
 
     signals.listen(strike.moment, reached)
 
