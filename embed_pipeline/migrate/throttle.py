@@ -50,6 +50,8 @@ def read_signals(conn: psycopg.Connection, index: str) -> Signals:
     try:
         return Signals(control=control.read(conn, index))
     except psycopg.Error:
+        if conn.closed:
+            raise  # Nothing will ever be read on it again: waiting for that would be waiting for ever.
         return Signals(control=None)
 
 
