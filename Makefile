@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+SOAK_SEED ?= 20
+SOAK_SECONDS ?= 45
 
 .PHONY: help
 help: ## what you can run
@@ -39,9 +41,14 @@ dev: $(READY) ## the Dagster UI on the same index as the demo
 bench: $(READY) ## backfill against a bare binary COPY of the same vectors, and memory
 	$(BIN)/python -m benchmarks.backfill
 
+.PHONY: neighbour
+neighbour: $(READY) ## what an application feels of a migration: longest pause and p99, with and without one
+	$(BIN)/python -m benchmarks.neighbour
+
 .PHONY: soak
-soak: $(READY) ## long fault campaigns
-	$(BIN)/python -m pytest -m soak
+soak: $(READY) ## long fault campaigns; SOAK_SEED and SOAK_SECONDS (per scenario) choose what is run and for how long
+	@echo "SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)"
+	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) -m soak -o faulthandler_timeout=900
 
 .PHONY: clean
 clean: ## stop the embedded PostgreSQL and remove what was set up

@@ -65,7 +65,7 @@ class FakeEmbedder:
         if self.raise_while is not None and Path(self.raise_while).exists():
             raise RuntimeError("the provider is down")
         if self.calls_file is not None:
-            _append(Path(self.calls_file), [" ".join(text.split()) for text in texts])
+            append_lines(Path(self.calls_file), [" ".join(text.split()) for text in texts])
         while self.wait_while is not None and Path(self.wait_while).exists():
             time.sleep(0.01)
         mended = self.mended is not None and Path(self.mended).exists()
@@ -118,7 +118,8 @@ def _share(word: str) -> float:
     return int.from_bytes(hashlib.sha256(word.encode()).digest()[:4]) / 2**32
 
 
-def _append(path: Path, lines: Sequence[str]) -> None:
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Append whole lines to a file that several processes write; the lines of one call stay together."""
     # One write with O_APPEND: lines of several processes never mix.
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:

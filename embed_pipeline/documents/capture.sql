@@ -91,7 +91,13 @@ END $capture$
 
 -- name: queue_orphans
 INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-SELECT {index}, {version}, w.doc_id FROM {version_documents} AS w
+SELECT {index}, {version}, w.doc_id
+FROM (
+    SELECT doc_id FROM {version_documents}
+    UNION
+    -- A document that could have no vector has no row there, and its dead letter must go as well.
+    SELECT l.doc_id FROM embed_pipeline.dead_letters l WHERE l.index_name = {index} AND l.version = {version}
+) AS w
 WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted});
 
 -- name: empty_function

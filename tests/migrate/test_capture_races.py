@@ -73,6 +73,18 @@ def test_trigger_fires_for_derived_column(app: psycopg.Connection, open_docs: Op
     assert stored(app, "v1")["7"] == text_hash("title 7\n\nseen 9 times")
 
 
+def test_truncate_takes_dead_letters_along(app: psycopg.Connection, open_docs: Open) -> None:
+    """A document that could have no vector has no row among the vectors: its dead letter must not outlive it."""
+    index = open_docs("v1")
+    serve(index, "v1")
+    app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == [("1",)]
+    app.execute("TRUNCATE articles")
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
+
+
 def test_truncate_is_seen(app: psycopg.Connection, open_docs: Open) -> None:
     index = open_docs("v1")
     fill(index, "v1")

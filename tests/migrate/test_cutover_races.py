@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving, versions
-from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, RetireRefused, VersionRetired
+from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, RetireRefused, Stopped, VersionRetired
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -255,6 +257,27 @@ def test_ann_index_waits_for_all_partitions(open_docs: Open) -> None:
         ann_index.build(index, "v1")
     with pytest.raises(IllegalTransition, match="nothing complete to judge"):
         gate.run(index, "v1")
+
+
+def test_two_builds_of_one_ann_index(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:
+    """The first build waits for an old transaction; a second one beside it is refused at once, in words."""
+    index = open_docs("v1")
+    for key in index.spec.partition_keys():
+        backfill.fill_partition(index, "v1", key)
+    second_app.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    second_app.execute("SELECT count(*) FROM articles")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ann_index.build, index, "v1")
+        deadline = time.monotonic() + 30
+        while not app.execute("SELECT FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'").fetchall():
+            assert time.monotonic() < deadline
+        second = pool.submit(ann_index.build, index, "v1")
+        try:
+            with pytest.raises(Stopped, match="being built by another run"):
+                second.result(timeout=10)
+        finally:
+            second_app.rollback()
+        assert first.result(timeout=30).valid
 
 
 def test_gate_refuses_judgements_of_unknown_documents(app: psycopg.Connection, judged: OpenIndex) -> None:

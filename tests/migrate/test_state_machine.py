@@ -24,6 +24,7 @@ from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.errors import CutoverRefused, IllegalTransition, VersionRetired
 from embed_pipeline.migrate import cutover, dual_write, register, retire
+from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.postgres import connection, embedded
 from embed_pipeline.stores.protocol import EmbeddedBatch
 from tests.migrate.machine_world import (

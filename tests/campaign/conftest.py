@@ -1,0 +1,79 @@
+"""The seed and the length of a campaign, and the table of what was struck."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from embed_pipeline.postgres import embedded
+from tests.campaign.load import Load
+from tests.campaign.scenario import Campaign
+from tests.conftest import TEMPLATE
+
+SEED = int(os.environ.get("SOAK_SEED", "20"))
+# Seconds that a long scenario goes on for; it ends with the round that it is in.
+SECONDS = float(os.environ.get("SOAK_SECONDS", "45"))
+
+
+def pytest_report_header() -> str:
+    return f"campaign: SOAK_SEED={SEED} SOAK_SECONDS={SECONDS:.0f}"
+
+
+@pytest.fixture
+def campaign(
+    postgres_server: embedded.Server,
+    postgres_admin: psycopg.Connection[TupleRow],
+    tmp_path: Path,
+    record_property: Callable[[str, Any], None],
+) -> Iterator[Callable[..., Campaign]]:
+    """Makes campaigns, each on a database of its own with v1 serving: `campaign(seed, keys=..., writers=..., ...)`."""
+    made: list[Campaign] = []
+    databases: list[sql.Identifier] = []
+
+    def make(
+        seed: int = SEED, *, url: str = "", keys: int = 120, writers: int = 2, truncates: bool = False, **more: Any
+    ) -> Campaign:
+        if not url:
+            name = f"campaign_{uuid.uuid4().hex}"
+            postgres_admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
+            )
+            databases.append(sql.Identifier(name))
+            url = postgres_server.url(name)
+        each = Campaign(tmp_path / str(len(made)), seed, Load(url, keys, writers, truncates=truncates), **more)
+        made.append(each)
+        record_property("strikes", each.strikes)
+        each.prepare()
+        return each
+
+    yield make
+    for each in made:
+        each.abandon()
+    for database in databases:
+        postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was struck, how often: the runs that docs/faults.md counts."""
+    total: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, strikes in report.user_properties:
+            if name == "strikes":
+                total.update(strikes)
+    if total:
+        terminalreporter.section(f"strikes of the campaign, SOAK_SEED={SEED}")
+        by_fault: dict[str, list[str]] = {}
+        for key, count in total.items():
+            fault, _, step = key.partition("\t")
+            by_fault.setdefault(fault, []).append(f"{step} {count}")
+        for fault, steps in by_fault.items():
+            terminalreporter.write_line(f"{fault}: {', '.join(steps)}")

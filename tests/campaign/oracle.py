@@ -1,0 +1,254 @@
+"""The oracle: what is wrong with an index, by its documents, its vectors and its catalog alone.
+
+Nothing of the package is asked: the texts are put together, hashed and embedded again here, and the tables are read with SQL of its own.
+It is called when the application is still and the queue had time to drain. Every sentence it returns is one defect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from tests.campaign import models
+
+# What the state machine of docs/states.md allows; None: not registered yet.
+LEGAL = {
+    (None, "building"),
+    ("building", "ready"),
+    ("building", "retired"),
+    ("ready", "active"),
+    ("ready", "retired"),
+    ("active", "standby"),
+    ("standby", "active"),
+    ("standby", "retired"),
+}
+
+Chunks = Callable[[str], Sequence[str]]
+
+
+def whole(text: str) -> Sequence[str]:
+    """The passages of a text whose version declares no chunker: the text."""
+    return [text]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version as the catalog has it."""
+
+    name: str
+    state: str
+    fingerprint: str
+    model_name: str
+    model_version: str
+    space: int
+
+
+def versions(conn: psycopg.Connection) -> list[Registered]:
+    rows = conn.execute(
+        "SELECT version, state, fingerprint, model_name, model_version, (spec #>> '{options,space}')::integer "
+        "FROM embed_pipeline.index_versions WHERE index_name = 'docs' ORDER BY created_at"
+    )
+    return [Registered(*row) for row in rows]
+
+
+def texts(conn: psycopg.Connection) -> dict[str, str]:
+    """The text of every document, put together as docs/reference/yaml.md says: non-empty columns, joined by a blank line."""
+    rows = conn.execute("SELECT id::text, title, body FROM articles")
+    return {key: "\n\n".join(part for part in (title, body) if part) for key, title, body in rows}
+
+
+@contextmanager
+def snapshot(conn: psycopg.Connection) -> Iterator[None]:
+    """One moment for all that is read in the block; inside a transaction, that transaction's."""
+    outermost = conn.info.transaction_status == TransactionStatus.IDLE
+    with conn.transaction():
+        if outermost:
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
+def problems(conn: psycopg.Connection, chunks_of: Chunks = whole) -> list[str]:
+    """Everything that is wrong now with any live version, the queue, the dead letters or the audit. Empty: nothing."""
+    with snapshot(conn):
+        found = [f"the queue holds {count} rows for {version}" for version, count in _queued(conn)]
+        for version in versions(conn):
+            if version.state != "retired":
+                found += wrong_vectors(conn, version, chunks_of)
+        return found + wrong_catalog(conn)
+
+
+def wrong_vectors(conn: psycopg.Connection, version: Registered, chunks_of: Chunks = whole) -> list[str]:
+    """What is wrong with the vectors and dead letters of one version."""
+    documents = texts(conn)
+    rows = {
+        row[0]: row[1:]
+        for row in conn.execute(
+            f"SELECT doc_id, source_hash, chunks, model_name, model_version, fingerprint FROM embed_pipeline.docs__{version.name}__documents"  # type: ignore[arg-type]
+        )
+    }
+    vectors: dict[str, dict[int, str]] = {}
+    for doc_id, chunk, vector in conn.execute(
+        f"SELECT doc_id, chunk, embedding::text FROM embed_pipeline.docs__{version.name}__vectors"  # type: ignore[arg-type]
+    ):
+        vectors.setdefault(doc_id, {})[chunk] = vector
+    letters = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = '{version.name}'")
+    found = [f"{doc_id} is an orphan" for doc_id in sorted((rows.keys() | vectors.keys()) - documents.keys())]
+    found += [f"{doc_id} has vectors and no row of its own" for doc_id in sorted(vectors.keys() - rows.keys())]
+    found += [
+        f"{doc_id} has a dead letter that is stale" for doc_id in letters if letters[doc_id] != _hash(documents.get(doc_id))
+    ]
+    for doc_id, text in documents.items():
+        provenance = (version.model_name, version.model_version, version.fingerprint)
+        found += _wrong_document(
+            doc_id, text, rows.get(doc_id), vectors.get(doc_id, {}), doc_id in letters, provenance, version, chunks_of
+        )
+    return [f"{version.name}: {each}" for each in found]
+
+
+def differing(conn: psycopg.Connection, version: str) -> set[str]:
+    """Documents whose vectors are not those of their text, or that are gone and have some: what a full comparison must queue."""
+    documents = texts(conn)
+    stored = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.docs__{version}__documents")
+    letters = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = '{version}'")
+    wrong = {doc_id for doc_id in documents.keys() | stored.keys() if stored.get(doc_id) != _hash(documents.get(doc_id))}
+    return {doc_id for doc_id in wrong if doc_id in stored or letters.get(doc_id) != _hash(documents.get(doc_id))}
+
+
+def _pairs(conn: psycopg.Connection, query: str) -> dict[str, bytes]:
+    return {doc_id: bytes(digest) for doc_id, digest in conn.execute(query)}  # type: ignore[arg-type]
+
+
+def _wrong_document(
+    doc_id: str,
+    text: str,
+    row: Sequence[object] | None,
+    vectors: dict[int, str],
+    letter: bool,
+    provenance: tuple[str, str, str],
+    version: Registered,
+    chunks_of: Chunks,
+) -> Iterator[str]:
+    if models.refused(text):
+        if row is not None or vectors:
+            yield f"{doc_id} can have no vector, and has one"
+        if not letter:
+            yield f"{doc_id} can have no vector, and has no dead letter"
+        return
+    if letter:
+        yield f"{doc_id} has a dead letter without a reason"
+    if row is None:
+        yield f"{doc_id} is missing"
+        return
+    digest, count, *labels = row
+    if digest != _hash(text):
+        yield f"{doc_id} is stale"
+        return
+    if tuple(labels) != provenance:
+        yield f"{doc_id} has the provenance {labels}"
+    passages = chunks_of(text)
+    if sorted(vectors) != list(range(len(passages))) or count != len(passages):
+        yield f"{doc_id} has the passages {sorted(vectors)}, counted {count}, of {len(passages)}"
+        return
+    for number, passage in enumerate(passages):
+        expected = models.document_vector(version.space, passage)
+        if not np.allclose(_numbers(vectors[number]), expected, atol=1e-3):
+            yield f"{doc_id} has a vector that its model did not make of passage {number}"
+
+
+def _numbers(vector: str) -> models.Vectors:
+    return np.array(vector.strip("[]").split(","), dtype=np.float32)
+
+
+def _hash(text: str | None) -> bytes | None:
+    return None if text is None else hashlib.sha256(text.encode()).digest()
+
+
+def _queued(conn: psycopg.Connection) -> list[tuple[str, int]]:
+    return conn.execute("SELECT version, count(*) FROM embed_pipeline.change_queue GROUP BY version ORDER BY version").fetchall()
+
+
+def wrong_catalog(conn: psycopg.Connection) -> list[str]:
+    """Whether the audit tells one legal history, each transition once, that ends in the states and the pointer as they are."""
+    found = []
+    states: dict[str, str | None] = {}
+    served: list[str] = []
+    for name, before, after in _transitions(conn):
+        if before != states.get(name) or (before, after) not in LEGAL:
+            found.append(f"the audit says {name} went from {before} to {after} when it was {states.get(name)}")
+        states[name] = after
+        if after == "active":
+            served.append(name)
+    now = {version.name: version.state for version in versions(conn)}
+    if now != states:
+        found.append(f"the versions are {now}, the audit ends with {states}")
+    active = [name for name, state in now.items() if state == "active"]
+    pointer = conn.execute("SELECT version, generation FROM embed_pipeline.serving_pointer WHERE index_name = 'docs'").fetchone()
+    expected = (served[-1] if served else None, len(served))
+    if pointer != expected or active != served[-1:]:
+        found.append(f"the pointer says {pointer}, active are {active}, the audit says {expected}")
+    return found
+
+
+def _transitions(conn: psycopg.Connection) -> list[tuple[str, str | None, str]]:
+    return conn.execute(
+        "SELECT version, from_state, to_state FROM embed_pipeline.audit_events "
+        "WHERE index_name = 'docs' AND to_state IS NOT NULL ORDER BY id"
+    ).fetchall()
+
+
+def wrong_answers(
+    conn: psycopg.Connection, records: Iterable[dict[str, object]], late_seconds: float, *, anchors: bool = True
+) -> list[str]:
+    """Whether every search was ranked in one space, by the version that it names, and that version was live.
+
+    `late_seconds`: how long a searcher may believe a pointer whose flip it did not hear of. `anchors`: documents that nobody touches
+    must be found by whatever serves.
+    """
+    known = {version.name: version for version in versions(conn)}
+    served = [name for name, _, after in _transitions(conn) if after == "active"]
+    retired = dict(
+        conn.execute(
+            "SELECT version, extract(epoch FROM at)::double precision FROM embed_pipeline.audit_events "
+            "WHERE index_name = 'docs' AND to_state = 'retired'"
+        ).fetchall()
+    )
+    found: Counter[str] = Counter()
+    for record in records:
+        if record["kind"] == "search" and "hits" in record:
+            found.update(_wrong_answer(record, known, served, retired, late_seconds))
+            found.update(_lost_anchor(record) if anchors else [])
+    return [f"{problem} ({count} times)" for problem, count in found.items()]
+
+
+def _wrong_answer(
+    record: dict[str, object], known: dict[str, Registered], served: list[str], retired: dict[str, float], late_seconds: float
+) -> Iterator[str]:
+    version = known[str(record["version"])]
+    if record["fingerprint"] != version.fingerprint:
+        yield f"an answer of {version.name} names another fingerprint"
+    if record["asked"] not in (None, version.name):
+        yield f"{record['asked']} was asked and {version.name} answered"
+    generation = int(str(record["generation"]))
+    if record["asked"] is None and version.name != served[generation - 1]:
+        yield f"{version.name} answered in generation {generation}, which is of {served[generation - 1]}"
+    if float(str(record["at"])) > retired.get(version.name, float("inf")) + late_seconds:
+        yield f"{version.name} answered after it was retired"
+    hits: list[tuple[str, float]] = record["hits"]  # type: ignore[assignment]
+    if any(distance == 1.0 for _, distance in hits):
+        yield f"a query of another space met the vectors of {version.name}"
+    # Only the same text is that near; how near tells which model made the query and the vector.
+    if hits and hits[0][1] < 0.1 and abs(hits[0][1] - models.own_distance(version.space)) > 1e-3:
+        yield f"an answer of {version.name} was ranked at the distance of another model"
+
+
+def _lost_anchor(record: dict[str, object]) -> Iterator[str]:
+    hits: list[tuple[str, float]] = record["hits"]  # type: ignore[assignment]
+    if "anchor" in record and record["asked"] is None and (not hits or hits[0][0] != record["anchor"]):
+        yield f"{record['version']} served and did not find a document that nobody had touched"

@@ -1,0 +1,65 @@
+"""What a killed backfill costs: nothing that was stored is asked for again, and no more was in flight than declared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from tests.campaign import oracle
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What was stored, and what the documents said, when a backfill worker had just died."""
+
+    pid: int
+    asked: int
+    stored: frozenset[str]
+    current: frozenset[str]
+
+
+@dataclass
+class Paid:
+    """The calls of one version's model, against what was stored at every kill."""
+
+    calls_file: Path
+    in_flight: int
+    workers: set[int] = field(default_factory=set)
+    kills: list[Kill] = field(default_factory=list)
+
+    def note_kill(self, conn: psycopg.Connection, version: str, pid: int) -> None:
+        rows = conn.execute(f"SELECT encode(source_hash, 'hex') FROM embed_pipeline.docs__{version}__documents").fetchall()  # type: ignore[arg-type]
+        current = frozenset(_hash(text) for text in oracle.texts(conn).values())
+        self.kills.append(Kill(pid, len(self._calls()), frozenset(digest for (digest,) in rows), current))
+
+    def problems(self, moved: set[str]) -> list[str]:
+        """`moved`: texts that came to another key or lost their vector meanwhile, and so were paid for twice with good reason."""
+        calls = self._calls()
+        excused = {_hash(text) for text in moved}
+        found = []
+        for kill in self.kills:
+            again = {digest for pid, digest in calls[kill.asked :] if pid in self.workers} & kill.stored - excused
+            if again:
+                found.append(f"{len(again)} texts that were stored when {kill.pid} was killed were asked for again")
+            by_pid: dict[int, set[str]] = defaultdict(set)
+            for pid, digest in calls[: kill.asked]:
+                by_pid[pid].add(digest)
+            lost = (by_pid[kill.pid] & kill.current) - kill.stored - excused
+            if len(lost) > self.in_flight:
+                found.append(f"{len(lost)} texts were in flight when {kill.pid} was killed, more than {self.in_flight}")
+        return found
+
+    def _calls(self) -> list[tuple[int, str]]:
+        if not self.calls_file.exists():
+            return []
+        lines = self.calls_file.read_text(encoding="utf-8").splitlines()
+        return [(pid, _hash(text)) for pid, _, text in map(json.loads, lines)]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

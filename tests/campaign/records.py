@@ -1,0 +1,78 @@
+"""What the processes of the load write down: one JSON line for each transaction and each query, also for those that failed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psycopg
+
+Record = dict[str, Any]
+
+
+class Log:
+    """A file of records, one process each. A line is whole or absent: it is flushed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, **record: Any) -> None:
+        self._file.write(json.dumps(record) + "\n")
+
+    @contextmanager
+    def timed(self, kind: str) -> Iterator[Record]:
+        """Record what happens in the block: `start` (monotonic) and `at` (wall clock), `seconds`, and of an error the SQLSTATE.
+
+        An error of the database or of the package ends the block, not the process: the judge of the campaign decides what it means.
+        What the block puts into the yielded record is written too.
+        """
+        record: Record = {"kind": kind, "at": time.time(), "start": time.monotonic()}
+        try:
+            yield record
+        except Exception as problem:
+            record |= describe(problem)
+        record["seconds"] = time.monotonic() - record["start"]
+        self.write(**record)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def describe(problem: BaseException) -> Record:
+    """An error as a record: its class, its SQLSTATE (None where the server said none), its text."""
+    state = problem.sqlstate if isinstance(problem, psycopg.Error) else None
+    return {"error": type(problem).__name__, "state": state, "text": str(problem)[:500]}
+
+
+def read(paths: Iterable[Path]) -> list[Record]:
+    """The records of several files, by the time they started."""
+    records = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return sorted(records, key=lambda record: record.get("start", 0.0))
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """How long one kind of operation took, in seconds."""
+
+    count: int
+    median: float
+    p99: float
+    longest: float
+
+
+def pauses(records: Iterable[Record]) -> Pauses:
+    """Over operations that succeeded; a `planned` wait of the operation itself is taken off."""
+    seconds = [record["seconds"] - record.get("planned", 0.0) for record in records if "error" not in record]
+    if not seconds:
+        return Pauses(0, 0.0, 0.0, 0.0)
+    return Pauses(len(seconds), float(np.median(seconds)), float(np.percentile(seconds, 99)), max(seconds))

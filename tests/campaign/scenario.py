@@ -1,0 +1,397 @@
+"""The supervisor: one index, an application that writes and reads, workers that are started again when they die, and the verdict.
+
+Everything that acts is a process of its own. The supervisor only starts, waits and counts; what happened is read from the files that the
+processes wrote, and what it means is said by the oracle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+import embed_pipeline
+from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate import ann_index, backfill, cutover
+from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.spec import IndexSpec
+from tests.campaign import load as application
+from tests.campaign import models, oracle, readers, records, workers
+from tests.campaign.load import Load
+from tests.campaign.paid import Paid
+from tests.campaign.workers import Strike, Task
+
+CONTEXT = get_context("forkserver")
+# Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
+CONTEXT.set_forkserver_preload(["tests.campaign.workers", "tests.campaign.readers", "ir_measures", "matplotlib.figure"])
+
+# A step that is not done after this time, whatever was done to it, has hung.
+STEP_SECONDS = 90.0
+# The longest that an application transaction may be held up (docs/faults.md says what it is made of). Not a measure of speed.
+LONGEST_SECONDS = 10.0
+
+BATCH = 8
+WRITE_BATCH = 40
+IN_FLIGHT = 2
+
+
+@dataclass
+class Worker:
+    """A running task and where it says how it ended."""
+
+    process: ForkServerProcess
+    task: Task
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def begun(self) -> bool:
+        return self.task.outcome.with_suffix(".begun").exists()
+
+    @property
+    def running(self) -> bool:
+        return self.process.is_alive()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def outcome(self) -> dict[str, Any] | None:
+        """How it ended; None when it was killed first."""
+        self.process.join()
+        return json.loads(self.task.outcome.read_text()) if self.task.outcome.exists() else None
+
+
+@dataclass
+class Campaign:
+    """One index under load. `syncs`: how many dual-write workers are kept alive; `delay`: seconds of one call of a model."""
+
+    place: Path
+    seed: int
+    load: Load
+    syncs: int = 1
+    readers: int = 1
+    delay: float = 0.004
+    lost_connections: bool = False
+    failing_model: bool = False
+    chosen: random.Random = field(init=False)
+    versions: list[str] = field(default_factory=lambda: ["v1"])
+    strikes: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    paid: dict[str, Paid] = field(default_factory=dict)
+    strike_sync: Callable[[], Strike | None] = lambda: None
+    _stop: Path = field(init=False)
+    _load: list[ForkServerProcess] = field(default_factory=list)
+    _syncing: list[Worker] = field(default_factory=list)
+    _workers: list[Worker] = field(default_factory=list)
+    _started: int = 0
+    _season: int = 0
+
+    def __post_init__(self) -> None:
+        self.place.mkdir(parents=True, exist_ok=True)
+        self.chosen = random.Random(f"{self.seed} supervisor")
+        self._stop = self.place / "stop"
+        print(f"SOAK_SEED={self.seed}; what the processes wrote is in {self.place}", flush=True)
+
+    # The index
+
+    def declaration(self) -> IndexSpec:
+        return declaration(self.load.url, self.place, self.versions, self.delay)
+
+    def connect(self) -> psycopg.Connection:
+        return psycopg.connect(self.load.url, autocommit=True)
+
+    def prepare(self) -> None:
+        """The application's table, and v1 serving."""
+        write_holdout(self.place / "holdout.jsonl")
+        with self.connect() as conn:
+            application.prepare(conn, self.load.keys)
+        with opened(self.declaration()) as index:
+            for key in index.spec.partition_keys():
+                backfill.fill_partition(index, "v1", key)
+            ann_index.build(index, "v1")
+            gate.run(index, "v1")
+            cutover.cutover(index, "v1")
+
+    def paid_for(self, version: str) -> Paid:
+        # Batches in the pool, the one being written, the one that was read ahead.
+        in_flight = (IN_FLIGHT + 2) * WRITE_BATCH
+        return self.paid.setdefault(version, Paid(calls_file(self.place, version), in_flight))
+
+    def count_strike(self, fault: str, step: str) -> None:
+        key = f"{fault}\t{step}"
+        self.strikes[key] = self.strikes.get(key, 0) + 1
+
+    # Processes
+
+    def start_load(self) -> None:
+        self._stop.unlink(missing_ok=True)
+        self._season += 1
+        for me in range(self.load.writers):
+            self._spawn_load(
+                application.write, self.load, me, self._season, self._next(), self._stop, self.place / f"writer-{me}.log"
+            )
+        for me in range(self.readers):
+            named = ["v1", "v2"]
+            self._spawn_load(readers.read, self.load.url, self._next(), named, self._stop, self.place / f"reader-{me}.log")
+
+    def stop_load(self) -> None:
+        """Stop the application; what its processes could not do is in their records."""
+        self._stop.touch()
+        for process in self._load:
+            process.join(60)
+            if process.exitcode != 0:
+                self.problems.append(f"a process of the application ended with {process.exitcode}")
+                process.kill()
+        self._load.clear()
+
+    def _spawn_load(self, target: Callable[..., None], *arguments: Any) -> None:
+        process = CONTEXT.Process(target=target, args=arguments)
+        process.start()
+        self._load.append(process)
+
+    def _next(self) -> int:
+        return self.chosen.randrange(2**31)
+
+    def start(self, step: str, version: str, strike: Strike | None = None, argument: str = "") -> Worker:
+        """Start a worker for one step."""
+        self._started += 1
+        task = Task(
+            step=step,
+            declaration=self.declaration().model_dump_json(),
+            version=version,
+            outcome=self.place / f"{self._started:04}-{step}-{version}.json",
+            package=str(embed_pipeline.__file__),
+            strike=strike,
+            argument=argument,
+        )
+        process = CONTEXT.Process(target=workers.run, args=(task,))
+        process.start()
+        worker = Worker(process, task)
+        self._workers.append(worker)
+        if step == "backfill":
+            self.paid_for(version).workers.add(worker.pid)
+        return worker
+
+    def tend(self) -> None:
+        """Keep the dual-write workers alive."""
+        for worker in [each for each in self._syncing if not each.running]:
+            self._syncing.remove(worker)
+            self.judge(worker)
+        while len(self._syncing) < self.syncs:
+            self._syncing.append(self.start("sync", "", self.strike_sync()))
+
+    def a_sync(self) -> Worker:
+        """One of the dual-write workers that run now."""
+        self.tend()
+        return self.chosen.choice(self._syncing)
+
+    def stop_syncs(self) -> None:
+        for worker in self._syncing:
+            worker.kill()
+            self.judge(worker)
+        self._syncing.clear()
+
+    # Steps
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = STEP_SECONDS) -> bool:
+        """Look until it is so, tending the workers meanwhile; a deadline that passes is a problem."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                self.problems.append(f"{what} did not happen within {seconds:.0f} s")
+                return False
+            self.tend()
+            time.sleep(0.01)
+        return True
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the load go on."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.tend()
+            time.sleep(0.02)
+
+    def finish(self, worker: Worker) -> dict[str, Any] | None:
+        """Wait for a worker's end and judge it."""
+        if not self.wait(lambda: not worker.running, f"the end of {worker.task.step}"):
+            worker.kill()
+        return self.judge(worker)
+
+    def judge(self, worker: Worker) -> dict[str, Any] | None:
+        """How a worker ended. A refusal in words is no problem, an error that is nobody's sentence is one."""
+        outcome = worker.outcome()
+        errors = worker.task.outcome.with_suffix(".errors")
+        if errors.exists() and not (self.failing_model or self.lost_connections):
+            self.problems.append(f"{worker.task.step}: {errors.read_text()[:300]}")
+        if outcome is not None and "error" in outcome and not outcome["refused"] and not self._lost(outcome):
+            self.problems.append(f"{worker.task.step} {worker.task.version} failed: {outcome['error']}: {outcome['text']}")
+        if outcome is None and worker.process.exitcode not in (-9, 0):
+            self.problems.append(f"{worker.task.step} {worker.task.version} ended with {worker.process.exitcode}")
+        return outcome
+
+    def _lost(self, record: dict[str, Any]) -> bool:
+        """Whether an error is what a restarted server does to its clients."""
+        if not self.lost_connections:
+            return False
+        state = record.get("state")
+        return state in ("57P01", "57P02", "57P03") or (state is None and record["error"] in LOST) or str(state).startswith("08")
+
+    def complete(self, step: str, version: str) -> None:
+        """Run a step until the catalog says that it is done, whatever happened to its workers."""
+        deadline = time.monotonic() + STEP_SECONDS
+        outcome = None
+        while not self.done(step, version):
+            if time.monotonic() > deadline:
+                self.problems.append(f"{step} {version} was not done within {STEP_SECONDS:.0f} s: {outcome}")
+                self.require()
+            outcome = self.finish(self.start(step, version))
+
+    def done(self, step: str, version: str) -> bool:
+        """Whether the catalog says that a step was done: its worker may have been killed after the commit."""
+        with self.connect() as conn:
+            row = conn.execute(DONE[step], {"version": version}).fetchone()  # type: ignore[arg-type]
+        return row is not None and bool(row[0])
+
+    # The verdict
+
+    def settle(self) -> None:
+        """Let the workers drain the queue, then stop them."""
+        self.strike_sync = lambda: None
+        self.stop_syncs()
+        self.wait(lambda: self._count("SELECT count(*) FROM embed_pipeline.change_queue") == 0, "the drain of the queue")
+        self.stop_syncs()
+
+    def abandon(self) -> None:
+        """Leave nothing running, whatever happened."""
+        self._stop.touch()
+        for process in (*self._load, *(worker.process for worker in self._workers)):
+            if process.is_alive():
+                os.kill(process.pid or 0, signal.SIGCONT)
+                process.kill()
+                process.join()
+
+    def _count(self, query: str) -> int:
+        with suppress(psycopg.OperationalError), self.connect() as conn:
+            row = conn.execute(query).fetchone()  # type: ignore[arg-type]
+            return int(row[0]) if row else 0
+        return -1
+
+    def logs(self, kind: str) -> list[records.Record]:
+        """The records of every `writer` or `reader`."""
+        return records.read(self.place.glob(f"{kind}-*.log"))
+
+    def verdict(self, *, paid: bool = False) -> None:
+        """Stop everything, ask the oracle, and fail with the seed and every problem."""
+        self.stop_load()
+        self.settle()
+        self.look()
+        writing, reading = self.logs("writer"), self.logs("reader")
+        self.problems += self._wrong_records([*writing, *reading])
+        with self.connect() as conn:
+            self.problems += oracle.wrong_answers(conn, reading, readers.REFRESH_SECONDS, anchors=not self.load.truncates)
+        if paid:
+            moved = {text for record in writing for text in record.get("moved", [])}
+            for each in self.paid.values():
+                self.problems += each.problems(moved)
+        if len(writing) < 20 or sum("hits" in record for record in reading) < 5 * self.readers:
+            self.problems.append(f"the load did nothing: {len(writing)} transactions, {len(reading)} searches")
+        self.require()
+
+    def look(self) -> None:
+        """What the oracle says now, with the application still and the queue drained."""
+        with self.connect() as conn:
+            self.problems += oracle.problems(conn)
+
+    def require(self) -> None:
+        shown = "\n".join(self.problems[:30])
+        assert not self.problems, f"SOAK_SEED={self.seed}, {len(self.problems)} problems, files in {self.place}:\n{shown}"
+
+    def _wrong_records(self, of_load: list[records.Record]) -> list[str]:
+        found: Counter[str] = Counter()
+        for record in of_load:
+            if "error" in record and not self._lost(record) and not _named_version_refused(record):
+                found[f"{record['kind']} of the application failed: {record['error']} {record['state']}: {record['text']}"] += 1
+            elif record["seconds"] - record.get("planned", 0.0) > LONGEST_SECONDS:
+                found[f"{record['kind']} of the application took more than {LONGEST_SECONDS:.0f} s"] += 1
+        return [f"{problem} ({count} times)" for problem, count in found.items()]
+
+
+DONE = {
+    "register": "SELECT count(*) > 0 FROM embed_pipeline.index_versions WHERE version = %(version)s",
+    "backfill": "SELECT bool_and(completed_at IS NOT NULL) FROM embed_pipeline.partitions WHERE version = %(version)s",
+    "ann_index": "SELECT state <> 'building' FROM embed_pipeline.index_versions WHERE version = %(version)s",
+    "gate": "SELECT outcome = 'pass' FROM embed_pipeline.gate_evidence WHERE version = %(version)s ORDER BY id DESC LIMIT 1",
+    "cutover": "SELECT version = %(version)s FROM embed_pipeline.serving_pointer",
+    "rollback": "SELECT version = %(version)s FROM embed_pipeline.serving_pointer",
+    "retire": "SELECT dropped_at IS NOT NULL FROM embed_pipeline.index_versions WHERE version = %(version)s",
+}
+
+LOST = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed")
+
+
+def _named_version_refused(record: records.Record) -> bool:
+    """A reader named a version that is not registered yet, or retired: it is told so."""
+    return record.get("asked") is not None and record["error"] == "CatalogError"
+
+
+def calls_file(place: Path, version: str) -> Path:
+    return place / f"calls-{version}.jsonl"
+
+
+def faults_file(place: Path) -> Path:
+    return place / "faults"
+
+
+def write_holdout(path: Path) -> None:
+    """Known items that no writer touches."""
+    numbers = range(1, application.ANCHORS + 1)
+    rows = [{"query_id": str(n), "query": application.anchor_text(n), "doc_id": str(n), "grade": 1} for n in numbers]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def declaration(url: str, place: Path, versions: list[str], delay: float) -> IndexSpec:
+    """Index `docs`: v1, v2 and v3 are three spaces of one width."""
+    return IndexSpec.model_validate(
+        {
+            "name": "docs",
+            "database_url": url,
+            "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
+            "partitions": 4,
+            "versions": {
+                name: {
+                    "provider": "tests.campaign.models:SpaceEmbedder",
+                    "model_name": f"model-{name}",
+                    "dimensions": models.DIMENSIONS,
+                    "batch_size": BATCH,
+                    "max_in_flight": IN_FLIGHT,
+                    "options": {
+                        "space": int(name[1:]) - 1,
+                        "delay": delay,
+                        "calls_file": str(calls_file(place, name)),
+                        "faults_file": str(faults_file(place)),
+                    },
+                }
+                for name in versions
+            },
+            "holdout": {"path": str(place / "holdout.jsonl")},
+            "gate": {"min_queries": 2, "margin": 0.2, "max_row_change": 1.0, "max_dead_letters": 1_000_000},
+            "backfill": {"write_batch": WRITE_BATCH},
+            "retire": {"soak_seconds": 0, "unread_seconds": 0},
+        }
+    )

@@ -1,0 +1,153 @@
+"""Scenes that are more than one migration under one fault. Each takes a campaign with v1 serving and leaves it to the verdict."""
+
+from __future__ import annotations
+
+import time
+
+from psycopg import sql
+
+from tests.campaign import oracle
+from tests.campaign.faults import Fault, Freeze, Kill, migrate
+from tests.campaign.scenario import Campaign, faults_file
+
+# v2 serves after so many steps of a migration.
+TO_CUTOVER = 5
+
+
+def edits_then_rollback(run: Campaign, rounds: int) -> None:
+    """Edits, inserts and deletes after the cutover, then a rollback: at once nothing is missing or stale on the old side."""
+    run.start_load()
+    migrate(run, Fault(), until=TO_CUTOVER)
+    for number in range(rounds):
+        run.complete("cutover", "v2")
+        run.pass_time(0.3)
+        # Under load: what was committed before the rollback began, and has not changed since, is there when it ends.
+        with run.connect() as conn:
+            before = oracle.texts(conn)
+        run.count_strike("rollback under writes", "rollback")
+        run.complete("rollback", "v1")
+        with run.connect() as conn, oracle.snapshot(conn):
+            now = oracle.texts(conn)
+            queued = {row[0] for row in conn.execute("SELECT doc_id FROM embed_pipeline.change_queue WHERE version = 'v1'")}
+            changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+            behind = oracle.differing(conn, "v1") - queued - changed
+        if behind:
+            run.problems.append(f"round {number}: {sorted(behind)[:5]} were behind on the old side after a rollback under writes")
+        run.complete("cutover", "v2")
+        _still_rollback(run, number)
+
+
+def _still_rollback(run: Campaign, number: int) -> None:
+    """The same with no dual-write worker alive: all of it is left to the rollback."""
+    run.stop_syncs()
+    syncs, run.syncs = run.syncs, 0
+    run.pass_time(0.3)
+    run.stop_load()
+    with run.connect() as conn:
+        behind = oracle.differing(conn, "v1")
+    if not behind:
+        run.problems.append(f"round {number}: the load changed nothing that a rollback could lose")
+    run.count_strike("rollback, nothing dual-written", "rollback")
+    run.complete("rollback", "v1")
+    with run.connect() as conn:
+        (old,) = [version for version in oracle.versions(conn) if version.name == "v1"]
+        run.problems += [f"round {number}, at once after the rollback: {each}" for each in oracle.wrong_vectors(conn, old)]
+    run.syncs = syncs
+    run.start_load()
+
+
+def bypassed(run: Campaign, rounds: int) -> None:
+    """Change capture is off for a while: the full comparison finds exactly what differs, says so, and repairs it."""
+    run.start_load()
+    migrate(run, Fault(), until=TO_CUTOVER)
+    for _ in range(rounds):
+        run.stop_load()
+        run.settle()
+        run.look()
+        _set_triggers(run, "DISABLE")
+        run.count_strike("triggers disabled", "after the cutover")
+        run.start_load()
+        time.sleep(0.5)
+        run.stop_load()
+        with run.connect() as conn:
+            expected = {name: len(oracle.differing(conn, name)) for name in ("v1", "v2")}
+        if not all(expected.values()):
+            run.problems.append(f"nothing differs after writes past the triggers: {expected}")
+        outcome = run.finish(run.start("reconcile", ""))
+        if outcome is None or outcome.get("result") != expected:
+            run.problems.append(f"the full comparison says {outcome}, the oracle {expected}")
+        with run.connect() as conn:
+            told = conn.execute(
+                "SELECT version, (detail ->> 'queued')::integer FROM embed_pipeline.audit_events WHERE event = 'reconcile' "
+                "ORDER BY id DESC LIMIT 2"
+            ).fetchall()
+        if dict(told) != expected:
+            run.problems.append(f"the audit tells of {told}, the oracle of {expected}")
+        run.settle()
+        run.look()
+        run.start_load()
+
+
+def _set_triggers(run: Campaign, action: str) -> None:
+    """Our triggers only: the application's own derives its texts."""
+    with run.connect() as conn:
+        names = conn.execute(
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = 'articles'::regclass AND tgname LIKE 'embed_pipeline%'"
+        ).fetchall()
+        assert names
+        for (name,) in names:
+            conn.execute(sql.SQL("ALTER TABLE articles {} TRIGGER {}").format(sql.SQL(action), sql.Identifier(name)))
+
+
+def cutover_against_retire(run: Campaign) -> None:
+    """Back to the old version and away with it, at the same moment: one of them is refused, whichever comes second."""
+    run.start_load()
+    migrate(run, Fault(), until=TO_CUTOVER)
+    run.finish(run.start("gate", "v1"))
+    run.count_strike("cutover against retire", "retire")
+    rivals = [run.start("cutover", "v1"), run.start("retire", "v1")]
+    outcomes = [run.finish(rival) for rival in rivals]
+    won = ["result" in outcome for outcome in outcomes if outcome is not None]
+    if sum(won) != 1:
+        run.problems.append(f"cutover against retire: {outcomes}")
+
+
+def hot_documents(run: Campaign, seconds: float) -> None:
+    """Few documents, written all the time, with workers that die and freeze: every window between two statements is open often.
+
+    The application stands still now and then, so that what was lost is seen before the next write covers it.
+    """
+    run.versions = ["v1", "v2"]
+    run.start_load()
+    run.complete("register", "v2")
+    deadline = time.monotonic() + seconds
+    faults = [Kill(), Freeze(), Fault()]
+    rounds = 0
+    while time.monotonic() < deadline and not run.problems:
+        fault = faults[rounds % len(faults)]
+        rounds += 1
+        run.count_strike(f"hot documents, {fault.name}", "backfill")
+        with run.connect() as conn:
+            # Every round fills v2 anew, beside the dual-write.
+            conn.execute("UPDATE embed_pipeline.partitions SET completed_at = NULL WHERE version = 'v2'")
+        worker = run.start("backfill", "v2", fault.arm(run, "backfill"))
+        fault.act(run, "backfill", worker)
+        run.finish(worker)
+        run.complete("backfill", "v2")
+        run.pass_time(0.5)
+        run.stop_load()
+        run.settle()
+        run.look()
+        run.start_load()
+
+
+def reordered(run: Campaign) -> str:
+    """Every answer of the candidate's model has its vectors in another order; how the gate judged."""
+    run.versions = ["v1", "v2"]
+    run.complete("register", "v2")
+    faults_file(run.place).write_text("reordered")
+    run.complete("backfill", "v2")
+    run.complete("ann_index", "v2")
+    faults_file(run.place).unlink()
+    outcome = run.finish(run.start("gate", "v2"))
+    return "" if outcome is None else str(outcome.get("result"))

@@ -1,0 +1,158 @@
+"""Faults at every step of a migration, under an application that writes and reads; the oracle has the last word.
+
+Each scenario has a short form that every test run performs, and a long one for `make soak`: seed after seed, until SOAK_SECONDS are over.
+A failure names its seed. docs/faults.md says what each is about.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from embed_pipeline.postgres import embedded
+from tests.campaign import oracle, scenes
+from tests.campaign.conftest import SECONDS, SEED
+from tests.campaign.faults import BadModel, Fault, Freeze, Kill, Restart, Twins, migrate
+from tests.campaign.scenario import Campaign
+from tests.conftest import SETTINGS
+
+Make = Callable[..., Campaign]
+FAULTS: list[Any] = [
+    pytest.param(Kill, {}, id="kill"),
+    pytest.param(Freeze, {"syncs": 2}, id="freeze"),
+    pytest.param(Twins, {"syncs": 2}, id="twins"),
+    pytest.param(BadModel, {"failing_model": True}, id="bad_model"),
+    pytest.param(Fault, {"truncates": True}, id="truncate"),
+]
+# Steps that a short form strikes; a long one strikes them all.
+FEW = 3
+HOT_SECONDS = 12.0
+
+
+def seeds() -> Iterator[int]:
+    """Seeds for a long form, until its time is over; at least one."""
+    deadline = time.monotonic() + SECONDS
+    for seed in itertools.count(SEED):
+        yield seed
+        if time.monotonic() > deadline:
+            return
+
+
+def one_migration(campaign: Make, fault: Fault, seed: int = SEED, strikes: int | None = None, **options: Any) -> None:
+    run = campaign(seed, **options)
+    run.start_load()
+    migrate(run, fault, strikes=strikes)
+    run.verdict(paid=isinstance(fault, Kill))
+
+
+@pytest.mark.parametrize(("fault", "options"), FAULTS)
+def test_migration(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
+    """One whole migration, struck at some steps."""
+    one_migration(campaign, fault(), strikes=FEW, **options)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("fault", "options"), [pytest.param(Fault, {}, id="no_fault"), *FAULTS])
+def test_many_migrations(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
+    """Whole migrations, struck at every step."""
+    for seed in seeds():
+        one_migration(campaign, fault(), seed, keys=300, writers=3, **options)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Restart]:
+    """A server of this test's own, to be killed."""
+    home = tmp_path / "server"
+    embedded.ensure_running(home, settings=SETTINGS)
+    yield Restart(home=home, settings=SETTINGS)
+    embedded.stop(home)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_server_restarts(campaign: Make, own_server: Restart) -> None:
+    """PostgreSQL dies in the middle of some steps; workers are started again, the application connects again."""
+    url = embedded.ensure_running(own_server.home).url()
+    one_migration(campaign, own_server, strikes=FEW, url=url, lost_connections=True)
+
+
+@pytest.mark.soak
+def test_many_server_restarts(campaign: Make, own_server: Restart) -> None:
+    server = embedded.ensure_running(own_server.home)
+    for seed in seeds():
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(f"round_{seed}")))
+        one_migration(campaign, own_server, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), lost_connections=True)
+
+
+def test_rollback_loses_nothing(campaign: Make) -> None:
+    run = campaign()
+    scenes.edits_then_rollback(run, rounds=1)
+    run.verdict()
+
+
+@pytest.mark.soak
+def test_many_rollbacks_lose_nothing(campaign: Make) -> None:
+    for seed in seeds():
+        run = campaign(seed, keys=300, writers=3)
+        scenes.edits_then_rollback(run, rounds=4)
+        run.verdict()
+
+
+def test_capture_bypassed(campaign: Make) -> None:
+    run = campaign()
+    scenes.bypassed(run, rounds=1)
+    run.verdict()
+
+
+@pytest.mark.soak
+def test_capture_bypassed_many_times(campaign: Make) -> None:
+    for seed in seeds():
+        run = campaign(seed, keys=300, writers=3)
+        scenes.bypassed(run, rounds=4)
+        run.verdict()
+
+
+def test_cutover_against_retire(campaign: Make) -> None:
+    run = campaign()
+    scenes.cutover_against_retire(run)
+    run.verdict()
+
+
+@pytest.mark.soak
+def test_cutover_against_retire_many_times(campaign: Make) -> None:
+    for seed in seeds():
+        run = campaign(seed)
+        scenes.cutover_against_retire(run)
+        run.verdict()
+
+
+def test_hot_documents(campaign: Make) -> None:
+    """The compact one: fails soon when a protection of the write path is taken out."""
+    run = campaign(keys=12, writers=3, syncs=2, delay=0.03, readers=0)
+    scenes.hot_documents(run, seconds=HOT_SECONDS)
+    run.verdict()
+
+
+@pytest.mark.soak
+def test_hot_documents_for_long(campaign: Make) -> None:
+    for seed in seeds():
+        run = campaign(seed, keys=16, writers=3, syncs=2, delay=0.02)
+        scenes.hot_documents(run, seconds=SECONDS / 2)
+        run.verdict()
+
+
+def test_reordered_answers_do_not_pass_the_gate(campaign: Make) -> None:
+    """Nothing in an answer says which vector is whose: the oracle knows, the product has only the held-out set."""
+    run = campaign()
+    assert scenes.reordered(run) == "fail"
+    with run.connect() as conn:
+        found = oracle.problems(conn)
+    assert sum("that its model did not make" in each for each in found) > run.load.keys / 2

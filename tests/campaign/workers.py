@@ -1,0 +1,147 @@
+"""What the campaign runs as processes of its own, to be killed, stopped and woken at any instant.
+
+A process performs one verb of the package and writes down how it ended; one that is killed writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import embed_pipeline
+from embed_pipeline import errors, signals
+from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
+from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.spec import IndexSpec
+from tests.campaign.records import describe
+from tests.fakes import append_lines
+
+# Long enough for a batch, short enough that a test can wait for it to run out.
+LEASE_SECONDS = 0.7
+
+
+@dataclass(frozen=True)
+class Strike:
+    """At the `nth` time that a named moment of the code is reached, the process sends itself a signal."""
+
+    moment: str
+    signal: signal.Signals
+    nth: int = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """One verb on one version. `package`: where the library must come from, so that no other copy of it is tested by mistake."""
+
+    step: str
+    declaration: str
+    version: str
+    outcome: Path
+    package: str
+    strike: Strike | None = None
+    argument: str = ""
+
+
+def run(task: Task) -> None:
+    """The target of every worker process."""
+    assert embed_pipeline.__file__ == task.package, f"{embed_pipeline.__file__} is loaded instead of {task.package}"
+    dual_write.LEASE_SECONDS = LEASE_SECONDS
+    if task.strike is not None:
+        _arm(task.strike)
+    spec = IndexSpec.model_validate_json(task.declaration)
+    outcome: dict[str, Any] = {"pid": os.getpid()}
+    task.outcome.with_suffix(".begun").touch()
+    try:
+        with opened(spec, register_new=task.step == "register") as index:
+            outcome["result"] = STEPS[task.step](index, task)
+    except Exception as problem:
+        outcome |= describe(problem)
+        outcome["refused"] = isinstance(problem, errors.EmbedPipelineError)
+    unfinished = task.outcome.with_suffix(".part")
+    unfinished.write_text(json.dumps(outcome))
+    unfinished.rename(task.outcome)
+
+
+def _arm(strike: Strike) -> None:
+    left = strike.nth
+
+    def reached() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
+            signal.pthread_kill(threading.get_ident(), strike.signal)
+
+    signals.listen(strike.moment, reached)
+
+
+def _register(index: OpenIndex, task: Task) -> str:
+    return "registered"
+
+
+def _fill(index: OpenIndex, task: Task) -> int:
+    """Every unfilled partition, or the one that is named."""
+    written = 0
+    with index.connection() as conn:
+        keys = [task.argument] if task.argument else backfill.unfilled(conn, index, task.version)
+    for key in keys:
+        written += backfill.fill_partition(index, task.version, key).written
+    return written
+
+
+def _sync(index: OpenIndex, task: Task) -> str:
+    """A dual-write worker that never stops by itself; a version that fails is noted and tried again."""
+    while True:
+        for result in dual_write.sync(index, budget_seconds=0.2):
+            if result.error:
+                append_lines(task.outcome.with_suffix(".errors"), [f"{result.version}: {result.error}"])
+
+
+def _sync_once(index: OpenIndex, task: Task) -> int:
+    """One batch of each version; how many documents were written, removed or set aside."""
+    return sum(each.written + each.settled + each.rejected for each in dual_write.sync(index, budget_seconds=0.001))
+
+
+def _gate(index: OpenIndex, task: Task) -> str:
+    return gate.run(index, task.version).outcome
+
+
+def _cutover(index: OpenIndex, task: Task) -> int:
+    return cutover.cutover(index, task.version).generation
+
+
+def _rollback(index: OpenIndex, task: Task) -> int:
+    return cutover.rollback(index).generation
+
+
+def _retire(index: OpenIndex, task: Task) -> str:
+    return retire.retire(index, task.version, task.version).version
+
+
+def _ann(index: OpenIndex, task: Task) -> int:
+    return ann_index.build(index, task.version).oid
+
+
+def _reconcile(index: OpenIndex, task: Task) -> dict[str, int]:
+    return verify.reconcile(index)
+
+
+STEPS: dict[str, Callable[[OpenIndex, Task], Any]] = {
+    "register": _register,
+    "backfill": _fill,
+    "sync": _sync,
+    "sync_once": _sync_once,
+    "ann_index": _ann,
+    "gate": _gate,
+    "cutover": _cutover,
+    "rollback": _rollback,
+    "retire": _retire,
+    "reconcile": _reconcile,
+}
