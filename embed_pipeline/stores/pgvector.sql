@@ -179,6 +179,10 @@ FROM (
                         AND l.source_hash = x.source_hash)
     UNION
     SELECT w.doc_id FROM {version_documents} AS w WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
+    UNION
+    SELECT w.doc_id FROM embed_pipeline.dead_letters AS w
+    WHERE w.index_name = %(index)s AND w.version = %(version)s
+      AND NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
 ) AS different
 WHERE NOT EXISTS (SELECT FROM embed_pipeline.change_queue q
                   WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = different.doc_id)

@@ -113,12 +113,13 @@ def wrong_vectors(conn: psycopg.Connection, version: Registered, chunks_of: Chun
 
 
 def differing(conn: psycopg.Connection, version: str) -> set[str]:
-    """Documents whose vectors are not those of their text, or that are gone and have some: what a full comparison must queue."""
+    """Documents whose vectors are not those of their text, or that are gone and have vectors or a dead letter: what a full comparison must queue."""
     documents = texts(conn)
     stored = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.docs__{version}__documents")
     letters = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = '{version}'")
     wrong = {doc_id for doc_id in documents.keys() | stored.keys() if stored.get(doc_id) != _hash(documents.get(doc_id))}
-    return {doc_id for doc_id in wrong if doc_id in stored or letters.get(doc_id) != _hash(documents.get(doc_id))}
+    wrong = {doc_id for doc_id in wrong if doc_id in stored or letters.get(doc_id) != _hash(documents.get(doc_id))}
+    return wrong | (letters.keys() - documents.keys())
 
 
 def _pairs(conn: psycopg.Connection, query: str) -> dict[str, bytes]:

@@ -85,6 +85,18 @@ def test_truncate_takes_dead_letters_along(app: psycopg.Connection, open_docs: O
     assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
 
 
+def test_full_comparison_finds_dead_letters_of_documents_that_are_gone(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    serve(index, "v1")
+    app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
+    settle(index)
+    app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    app.execute("DELETE FROM articles WHERE id = 1")
+    assert verify.reconcile(index) == {"v1": 1}
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
+
+
 def test_truncate_is_seen(app: psycopg.Connection, open_docs: Open) -> None:
     index = open_docs("v1")
     fill(index, "v1")

@@ -21,6 +21,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire
 from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.migrate.outage import Line
 from tests.articles import declared, fill, serve, stored, text_hash
 from tests.migrate.interleaving import Body, Interleaving, Point, explore
 
@@ -75,13 +76,13 @@ class Scene:
         return body
 
     def worker(self, version: str) -> Body:
-        """A dual-write worker: one batch, claimed and worked off."""
+        """A dual-write worker: one batch, claimed and worked off, and one more."""
 
         def body(point: Point) -> None:
-            with self.index.connection() as conn:
-                found = self.index.version(conn, version)
+            with Line(self.index, lambda reason: None) as line:
+                found = line.repeat(lambda conn: self.index.version(conn, version))
                 for _ in range(2):
-                    dual_write._one_batch(conn, self.index, found, dual_write.VersionSync(version))
+                    dual_write._one_batch(line, self.index, found, dual_write.VersionSync(version))
                     point("next batch")
 
         return body
