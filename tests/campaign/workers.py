@@ -130,7 +130,7 @@ def _ann(index: OpenIndex, task: Task) -> int:
 
 
 def _reconcile(index: OpenIndex, task: Task) -> dict[str, int]:
-    return verify.reconcile(index)
+    return verify.reconcile(index).queued
 
 
 STEPS: dict[str, Callable[[OpenIndex, Task], Any]] = {

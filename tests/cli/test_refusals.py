@@ -8,9 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from embed_pipeline import signals
 from embed_pipeline.cli import verb
+from embed_pipeline.migrate import outage
 from tests.cli.conftest import Place, Ran, version
 
 Run = Callable[..., Ran]
@@ -156,7 +158,7 @@ def test_status_of_all_goes_on_after_one_that_cannot_be_reached(place: Place, ru
     assert PASSWORD not in ran.out + ran.err
 
 
-def test_a_lost_connection_is_one_sentence(
+def test_a_lost_connection_is_told_and_outlived(
     place: Place, run: Run, database_url: str, postgres_admin: psycopg.Connection[Any]
 ) -> None:
     run("load", "docs", place.write_documents())
@@ -171,7 +173,32 @@ def test_a_lost_connection_is_one_sentence(
         ran = run("backfill", "docs", "v1")
     finally:
         signals.forget_all()
-    refused(ran, 1, "The database stopped answering: terminating connection")
+    assert ran.code == 0, ran
+    assert "waiting: PostgreSQL does not answer: terminating connection" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_server_that_stays_away_is_one_sentence(
+    place: Place, run: Run, database_url: str, postgres_admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("load", "docs", place.write_documents())
+    name = sql.Identifier(database_url.rpartition("/")[2])
+
+    def away() -> None:
+        signals.forget_all()
+        postgres_admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+        postgres_admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database_url.rpartition("/")[2],)
+        )
+
+    monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.3)
+    signals.listen("backfill.embedded", away)
+    try:
+        ran = run("backfill", "docs", "v1")
+    finally:
+        signals.forget_all()
+        postgres_admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+    refused(ran, 1, "PostgreSQL has not answered for")
     assert run("backfill", "docs", "v1").code == 0
 
 
