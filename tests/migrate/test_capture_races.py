@@ -92,7 +92,7 @@ def test_full_comparison_finds_dead_letters_of_documents_that_are_gone(app: psyc
     settle(index)
     app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
     app.execute("DELETE FROM articles WHERE id = 1")
-    assert verify.reconcile(index) == {"v1": 1}
+    assert verify.reconcile(index).queued == {"v1": 1}
     settle(index)
     assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
 

@@ -20,6 +20,7 @@ from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores import pgvector
 from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
+from tests.fakes import asked_texts
 from tests.migrate import workers
 
 Open = Callable[..., OpenIndex]
@@ -195,11 +196,11 @@ def test_a_slow_provider_keeps_its_lease(
     _until(lambda: app.execute("SELECT count(*) FROM embed_pipeline.change_queue WHERE lease_id IS NOT NULL").fetchone() == (1,))
     second = threading.Thread(target=dual_write.sync, args=(index,), kwargs={"budget_seconds": 1.0})
     second.start()
-    _until(lambda: not second.is_alive() or len(calls.read_text().splitlines()) > 1)
+    _until(lambda: not second.is_alive() or len(asked_texts(calls)) > 1)
     slow.unlink()
     first.join()
     second.join()
-    assert calls.read_text().splitlines() == ["title 1 edited"]
+    assert asked_texts(calls) == ["title 1 edited"]
     settle(index)
 
 
