@@ -40,7 +40,14 @@ def campaign(
     databases: list[sql.Identifier] = []
 
     def make(
-        seed: int = SEED, *, url: str = "", keys: int = 120, writers: int = 2, truncates: bool = False, **more: Any
+        seed: int = SEED,
+        *,
+        url: str = "",
+        keys: int = 120,
+        writers: int = 2,
+        truncates: bool = False,
+        chunked: bool = False,
+        **more: Any,
     ) -> Campaign:
         if not url:
             name = f"campaign_{uuid.uuid4().hex}"
@@ -49,7 +56,8 @@ def campaign(
             )
             databases.append(sql.Identifier(name))
             url = postgres_server.url(name)
-        each = Campaign(tmp_path / str(len(made)), seed, Load(url, keys, writers, truncates=truncates), **more)
+        load = Load(url, keys, writers, truncates=truncates, long_texts=chunked)
+        each = Campaign(tmp_path / str(len(made)), seed, load, chunked=chunked, **more)
         made.append(each)
         record_property("strikes", each.strikes)
         each.prepare()

@@ -118,6 +118,13 @@ class Kill(Fault):
 
 
 @dataclass
+class KillChunked(Kill):
+    """The same for a version that splits its texts: documents grow and shrink while their writers die."""
+
+    name: str = "kill -9, chunked"
+
+
+@dataclass
 class Freeze(Fault):
     """SIGSTOP of the step's worker or of a dual-write worker, past every lease, then SIGCONT."""
 

@@ -55,13 +55,17 @@ UPSERT = (
 
 @dataclass(frozen=True)
 class Load:
-    """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions."""
+    """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions.
+
+    `long_texts`: from one to about six chunks of a chunked version, so that documents grow and shrink all the time.
+    """
 
     url: str
     keys: int
     writers: int
     pause: float = 0.002
     truncates: bool = False
+    long_texts: bool = False
 
 
 def prepare(conn: psycopg.Connection, keys: int) -> None:
@@ -150,7 +154,9 @@ class Writer:
 
     def _text(self) -> str:
         """A text that was never there before, in any document."""
-        return f"text {self.number} of writer {self.me}"
+        text = f"text {self.number} of writer {self.me}"
+        more = self.chosen.randint(0, 5) if self.load.long_texts else 0
+        return "\n".join([text, *(f"line {line} after {text}" for line in range(more))])
 
     def _shared(self) -> int:
         """A document that every writer changes; one row at a time, or beside a private one."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import psycopg
+from langchain_text_splitters import RecursiveCharacterTextSplitter
 from psycopg.pq import TransactionStatus
 
 from tests.campaign import models
@@ -30,12 +31,9 @@ LEGAL = {
     ("standby", "retired"),
 }
 
-Chunks = Callable[[str], Sequence[str]]
 
-
-def whole(text: str) -> Sequence[str]:
-    """The passages of a text whose version declares no chunker: the text."""
-    return [text]
+# A vector as text, and where its passage begins and ends in the document's text.
+Vector = tuple[str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,22 @@ class Registered:
     model_name: str
     model_version: str
     space: int
+    chunker: dict[str, int] | None
+
+    def passages(self, text: str) -> list[str]:
+        """What is embedded of a text: all of it, or its chunks without white space at their ends."""
+        if self.chunker is None:
+            return [text]
+        splitter = RecursiveCharacterTextSplitter(
+            chunk_size=self.chunker["size"], chunk_overlap=self.chunker["overlap"], strip_whitespace=False
+        )
+        return [chunk.strip() for chunk in splitter.split_text(text) if chunk.strip()]
 
 
 def versions(conn: psycopg.Connection) -> list[Registered]:
     rows = conn.execute(
-        "SELECT version, state, fingerprint, model_name, model_version, (spec #>> '{options,space}')::integer "
+        "SELECT version, state, fingerprint, model_name, model_version, (spec #>> '{options,space}')::integer, "
+        "nullif(spec -> 'chunker', 'null') "
         "FROM embed_pipeline.index_versions WHERE index_name = 'docs' ORDER BY created_at"
     )
     return [Registered(*row) for row in rows]
@@ -74,17 +83,17 @@ def snapshot(conn: psycopg.Connection) -> Iterator[None]:
         yield
 
 
-def problems(conn: psycopg.Connection, chunks_of: Chunks = whole) -> list[str]:
+def problems(conn: psycopg.Connection) -> list[str]:
     """Everything that is wrong now with any live version, the queue, the dead letters or the audit. Empty: nothing."""
     with snapshot(conn):
         found = [f"the queue holds {count} rows for {version}" for version, count in _queued(conn)]
         for version in versions(conn):
             if version.state != "retired":
-                found += wrong_vectors(conn, version, chunks_of)
+                found += wrong_vectors(conn, version)
         return found + wrong_catalog(conn)
 
 
-def wrong_vectors(conn: psycopg.Connection, version: Registered, chunks_of: Chunks = whole) -> list[str]:
+def wrong_vectors(conn: psycopg.Connection, version: Registered) -> list[str]:
     """What is wrong with the vectors and dead letters of one version."""
     documents = texts(conn)
     rows = {
@@ -93,11 +102,11 @@ def wrong_vectors(conn: psycopg.Connection, version: Registered, chunks_of: Chun
             f"SELECT doc_id, source_hash, chunks, model_name, model_version, fingerprint FROM embed_pipeline.docs__{version.name}__documents"  # type: ignore[arg-type]
         )
     }
-    vectors: dict[str, dict[int, str]] = {}
-    for doc_id, chunk, vector in conn.execute(
-        f"SELECT doc_id, chunk, embedding::text FROM embed_pipeline.docs__{version.name}__vectors"  # type: ignore[arg-type]
+    vectors: dict[str, dict[int, Vector]] = {}
+    for doc_id, chunk, vector, start, end in conn.execute(
+        f"SELECT doc_id, chunk, embedding::text, passage_start, passage_end FROM embed_pipeline.docs__{version.name}__vectors"  # type: ignore[arg-type]
     ):
-        vectors.setdefault(doc_id, {})[chunk] = vector
+        vectors.setdefault(doc_id, {})[chunk] = (vector, start, end)
     letters = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = '{version.name}'")
     found = [f"{doc_id} is an orphan" for doc_id in sorted((rows.keys() | vectors.keys()) - documents.keys())]
     found += [f"{doc_id} has vectors and no row of its own" for doc_id in sorted(vectors.keys() - rows.keys())]
@@ -106,9 +115,7 @@ def wrong_vectors(conn: psycopg.Connection, version: Registered, chunks_of: Chun
     ]
     for doc_id, text in documents.items():
         provenance = (version.model_name, version.model_version, version.fingerprint)
-        found += _wrong_document(
-            doc_id, text, rows.get(doc_id), vectors.get(doc_id, {}), doc_id in letters, provenance, version, chunks_of
-        )
+        found += _wrong_document(doc_id, text, rows.get(doc_id), vectors.get(doc_id, {}), doc_id in letters, provenance, version)
     return [f"{version.name}: {each}" for each in found]
 
 
@@ -130,11 +137,10 @@ def _wrong_document(
     doc_id: str,
     text: str,
     row: Sequence[object] | None,
-    vectors: dict[int, str],
+    vectors: dict[int, Vector],
     letter: bool,
     provenance: tuple[str, str, str],
     version: Registered,
-    chunks_of: Chunks,
 ) -> Iterator[str]:
     if models.refused(text):
         if row is not None or vectors:
@@ -153,14 +159,17 @@ def _wrong_document(
         return
     if tuple(labels) != provenance:
         yield f"{doc_id} has the provenance {labels}"
-    passages = chunks_of(text)
+    passages = version.passages(text)
     if sorted(vectors) != list(range(len(passages))) or count != len(passages):
         yield f"{doc_id} has the passages {sorted(vectors)}, counted {count}, of {len(passages)}"
         return
     for number, passage in enumerate(passages):
         expected = models.document_vector(version.space, passage)
-        if not np.allclose(_numbers(vectors[number]), expected, atol=1e-3):
+        vector, start, end = vectors[number]
+        if not np.allclose(_numbers(vector), expected, atol=1e-3):
             yield f"{doc_id} has a vector that its model did not make of passage {number}"
+        if (version.chunker is None) != (start is None) or (start is not None and text[start:end] != passage):
+            yield f"{doc_id} names another place for passage {number}"
 
 
 def _numbers(vector: str) -> models.Vectors:

@@ -35,13 +35,17 @@ from tests.campaign.workers import Strike, Task
 
 CONTEXT = get_context("forkserver")
 # Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
-CONTEXT.set_forkserver_preload(["tests.campaign.workers", "tests.campaign.readers", "ir_measures", "matplotlib.figure"])
+CONTEXT.set_forkserver_preload(
+    ["tests.campaign.workers", "tests.campaign.readers", "ir_measures", "langchain_text_splitters", "matplotlib.figure"]
+)
 
 # A step that is not done after this time, whatever was done to it, has hung.
 STEP_SECONDS = 90.0
 # The longest that an application transaction may be held up (docs/faults.md says what it is made of). Not a measure of speed.
 LONGEST_SECONDS = 10.0
 
+# A text of the load's has from one to about six chunks of this.
+CHUNKER = {"kind": "recursive", "size": 40, "overlap": 8}
 BATCH = 8
 WRITE_BATCH = 40
 IN_FLIGHT = 2
@@ -89,6 +93,7 @@ class Campaign:
     delay: float = 0.004
     lost_connections: bool = False
     failing_model: bool = False
+    chunked: bool = False
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
     strikes: dict[str, int] = field(default_factory=dict)
@@ -111,7 +116,7 @@ class Campaign:
     # The index
 
     def declaration(self) -> IndexSpec:
-        return declaration(self.load.url, self.place, self.versions, self.delay)
+        return declaration(self.load.url, self.place, self.versions, self.delay, chunked=self.chunked)
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self.load.url, autocommit=True)
@@ -365,8 +370,8 @@ def write_holdout(path: Path) -> None:
     path.write_text("\n".join(json.dumps(row) for row in rows))
 
 
-def declaration(url: str, place: Path, versions: list[str], delay: float) -> IndexSpec:
-    """Index `docs`: v1, v2 and v3 are three spaces of one width."""
+def declaration(url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False) -> IndexSpec:
+    """Index `docs`: v1, v2 and v3 are three spaces of one width. With `chunked` all but v1 split their texts."""
     return IndexSpec.model_validate(
         {
             "name": "docs",
@@ -380,6 +385,7 @@ def declaration(url: str, place: Path, versions: list[str], delay: float) -> Ind
                     "dimensions": models.DIMENSIONS,
                     "batch_size": BATCH,
                     "max_in_flight": IN_FLIGHT,
+                    "chunker": CHUNKER if chunked and name != "v1" else None,
                     "options": {
                         "space": int(name[1:]) - 1,
                         "delay": delay,
