@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.campaign import models, oracle
 from tests.campaign.paid import Kill, Paid
