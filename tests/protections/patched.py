@@ -1,13 +1,16 @@
-"""Runs tests against a copy of the package, in a process of its own."""
+"""Runs tests against copies of the package, each in a process of its own."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,36 +46,55 @@ def copy(place: Path) -> Path:
     return place / "embed_pipeline"
 
 
-def run(place: Path, tests: Sequence[str], server_home: Path, seconds: float) -> Run:
-    """Run the named tests of the copy in `place`, on the server that runs in `server_home`."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", ONLY_COPY, *tests]
-    # A wide terminal, or pytest cuts the reasons short; nothing of a pytest that may run us.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-    environment = kept | {
-        "PYTHONPATH": str(place),
-        "COLUMNS": "400",
-        SHARED_HOME: str(server_home),
-        NO_SHRINKING: "1",
-    }
-    process = subprocess.Popen(
-        command,
-        cwd=place,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=seconds)
-        code: int | None = process.returncode
-    except subprocess.TimeoutExpired:
-        # Its own processes too: a worker that was left would go on writing.
-        os.killpg(process.pid, 9)
-        output, _ = process.communicate()
-        code = None
+class Preloaded:
+    """Runs tests of copies, one run at a time (`preloaded.py`)."""
+
+    def __init__(self) -> None:
+        # Unbuffered, so that waiting for its answer sees what has arrived.
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("preloaded.py"))],
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+
+    def __enter__(self) -> Preloaded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def run(self, place: Path, tests: Sequence[str], server_home: Path, seconds: float) -> Run:
+        """Run the named tests of the copy in `place`, on the server that runs in `server_home`."""
+        said = place.with_name("output")
+        wanted = {
+            "place": str(place),
+            "environment": _environment()
+            # A wide terminal, or pytest cuts the reasons short.
+            | {"PYTHONPATH": str(place), "COLUMNS": "400", SHARED_HOME: str(server_home), NO_SHRINKING: "1"},
+            "arguments": ["-q", "-rA", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", ONLY_COPY, *tests],
+            "output": str(said),
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
+        pid = int(self._process.stdout.readline())
+        ended, _, _ = select.select([self._process.stdout], [], [], seconds)
+        with suppress(ProcessLookupError):
+            # Its own processes too: a worker that was left would go on writing.
+            os.killpg(pid, 9)
+        code = int(self._process.stdout.readline())
+        return _read(code if ended else None, said.read_text(encoding="utf-8", errors="replace"))
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of a pytest that may run us."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+
+
+def _read(code: int | None, output: str) -> Run:
     failed: dict[str, str] = {}
     passed: set[str] = set()
     for outcome, test, reason in OUTCOME.findall(output):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of the package's text. `old` stands exactly once in `file`, a path below `embed_pipeline/`."""
+    """One change of the package's text. `old` stands exactly once in `file`, a path from `embed_pipeline/`."""
 
     file: str
     old: str
@@ -21,7 +21,7 @@ class Removal:
 
     `tests`: each of them must fail. `sees`: a regular expression that the first line of each failure must match, so that a slip in
     the edit (a syntax error, a missing name) does not pass for a protection that was missed. `hangs`: without it the tests may wait
-    for ever, and running out of `seconds` counts as having failed. `campaign`: the fault campaign must fail as well.
+    for ever, and running out of `seconds` counts as having failed. A name may end in the `[parameters]` of one case.
     """
 
     name: str
@@ -30,7 +30,6 @@ class Removal:
     sees: str
     hangs: bool = False
     seconds: float = 100.0
-    campaign: bool = False
 
     def apply(self, package: Path) -> None:
         """Edit the copy of the package. ValueError when a text does not stand there exactly once."""

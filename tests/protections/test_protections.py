@@ -11,13 +11,10 @@ import pytest
 
 from embed_pipeline.postgres import embedded
 from tests.protections import patched
-from tests.protections.patched import ROOT
+from tests.protections.patched import ROOT, Preloaded
 from tests.protections.removal import Edit, Removal, edited
 from tests.protections.removals import REMOVALS
 from tests.test_docs import TEST, functions_of, tables
-
-# One compact run of the fault campaign: what a removal with `campaign` must fail besides its own tests.
-CAMPAIGN: tuple[str, ...] = ()
 
 IMPORTS = """
 import subprocess, sys
@@ -47,36 +44,44 @@ def place(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "copy")
 
 
-def wanted(removal: Removal) -> list[str]:
-    return [*removal.tests, *(CAMPAIGN if removal.campaign else ())]
+@pytest.fixture(scope="module")
+def preloaded() -> Iterator[Preloaded]:
+    with Preloaded() as made:
+        yield made
+
+
+def function(test: str) -> str:
+    """The test without the parameters of one case."""
+    return test.partition("[")[0]
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.name)
-def test_the_tests_fail_without_the_protection(place: Path, postgres_server: embedded.Server, removal: Removal) -> None:
+def test_the_tests_fail_without_the_protection(
+    place: Path, preloaded: Preloaded, postgres_server: embedded.Server, removal: Removal
+) -> None:
     removal.apply(place / "embed_pipeline")
-    run = patched.run(place, wanted(removal), postgres_server.log.parent, removal.seconds)
+    run = preloaded.run(place, removal.tests, postgres_server.log.parent, removal.seconds)
     if run.code is None:
         assert removal.hangs, f"not done after {removal.seconds:.0f} s:\n{run.output}"
         return
     assert run.code == 1, run.output
-    for test in wanted(removal):
+    for test in map(function, removal.tests):
         assert test in run.failed, f"{test} does not see that {removal.name}:\n{run.output}"
-    for test in removal.tests:
         assert re.search(removal.sees, run.failed[test]), f"{test} failed for another reason: {run.failed[test]}\n{run.output}"
 
 
 @pytest.mark.soak
-def test_the_same_tests_pass_with_every_protection(place: Path, postgres_server: embedded.Server) -> None:
-    tests = sorted({test for removal in REMOVALS for test in wanted(removal)})
-    run = patched.run(place, tests, postgres_server.log.parent, 500.0)
+def test_the_same_tests_pass_with_every_protection(place: Path, preloaded: Preloaded, postgres_server: embedded.Server) -> None:
+    tests = sorted({test for removal in REMOVALS for test in removal.tests})
+    run = preloaded.run(place, tests, postgres_server.log.parent, 500.0)
     assert run.code == 0, run.output
-    assert run.passed == set(tests)
+    assert run.passed == set(map(function, tests))
 
 
-def test_every_process_of_a_run_imports_the_copy(place: Path, postgres_server: embedded.Server) -> None:
+def test_every_process_of_a_run_imports_the_copy(place: Path, preloaded: Preloaded, postgres_server: embedded.Server) -> None:
     (place / "tests" / "test_place.py").write_text(IMPORTS)
-    run = patched.run(place, ["tests/test_place.py"], postgres_server.log.parent, 60.0)
+    run = preloaded.run(place, ["tests/test_place.py"], postgres_server.log.parent, 60.0)
     assert run.passed == {"tests/test_place.py::test_place"}, run.output
 
 
@@ -86,7 +91,7 @@ def test_every_removal_fits_the_package(removal: Removal) -> None:
     for edit in removal.edits:
         assert edited(ROOT / "embed_pipeline" / edit.file, edit)
     for test in removal.tests:
-        file, _, name = test.partition("::")
+        file, _, name = function(test).partition("::")
         assert name in functions_of(ROOT / file), test
 
 
@@ -104,7 +109,7 @@ def test_names_of_removals_are_their_own() -> None:
 
 def test_every_race_has_a_removal() -> None:
     """A removal names one of the tests of each row."""
-    named = {test for removal in REMOVALS for test in removal.tests}
+    named = {function(test) for removal in REMOVALS for test in removal.tests}
     for _, cells in tables(ROOT / "docs/races.md"):
         tests = {f"{file}::{name}" for cell in cells for file, name in TEST.findall(cell)}
         assert tests & named, cells[0]
