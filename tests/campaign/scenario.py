@@ -264,6 +264,7 @@ class Campaign:
         while not self.done(step, version):
             if time.monotonic() > deadline:
                 self.problems.append(f"{step} {version} was not done within {STEP_SECONDS:.0f} s: {outcome}")
+                self.problems += self._long_sessions()
                 self.require()
             outcome = self.finish(self.start(step, version))
 
@@ -296,6 +297,16 @@ class Campaign:
             row = conn.execute(query).fetchone()  # type: ignore[arg-type]
             return int(row[0]) if row else 0
         return -1
+
+    def _long_sessions(self) -> list[str]:
+        """Who has had a transaction open for long, what it does and who keeps it from that."""
+        with self.connect() as conn:
+            rows = conn.execute(
+                "SELECT format('session %s (%s), %s, %s %s, blocked by %s, open for %s: %s', pid, application_name, state, wait_event_type, "
+                "wait_event, pg_blocking_pids(pid), clock_timestamp() - xact_start, left(query, 300)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND xact_start < clock_timestamp() - interval '3 seconds'"
+            ).fetchall()
+        return [row for (row,) in rows]
 
     def logs(self, kind: str) -> list[records.Record]:
         """The records of every `writer` or `reader`."""

@@ -175,8 +175,10 @@ class Interleaving:
         return (not actor.finished and not actor.at for actor in self.actors.values())
 
     def _waiting_for_locks(self) -> int:
+        # Who has been given its lock and was not scheduled yet still says that it waits; nobody blocks it any more.
         row = self._watch.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+            "AND cardinality(pg_blocking_pids(pid)) > 0"
         ).fetchone()
         return int(row[0]) if row else 0
 
