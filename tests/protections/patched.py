@@ -74,7 +74,8 @@ class Preloaded:
             "environment": _environment()
             # A wide terminal, or pytest cuts the reasons short.
             | {"PYTHONPATH": str(place), "COLUMNS": "400", SHARED_HOME: str(server_home), NO_SHRINKING: "1"},
-            "arguments": ["-q", "-rA", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", ONLY_COPY, *tests],
+            # Plugins that other libraries bring along cost more than many a test.
+            "arguments": ["-q", "-rA", "--disable-plugin-autoload", "-p", "no:cacheprovider", "-p", ONLY_COPY, *tests],
             "output": str(said),
         }
         assert self._process.stdin is not None

@@ -14,7 +14,7 @@ import sys
 # What the package and its tests import from elsewhere, slow ones first.
 LIBRARIES = (
     "dagster", "alembic.command", "sqlalchemy.dialects.postgresql", "hypothesis.stateful", "pydantic",
-    "numpy", "psycopg", "pgvector.psycopg", "pytest", "yaml",
+    "numpy", "matplotlib.figure", "matplotlib.backends.backend_agg", "psycopg", "pgvector.psycopg", "pytest", "yaml",
 )  # fmt: skip
 
 

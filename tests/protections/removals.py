@@ -244,7 +244,7 @@ CAPTURE_RACES = (
         (
             Edit("migrate/verify.py", "        if off:\n\n", "        if True:\n\n"),
             # So that the test ends soon.
-            Edit("dagster_layer/assets.py", "dg.RetryPolicy(max_retries=2", "dg.RetryPolicy(max_retries=0"),
+            Edit("../tests/dagster_layer/test_comparison.py", "thread.join(timeout=60)", "thread.join(timeout=10)"),
         ),
         (COMPARISON + "test_armed_triggers_are_left_alone_and_long_writers_are_not_met",),
         r"assert \[\] == \[True\]|assert \[False\]",
@@ -421,7 +421,7 @@ DUAL_WRITE_RACES = (
             ),
         ),
         (CAMPAIGN + "test_migration[kill]",),
-        r"stale|missing|orphan|differ",
+        r"\d+ problems",
     ),
     Removal(
         "documents_claimed_in_parts",
@@ -449,7 +449,7 @@ DUAL_WRITE_RACES = (
     ),
     Removal(
         "lease_is_not_renewed",
-        (Edit("migrate/dual_write.py", "queue.renew(conn, claim, LEASE_SECONDS)", "pass"),),
+        (Edit("migrate/dual_write.py", "queue.renew(conn, claim, LEASE_SECONDS)", "None"),),
         (WRITE + "test_a_slow_provider_keeps_its_lease",),
         r"AssertionError|assert ",
     ),
@@ -462,12 +462,21 @@ DUAL_WRITE_RACES = (
                 "SELECT %(milliseconds)s",
             ),
         ),
-        (WRITE + "test_frozen_worker_is_thrown_out",),
+        (WRITE + "test_frozen_worker_is_thrown_out[replace.locked]",),
         r"QueryCanceled",
     ),
     Removal(
         "rejected_text_keeps_its_old_vector",
-        (Edit("stores/pgvector.py", "self._delete(conn, sorted(current))", "pass"),),
+        (
+            Edit("stores/pgvector.py", "self._delete(conn, sorted(current))", "pass"),
+            # Its row is not taken anew then, or the old one would be in the way for ever.
+            Edit(
+                "stores/pgvector.py",
+                "taken = self._take_rows(conn, EmbeddedBatch(ids, [letters[each][0] for each in ids], [1] * len(ids), NO_VECTORS))\n"
+                "            self._delete(conn, sorted(taken))\n",
+                "taken = set(ids)\n",
+            ),
+        ),
         (WRITE + "test_rejected_edit_takes_the_old_vector_away",),
         r"stale=1|assert '4' not in",
     ),
@@ -554,7 +563,13 @@ BACKFILL_RACES = (
     ),
     Removal(
         "backfill_reads_everything_again",
-        (Edit("stores/pgvector.sql", "  AND NOT EXISTS (SELECT FROM {version_documents} AS v WHERE v.doc_id = {doc_id})\n", ""),),
+        (
+            Edit(
+                "stores/pgvector.sql", "  AND NOT EXISTS (SELECT FROM {version_documents} AS v WHERE v.doc_id = {doc_id})\n", ""
+            ),
+            # Or it would look for ever at what seems to be missing.
+            Edit("migrate/backfill.py", "            if not held:\n                return\n", "            return\n"),
+        ),
         (WRITE + "test_resumed_backfill_pays_for_nothing_twice",),
         r"assert \d+ == \d+",
     ),
@@ -595,13 +610,13 @@ BACKFILL_RACES = (
             CUTOVER + "test_ann_index_waits_for_all_partitions",
             DAGSTER + "test_the_ann_index_is_refused_while_partitions_are_missing",
         ),
-        r"DID NOT RAISE|StopIteration|IndexError|assert",
+        r"DID NOT RAISE|AssertionError: SerializableErrorInfo",
     ),
     Removal(
         "invalid_ann_index_is_kept",
         (Edit("stores/hnsw.py", "if found is not None and found.valid:", "if found is not None:"),),
         (CUTOVER + "test_broken_ann_index_is_repaired",),
-        r"valid=False",
+        r"assert False",
     ),
 )
 
@@ -615,8 +630,8 @@ CUTOVER_RACES = (
                 "catalog/migrations/sql/0001_catalog.sql", "AND q.seq <= NEW.mark) THEN", "AND q.seq <= NEW.mark AND false) THEN"
             ),
         ),
-        (CUTOVER + "test_cutover_with_pending_changes",),
-        r"AssertionError: assert '",
+        (CUTOVER + "test_cutover_with_pending_changes", CAMPAIGN + "test_rollback_loses_nothing"),
+        r"AssertionError: assert '|\d+ problems",
     ),
     Removal(
         "flip_does_not_look_again",
@@ -747,7 +762,7 @@ CUTOVER_RACES = (
                 'LIVE: tuple[State, ...] = ("building", "ready", "active")',
             ),
         ),
-        (CUTOVER + "test_rollback_after_writes_is_current", CAMPAIGN + "test_rollback_loses_nothing"),
+        (CUTOVER + "test_rollback_after_writes_is_current",),
         r"AssertionError|is stale|is missing|KeyError: '1'",
     ),
     Removal(
@@ -793,6 +808,24 @@ CUTOVER_RACES = (
         r"DID NOT RAISE",
     ),
     Removal(
+        "registration_in_two_transactions",
+        (
+            Edit(
+                "migrate/register.py",
+                "        versions.insert_partitions(conn, index.name, name, key_ranges)\n",
+                "\n    def rest() -> None:\n        versions.insert_partitions(conn, index.name, name, key_ranges)\n",
+            ),
+            Edit(
+                "migrate/register.py",
+                '        in_short_lock(conn, under_lock, what=f"register {name}", table=str(index.source))\n',
+                '        in_short_lock(conn, under_lock, what=f"register {name}", table=str(index.source))\n'
+                '        in_short_lock(conn, rest, what=f"register {name}", table=str(index.source))\n',
+            ),
+        ),
+        (LOST + "test_registration_is_finished_by_the_same_command[swallow]",),
+        r"IndexError",
+    ),
+    Removal(
         "commit_under_way_is_not_waited_for",
         (
             Edit(
@@ -816,7 +849,7 @@ SERVER_RACES = (
             RESTARTS + "test_dual_write_outlives_cut_connections[dual_write.embedded]",
             RESTARTS + "test_index_build_outlives_cut_connections",
         ),
-        r"terminating connection|the connection is lost|assert \('The database",
+        r"terminating connection|the connection is lost|assert \('The databas",
     ),
     Removal(
         "lost_answer_of_a_batch_is_not_asked_for",
@@ -1184,7 +1217,7 @@ STATE_MACHINE_CAN_FAIL = (
     Removal(
         "machine_standby_is_not_dual_written",
         edits_of("standby_is_not_dual_written", CUTOVER_RACES),
-        (STATE_MACHINE,),
+        (STATE_MACHINE + "_for_long",),
         r"assert|Error",
     ),
 )

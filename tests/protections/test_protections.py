@@ -71,14 +71,6 @@ def test_the_tests_fail_without_the_protection(
         assert re.search(removal.sees, run.failed[test]), f"{test} failed for another reason: {run.failed[test]}\n{run.output}"
 
 
-@pytest.mark.soak
-def test_the_same_tests_pass_with_every_protection(place: Path, preloaded: Preloaded, postgres_server: embedded.Server) -> None:
-    tests = sorted({test for removal in REMOVALS for test in removal.tests})
-    run = preloaded.run(place, tests, postgres_server.log.parent, 500.0)
-    assert run.code == 0, run.output
-    assert run.passed == set(map(function, tests))
-
-
 def test_every_process_of_a_run_imports_the_copy(place: Path, preloaded: Preloaded, postgres_server: embedded.Server) -> None:
     (place / "tests" / "test_place.py").write_text(IMPORTS)
     run = preloaded.run(place, ["tests/test_place.py"], postgres_server.log.parent, 60.0)
