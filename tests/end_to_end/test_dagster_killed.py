@@ -248,8 +248,9 @@ def test_the_daemon_killed_in_the_middle_of_a_backfill_that_it_steers(
     backfill_id = answer["launchPartitionBackfill"]["backfillId"]
     wait(lambda: len(stored(app)) == 29 or None, 90)
     deployment.kill("daemon")
-    deployment.start("daemon")
+    # Released before the next daemon is up, which takes long on a busy machine: a backfill waits a minute for a locked document.
     held.release()
+    deployment.start("daemon")
 
     def completed() -> Any:
         status = client.ask(BACKFILL, id=backfill_id)["partitionBackfillOrError"]["status"]
