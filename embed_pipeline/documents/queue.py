@@ -10,9 +10,11 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg
 
+from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import CutoverRefused
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -106,34 +108,41 @@ def forget_version(conn: psycopg.Connection, index: str, version: str) -> None:
     conn.execute(queries("forget_version"), {"index": index, "version": version})
 
 
-def settled_mark(conn: psycopg.Connection, *, deadline_seconds: float) -> int:
+def settled_mark(conn: psycopg.Connection, source: Source, *, deadline_seconds: float) -> int:
     """A number W such that every change numbered up to W is visible to whoever looks from now on.
 
-    A sequence value alone is no barrier: a transaction still open may hold a smaller one. So the mark is taken together with a
-    transaction id, and we wait until every transaction that old has ended. CutoverRefused names who is in the way after the
-    deadline. `conn` is in autocommit: each look takes a fresh snapshot.
+    A sequence value alone is no barrier: a transaction still open may hold a smaller one. So we wait for every transaction that had
+    changed the documents table when the mark was taken, and for no other: a report that runs for hours holds nothing up. CutoverRefused
+    names who is in the way after the deadline. `conn` is in autocommit: each look takes a fresh snapshot.
     """
-    with conn.transaction():
-        row = conn.execute(queries("take_mark")).fetchone()
+    row = conn.execute(queries("take_mark")).fetchone()
     assert row is not None
-    mark, xid = row
+    before = {writer.transaction for writer in _writers(conn, source)}
     deadline = time.monotonic() + deadline_seconds
     pause = 0.005
     while True:
         signal("queue.settling")
-        settled = conn.execute(queries("mark_is_settled"), {"xid": xid}).fetchone()
-        if settled is not None and settled[0]:
-            return int(mark)
+        left = [writer for writer in _writers(conn, source) if writer.transaction in before]
+        if not left:
+            return int(row[0])
         if time.monotonic() > deadline:
+            named = ", ".join(f"pid {each.pid or 'none'} ({each.name or 'unnamed'}, {each.seconds:.0f} s)" for each in left[:3])
             raise CutoverRefused(
-                f"Transactions that began before the cutover are still open after {deadline_seconds:.0f} s: {_name_blockers(conn)}.",
+                f"Transactions that changed {source} before the cutover are still open after {deadline_seconds:.0f} s: {named}.",
                 next_step="End them, or try again when they have ended.",
             )
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
 
 
-def _name_blockers(conn: psycopg.Connection) -> str:
-    found = conn.execute(queries("blockers")).fetchall()
-    named = [f"pid {pid} ({name or 'unnamed'}, {age:.0f} s)" for pid, name, age in found]
-    return ", ".join(named) or "none in this database, so one in another database of the same server"
+class _Writer(NamedTuple):
+    """A transaction that has changed documents, or is about to. A prepared one has no process."""
+
+    transaction: str
+    pid: int | None
+    name: str
+    seconds: float
+
+
+def _writers(conn: psycopg.Connection, source: Source) -> list[_Writer]:
+    return [_Writer(*row) for row in conn.execute(queries("writers"), {"documents": source.identifier.as_string(conn)})]

@@ -60,17 +60,18 @@ SELECT EXISTS (SELECT FROM embed_pipeline.change_queue
                WHERE index_name = %(index)s AND (leased_until IS NULL OR leased_until < clock_timestamp()))
 
 -- name: take_mark
-SELECT nextval(pg_get_serial_sequence('embed_pipeline.change_queue', 'seq')), pg_current_xact_id()::text
+SELECT nextval(pg_get_serial_sequence('embed_pipeline.change_queue', 'seq'))
 
--- name: mark_is_settled
-SELECT pg_snapshot_xmin(pg_current_snapshot()) > %(xid)s::xid8
-
--- name: blockers
--- Who holds back the oldest snapshot: transactions that may still commit a change numbered below the mark.
-SELECT pid, coalesce(application_name, ''), extract(epoch FROM clock_timestamp() - xact_start)::double precision
-FROM pg_catalog.pg_stat_activity
-WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()
-ORDER BY xact_start LIMIT 3
+-- name: writers
+-- Whoever has changed a document holds such a lock on its table until the end of the transaction, also one that is prepared.
+SELECT l.virtualtransaction, l.pid, coalesce(a.application_name, ''),
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::double precision
+FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
+WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND l.relation IN (SELECT %(documents)s::regclass::oid UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(%(documents)s::regclass) t)
+ORDER BY a.xact_start
 
 -- name: enqueue
 INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)

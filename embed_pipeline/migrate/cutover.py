@@ -97,7 +97,7 @@ def _move(
     started = time.monotonic()
     for attempt in range(TRIES):
         generation = serving.read(conn, index.name)
-        mark = queue.settled_mark(conn, deadline_seconds=SETTLE_SECONDS)
+        mark = queue.settled_mark(conn, index.source, deadline_seconds=SETTLE_SECONDS)
         signal("cutover.marked")
         left = dual_write.drain(index, version.name, mark, DRAIN_SECONDS)
         if left:

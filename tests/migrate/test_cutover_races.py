@@ -84,6 +84,16 @@ def test_open_transaction_below_the_mark_is_waited_for(
     assert stored(app, "v2")["1"] == text_hash("title 1\n\nopen")
 
 
+def test_open_transaction_elsewhere_is_not_waited_for(
+    app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has written another table, reads the documents and locks one of them: none of that can be a change below the mark."""
+    monkeypatch.setattr(cutover, "SETTLE_SECONDS", 0.3)
+    second_app.execute("CREATE TEMPORARY TABLE report AS SELECT count(*) FROM articles")
+    second_app.execute("SELECT FROM articles WHERE id = 1 FOR UPDATE")
+    assert cutover.cutover(judged, "v2").version == "v2"
+
+
 def test_open_transaction_past_the_deadline_is_named(
     app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
