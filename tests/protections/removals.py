@@ -644,12 +644,29 @@ CUTOVER_RACES = (
     ),
     Removal(
         "mark_is_not_waited_for",
-        (Edit("documents/queue.py", "if settled is not None and settled[0]:", "if True:"),),
+        (Edit("documents/queue.py", "if not left:", "if True:"),),
         (
             CUTOVER + "test_open_transaction_below_the_mark_is_waited_for",
             CUTOVER + "test_open_transaction_past_the_deadline_is_named",
         ),
         r"assert not True|DID NOT RAISE",
+    ),
+    Removal(
+        "everybody_is_waited_for",
+        (
+            Edit(
+                "documents/queue.sql",
+                "WHERE l.locktype = 'relation' AND l.granted AND",
+                "WHERE l.locktype IN ('relation', 'virtualxid') AND l.granted AND",
+            ),
+            Edit(
+                "documents/queue.sql",
+                "  AND l.mode IN ('RowExclusiveLock',",
+                "  AND l.mode IN ('RowShareLock', 'RowExclusiveLock',",
+            ),
+        ),
+        (CUTOVER + "test_open_transaction_elsewhere_is_not_waited_for",),
+        r"are still open after",
     ),
     Removal(
         "coverage_before_the_drain",

@@ -50,9 +50,10 @@ class Proxy:
     def hang_up(self) -> None:
         """Break every connection for the client only: the server's sessions stay, with all they hold, as after a cut cable."""
         self._deaf.set()
-        for client in self._clients:
+        # Forgotten first: the thread of a client that is known breaks its server's side too.
+        clients, self._clients = self._clients, []
+        for client in clients:
             _shut(client)
-        self._clients.clear()
 
     def close(self) -> None:
         self._deaf.clear()
