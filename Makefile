@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 SOAK_SEED ?= 20
-SOAK_SECONDS ?= 45
+SOAK_SECONDS ?= 30
 
 .PHONY: help
 help: ## what you can run

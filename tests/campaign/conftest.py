@@ -21,7 +21,7 @@ from tests.conftest import TEMPLATE
 
 SEED = int(os.environ.get("SOAK_SEED", "20"))
 # Seconds that a long scenario goes on for; it ends with the round that it is in.
-SECONDS = float(os.environ.get("SOAK_SECONDS", "45"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
 
 
 def pytest_report_header() -> str:
