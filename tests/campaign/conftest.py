@@ -1,10 +1,8 @@
-"""The seed and the length of a campaign, and the table of what was struck."""
+"""Campaigns, each on a database of its own."""
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,8 @@ from psycopg.rows import TupleRow
 from embed_pipeline.postgres import embedded
 from tests.campaign.load import Load
 from tests.campaign.scenario import Campaign
+from tests.campaign.strikes import SEED
 from tests.conftest import TEMPLATE
-
-SEED = int(os.environ.get("SOAK_SEED", "20"))
-# Seconds that a long scenario goes on for; it ends with the round that it is in.
-SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
-
-
-def pytest_report_header() -> str:
-    return f"campaign: SOAK_SEED={SEED} SOAK_SECONDS={SECONDS:.0f}"
 
 
 @pytest.fixture
@@ -68,20 +59,3 @@ def campaign(
         each.abandon()
     for database in databases:
         postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What was struck, how often: the runs that docs/faults.md counts."""
-    total: Counter[str] = Counter()
-    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
-        for name, strikes in report.user_properties:
-            if name == "strikes":
-                total.update(strikes)
-    if total:
-        terminalreporter.section(f"strikes of the campaign, SOAK_SEED={SEED}")
-        by_fault: dict[str, list[str]] = {}
-        for key, count in total.items():
-            fault, _, step = key.partition("\t")
-            by_fault.setdefault(fault, []).append(f"{step} {count}")
-        for fault, steps in by_fault.items():
-            terminalreporter.write_line(f"{fault}: {', '.join(steps)}")

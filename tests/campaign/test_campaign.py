@@ -19,9 +19,9 @@ from psycopg import sql
 
 from embed_pipeline.postgres import embedded
 from tests.campaign import oracle, scenes
-from tests.campaign.conftest import SECONDS, SEED
 from tests.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Restart, Twins, migrate
 from tests.campaign.scenario import Campaign
+from tests.campaign.strikes import SECONDS, SEED
 from tests.conftest import SETTINGS
 
 Make = Callable[..., Campaign]
