@@ -27,6 +27,7 @@ from embed_pipeline.stores import copy_format, hnsw, passages
 from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument
 
 queries = Queries(__file__, "pgvector.sql")
+ledger = Queries(__file__, "ledger.sql")
 
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 
@@ -97,10 +98,10 @@ class PgvectorStore:
             "missing",
             version_documents=self.version.documents_table,
             in_range=ranges.within(self.source, within.lower is not None, within.upper is not None, after is not None),
-            without_dead_letters=queries("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
+            without_dead_letters=ledger("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
             if letters
             else sql.SQL(""),
-            without_queued=queries("without_queued", doc_id=parts["doc_id"]) if unqueued else sql.SQL(""),
+            without_queued=ledger("without_queued", doc_id=parts["doc_id"]) if unqueued else sql.SQL(""),
             without_locked=queries("without_locked") if unlocked else sql.SQL(""),
             **{name: parts[name] for name in ("documents", "doc_id", "text", "source_hash", "key_columns")},
         )
