@@ -97,12 +97,13 @@ def reconcile(index: OpenIndex) -> Compared:
 
 
 def _what_is_off(conn: psycopg.Connection, index: OpenIndex, live: list[Version]) -> list[str]:
-    off = capture.disarmed(conn, index.source, index.name) if live else []
+    captured = [index.store(version).captured() for version in live]
+    off = capture.disarmed(conn, index.source, index.name, captured) if live else []
     if off:
         return off
-    for version in live:
+    for version in captured:
         try:
-            capture.prove_live(conn, index.source, index.name, version.name)
+            capture.prove_live(conn, index.source, index.name, version)
         except DocumentsTableError as problem:
             off.append(problem.message)
     return off

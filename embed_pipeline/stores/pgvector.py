@@ -24,7 +24,7 @@ from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import copy_format, hnsw, passages
-from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument
+from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument, StorePressure
 
 queries = Queries(__file__, "pgvector.sql")
 ledger = Queries(__file__, "ledger.sql")
@@ -53,6 +53,9 @@ class PgvectorStore:
 
     # Tables
 
+    def prepare(self) -> None:
+        """Nothing: tables are made in the transaction that registers the version."""
+
     def create(self, conn: psycopg.Connection) -> None:
         pinned = {name: sql.Literal(getattr(self.version, name)) for name in ("model_name", "model_version", "fingerprint")}
         conn.execute(queries("create_documents", version_documents=self.version.documents_table, **pinned))
@@ -63,6 +66,19 @@ class PgvectorStore:
 
     def drop(self, conn: psycopg.Connection) -> None:
         conn.execute(queries("drop_tables", **self._tables))
+
+    def serve(self, generation: int) -> None:
+        """Nothing: every reader of these tables learns from the catalog which they are."""
+
+    def pressure(self) -> StorePressure:
+        """Always go: what burdens PostgreSQL is watched by the throttle itself."""
+        return StorePressure()
+
+    def tables(self) -> tuple[sql.Identifier, ...]:
+        return (self.version.documents_table, self.version.vectors_table)
+
+    def close(self) -> None:
+        """Nothing: it has no connection of its own."""
 
     def captured(self) -> CapturedVersion:
         return CapturedVersion(self.version.name, self.version.documents_table, self.version.vectors_table)

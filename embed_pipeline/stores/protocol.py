@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.capture import CapturedVersion
@@ -97,17 +98,55 @@ class Coverage:
         return 1.0 if self.documents == 0 else (self.current + self.dead_letters) / self.documents
 
 
+@dataclass(frozen=True)
+class StorePressure:
+    """Whether the store can take more of a backfill now, and why not."""
+
+    answer: Literal["go", "wait", "stop"] = "go"
+    reason: str = ""
+
+
 class VersionStore(Protocol):
-    """The vectors of one embedding version. Methods take a connection to the ledger and own their transactions."""
+    """The vectors of one embedding version. Methods take a connection to the ledger and own their transactions.
+
+    Thread-safe: one store serves all threads of a process, each with its own connection. Raises StoreUnavailable where the store does
+    not answer, and VersionRetired where the version's vectors are gone.
+    """
 
     version: Version
 
+    def prepare(self) -> None:
+        """Make room outside any transaction, before registration takes the documents lock; doing it twice is allowed.
+
+        What only PostgreSQL has to do belongs to `create`: it is undone with the transaction.
+        """
+        ...
+
     def create(self, conn: psycopg.Connection) -> None:
-        """Make room for the version's vectors, inside the caller's transaction."""
+        """Make room for the version's vectors, inside the caller's transaction, under the documents lock: nothing slow belongs here."""
         ...
 
     def drop(self, conn: psycopg.Connection) -> None:
-        """Remove them; doing it twice is allowed."""
+        """Remove them; doing it twice is allowed. May talk to a network: the caller holds no lock on the documents."""
+        ...
+
+    def serve(self, generation: int) -> None:
+        """The catalog's pointer has moved to this version (committed): tell readers who do not ask the catalog.
+
+        `generation` is the pointer's. Doing it twice is allowed. The caller sees to it that no other move is under way.
+        """
+        ...
+
+    def pressure(self) -> StorePressure:
+        """How much more the store can take now."""
+        ...
+
+    def tables(self) -> tuple[sql.Identifier, ...]:
+        """The version's tables in the ledger's database, to watch; none for a store elsewhere."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; the store is not used again."""
         ...
 
     def captured(self) -> CapturedVersion:
@@ -172,7 +211,10 @@ class VersionStore(Protocol):
     def search(
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
     ) -> Sequence[Hit]:
-        """The `k` nearest documents of this version and no other."""
+        """The `k` nearest documents of this version and no other.
+
+        `where` asks for equality; ConfigurationError when there is no such column to filter by.
+        """
         ...
 
     def count(self, conn: psycopg.Connection) -> int:

@@ -63,10 +63,9 @@ CAPTURE_RACES = (
         (
             Edit(
                 "documents/capture.sql",
-                ") AS changed CROSS JOIN unnest({versions}::text[]) AS live(version);\n    IF removed IS NOT NULL AND current_setting(",
+                ") AS changed CROSS JOIN unnest({versions}::text[]) AS live(version);\n\n-- name: delete_function",
                 ") AS changed CROSS JOIN (SELECT v.version FROM embed_pipeline.index_versions v\n"
-                "        WHERE v.index_name = {index} AND v.state <> 'retired') AS live(version);\n"
-                "    IF removed IS NOT NULL AND current_setting(",
+                "        WHERE v.index_name = {index} AND v.state <> 'retired') AS live(version);\n\n-- name: delete_function",
             ),
         ),
         (CAPTURE + "test_repeatable_read_writer_older_than_the_registration",),
@@ -170,7 +169,7 @@ CAPTURE_RACES = (
         (
             Edit(
                 "documents/capture.py",
-                '_arm(conn, sql.Identifier(schema, table), index, "truncate", "enable_always")',
+                '_arm(conn, sql.Identifier(schema, table), index, kind, "enable_always")',
                 "pass",
             ),
         ),
@@ -508,7 +507,13 @@ NO_LOCK_OF_A_RUN = (
 BACKFILL_RACES = (
     Removal(
         "backfill_starts_without_proof",
-        (Edit("migrate/backfill.py", "capture.prove_live(conn, index.source, index.name, name)", "pass"),),
+        (
+            Edit(
+                "migrate/backfill.py",
+                "capture.prove_live(conn, index.source, index.name, index.store(version).captured())",
+                "pass",
+            ),
+        ),
         (CAPTURE + "test_backfill_refuses_while_capture_is_off", CAPTURE + "test_canary_sees_a_trigger_that_does_nothing"),
         r"DID NOT RAISE",
     ),
@@ -1108,7 +1113,7 @@ SEARCH_RACES = (
     ),
     Removal(
         "any_space_in_sql",
-        (Edit("catalog/migrations/sql/0003_passages.sql", "IF target.fingerprint IS DISTINCT FROM $3 THEN", "IF false THEN"),),
+        (Edit("catalog/migrations/sql/0004_stores.sql", "IF target.fingerprint IS DISTINCT FROM $3 THEN", "IF false THEN"),),
         (SEARCH + "test_sql_search_is_version_scoped",),
         r"DID NOT RAISE",
     ),
