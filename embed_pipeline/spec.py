@@ -89,7 +89,7 @@ class QdrantSpec(Declared):
 
     # What the server accepts as the size of a vector (Qdrant's API, VectorParams), whatever its datatype.
     max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 65_536, "halfvec": 65_536}
-    keeps_chunks: ClassVar[bool] = False
+    keeps_chunks: ClassVar[bool] = True
 
     kind: Literal["qdrant"]
     url: str | None = Field(None, description="the server; absent: local mode, in this process and without an ANN index")

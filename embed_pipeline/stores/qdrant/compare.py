@@ -158,7 +158,9 @@ def _verdicts(
     parts = source.parts()
     query = queries("expected", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
     found: dict[str, str] = {}
-    for doc_id, digest, payload_hash, is_there, queued, dead in conn.execute(query, {**_values(version), "doc_ids": list(doc_ids)}):
+    for doc_id, digest, payload_hash, is_there, queued, dead in conn.execute(
+        query, {**_values(version), "doc_ids": list(doc_ids)}
+    ):
         point = points.get(point_id(doc_id))
         has = point is not None and place.vector in point.vectors
         verdict = _verdict(point if has else None, digest, payload_hash, bool(is_there), place, version)
@@ -167,9 +169,7 @@ def _verdicts(
     return found
 
 
-def _verdict(
-    point: Stored | None, digest: str, payload_hash: str, is_there: bool, place: Place, version: Version
-) -> str | None:
+def _verdict(point: Stored | None, digest: str, payload_hash: str, is_there: bool, place: Place, version: Version) -> str | None:
     if not is_there:
         return None if point is None else "orphaned"
     if point is None:

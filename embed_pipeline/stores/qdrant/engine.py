@@ -109,13 +109,12 @@ class Engine:
         with warnings.catch_warnings():
             # Whether a key may travel over plain http is for whoever runs the network to say.
             warnings.simplefilter("ignore", UserWarning)
-            client = QdrantClient(
+            return QdrantClient(
                 url=self.address.url,
                 api_key=self._key(self.address.key_variable),
                 timeout=max(1, round(self.address.timeout_seconds)),
                 check_compatibility=False,
             )
-        return client
 
     def _open_local(self) -> QdrantClient:
         folder = self.address.folder
@@ -182,7 +181,7 @@ def _words(refused: UnexpectedResponse) -> str:
 
 def _told_apart(words: str) -> EmbedPipelineError | None:
     folded = words.lower()
-    if "not existing vector name" in folded or "dense vector" in folded and "not found" in folded:
+    if "not existing vector name" in folded or ("dense vector" in folded and "not found" in folded):
         return VectorGone(words, next_step="Run: embed-pipeline status")
     if "collection" in folded and ("not found" in folded or "doesn't exist" in folded or "does not exist" in folded):
         return CollectionGone(words, next_step="Run: embed-pipeline status")

@@ -19,6 +19,7 @@ from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRef
 from embed_pipeline.stores.qdrant.place import Place, wait_until_green
 from embed_pipeline.stores.qdrant.points import KEY
 
+
 class Layout(Protocol):
     """One of the two ways to lay out versions."""
 

@@ -34,17 +34,19 @@ def search(
     # Local mode compares with everything, and warns about parameters that it does not use.
     params = None if engine.is_local else models.SearchParams(exact=exact, hnsw_ef=None if exact else ef_search)
     found = engine.call(
-        lambda client: client.query_points(
-            place.collection,
-            query=[values] if version.is_chunked else values,
-            using=place.vector or None,
-            limit=k,
-            query_filter=condition,
-            search_params=params,
-            with_payload=[KEY],
-            # Which passage of a document was the nearest, Qdrant does not say.
-            with_vectors=[place.vector] if version.is_chunked else False,
-        ).points
+        lambda client: (
+            client.query_points(
+                place.collection,
+                query=[values] if version.is_chunked else values,
+                using=place.vector or None,
+                limit=k,
+                query_filter=condition,
+                search_params=params,
+                with_payload=[KEY],
+                # Which passage of a document was the nearest, Qdrant does not say.
+                with_vectors=[place.vector] if version.is_chunked else False,
+            ).points
+        )
     )
     return [_hit(point, place, version, query) for point in found]
 

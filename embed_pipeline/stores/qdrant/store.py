@@ -197,9 +197,7 @@ class QdrantStore:
                 seq = queue.next_seq(conn)
                 signal("qdrant.decided")
                 try:
-                    written = compare_and_set(
-                        self._engine, self.place.collection, self.version.name, list(changes.values()), seq
-                    )
+                    written = compare_and_set(self._engine, self.place.collection, self.version.name, list(changes.values()), seq)
                 except VectorGone:
                     # Another version of these points was retired between reading and writing.
                     if not self._has_vector():

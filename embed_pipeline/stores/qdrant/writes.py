@@ -35,11 +35,11 @@ def read_points(
 ) -> dict[PointId, Stored]:
     """Those of the points that are there. `vectors`: all, none, or the named ones."""
     found: dict[PointId, Stored] = {}
+    with_vectors = vectors if isinstance(vectors, bool) else list(vectors)
     for start in range(0, len(ids), MOST_POINTS):
         portion = list(ids[start : start + MOST_POINTS])
-        with_vectors = vectors if isinstance(vectors, bool) else list(vectors)
         records = engine.call(
-            lambda client, portion=portion: client.retrieve(  # type: ignore[misc]
+            lambda client, portion=portion, with_vectors=with_vectors: client.retrieve(  # type: ignore[misc]
                 collection, portion, with_payload=True, with_vectors=with_vectors
             )
         )
