@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import qdrant_edge as edge
 from qdrant_client import models
@@ -85,13 +85,13 @@ class EdgeClient:
         update_filter: models.Filter | None = None,
         update_mode: models.UpdateMode | None = None,
     ) -> None:
-        told = [edge.Point(point.id, point.vector, point.payload) for point in points]
+        told = [edge.Point(point.id, cast(Any, point.vector), point.payload) for point in points]
         self._update(name, Operation.upsert_points(told, optional(update_filter), MODES[update_mode]))
 
     def update_vectors(
         self, name: str, points: Sequence[models.PointVectors], update_filter: models.Filter | None = None
     ) -> None:
-        told = [edge.PointVectors(point.id, point.vector) for point in points]
+        told = [edge.PointVectors(point.id, cast(Any, point.vector)) for point in points]
         self._update(name, Operation.update_vectors(told, optional(update_filter)))
 
     def delete(self, name: str, points_selector: Any) -> None:

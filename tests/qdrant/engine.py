@@ -330,6 +330,8 @@ def refusal(message: str) -> Refused:
     """Local mode's word for a wrong request as the server's."""
     if "is invalid. Must be" in message or "min_count" in message:
         return Refused(422, f"Validation error in JSON body: [{message}]")
+    if "is not a valid UUID" in message:
+        return Refused(400, "Format error in JSON body: a point ID is either an unsigned integer or a UUID")
     absent = re.search(r"vector (\S*) is not found in the collection", message)
     if absent is not None:
         return Refused(400, f"Wrong input: Not existing vector name error: {absent[1]}")

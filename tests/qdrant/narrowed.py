@@ -79,6 +79,10 @@ class NarrowedCollection(LocalCollection):
         It shows when an id comes twice in one batch: both pass or none does, and the last one stays.
         """
         validate_filter(update_filter)
+        for point in self._materialize_points(points):
+            # Local mode takes any number for an id.
+            if isinstance(point.id, int) and point.id < 0:
+                raise ValueError(f"Point id {point.id} is not a valid UUID")
         asked = [self._validate_point(point) for point in self._materialize_points(points)]
         if not asked:
             raise ValueError("Empty update request")

@@ -10,6 +10,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,15 @@ def seqs(found: State) -> dict[int, int]:
     return {number: payload["embed_pipeline"]["seq"] for number, (payload, _) in found.items()}
 
 
+def matching(client: Any, name: str, condition: Any) -> list[Any]:
+    """The ids of the points that the condition holds for."""
+    return [found.id for found in client.scroll(name, scroll_filter=models.Filter(must=[condition]))[0]]
+
+
+def counted(client: Any, name: str, wanted: models.Filter) -> int:
+    return int(client.count(name, count_filter=wanted, exact=True).count)
+
+
 def has(vector: str) -> models.Filter:
     return models.Filter(must=[models.HasVectorCondition(has_vector=vector)])
 
@@ -247,8 +257,7 @@ def test_nested_payload_keys_in_filters(make: Callable[..., Engines]) -> None:
         (models.FieldCondition(**key, match=models.MatchValue(value="3")), []),
     ]
     for condition, ids in wanted:
-        held = models.Filter(must=[condition])
-        assert engines.answer(lambda c, n, f=held: [p.id for p in c.scroll(n, scroll_filter=f)[0]]) == ids, condition
+        assert engines.answer(partial(matching, condition=condition)) == ids, condition
 
 
 def test_delete_by_filter_takes_only_what_is_still_at_its_seq(make: Callable[..., Engines]) -> None:
@@ -351,7 +360,7 @@ def test_a_named_vector_comes_and_goes(make: Callable[..., Engines]) -> None:
     engines.do(lambda c, n: c.create_vector_name(n, "new", dense(2)))
     engines.do(lambda c, n: c.create_vector_name(n, "new", dense(2)))
     engines.refuse(lambda c, n: c.create_vector_name(n, "new", dense(3)))
-    assert engines.answer(lambda c, n: c.count(n, count_filter=models.Filter(must_not=[*has("new").must])).count) == 5  # type: ignore[misc]
+    assert engines.answer(partial(counted, wanted=models.Filter(must_not=[models.HasVectorCondition(has_vector="new")]))) == 5
     engines.do(lambda c, n: c.update_vectors(n, [models.PointVectors(id=2, vector={"new": [0.0, 1.0]})]))
     assert engines.answer(lambda c, n: c.count(n, count_filter=has("new")).count) == 1
     assert set(engines.agreed()[2][1]) == {"v1", "new"}
@@ -382,9 +391,9 @@ def test_counts_of_points_with_and_without_a_vector(make: Callable[..., Engines]
     engines.do(lambda c, n: c.upsert(n, [point(number, 0, shapes[number % 4]) for number in range(40)]))
     engines.do(lambda c, n: c.delete_vectors(n, ["v2"], [3]))
     for vector, count in {"v1": 20, "v2": 19, "unknown": 0}.items():
-        assert engines.answer(lambda c, n, v=vector: c.count(n, count_filter=has(v), exact=True).count) == count
+        assert engines.answer(partial(counted, wanted=has(vector))) == count
         missing = models.Filter(must_not=[models.HasVectorCondition(has_vector=vector)])
-        assert engines.answer(lambda c, n, f=missing: c.count(n, count_filter=f, exact=True).count) == 40 - count
+        assert engines.answer(partial(counted, wanted=missing)) == 40 - count
 
 
 NUMBERS = st.integers(0, 12)
@@ -423,5 +432,5 @@ def taken(client: Any, name: str, kind: str, believed: dict[int, int], seq: int)
 def test_random_histories_of_guarded_writes_end_the_same(make: Callable[..., Engines], steps: list[Any]) -> None:
     engines = make()
     for kind, believed, seq in steps:
-        engines.do(lambda c, n, k=kind, b=believed, s=seq: taken(c, n, k, b, s))
+        engines.do(partial(taken, kind=kind, believed=believed, seq=seq))
     engines.agreed()

@@ -165,9 +165,8 @@ def test_what_is_wrong_is_refused_in_the_servers_form(client: QdrantClient) -> N
     assert "dimension" in refused(400, client.upsert, "docs", [point(1, 1, {"v1": [1.0]})])
     assert "Not existing vector name error: v9" in refused(400, client.query_points, "docs", [1.0], using="v9")
     assert "No point with id 5" in refused(404, client.set_payload, "docs", {"a": 1}, [5])
-    assert "Format error" in refused(
-        400, client.upsert, "docs", [models.PointStruct.model_construct(id=-1, vector={}, payload={})]
-    )
+    for wrong in (-1, "not a uuid"):
+        assert "Format error" in refused(400, client.upsert, "docs", [models.PointStruct(id=wrong, vector={}, payload={})])
     assert client.delete_collection("nowhere") is False
     assert client.collection_exists("nowhere") is False
 
