@@ -6,6 +6,7 @@ server around the engine. What the engine refuses leaves as `EdgeRefused` with i
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -48,6 +49,10 @@ class EdgeClient:
     def close(self) -> None:
         for shard in self.shards.values():
             shard.close()
+
+    def delete_collection(self, name: str) -> None:
+        self.shards.pop(name).close()
+        shutil.rmtree(self.folder / name)
 
     def reopen(self, name: str) -> None:
         """Close the shard and load it from its folder, as a restart does."""

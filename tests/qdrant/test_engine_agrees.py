@@ -107,10 +107,9 @@ def make(tmp_path: Path, shared_loopback: Loopback, open_target: Callable[[str],
             return Engines(clients, made[-1])
 
         yield one
-    for kind in (LOOPBACK, "real"):
-        for name in made if kind in clients else []:
-            clients[kind].delete_collection(name)
-    edge.close()
+    for client in clients.values():
+        for name in made:
+            client.delete_collection(name)
 
 
 def point(number: int, seq: int, vector: Any = None, **payload: Any) -> models.PointStruct:
@@ -162,7 +161,8 @@ def test_a_guarded_update_changes_exactly_the_points_still_at_their_seq(make: Ca
     engines = make()
     engines.do(lambda c, n: c.upsert(n, [point(number, number) for number in range(100)]))
     believed = {number: number + (number % 3 == 0) for number in range(90)} | {500: 1, 501: 2}
-    written = [point(number, 1000 + number) for number in believed]
+    # The last one is written without a guard of its own, and so never.
+    written = [point(number, 1000 + number) for number in [*believed, 95]]
     engines.do(lambda c, n: c.upsert(n, written, update_filter=guard(believed), update_mode=UPDATE_ONLY))
     expected = {number: 1000 + number if number < 90 and number % 3 else number for number in range(100)}
     assert seqs(engines.agreed()) == expected
@@ -293,17 +293,25 @@ def test_a_missing_id_in_set_payload_and_delete(make: Callable[..., Engines]) ->
 
 def test_a_missing_id_in_update_vectors_leaves_part_of_the_batch_unwritten(make: Callable[..., Engines]) -> None:
     """The engine stops behind the portion of 32 with the missing id. Local mode writes all the others first."""
-    engines = make()
-    engines.do(lambda c, n: c.upsert(n, [point(number, 0) for number in range(256)]))
-    engines.do(lambda c, n: c.delete(n, [100]))
     batch = [models.PointVectors(id=number, vector={"v2": [1.0, 0.0]}) for number in range(256)]
-    engines.refuse(lambda c, n: c.update_vectors(n, batch, update_filter=guard(dict.fromkeys(range(256), 0))))
-    written = engines.do(lambda c, n: c.count(n, count_filter=has("v2")).count)
-    assert written[LOCAL] == 255
-    assert (written[LOOPBACK] + 1) % 32 == 0
-    assert (written[ENGINE] + 1) % 32 == 0
-    engines.do(lambda c, n: c.update_vectors(n, [vector for vector in batch if vector.id != 100]))
-    assert engines.answer(lambda c, n: c.count(n, count_filter=has("v2")).count) == 255
+    held = guard(dict.fromkeys(range(256), 0))
+    short = {LOOPBACK: False, ENGINE: False}
+    # The order of the portions is drawn: one time in eight the missing id is in the last one and nothing is left out.
+    for _ in range(12):
+        engines = make()
+        engines.do(lambda c, n: c.upsert(n, [point(number, 0) for number in range(256)]))
+        engines.do(lambda c, n: c.delete(n, [100]))
+        engines.refuse(lambda c, n: c.update_vectors(n, batch, update_filter=held))
+        written = engines.do(partial(counted, wanted=has("v2")))
+        assert written[LOCAL] == 255
+        for kind in short:
+            assert (written[kind] + 1) % 32 == 0
+            short[kind] |= written[kind] < 255
+        engines.do(lambda c, n: c.update_vectors(n, [vector for vector in batch if vector.id != 100]))
+        assert engines.answer(partial(counted, wanted=has("v2"))) == 255
+        if all(short.values()):
+            return
+    pytest.fail(f"no batch was left short: {short}")
 
 
 def test_one_query_vector_against_rows_scores_the_best_row(make: Callable[..., Engines]) -> None:
@@ -427,7 +435,7 @@ def taken(client: Any, name: str, kind: str, believed: dict[int, int], seq: int)
                 client.update_vectors(name, batch, update_filter=held)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(steps=STEPS)
 def test_random_histories_of_guarded_writes_end_the_same(make: Callable[..., Engines], steps: list[Any]) -> None:
     engines = make()

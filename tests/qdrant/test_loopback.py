@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import warnings
 from collections.abc import Callable
@@ -246,32 +247,58 @@ def test_without_a_folder_a_kill_ends_everything(loopback: Callable[..., Loopbac
     assert server.client().get_collections().collections == []
 
 
-def counting(url: str, rounds: int) -> None:
-    """Raise the seq of one point `rounds` times by compare-and-set, whoever else does the same."""
+WRITERS, ROUNDS, OWN = 3, 25, 20
+# Where the points that say who won which seq have their ids.
+WON = 1_000_000
+
+
+def counting(url: str, writer: int, start: Any) -> None:
+    """Raise the seq of point 0 by compare-and-set, whoever else does the same, and insert points of this writer's own."""
     client = QdrantClient(url=url, check_compatibility=False)
-    for _ in range(rounds):
+    start.wait()
+    for turn in range(ROUNDS):
+        first = 1 + (writer * ROUNDS + turn) * OWN
+        client.upsert("docs", [point(number, writer) for number in range(first, first + OWN)])
         while True:
-            seq = client.retrieve("docs", [1])[0].payload["embed_pipeline"]["seq"]  # type: ignore[index]
-            mine = [point(1, seq + 1, {}, writer=str(multiprocessing.current_process().pid))]
-            client.upsert("docs", mine, update_filter=guard({1: seq}), update_mode=models.UpdateMode.UPDATE_ONLY)
-            stored = client.scroll("docs", scroll_filter=at_seq(1, seq + 1))[0]
+            seq = client.retrieve("docs", [0])[0].payload["embed_pipeline"]["seq"]  # type: ignore[index]
+            mine = [point(0, seq + 1, {}, writer=writer)]
+            client.upsert("docs", mine, update_filter=guard({0: seq}), update_mode=models.UpdateMode.UPDATE_ONLY)
+            stored = client.scroll("docs", scroll_filter=at_seq(0, seq + 1))[0]
             if stored and stored[0].payload == mine[0].payload:
+                client.upsert("docs", [point(WON + writer * ROUNDS + turn, seq + 1, {})])
                 break
 
 
-def test_guarded_writes_of_many_processes_exclude_each_other(client: QdrantClient, shared_loopback: Loopback) -> None:
-    """Each process counts to ten on one point: a write that let two through would lose a step."""
+def test_writes_of_many_processes_exclude_each_other(client: QdrantClient, shared_loopback: Loopback) -> None:
+    """No seq is won by two, and writes beside each other lose no points."""
     client.create_collection("docs", vectors_config={"v1": COSINE})
-    client.upsert("docs", [point(1, 0, {})])
+    client.upsert("docs", [point(0, 0, {})])
     spawned = multiprocessing.get_context("spawn")
-    workers = [spawned.Process(target=counting, args=(shared_loopback.url, 10)) for _ in range(3)]
+    start = spawned.Barrier(WRITERS)
+    workers = [spawned.Process(target=counting, args=(shared_loopback.url, writer, start)) for writer in range(WRITERS)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    seq = client.retrieve("docs", [1])[0].payload["embed_pipeline"]["seq"]  # type: ignore[index]
-    assert seq >= 30
+    won = [payload["embed_pipeline"]["seq"] for number, (payload, _) in state(client, "docs").items() if number >= WON]
+    assert len(won) == len(set(won)) == WRITERS * ROUNDS
+    assert client.count("docs", count_filter=has("v1")).count == WRITERS * ROUNDS * OWN
+
+
+def test_a_kill_between_forgetting_a_collection_and_removing_its_folder(loopback: Callable[..., Loopback]) -> None:
+    """The next collection of that name starts empty."""
+    server = loopback(folder=True)
+    client = server.client()
+    client.create_collection("docs", vectors_config={"v1": COSINE})
+    client.upsert("docs", [point(1, 1)])
+    server.kill()
+    assert server.folder is not None
+    meta = server.folder / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "collections": {}}))
+    server.start()
+    client.create_collection("docs", vectors_config={"v1": COSINE})
+    assert client.count("docs").count == 0
 
 
 def test_a_narrowed_filter_says_what_the_whole_one_says() -> None:
