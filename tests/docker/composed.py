@@ -106,6 +106,12 @@ def image_variables() -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
+def image_folders() -> list[str]:
+    """The folders that the image makes."""
+    words = [word for words in dockerfile() if words[0] == "RUN" and "mkdir" in words for word in words]
+    return words[words.index("mkdir") + 2 : words.index("&&", words.index("mkdir"))]
+
+
 def health_of(service: Mapping[str, Any]) -> list[str]:
     """The command that says whether the service is healthy."""
     kind, *words = service["healthcheck"]["test"]

@@ -19,7 +19,7 @@ import pytest
 
 from embed_pipeline.postgres import embedded
 from embed_pipeline.postgres.binaries import find_binaries
-from tests.docker.composed import FOLDER, ROOT, SECRETS, Loopback, health_of, image_variables, services
+from tests.docker.composed import FOLDER, ROOT, SECRETS, Loopback, health_of, image_folders, image_variables, services
 from tests.docker.stand_ins import postgres_of_the_containers, qdrant_that_answers
 from tests.end_to_end.test_dagster_killed import free_port
 from tests.end_to_end.test_graphql import LAUNCH_RUN, RUN, Dagster
@@ -35,7 +35,7 @@ class Containers:
 
     def __init__(self, place: Path, ports: dict[str, int]) -> None:
         self.home, self.project = place / "home", place / "project"
-        self.log = place / "log"
+        self.installed, self.log = place / "installed", place / "log"
         self.ports = ports
         self._services = services(GIVEN)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -44,8 +44,12 @@ class Containers:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """What the Dockerfile copies, and what the file mounts."""
-        (self.home / "storage").mkdir(parents=True)
+        """What the Dockerfile copies and installs, and what the file mounts."""
+        self.installed.mkdir()
+        # The package alone: beside it in the checkout are other assets, which would be found before the mounted ones.
+        (self.installed / "embed_pipeline").symlink_to(ROOT / "embed_pipeline")
+        for folder in image_folders():
+            Path(self._loopback.here(folder)).mkdir(parents=True)
         shutil.copy(FOLDER / "dagster.yaml", self.home)
         workspace = self._loopback.here(
             (FOLDER / "workspace.yaml").read_text(encoding="utf-8").replace("code-server", "127.0.0.1")
@@ -55,10 +59,10 @@ class Containers:
         shutil.copy(ROOT / "pyproject.toml", self.project)
 
     def environment(self, name: str) -> dict[str, str]:
-        """The image's and the service's. Nothing of ours but the way to this checkout, where the image has an installed package."""
+        """The image's and the service's. The image has the package installed; here it is linked."""
         path = f"{find_binaries().bin_dir}:{os.environ['PATH']}"
         image = {key: value.replace("$PATH", path) for key, value in image_variables().items()}
-        return {"PYTHONPATH": str(ROOT)} | self._loopback.variables(image | self._services[name]["environment"])
+        return {"PYTHONPATH": str(self.installed)} | self._loopback.variables(image | self._services[name]["environment"])
 
     def run(self, name: str, words: list[str]) -> subprocess.CompletedProcess[str]:
         """A command in the service's container, as `docker compose exec` runs it."""
@@ -106,14 +110,13 @@ class Containers:
         return self.run(name, self._loopback.words(health_of(self._services[name]))).returncode == 0
 
     def stop(self) -> dict[str, int]:
-        """SIGTERM to all; the exit codes of those that ended in time."""
-        for process in self._running.values():
-            process.terminate()
-        deadline = time.monotonic() + GRACE
+        """SIGTERM to each, those first that others do not wait for; the exit codes of those that ended in time."""
         ended = {}
-        for name, process in self._running.items():
+        while self._running:
+            name, process = self._running.popitem()
+            process.terminate()
             try:
-                ended[name] = process.wait(timeout=max(0.0, deadline - time.monotonic()))
+                ended[name] = process.wait(timeout=GRACE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -192,7 +195,10 @@ def test_a_run_of_the_example_index_succeeds(tmp_path: Path) -> None:
 
 def assert_only_volumes_were_written(deployment: Containers) -> None:
     """The root of the containers is read-only."""
-    assert {each.name for each in deployment.home.iterdir()} == {"dagster.yaml", "workspace.yaml", "storage"}
-    assert any(deployment.home.glob("storage/**/*")), "what the run printed"
+    files = [each.relative_to(deployment.home) for each in deployment.home.rglob("*") if each.is_file()]
+    assert {str(each) for each in files if each.parts[0] != "storage"} == {"dagster.yaml", "workspace.yaml"}
+    assert any(each.parts[0] == "storage" for each in files), "what the run printed"
+    made = {Path(folder).name for folder in image_folders()} | {"dagster.yaml", "workspace.yaml"}
+    assert {each.name for each in deployment.home.iterdir()} <= made, "a folder that the image has not"
     written: Any = {str(each.relative_to(deployment.project)) for each in deployment.project.rglob("*") if each.is_file()}
     assert written == {"pyproject.toml", "assets/__init__.py", "assets/docs/defs.yaml"}
