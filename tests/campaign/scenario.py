@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -28,10 +29,12 @@ from embed_pipeline.migrate import ann_index, backfill, cutover
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
 from tests.campaign import load as application
-from tests.campaign import models, oracle, readers, records, workers
+from tests.campaign import oracle, readers, records, workers
+from tests.campaign.declared import IN_FLIGHT, WRITE_BATCH, calls_file, declaration, with_parameter, write_holdout
 from tests.campaign.load import Load
 from tests.campaign.paid import Paid
 from tests.campaign.workers import Strike, Task
+from tests.servers.proxy import Proxy
 
 CONTEXT = get_context("forkserver")
 # Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
@@ -44,19 +47,14 @@ STEP_SECONDS = 90.0
 # The longest that an application transaction may be held up (docs/faults.md says what it is made of). Not a measure of speed.
 LONGEST_SECONDS = 10.0
 
-# A text of the load's has from one to about six chunks of this.
-CHUNKER = {"kind": "recursive", "size": 40, "overlap": 8}
-BATCH = 8
-WRITE_BATCH = 40
-IN_FLIGHT = 2
-
 
 @dataclass
 class Worker:
-    """A running task and where it says how it ended."""
+    """A running task and where it says how it ended. `proxy`: its own way to the server, where answers are lost."""
 
     process: ForkServerProcess
     task: Task
+    proxy: Proxy | None = None
 
     @property
     def pid(self) -> int:
@@ -75,6 +73,11 @@ class Worker:
         self.process.kill()
         self.process.join()
 
+    def reports(self) -> list[str]:
+        """What a dual-write worker said about versions that failed."""
+        errors = self.task.outcome.with_suffix(".errors")
+        return errors.read_text().splitlines() if errors.exists() else []
+
     def outcome(self) -> dict[str, Any] | None:
         """How it ended; None when it was killed first."""
         self.process.join()
@@ -83,7 +86,12 @@ class Worker:
 
 @dataclass
 class Campaign:
-    """One index under load. `syncs`: how many dual-write workers are kept alive; `delay`: seconds of one call of a model."""
+    """One index under load. `syncs`: how many dual-write workers are kept alive; `delay`: seconds of one call of a model.
+
+    `url`: how workers reach the database, where that is another way than the application's. `states` and `words`: what the fault does to
+    workers and is no defect, as SQLSTATEs (or their beginnings; LOST for a connection that is gone) and as a pattern of what a dual-write
+    worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
+    """
 
     place: Path
     seed: int
@@ -91,8 +99,11 @@ class Campaign:
     syncs: int = 1
     readers: int = 1
     delay: float = 0.004
-    lost_connections: bool = False
-    failing_model: bool = False
+    url: str = ""
+    states: tuple[str, ...] = ()
+    words: str = ""
+    server_dies: bool = False
+    proxied: bool = False
     chunked: bool = False
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
@@ -115,8 +126,8 @@ class Campaign:
 
     # The index
 
-    def declaration(self) -> IndexSpec:
-        return declaration(self.load.url, self.place, self.versions, self.delay, chunked=self.chunked)
+    def declaration(self, url: str = "") -> IndexSpec:
+        return declaration(url or self.url or self.load.url, self.place, self.versions, self.delay, chunked=self.chunked)
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self.load.url, autocommit=True)
@@ -176,9 +187,13 @@ class Campaign:
     def start(self, step: str, version: str, strike: Strike | None = None, argument: str = "") -> Worker:
         """Start a worker for one step."""
         self._started += 1
+        proxy = Proxy(self.url or self.load.url) if self.proxied else None
+        name = f"campaign-{self._started:04}"
+        url = with_parameter(proxy.url if proxy else self.url or self.load.url, "application_name", name)
         task = Task(
             step=step,
-            declaration=self.declaration().model_dump_json(),
+            name=name,
+            declaration=self.declaration(url).model_dump_json(),
             version=version,
             outcome=self.place / f"{self._started:04}-{step}-{version}.json",
             package=str(embed_pipeline.__file__),
@@ -187,7 +202,7 @@ class Campaign:
         )
         process = CONTEXT.Process(target=workers.run, args=(task,))
         process.start()
-        worker = Worker(process, task)
+        worker = Worker(process, task, proxy)
         self._workers.append(worker)
         if step == "backfill":
             self.paid_for(version).workers.add(worker.pid)
@@ -241,21 +256,16 @@ class Campaign:
     def judge(self, worker: Worker) -> dict[str, Any] | None:
         """How a worker ended. A refusal in words is no problem, an error that is nobody's sentence is one."""
         outcome = worker.outcome()
-        errors = worker.task.outcome.with_suffix(".errors")
-        if errors.exists() and not (self.failing_model or self.lost_connections):
-            self.problems.append(f"{worker.task.step}: {errors.read_text()[:300]}")
-        if outcome is not None and "error" in outcome and not outcome["refused"] and not self._lost(outcome):
+        if worker.proxy is not None:
+            worker.proxy.close()
+        self.problems += [
+            f"{worker.task.step}: {line[:300]}" for line in worker.reports() if not (self.words and re.search(self.words, line))
+        ]
+        if outcome is not None and "error" in outcome and not outcome["refused"] and not _excused(outcome, self.states):
             self.problems.append(f"{worker.task.step} {worker.task.version} failed: {outcome['error']}: {outcome['text']}")
         if outcome is None and worker.process.exitcode not in (-9, 0):
             self.problems.append(f"{worker.task.step} {worker.task.version} ended with {worker.process.exitcode}")
         return outcome
-
-    def _lost(self, record: dict[str, Any]) -> bool:
-        """Whether an error is what a restarted server does to its clients."""
-        if not self.lost_connections:
-            return False
-        state = record.get("state")
-        return state in ("57P01", "57P02", "57P03") or (state is None and record["error"] in LOST) or str(state).startswith("08")
 
     def complete(self, step: str, version: str) -> None:
         """Run a step until the catalog says that it is done, whatever happened to its workers."""
@@ -341,7 +351,8 @@ class Campaign:
     def _wrong_records(self, of_load: list[records.Record]) -> list[str]:
         found: Counter[str] = Counter()
         for record in of_load:
-            if "error" in record and not self._lost(record) and not _named_version_refused(record):
+            excused = _excused(record, LOST if self.server_dies else ()) or _named_version_refused(record)
+            if "error" in record and not excused:
                 found[f"{record['kind']} of the application failed: {record['error']} {record['state']}: {record['text']}"] += 1
             elif record["seconds"] - record.get("planned", 0.0) > LONGEST_SECONDS:
                 found[f"{record['kind']} of the application took more than {LONGEST_SECONDS:.0f} s"] += 1
@@ -358,57 +369,21 @@ DONE = {
     "retire": "SELECT dropped_at IS NOT NULL FROM embed_pipeline.index_versions WHERE version = %(version)s",
 }
 
-LOST = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed")
+# What becomes of a statement whose connection goes. An error of the client itself has no SQLSTATE, but one of these names.
+LOST = ("57P01", "57P02", "57P03", "08", "lost")
+LOST_NAMES = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed")
+
+
+def _excused(record: records.Record, states: tuple[str, ...]) -> bool:
+    """Whether an error is what a fault does to a statement, and whoever reads it is told so in a sentence."""
+    if "error" not in record or not record.get("sentence", True):
+        return False
+    state = record.get("state")
+    if state is None:
+        return "lost" in states and record["error"] in LOST_NAMES
+    return str(state).startswith(states) if states else False
 
 
 def _named_version_refused(record: records.Record) -> bool:
     """A reader named a version that is not registered yet, or retired: it is told so."""
-    return record.get("asked") is not None and record["error"] == "CatalogError"
-
-
-def calls_file(place: Path, version: str) -> Path:
-    return place / f"calls-{version}.jsonl"
-
-
-def faults_file(place: Path) -> Path:
-    return place / "faults"
-
-
-def write_holdout(path: Path) -> None:
-    """Known items that no writer touches."""
-    numbers = range(1, application.ANCHORS + 1)
-    rows = [{"query_id": str(n), "query": application.anchor_text(n), "doc_id": str(n), "grade": 1} for n in numbers]
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-
-
-def declaration(url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False) -> IndexSpec:
-    """Index `docs`: v1, v2 and v3 are three spaces of one width. With `chunked` all but v1 split their texts."""
-    return IndexSpec.model_validate(
-        {
-            "name": "docs",
-            "database_url": url,
-            "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
-            "partitions": 4,
-            "versions": {
-                name: {
-                    "provider": "tests.campaign.models:SpaceEmbedder",
-                    "model_name": f"model-{name}",
-                    "dimensions": models.DIMENSIONS,
-                    "batch_size": BATCH,
-                    "max_in_flight": IN_FLIGHT,
-                    "chunker": CHUNKER if chunked and name != "v1" else None,
-                    "options": {
-                        "space": int(name[1:]) - 1,
-                        "delay": delay,
-                        "calls_file": str(calls_file(place, name)),
-                        "faults_file": str(faults_file(place)),
-                    },
-                }
-                for name in versions
-            },
-            "holdout": {"path": str(place / "holdout.jsonl")},
-            "gate": {"min_queries": 2, "margin": 0.2, "max_row_change": 1.0, "max_dead_letters": 1_000_000},
-            "backfill": {"write_batch": WRITE_BATCH},
-            "retire": {"soak_seconds": 0, "unread_seconds": 0},
-        }
-    )
+    return record.get("asked") is not None and record.get("error") == "CatalogError"

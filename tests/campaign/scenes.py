@@ -7,8 +7,9 @@ import time
 from psycopg import sql
 
 from tests.campaign import oracle
+from tests.campaign.declared import faults_file
 from tests.campaign.faults import Fault, Freeze, Kill, migrate
-from tests.campaign.scenario import Campaign, faults_file
+from tests.campaign.scenario import Campaign
 
 # v2 serves after so many steps of a migration.
 TO_CUTOVER = 5

@@ -21,6 +21,7 @@ from embed_pipeline.postgres import embedded
 from tests.campaign import oracle, scenes
 from tests.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Restart, Twins, migrate
 from tests.campaign.scenario import Campaign
+from tests.campaign.server_faults import Cut, Hurried, InTurn, LostAnswer
 from tests.campaign.strikes import SECONDS, SEED
 from tests.conftest import SETTINGS
 
@@ -29,9 +30,15 @@ FAULTS: list[Any] = [
     pytest.param(Kill, {}, id="kill"),
     pytest.param(Freeze, {"syncs": 2}, id="freeze"),
     pytest.param(Twins, {"syncs": 2}, id="twins"),
-    pytest.param(BadModel, {"failing_model": True}, id="bad_model"),
+    pytest.param(BadModel, {}, id="bad_model"),
     pytest.param(Fault, {"truncates": True}, id="truncate"),
     pytest.param(KillChunked, {"chunked": True}, id="chunked"),
+]
+# The short form of these is one migration that meets them in turn.
+SERVER_FAULTS: list[Any] = [
+    pytest.param(Cut, {}, id="cut"),
+    pytest.param(LostAnswer, {"proxied": True}, id="lost_answer"),
+    pytest.param(Hurried, {}, id="statement_timeout"),
 ]
 # Steps that a short form strikes; a long one strikes them all.
 FEW = 3
@@ -48,21 +55,21 @@ def seeds() -> Iterator[int]:
 
 
 def one_migration(campaign: Make, fault: Fault, seed: int = SEED, strikes: int | None = None, **options: Any) -> None:
-    run = campaign(seed, **options)
+    run = campaign(seed, states=fault.states, words=fault.words, **options)
     run.start_load()
     migrate(run, fault, strikes=strikes)
     # What is asked for of a chunked version is chunks, which many texts may share.
-    run.verdict(paid=isinstance(fault, Kill) and not run.chunked)
+    run.verdict(paid=isinstance(fault, (Kill, Cut, LostAnswer, InTurn)) and not run.chunked)
 
 
-@pytest.mark.parametrize(("fault", "options"), FAULTS)
+@pytest.mark.parametrize(("fault", "options"), [*FAULTS, pytest.param(InTurn, {"proxied": True}, id="server_faults")])
 def test_migration(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
     """One whole migration, struck at some steps."""
     one_migration(campaign, fault(), strikes=FEW, **options)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("fault", "options"), [pytest.param(Fault, {}, id="no_fault"), *FAULTS])
+@pytest.mark.parametrize(("fault", "options"), [pytest.param(Fault, {}, id="no_fault"), *FAULTS, *SERVER_FAULTS])
 def test_many_migrations(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
     """Whole migrations, struck at every step."""
     for seed in seeds():
@@ -82,7 +89,7 @@ def own_server(tmp_path: Path) -> Iterator[Restart]:
 def test_server_restarts(campaign: Make, own_server: Restart) -> None:
     """PostgreSQL dies in the middle of some steps; workers are started again, the application connects again."""
     url = embedded.ensure_running(own_server.home).url()
-    one_migration(campaign, own_server, strikes=FEW, url=url, lost_connections=True)
+    one_migration(campaign, own_server, strikes=FEW, url=url, server_dies=True)
 
 
 @pytest.mark.soak
@@ -91,7 +98,7 @@ def test_many_server_restarts(campaign: Make, own_server: Restart) -> None:
     for seed in seeds():
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(f"round_{seed}")))
-        one_migration(campaign, own_server, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), lost_connections=True)
+        one_migration(campaign, own_server, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), server_dies=True)
 
 
 def test_rollback_loses_nothing(campaign: Make) -> None:
