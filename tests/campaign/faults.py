@@ -155,6 +155,8 @@ class Freeze(Fault):
     """SIGSTOP of the step's worker or of a dual-write worker, past every lease, then SIGCONT."""
 
     name: str = "SIGSTOP past the lease"
+    # Its transaction was ended meanwhile: it goes on over another connection, or says so.
+    states: ClassVar[tuple[str, ...]] = ("25P03", "57014", "lost")
 
     def arm(self, campaign: Campaign, step: str) -> Strike | None:
         return a_strike(campaign, step, signal.SIGSTOP)
@@ -167,7 +169,7 @@ class Freeze(Fault):
         # Only now: one that is stopped in its transaction holds a lock that the step may be waiting for.
         zombies = [worker, campaign.a_sync()]
         self._stop(zombies[1])
-        campaign.pass_time(LEASE_SECONDS + 0.3)
+        campaign.pass_time(LEASE_SECONDS + 0.8)
         for zombie in zombies:
             if zombie.running:
                 os.kill(zombie.pid, signal.SIGCONT)
@@ -175,6 +177,20 @@ class Freeze(Fault):
     def _stop(self, worker: Worker) -> None:
         if worker.running:
             os.kill(worker.pid, signal.SIGSTOP)
+
+
+@dataclass
+class Pressure(Freeze):
+    """No strike from outside: every worker is held up at moments of the code, some for longer than their lease."""
+
+    name: str = "held up at moments of the code"
+
+    def arm(self, campaign: Campaign, step: str) -> Strike | None:
+        campaign.pressed = True
+        return None
+
+    def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
+        campaign.finish(campaign.start("backfill" if step == "backfill" else step, worker.task.version))
 
 
 def stopped(worker: Worker) -> bool:

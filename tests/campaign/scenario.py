@@ -28,8 +28,8 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
+from tests.campaign import auditor, oracle, readers, records, workers
 from tests.campaign import load as application
-from tests.campaign import oracle, readers, records, workers
 from tests.campaign.declared import IN_FLIGHT, WRITE_BATCH, calls_file, declaration, with_parameter, write_holdout
 from tests.campaign.load import Load
 from tests.campaign.paid import Paid
@@ -91,6 +91,8 @@ class Campaign:
     `url`: how workers reach the database, where that is another way than the application's. `states` and `words`: what the fault does to
     workers and is no defect, as SQLSTATEs (or their beginnings; LOST for a connection that is gone) and as a pattern of what a dual-write
     worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
+    `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
+    moments of the code. `audited`: an auditor looks on while the load runs.
     """
 
     place: Path
@@ -104,6 +106,9 @@ class Campaign:
     words: str = ""
     server_dies: bool = False
     proxied: bool = False
+    frozen_ms: int = 30_000
+    pressed: bool = False
+    audited: bool = True
     chunked: bool = False
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
@@ -165,6 +170,9 @@ class Campaign:
         for me in range(self.readers):
             named = ["v1", "v2"]
             self._spawn_load(readers.read, self.load.url, self._next(), named, self._stop, self.place / f"reader-{me}.log")
+        if self.audited:
+            report = self.place / f"auditor-{self._season}.json"
+            self._spawn_load(auditor.audit, self.load.url, self.place, self.frozen_ms / 1000, self._stop, report)
 
     def stop_load(self) -> None:
         """Stop the application; what its processes could not do is in their records."""
@@ -198,6 +206,8 @@ class Campaign:
             outcome=self.place / f"{self._started:04}-{step}-{version}.json",
             package=str(embed_pipeline.__file__),
             strike=strike,
+            pressure=self._next() if self.pressed else None,
+            frozen_ms=self.frozen_ms,
             argument=argument,
         )
         process = CONTEXT.Process(target=workers.run, args=(task,))
@@ -335,6 +345,10 @@ class Campaign:
             moved = {text for record in writing for text in record.get("moved", [])}
             for each in self.paid.values():
                 self.problems += each.problems(moved)
+        looks, seen = auditor.report(self.place)
+        self.problems += seen
+        if self.audited and looks < 5:
+            self.problems.append(f"the auditor looked {looks} times")
         if len(writing) < 20 or sum("hits" in record for record in reading) < 5 * self.readers:
             self.problems.append(f"the load did nothing: {len(writing)} transactions, {len(reading)} searches")
         self.require()
@@ -343,6 +357,10 @@ class Campaign:
         """What the oracle says now, with the application still and the queue drained."""
         with self.connect() as conn:
             self.problems += oracle.problems(conn)
+
+    def disturbed(self) -> bool:
+        """Whether something is known to be wrong already."""
+        return bool(self.problems or auditor.report(self.place)[1])
 
     def require(self) -> None:
         shown = "\n".join(self.problems[:30])

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +23,22 @@ from embed_pipeline import errors, signals
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex, opened
-from embed_pipeline.postgres import failures
+from embed_pipeline.postgres import connection, failures
 from embed_pipeline.spec import IndexSpec
 from tests.campaign.records import describe
 from tests.fakes import append_lines
 
 # Long enough for a batch, short enough that a test can wait for it to run out.
 LEASE_SECONDS = 0.7
+
+# All moments but those that come for each row of a COPY, or while nobody works.
+PRESSED = (
+    *("dual_write.claimed", "dual_write.read", "dual_write.embedded", "settle.locked", "reject.locked", "embed.split"),
+    *("replace.locked", "replace.deleted", "replace.inserted", "replace.copied", "store.committed"),
+    *("backfill.read", "backfill.embedded", "backfill.revisiting", "insert_new.inserted", "insert_new.copied", "capture.canary"),
+    *("register.cut", "register.locked", "hnsw.building", "retire.detached"),
+    *("cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Strike:
 @dataclass(frozen=True)
 class Task:
     """One verb on one version. `name`: the application_name of its sessions. `package`: where the library must come from, so that no
-    other copy of it is tested by mistake."""
+    other copy of it is tested by mistake. `pressure`: a seed for being held up at moments of the code."""
 
     step: str
     name: str
@@ -51,6 +62,8 @@ class Task:
     outcome: Path
     package: str
     strike: Strike | None = None
+    pressure: int | None = None
+    frozen_ms: int = 30_000
     argument: str = ""
 
 
@@ -58,6 +71,9 @@ def run(task: Task) -> None:
     """The target of every worker process."""
     assert embed_pipeline.__file__ == task.package, f"{embed_pipeline.__file__} is loaded instead of {task.package}"
     dual_write.LEASE_SECONDS = LEASE_SECONDS
+    connection.FROZEN_MS = task.frozen_ms
+    if task.pressure is not None:
+        _press(task.pressure)
     spec = IndexSpec.model_validate_json(task.declaration)
     if task.strike is not None:
         _arm(task.strike, str(spec.database_url), task.name)
@@ -98,6 +114,22 @@ def _arm(strike: Strike, url: str, name: str) -> None:
             signal.pthread_kill(threading.get_ident(), strike.deed)
 
     signals.listen(strike.moment, reached)
+
+
+def _press(seed: int) -> None:
+    """At every moment of the code this process may be held for a little, or for longer than its lease: windows that are open for
+    microseconds are then met often."""
+    chosen = random.Random(seed)
+
+    def hold() -> None:
+        drawn = chosen.random()
+        if drawn < 0.01:
+            time.sleep(LEASE_SECONDS + 0.2)
+        elif drawn < 0.3:
+            time.sleep(chosen.uniform(0, 0.03))
+
+    for moment in PRESSED:
+        signals.listen(moment, hold)
 
 
 def _register(index: OpenIndex, task: Task) -> str:
