@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 from embed_pipeline.postgres import embedded
 from tests.campaign import models
 from tests.campaign.declared import faults_file
-from tests.campaign.scenario import LOST, Campaign, Worker
+from tests.campaign.records import LOST
+from tests.campaign.scenario import Campaign, Worker
 from tests.campaign.workers import LEASE_SECONDS, Strike
 
 # Where a worker of a step can be struck exactly. Other steps, and every second strike, are struck after a random time.
@@ -211,6 +212,7 @@ class Twins(Fault):
         version = worker.task.version
         twins = [campaign.start(step, version)]
         if step == "backfill":
+            campaign.paid_for(version).at_once = True
             twins += [campaign.start(step, version, argument=key) for key in ("00", "00")]
         for twin in twins:
             campaign.finish(twin)

@@ -12,6 +12,9 @@ import psycopg
 
 from tests.campaign import oracle
 
+# A document that was locked when the first backfill came may be asked for by the second one.
+ASKED_TWICE = 20
+
 
 @dataclass(frozen=True)
 class Kill:
@@ -26,12 +29,13 @@ class Kill:
 
 @dataclass
 class Paid:
-    """The calls of one version's model, against what was stored at every kill."""
+    """The calls of one version's model, against what was stored at every kill. `at_once`: several backfills ran at the same time."""
 
     calls_file: Path
     in_flight: int
     workers: set[int] = field(default_factory=set)
     kills: list[Kill] = field(default_factory=list)
+    at_once: bool = False
 
     def note_kill(self, conn: psycopg.Connection, version: str, pid: int, *, alive: bool = False) -> None:
         rows = conn.execute(f"SELECT encode(source_hash, 'hex') FROM embed_pipeline.docs__{version}__documents").fetchall()  # type: ignore[arg-type]
@@ -56,6 +60,14 @@ class Paid:
             lost = (by_pid[kill.pid] & kill.current) - kill.stored - excused
             if len(lost) > self.in_flight:
                 found.append(f"{len(lost)} texts were in flight when {kill.pid} was struck, more than {self.in_flight}")
+        if self.at_once:
+            by_text: dict[str, set[int]] = defaultdict(set)
+            for pid, digest in calls:
+                if pid in self.workers:
+                    by_text[digest].add(pid)
+            twice = {digest for digest, pids in by_text.items() if len(pids) > 1} - excused
+            if len(twice) > ASKED_TWICE:
+                found.append(f"{len(twice)} texts were asked for by several backfills at once")
         return found
 
     def _calls(self) -> list[tuple[int, str]]:

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 import embed_pipeline
+from embed_pipeline.catalog import schema
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover
 from embed_pipeline.migrate.open_index import opened
@@ -92,7 +94,7 @@ class Campaign:
     workers and is no defect, as SQLSTATEs (or their beginnings; LOST for a connection that is gone) and as a pattern of what a dual-write
     worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
     `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
-    moments of the code. `audited`: an auditor looks on while the load runs.
+    moments of the code. `audited`: an auditor looks on while the load runs. `tablespace`: where the versions' tables are, and nothing else.
     """
 
     place: Path
@@ -109,6 +111,7 @@ class Campaign:
     frozen_ms: int = 30_000
     pressed: bool = False
     audited: bool = True
+    tablespace: str = ""
     chunked: bool = False
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
@@ -142,6 +145,10 @@ class Campaign:
         write_holdout(self.place / "holdout.jsonl")
         with self.connect() as conn:
             application.prepare(conn, self.load.keys)
+            if self.tablespace:
+                schema.ensure(conn, self.url or self.load.url)
+                names = map(sql.Identifier, (conn.info.dbname, self.tablespace))
+                conn.execute(sql.SQL("ALTER DATABASE {} SET default_tablespace = {}").format(*names))
         with opened(self.declaration()) as index:
             for key in index.spec.partition_keys():
                 backfill.fill_partition(index, "v1", key)
@@ -271,7 +278,7 @@ class Campaign:
         self.problems += [
             f"{worker.task.step}: {line[:300]}" for line in worker.reports() if not (self.words and re.search(self.words, line))
         ]
-        if outcome is not None and "error" in outcome and not outcome["refused"] and not _excused(outcome, self.states):
+        if outcome is not None and "error" in outcome and not outcome["refused"] and not records.excused(outcome, self.states):
             self.problems.append(f"{worker.task.step} {worker.task.version} failed: {outcome['error']}: {outcome['text']}")
         if outcome is None and worker.process.exitcode not in (-9, 0):
             self.problems.append(f"{worker.task.step} {worker.task.version} ended with {worker.process.exitcode}")
@@ -369,7 +376,7 @@ class Campaign:
     def _wrong_records(self, of_load: list[records.Record]) -> list[str]:
         found: Counter[str] = Counter()
         for record in of_load:
-            excused = _excused(record, LOST if self.server_dies else ()) or _named_version_refused(record)
+            excused = records.excused(record, records.LOST if self.server_dies else ()) or records.named_version_refused(record)
             if "error" in record and not excused:
                 found[f"{record['kind']} of the application failed: {record['error']} {record['state']}: {record['text']}"] += 1
             elif record["seconds"] - record.get("planned", 0.0) > LONGEST_SECONDS:
@@ -386,22 +393,3 @@ DONE = {
     "rollback": "SELECT version = %(version)s FROM embed_pipeline.serving_pointer",
     "retire": "SELECT dropped_at IS NOT NULL FROM embed_pipeline.index_versions WHERE version = %(version)s",
 }
-
-# What becomes of a statement whose connection goes. An error of the client itself has no SQLSTATE, but one of these names.
-LOST = ("57P01", "57P02", "57P03", "08", "lost")
-LOST_NAMES = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed")
-
-
-def _excused(record: records.Record, states: tuple[str, ...]) -> bool:
-    """Whether an error is what a fault does to a statement, and whoever reads it is told so in a sentence."""
-    if "error" not in record or not record.get("sentence", True):
-        return False
-    state = record.get("state")
-    if state is None:
-        return "lost" in states and record["error"] in LOST_NAMES
-    return str(state).startswith(states) if states else False
-
-
-def _named_version_refused(record: records.Record) -> bool:
-    """A reader named a version that is not registered yet, or retired: it is told so."""
-    return record.get("asked") is not None and record.get("error") == "CatalogError"

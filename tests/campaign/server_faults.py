@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
 from psycopg import sql
 
 from tests.campaign.faults import Fault, a_strike, hurry_queue, note_paid, somewhere
-from tests.campaign.scenario import LOST, Campaign, Worker
+from tests.campaign.records import LOST
+from tests.campaign.scenario import Campaign, Worker
 from tests.campaign.workers import Strike, cut
 from tests.servers.proxy import Fate
+from tests.servers.small_disk import Room
 
 # What the transaction said whose COMMIT decides a step. Else the answer of any COMMIT of the step is lost.
 DECISIVE = {
@@ -122,7 +123,7 @@ class FullDisk(Fault):
     name: str = "disk full"
     states: ClassVar[tuple[str, ...]] = ("53100",)
     words: ClassVar[str] = "no disk space left"
-    room: Callable[[int], None] = field(default=lambda megabytes: None)
+    room: Room = field(default=lambda megabytes: None)
 
     def arm(self, campaign: Campaign, step: str) -> Strike | None:
         self.room(0)
@@ -131,7 +132,7 @@ class FullDisk(Fault):
     def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
         somewhere(campaign, step, worker)
         campaign.pass_time(A_WHILE)
-        if not worker.running:
+        if step == "ann_index" and not worker.running:
             self._no_remains(campaign)
         self.room(ROOM_MB)
         hurry_queue(campaign)

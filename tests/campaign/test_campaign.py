@@ -21,9 +21,10 @@ from embed_pipeline.postgres import embedded
 from tests.campaign import oracle, scenes
 from tests.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Restart, Twins, migrate
 from tests.campaign.scenario import Campaign
-from tests.campaign.server_faults import Cut, Hurried, InTurn, LostAnswer
+from tests.campaign.server_faults import ROOM_MB, Cut, FullDisk, Hurried, InTurn, LostAnswer
 from tests.campaign.strikes import SECONDS, SEED
 from tests.conftest import SETTINGS
+from tests.servers.small_disk import mounted
 
 Make = Callable[..., Campaign]
 # Soon enough to be seen in the time that a worker is stopped.
@@ -61,7 +62,7 @@ def one_migration(campaign: Make, fault: Fault, seed: int = SEED, strikes: int |
     run.start_load()
     migrate(run, fault, strikes=strikes)
     # What is asked for of a chunked version is chunks, which many texts may share.
-    run.verdict(paid=isinstance(fault, (Kill, Cut, LostAnswer, InTurn)) and not run.chunked)
+    run.verdict(paid=isinstance(fault, (Kill, Twins, Cut, LostAnswer, InTurn)) and not run.chunked)
 
 
 @pytest.mark.parametrize(("fault", "options"), [*FAULTS, pytest.param(InTurn, {"proxied": True}, id="server_faults")])
@@ -101,6 +102,36 @@ def test_many_server_restarts(campaign: Make, own_server: Restart) -> None:
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(f"round_{seed}")))
         one_migration(campaign, own_server, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), server_dies=True)
+
+
+@pytest.fixture
+def full_disk(own_server: Restart) -> Iterator[FullDisk]:
+    """A small disk for the tables of the versions, on a server of this test's own."""
+    server = embedded.ensure_running(own_server.home)
+    with mounted(server.data_dir) as (tablespace, room):
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE TABLESPACE tiny LOCATION {}").format(sql.Literal(str(tablespace))))
+        room(ROOM_MB)
+        yield FullDisk(room=room)
+        embedded.stop(own_server.home)
+
+
+def test_full_disk(campaign: Make, own_server: Restart, full_disk: FullDisk) -> None:
+    """No room for vectors in some steps; the application's own tables and the queue are elsewhere, and it never notices."""
+    url = embedded.ensure_running(own_server.home).url()
+    one_migration(campaign, full_disk, strikes=FEW, url=url, tablespace="tiny")
+
+
+@pytest.mark.soak
+def test_full_disk_many_times(campaign: Make, own_server: Restart, full_disk: FullDisk) -> None:
+    server = embedded.ensure_running(own_server.home)
+    for seed in seeds():
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(f"round_{seed}")))
+        one_migration(campaign, full_disk, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), tablespace="tiny")
+        # The next one has the small disk to itself.
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(f"round_{seed}")))
 
 
 def test_rollback_loses_nothing(campaign: Make) -> None:
