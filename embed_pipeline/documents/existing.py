@@ -1,6 +1,9 @@
 """Documents that a store held before there was a documents table: checked, and inserted where the table has no such row.
 
 One payload field is the text. Every other field needs a place: a column of documents.payload, or the object column.
+
+Until its vector is marked, an inserted document stands in the version's change queue. An adoption that was killed in between does not
+insert it again: when its row is gone, the application has deleted it, and the dual-write will see to its vector.
 """
 
 from __future__ import annotations
@@ -104,8 +107,13 @@ class Places:
             next_step="Declare a documents table whose key takes every id, text for instance.",
         )
 
-    def insert(self, conn: psycopg.Connection, found: Sequence[ExistingDocument]) -> set[str]:
-        """Insert those whose key is not taken, in the caller's transaction. Returns them."""
+    def insert(
+        self, conn: psycopg.Connection, index: str, version: str, found: Sequence[ExistingDocument], *, again: bool = False
+    ) -> dict[str, int]:
+        """Insert those whose key is not taken, in the caller's transaction. Returns them with the number of their row in the queue.
+
+        What stands in the queue is left out, but for `again`: rows that were taken back in the same transaction.
+        """
         key, fields = self.source.key[0], self.source.payload_columns
         columns = [key.name, self.text, *fields]
         values: list[sql.Composable] = [sql.SQL("w.doc_id::{}").format(sql.SQL(key.type)), sql.SQL("w.text")]
@@ -122,7 +130,10 @@ class Places:
             key=sql.Identifier(key.name),
         )
         try:
-            return {doc_id for (doc_id,) in conn.execute(query, self._rows(found))}
+            values_of = {**self._rows(found), "index": index, "version": version, "again": again}
+            inserted = [doc_id for (doc_id,) in conn.execute(query, values_of)]
+            noted = conn.execute(queries("note_inserted"), {"index": index, "version": version, "doc_ids": inserted})
+            return dict(noted.fetchall())
         except psycopg.Error as refused:
             if refused.sqlstate is None or not refused.sqlstate.startswith(REFUSALS):
                 raise
@@ -142,8 +153,14 @@ class Places:
             "objects": [Jsonb({name: value for name, value in each.payload.items() if name not in own}) for each in found],
         }
 
-    def take_back(self, conn: psycopg.Connection, inserted: Mapping[str, bytes]) -> None:
-        """Remove rows (id -> hash of the text inserted) that hold that text still, in the caller's transaction."""
+    def take_back(self, conn: psycopg.Connection, inserted: Mapping[str, bytes]) -> set[str]:
+        """Remove rows (id -> hash of the text inserted) that hold that text still, in the caller's transaction. Returns them."""
         parts = self.source.parts()
         query = queries("take_back", **{name: parts[name] for name in ("documents", "key_is_wanted", "source_hash")})
-        conn.execute(query, {"doc_ids": list(inserted), "hashes": list(inserted.values())})
+        rows = conn.execute(query, {"doc_ids": list(inserted), "hashes": list(inserted.values())})
+        return {doc_id for (doc_id,) in rows}
+
+
+def forget_inserted(conn: psycopg.Connection, seqs: Sequence[int]) -> None:
+    """Take out of the queue what `Places.insert` has put there, once the vectors are marked. A later change has a row of its own."""
+    conn.execute(queries("forget_inserted"), {"seqs": list(seqs)})

@@ -20,7 +20,7 @@ import psycopg
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents.existing import ExistingDocument, Places
+from embed_pipeline.documents.existing import ExistingDocument, Places, forget_inserted
 from embed_pipeline.errors import AdoptRefused, ConfigurationError, IllegalTransition
 from embed_pipeline.migrate import register
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -96,7 +96,7 @@ def adopt(index: OpenIndex, listener: Listener | None = None) -> Adopted:
         found = _look(line, store, places, tell)
         cosines = _agreement(index, version, store, found.sample)
         adopted, left = _carry(line, index, version, store, places, found, tell)
-        adopted += _carry_edits(line, store, places, left)
+        adopted += _carry_edits(line, version, store, places, left)
         queued = line.repeat(lambda conn: _register(conn, index, name))
     return Adopted(
         index=index.name,
@@ -243,10 +243,10 @@ def _carry(
             throttle.wait_until_allowed(conn, line.waiting)
 
         line.repeat(allowed)
-        inserted = line.repeat(lambda conn, page=page: _insert(conn, places, page, {}))  # type: ignore[misc]
+        inserted = line.repeat(lambda conn, page=page: _insert(conn, version, places, page, {}))  # type: ignore[misc]
         signal("adopt.inserted")
         started = time.monotonic()
-        marked = _mark(line, store, page)
+        marked = _mark(line, store, page, inserted)
         throttle.wrote(time.monotonic() - started)
         signal("adopt.marked")
         adopted += len(marked)
@@ -258,7 +258,7 @@ def _carry(
     return adopted, left
 
 
-def _carry_edits(line: Line, store: _Both, places: Places, left: dict[str, bytes | None]) -> int:
+def _carry_edits(line: Line, version: Version, store: _Both, places: Places, left: dict[str, bytes | None]) -> int:
     """Documents that this run inserted, and whose text was edited in the store before they were marked: carry the edit.
 
     A row is replaced only while it is what was inserted. Takes out of `left` what is marked, and returns how many that are.
@@ -274,8 +274,8 @@ def _carry_edits(line: Line, store: _Both, places: Places, left: dict[str, bytes
                 continue
 
             replaced = {document.doc_id: ours[document.doc_id] for document in again}
-            inserted = line.repeat(lambda conn, again=again, replaced=replaced: _insert(conn, places, again, replaced))  # type: ignore[misc]
-            marked = _mark(line, store, again)
+            inserted = line.repeat(lambda conn, again=again, replaced=replaced: _insert(conn, version, places, again, replaced))  # type: ignore[misc]
+            marked = _mark(line, store, again, inserted)
             adopted += len(marked)
             for document in again:
                 if document.doc_id in marked:
@@ -285,16 +285,24 @@ def _carry_edits(line: Line, store: _Both, places: Places, left: dict[str, bytes
     return adopted
 
 
-def _insert(conn: psycopg.Connection, places: Places, page: list[ExistingDocument], replaced: Mapping[str, bytes]) -> set[str]:
+def _insert(
+    conn: psycopg.Connection, version: Version, places: Places, page: list[ExistingDocument], replaced: Mapping[str, bytes]
+) -> dict[str, int]:
+    """One transaction. With `replaced` only rows that still are what was inserted before, in the place of these."""
     with conn.transaction():
-        if replaced:
-            places.require(conn, page)
-            places.take_back(conn, replaced)
-        return places.insert(conn, page)
+        if not replaced:
+            return places.insert(conn, version.index, version.name, page)
+        places.require(conn, page)
+        taken_back = places.take_back(conn, replaced)
+        page = [document for document in page if document.doc_id in taken_back]
+        return places.insert(conn, version.index, version.name, page, again=True)
 
 
-def _mark(line: Line, store: AdoptingStore, page: list[ExistingDocument]) -> set[str]:
-    return line.repeat(lambda conn: store.mark(conn, [document.doc_id for document in page]))
+def _mark(line: Line, store: AdoptingStore, page: list[ExistingDocument], inserted: Mapping[str, int]) -> set[str]:
+    """Returns what is marked; that is no longer in doubt, and leaves the queue."""
+    marked = line.repeat(lambda conn: store.mark(conn, [document.doc_id for document in page]))
+    line.repeat(lambda conn: forget_inserted(conn, [seq for doc_id, seq in inserted.items() if doc_id in marked]))
+    return marked
 
 
 def _hash(document: ExistingDocument) -> bytes:

@@ -76,7 +76,8 @@ class Collection:
         self.client.create_payload_index(
             self.name, "year", models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=True)
         )
-        self.write(*(self.point(number) for number in range(1, documents + 1)))
+        if documents:
+            self.write(*(self.point(number) for number in range(1, documents + 1)))
 
     def point(self, number: int, **changed: Any) -> models.PointStruct:
         payload = {name: value for name, value in (payload_of(number) | changed).items() if value is not ...}
