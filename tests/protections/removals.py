@@ -13,6 +13,7 @@ and a cutover there waits for every old transaction, of whatever database, for 3
 from __future__ import annotations
 
 from tests.protections.removal import Edit, Removal
+from tests.protections.removals_qdrant import QDRANT_RACES
 
 CAPTURE = "tests/migrate/test_capture_races.py::"
 WRITE = "tests/migrate/test_write_races.py::"
@@ -1252,5 +1253,6 @@ REMOVALS = (
     *THROTTLE_RACES,
     *DAGSTER_RACES,
     *EMBEDDED_RACES,
+    *QDRANT_RACES,
     *STATE_MACHINE_CAN_FAIL,
 )

@@ -77,7 +77,8 @@ def coverage(conn: psycopg.Connection, engine: Engine, place: Place, version: Ve
     return Coverage(
         documents=documents,
         vectors=vectors,
-        current=current + len(first) - len(left),
+        # An orphan that is none at a second look was never a document.
+        current=current + sum(verdict != "orphaned" for doc_id, verdict in first.items() if doc_id not in left),
         pending=pending,
         dead_letters=dead,
         missing=verdicts.count("missing"),

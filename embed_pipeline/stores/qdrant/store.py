@@ -1,7 +1,7 @@
 """Qdrant's VersionStore. A document is one point; every write of a point is a compare-and-set on what was read of it.
 
-The order in each write is what makes it safe: read the points, then look at the ledger (the document's text now, the claim still ours),
-then write what is still as it was read. Whoever wrote in between has drawn another seq, and the write finds nothing to do. So a change
+The order in each write is what makes it safe: read the points, then look at the documents in the ledger, then write what is still as
+it was read. Whoever wrote in between has drawn another seq, and the write finds nothing to do. So a change
 that was seen in the ledger after the points were read can only be followed by a write that replaces ours. Nothing in PostgreSQL is
 locked while Qdrant is asked.
 """
@@ -129,7 +129,7 @@ class QdrantStore:
             return self._with_vector(doc_id, read, now, contents[doc_id])
 
         with documents.writing(conn, self.version.index):
-            written = self._change(conn, batch.doc_ids, decide, claim=None)
+            written = self._change(conn, batch.doc_ids, decide)
         signal("store.committed")
         return written
 
@@ -142,7 +142,7 @@ class QdrantStore:
             return self._with_vector(doc_id, read, now, contents[doc_id])
 
         with documents.writing(conn, self.version.index):
-            written = self._change(conn, batch.doc_ids, decide, claim=claim)
+            written = self._change(conn, batch.doc_ids, decide)
         signal("store.committed")
         return self._acknowledge(conn, claim, written)
 
@@ -157,7 +157,7 @@ class QdrantStore:
             return _document(doc_id, read, now).without(self.version.name, self.place.vector)
 
         with documents.writing(conn, self.version.index):
-            emptied = self._change(conn, list(letters), decide, claim=claim)
+            emptied = self._change(conn, list(letters), decide)
         signal("reject.emptied")
         with conn.transaction():
             mine = emptied if claim is None else set(queue.still_mine(conn, claim, emptied))
@@ -178,12 +178,10 @@ class QdrantStore:
             return _document(doc_id, read, now)
 
         with documents.writing(conn, self.version.index):
-            written = self._change(conn, list(claim.seqs), decide, claim=claim, keep_own=True)
+            written = self._change(conn, list(claim.seqs), decide, keep_own=True)
         return self._acknowledge(conn, claim, written)
 
-    def _change(
-        self, conn: psycopg.Connection, doc_ids: Sequence[str], decide: Decide, *, claim: Claim | None, keep_own: bool = False
-    ) -> set[str]:
+    def _change(self, conn: psycopg.Connection, doc_ids: Sequence[str], decide: Decide, *, keep_own: bool = False) -> set[str]:
         """Read, look, decide, write; what somebody else wrote meanwhile goes round again. Returns the documents written."""
         done: set[str] = set()
         left = list(doc_ids)
@@ -191,7 +189,7 @@ class QdrantStore:
             if not left:
                 break
             with self._unless_retired():
-                changes = self._decided(conn, left, decide, claim, keep_own)
+                changes = self._decided(conn, left, decide, keep_own)
                 if not changes:
                     break
                 seq = queue.next_seq(conn)
@@ -207,18 +205,15 @@ class QdrantStore:
             left = [doc_id for doc_id in changes if doc_id not in done]
         return done
 
-    def _decided(
-        self, conn: psycopg.Connection, doc_ids: Sequence[str], decide: Decide, claim: Claim | None, keep_own: bool
-    ) -> dict[str, Change]:
+    def _decided(self, conn: psycopg.Connection, doc_ids: Sequence[str], decide: Decide, keep_own: bool) -> dict[str, Change]:
         there = self._read(doc_ids, vectors=keep_own or self._has_further_vectors())
         signal("qdrant.read")
         # In this order: what the ledger says is younger than what was read of the points.
         now = documents.look(conn, self.source, doc_ids)
-        mine = set(doc_ids) if claim is None else set(queue.still_mine(conn, claim, doc_ids))
         changes = {}
         for doc_id in doc_ids:
             read = there.get(doc_id)
-            content = decide(doc_id, read, now.get(doc_id)) if doc_id in mine else None
+            content = decide(doc_id, read, now.get(doc_id))
             if content is not None:
                 changes[doc_id] = Change(point_id(doc_id), content, read)
         return changes
