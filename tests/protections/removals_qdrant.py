@@ -24,13 +24,13 @@ QDRANT_RACES = (
         (
             Edit(
                 STORE,
-                "        there = self._read(doc_ids, vectors=keep_own or self._has_further_vectors())\n",
+                "        there = self._read(doc_ids, vectors=keep_own or self.place.shared or bool(further))\n",
                 "        now = documents.look(conn, self.source, doc_ids)\n",
             ),
             Edit(
                 STORE,
                 "        now = documents.look(conn, self.source, doc_ids)\n        changes = {}\n",
-                "        there = self._read(doc_ids, vectors=keep_own or self._has_further_vectors())\n        changes = {}\n",
+                "        there = self._read(doc_ids, vectors=keep_own or self.place.shared or bool(further))\n        changes = {}\n",
             ),
         ),
         (POINTS + "test_the_ledger_is_looked_at_after_the_points",),
@@ -174,13 +174,7 @@ QDRANT_RACES = (
     ),
     Removal(
         "neighbours_are_not_carried",
-        (
-            Edit(
-                STORE,
-                "        if self.place.shared:\n            return True\n",
-                "        if self.place.shared:\n            return False\n",
-            ),
-        ),
+        (Edit(STORE, "vectors=keep_own or self.place.shared or bool(further))", "vectors=keep_own or bool(further))"),),
         ("tests/stores/test_conformance.py::test_two_workers_share_the_queue[local-named_vectors]",),
         r"is missing",
         hangs=True,
