@@ -26,8 +26,6 @@ from tests.end_to_end.test_graphql import LAUNCH_RUN, RUN, Dagster
 
 GIVEN = {name: f"it's the {name} @/:%20" for name in SECRETS}
 LOCATIONS = "{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus locationOrLoadError { __typename } } } } }"
-# Seconds. Compose sends SIGTERM and, where the file says nothing else, kills after ten.
-GRACE = 10
 
 
 class Containers:
@@ -110,13 +108,13 @@ class Containers:
         return self.run(name, self._loopback.words(health_of(self._services[name]))).returncode == 0
 
     def stop(self) -> dict[str, int]:
-        """SIGTERM to each, those first that others do not wait for; the exit codes of those that ended in time."""
+        """SIGTERM to each, those first that others do not wait for; the exit codes of those that ended in the time the file gives."""
         ended = {}
         while self._running:
             name, process = self._running.popitem()
             process.terminate()
             try:
-                ended[name] = process.wait(timeout=GRACE)
+                ended[name] = process.wait(timeout=int(self._services[name]["stop_grace_period"].removesuffix("s")))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
