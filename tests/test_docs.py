@@ -178,7 +178,9 @@ def attributes(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
             yield name, "required"
             yield from attributes(VersionSpec, "versions.V.")
         elif inner:
-            yield from attributes(inner[0], f"{prefix}{name}.")
+            # Of several kinds the default one comes last, and its own defaults win.
+            for each in reversed(inner):
+                yield from attributes(each, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _shown(field.get_default(call_default_factory=True))
 
