@@ -335,7 +335,9 @@ class IndexSpec(Declared):
     """One logical search index. The attribute names are the contract of `defs.yaml`."""
 
     name: Name
-    database_url: str | None = Field(None, repr=False, description="absent: the embedded PostgreSQL")
+    database_url: str | None = Field(
+        None, repr=False, description="absent: the embedded PostgreSQL; embedded:NAME: another database there"
+    )
     documents: DocumentsSpec | None = Field(
         None, description="absent: public.<name> (id, title, text, metadata), made on first use"
     )

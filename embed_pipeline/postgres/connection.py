@@ -22,6 +22,8 @@ MINIMUM_SERVER = 15
 # pgvector before 0.8.4 can corrupt an HNSW index in VACUUM (its CHANGELOG, 0.8.3 and 0.8.4).
 MINIMUM_VECTOR = (0, 8, 4)
 CONNECT_TIMEOUT = 10
+# The longest that an application can wait for a lock of ours: a process may be stopped, or its machine gone, in mid-transaction.
+FROZEN_MS = 30_000
 
 # Keys are compared and hashed as text. These settings decide how a date, a float or a bytea is written, and a role or a
 # database may have others. Given at connect time they cost no round trip.
@@ -29,17 +31,21 @@ _STABLE_TEXT = "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -
 _QUERIES = Queries(__file__, "connection.sql")
 _REGISTER = {"vector": register_vector_info, "halfvec": register_halfvec_info, "sparsevec": register_sparsevec_info}
 _SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
+# Another database of the embedded server than the one that an index without a URL is in.
+_EMBEDDED = re.compile(r"^embedded:([a-z][a-z0-9_]{0,62})$")
 
 
 def resolve_url(database_url: str | None) -> str:
     """The URL to connect to: the given one without a driver name, or the embedded server's, which is started.
 
-    A libpq string (`host=... dbname=...`) passes as it is. Raises DatabaseUnavailable.
+    `embedded:NAME` is the database NAME of the embedded server, made when it is missing. A libpq string (`host=... dbname=...`)
+    passes as it is. Raises DatabaseUnavailable.
     """
-    if database_url is None:
-        from embed_pipeline.postgres.embedded import ensure_running  # only who uses the embedded server needs it
+    named = None if database_url is None else _EMBEDDED.match(database_url.strip())
+    if database_url is None or named is not None:
+        from embed_pipeline.postgres import embedded  # only who uses the embedded server needs it
 
-        return ensure_running().url()
+        return embedded.ensure_running().url() if named is None else embedded.ensure_database(named[1])
     return _SCHEME.sub("postgresql://", database_url.strip(), count=1)
 
 
@@ -71,6 +77,11 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
         conn.close()
         raise _unavailable(url, parameters, error) from None
     return conn
+
+
+def end_when_frozen(conn: psycopg.Connection[Any]) -> None:
+    """For a transaction that holds what an application may wait for: the server ends it when nobody carries it on for FROZEN_MS."""
+    conn.execute(_QUERIES("end_when_frozen"), {"milliseconds": str(FROZEN_MS)})
 
 
 @contextmanager
