@@ -193,6 +193,26 @@ def require_kept(world: World) -> None:
         assert metadata["owner"] == "search team"
 
 
+def test_what_was_adopted_is_kept_when_its_collection_is_gone(world: World) -> None:
+    """A third version is like the second one: the adopted collection was retired."""
+    world.collection.make(30)
+    world.adopt()
+    with opened(world.spec("v1", "v2")) as index:
+        serve(index, "v1")
+        serve(index, "v2")
+        retire.retire(index, "v1", "v1", "")
+    assert not world.collection.client.collection_exists(world.collection.name)
+    before, like = world.collection.points(world.alias), described(world.collection.client, world.alias, "")
+    with opened(world.spec("v1", "v2", "v3")) as index:
+        serve(index, "v3")
+        settle(index)
+    after = world.collection.points(world.alias)
+    assert provenance(after["1"], "v3") is not None
+    assert {key: own_payload(point) for key, point in after.items()} == world.collection.kept
+    assert {key: sparse(point) for key, point in after.items()} == {key: sparse(point) for key, point in before.items()}
+    assert described(world.collection.client, world.alias, "") == like
+
+
 def test_local_mode_is_adopted(database_url: str, tmp_path: Path) -> None:
     folder = tmp_path / "qdrant"
     made = Collection(QdrantClient(path=str(folder)), "old")
