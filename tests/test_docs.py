@@ -178,7 +178,7 @@ def attributes(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
             yield name, "required"
             yield from attributes(VersionSpec, "versions.V.")
         elif inner:
-            # Of several kinds the default one comes last, and its own defaults win.
+            # Of several kinds the first is the default one, and what it says of a shared attribute comes last and counts.
             for each in reversed(inner):
                 yield from attributes(each, f"{prefix}{name}.")
         else:

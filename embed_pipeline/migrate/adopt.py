@@ -168,7 +168,7 @@ def _pages(line: Line, store: AdoptingStore) -> Iterator[list[ExistingDocument]]
             return
 
 
-def _look(line: Line, store: AdoptingStore, places: Places, tell: Listener) -> _Found:
+def _look(line: Line, store: _Both, places: Places, tell: Listener) -> _Found:
     """Read everything once and refuse what cannot be carried. The sample is drawn from all documents with the same chance."""
     total, without_vector = store.count_existing()
     found = _Found(0, without_vector, 0, [])
@@ -192,6 +192,11 @@ def _look(line: Line, store: AdoptingStore, places: Places, tell: Listener) -> _
             elif (place := draw.randrange(texts)) < SAMPLE:
                 found.sample[place] = document
         tell(found.documents, total, "looked at")
+    if found.documents and not texts and found.documents == line.repeat(store.count):
+        raise AdoptRefused(
+            f"None of {found.documents} points has a text in its payload field {places.field!r}; nothing was written.",
+            next_step="Name the field that holds the text in store.adopt.text.",
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.protections.removal import Edit, Removal
 
 POINTS = "tests/stores/qdrant/test_point_races.py::"
+ADOPT = "tests/stores/qdrant/test_adopt.py::"
 STORE = "stores/qdrant/store.py"
 WRITES = "stores/qdrant/writes.py"
 COMPARE = "stores/qdrant/compare.py"
@@ -174,7 +175,13 @@ QDRANT_RACES = (
     ),
     Removal(
         "neighbours_are_not_carried",
-        (Edit(STORE, "vectors=keep_own or self.place.shared or bool(further))", "vectors=keep_own or bool(further))"),),
+        (
+            Edit(
+                STORE,
+                "        return self.place.shared or bool(self._further_vectors())\n",
+                "        return False\n",
+            ),
+        ),
         ("tests/stores/test_conformance.py::test_two_workers_share_the_queue[local-named_vectors]",),
         r"is missing",
         hangs=True,
@@ -241,5 +248,52 @@ QDRANT_RACES = (
         ),
         (POINTS + "test_one_operation_moves_the_alias",),
         r"assert|refused|Alias|alias",
+    ),
+    Removal(
+        "adopted_points_are_not_guarded_by_their_text",
+        (
+            Edit(
+                "stores/qdrant/points.py",
+                "    if point.seq is None and text_field is not None and",
+                "    if False and",
+            ),
+        ),
+        (ADOPT + "test_a_point_edited_while_it_is_adopted_keeps_the_edit",),
+        r"assert",
+        seconds=300.0,
+    ),
+    Removal(
+        "an_adoption_forgets_what_it_inserted",
+        (Edit("documents/existing.sql", "WHERE %(again)s OR NOT EXISTS", "WHERE true OR %(again)s OR NOT EXISTS"),),
+        (ADOPT + "test_a_document_deleted_between_two_runs_stays_deleted",),
+        r"assert '[0-9a-f-]+' not in",
+        seconds=300.0,
+    ),
+    Removal(
+        "nothing_is_compared_after_an_adoption",
+        (Edit("migrate/adopt.py", "    return index.store(version).enqueue_differences(conn, unfilled)\n", "    return 0\n"),),
+        (ADOPT + "test_a_document_changed_in_the_table_during_adoption_is_brought_up_to_date",),
+        r"assert 0 == 2",
+        seconds=300.0,
+    ),
+    Removal(
+        "a_version_is_registered_before_it_is_adopted",
+        (Edit("migrate/register.py", "            if not adopted:\n", "            if False:\n"),),
+        (ADOPT + "test_nothing_of_an_index_is_registered_before_it_is_adopted",),
+        r"DID NOT RAISE",
+        seconds=300.0,
+    ),
+    Removal(
+        "adoptions_do_not_take_turns",
+        (
+            Edit(
+                "migrate/adopt.py",
+                "with Line(index, waiting, taken=_alone(index)) as line:",
+                "with Line(index, waiting) as line:",
+            ),
+        ),
+        (ADOPT + "test_two_adoptions_at_once_are_one",),
+        r"DID NOT RAISE",
+        seconds=300.0,
     ),
 )

@@ -208,8 +208,7 @@ class QdrantStore:
         return done
 
     def _decided(self, conn: psycopg.Connection, doc_ids: Sequence[str], decide: Decide, keep_own: bool) -> dict[str, Change]:
-        further = self._further_vectors()
-        there = self._read(doc_ids, vectors=keep_own or self.place.shared or bool(further))
+        there = self._read(doc_ids, vectors=keep_own or self._has_further_vectors())
         signal("qdrant.read")
         # In this order: what the ledger says is younger than what was read of the points.
         now = documents.look(conn, self.source, doc_ids)
@@ -219,7 +218,8 @@ class QdrantStore:
             content = decide(doc_id, read, now.get(doc_id))
             if content is not None:
                 changes[doc_id] = Change(point_id(doc_id), content, read, self.source.text_field)
-        if not further or self.place.shared:
+        further = self._further_vectors()
+        if not further:
             return changes
         return adopting.with_further(self._engine, self._layout.beside(self.version), further, changes)
 
@@ -269,8 +269,12 @@ class QdrantStore:
     def _is_there(self, read: Stored | None) -> bool:
         return self._hash(read) is not None
 
+    def _has_further_vectors(self) -> bool:
+        """Whether points have vectors that are not this version's, which a write must carry along."""
+        return self.place.shared or bool(self._further_vectors())
+
     def _further_vectors(self) -> frozenset[str]:
-        """Names of vectors in this version's own collection that are not the version's, and that a write must carry along."""
+        """Names of the vectors in a collection of this version's own that are not the version's. Shared points have all in one."""
         if self._further is None:
             self._further = frozenset() if self.place.shared else compare.further_vectors(self._engine, self.place)
         return self._further

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,9 +13,14 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
+from click.testing import CliRunner
 from qdrant_client import QdrantClient, models
 
 from embed_pipeline import Searcher, signals
+from embed_pipeline.cli.main import cli
+from embed_pipeline.configuration import COMPONENT_TYPE
+from embed_pipeline.dagster_layer.jobs import adopt_job, build_jobs
 from embed_pipeline.errors import AdoptRefused, CatalogError, ConfigurationError, Stopped
 from embed_pipeline.migrate import adopt as adopting
 from embed_pipeline.migrate import cutover, retire
@@ -187,6 +193,26 @@ def require_kept(world: World) -> None:
         assert metadata["owner"] == "search team"
 
 
+def test_what_was_adopted_is_kept_when_its_collection_is_gone(world: World) -> None:
+    """A third version is like the second one: the adopted collection was retired."""
+    world.collection.make(30)
+    world.adopt()
+    with opened(world.spec("v1", "v2")) as index:
+        serve(index, "v1")
+        serve(index, "v2")
+        retire.retire(index, "v1", "v1", "")
+    assert not world.collection.client.collection_exists(world.collection.name)
+    before, like = world.collection.points(world.alias), described(world.collection.client, world.alias, "")
+    with opened(world.spec("v1", "v2", "v3")) as index:
+        serve(index, "v3")
+        settle(index)
+    after = world.collection.points(world.alias)
+    assert provenance(after["1"], "v3") is not None
+    assert {key: own_payload(point) for key, point in after.items()} == world.collection.kept
+    assert {key: sparse(point) for key, point in after.items()} == {key: sparse(point) for key, point in before.items()}
+    assert described(world.collection.client, world.alias, "") == like
+
+
 def test_local_mode_is_adopted(database_url: str, tmp_path: Path) -> None:
     folder = tmp_path / "qdrant"
     made = Collection(QdrantClient(path=str(folder)), "old")
@@ -198,6 +224,35 @@ def test_local_mode_is_adopted(database_url: str, tmp_path: Path) -> None:
         assert adopting.adopt(index).adopted == 20
         settle(index)
         assert adopting.adopt(index).documents == 0
+
+
+def test_the_command_line_says_what_was_adopted(world: World) -> None:
+    world.collection.make(40)
+    config = world.folder / "defs.yaml"
+    attributes = world.spec().model_dump(mode="json", exclude_none=True)
+    config.write_text(yaml.safe_dump({"type": COMPONENT_TYPE, "attributes": attributes}))
+    run = CliRunner().invoke(cli, ["adopt", "docs", "--config", str(config)])
+    assert run.exit_code == 0, run.output
+    assert run.stdout.splitlines() == [
+        "docs.v1: 40 documents found, 40 adopted now.",
+        "32 of them embedded to compare: median cosine 1.000, lowest 1.000.",
+        "next: embed-pipeline backfill docs v1",
+    ]
+    again = CliRunner().invoke(cli, ["adopt", "docs", "--config", str(config), "--json"])
+    assert json.loads(again.stdout)["documents"] == 0
+
+
+def test_the_dagster_job_adopts(world: World) -> None:
+    world.collection.make(20)
+    assert adopt_job(world.spec()).execute_in_process().success
+    assert all(provenance(point) for point in world.collection.points().values())
+
+
+def test_an_index_that_adopts_nothing_says_so(database_url: str, tmp_path: Path) -> None:
+    spec = declared(database_url, tmp_path, {"kind": "pgvector"}, "v1")
+    assert "adopt_docs" not in {job.name for job in build_jobs(spec)}
+    with opened(spec, register_new=False) as index, pytest.raises(ConfigurationError, match="declares nothing to adopt"):
+        adopting.adopt(index)
 
 
 def test_nothing_of_an_index_is_registered_before_it_is_adopted(world: World) -> None:
@@ -233,6 +288,14 @@ def test_a_text_that_is_no_string_is_refused_by_its_point(world: World) -> None:
     world.collection.make(40)
     world.collection.write(world.collection.point(34, body=["a", "list"]))
     with pytest.raises(AdoptRefused, match="'body' of point 34 is no text"):
+        world.adopt()
+    require_untouched(world)
+
+
+def test_a_field_that_no_point_has_is_refused(world: World) -> None:
+    world.collection.make(5)
+    world.store["adopt"]["text"] = "text"
+    with pytest.raises(AdoptRefused, match="None of 5 points has a text in its payload field 'text'"):
         world.adopt()
     require_untouched(world)
 
