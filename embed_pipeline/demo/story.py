@@ -63,6 +63,9 @@ def run(
     stage = set_up(load_indexes(config)[INDEX], store, layout)
     stage.spec = spec = stage.spec.model_copy(update={"holdout": HoldoutSpec(path=stage.folder / "holdout.jsonl")})
     first = spec.model_copy(update={"versions": {"v1": spec.versions["v1"]}})
+    if stage.in_one_process:
+        # Backfill, dual-write and reader share this process, and each model's idle threads spin for a while.
+        traffic.one_thread_each()
     place = _prepare(stage)
     story = Story(facts={"store": spec.store.place(spec.name)})
     documents = corpus.read_docstrings()
