@@ -44,6 +44,10 @@ class LoadError(EmbedPipelineError):
     """A file of documents cannot be read, or holds something that is no document."""
 
 
+class AdoptRefused(EmbedPipelineError):
+    """What was there before cannot become a version as it is, for the reason given. Its vectors were left as they are."""
+
+
 class CatalogError(EmbedPipelineError):
     """The control plane does not hold what was asked for (unknown index, unknown version, changed declaration)."""
 

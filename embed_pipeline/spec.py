@@ -70,6 +70,10 @@ class PgvectorSpec(Declared):
         """Versions whose vectors were there before, by name: none."""
         return {}
 
+    def text_field(self) -> str | None:
+        """Payload field that repeats the document's text: none."""
+        return None
+
     def anchored(self, folder: Path) -> PgvectorSpec:
         """Relative paths made absolute from `folder`: there are none."""
         return self
@@ -133,6 +137,10 @@ class QdrantSpec(Declared):
     def adopted(self) -> Mapping[str, AdoptSpec]:
         """Versions whose vectors were there before, by name."""
         return {} if self.adopt is None else {self.adopt.version: self.adopt}
+
+    def text_field(self) -> str | None:
+        """Payload field that repeats the document's text, in the points of every version: readers of an adopted collection know it."""
+        return None if self.adopt is None else self.adopt.text
 
     def anchored(self, folder: Path) -> QdrantSpec:
         """Relative paths made absolute from `folder`."""
@@ -355,6 +363,10 @@ class IndexSpec(Declared):
                 )
             if version.chunker is not None and not self.store.keeps_chunks:
                 raise ValueError(f"versions.{name}.chunker: a document is one vector in {kind}; drop the chunker")
+            if version.chunker is not None and name in self.store.adopted():
+                raise ValueError(
+                    f"versions.{name}.chunker: the points of an adopted collection are whole documents; drop the chunker"
+                )
         return self
 
     def source(self) -> DocumentsSpec:

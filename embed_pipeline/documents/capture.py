@@ -14,8 +14,9 @@ from psycopg import errors, sql
 
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DocumentsTableError
-from embed_pipeline.postgres.connection import unhurried
+from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "capture.sql")
 
@@ -215,9 +216,10 @@ def prove_live(conn: psycopg.Connection, source: Source, index: str, version: Ca
         missing = sorted(set(expected) - {name for (name,) in found})
         raise _not_live(source, index, f"the triggers {', '.join(missing)} are gone or disabled")
     with conn.transaction(force_rollback=True):
+        end_when_frozen(conn)
         try:
             arrived = _canary(conn, source, index, version.name)
-        except errors.OperationalError:
+        except (errors.OperationalError, errors.IdleInTransactionSessionTimeout):
             raise  # A lost connection says nothing about the triggers.
         except errors.Error as refused:
             if "embed_pipeline.capture_" in (refused.diag.context or ""):
@@ -240,6 +242,7 @@ def _canary(conn: psycopg.Connection, source: Source, index: str, version: str) 
         last = conn.execute(queries("last_seq")).fetchone()
         update = queries("canary_update", documents=source.identifier, text_column=text_column, key_is_wanted=wanted)
         conn.execute(update, {"doc_id": candidate[0]})
+        signal("capture.canary")
         values = {"index": index, "version": version, "doc_id": candidate[0], "seq": last[0] if last else 0}
         arrived = conn.execute(queries("canary_arrived"), values).fetchone()
         return arrived is not None and arrived[0] > 0

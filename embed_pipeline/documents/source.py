@@ -37,6 +37,8 @@ class Source:
     partitioned: bool
     payload_columns: tuple[str, ...] = ()
     payload_object: str | None = None
+    text_field: str | None = None
+    """Payload field that repeats the document's text."""
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -64,7 +66,8 @@ class Source:
     def payload(self, alias: str = "d") -> sql.Composable:
         """What a store keeps beside the vector to filter by: a jsonb object, whose text is the same for the same row.
 
-        The keys of the object column, and over them the named columns. A value of the object column that is no object counts as empty.
+        The keys of the object column, over them the named columns, and over those the text if a field repeats it (absent for a document
+        without text). A value of the object column that is no object counts as empty.
         """
         parts: list[sql.Composable] = []
         if self.payload_object is not None:
@@ -73,6 +76,9 @@ class Source:
         if self.payload_columns:
             named = [sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(alias, name)) for name in self.payload_columns]
             parts.append(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(named)))
+        if self.text_field is not None:
+            repeated = sql.SQL("CASE WHEN {0} = '' THEN '{{}}'::jsonb ELSE jsonb_build_object({1}, {0}) END")
+            parts.append(repeated.format(self.text(alias), sql.Literal(self.text_field)))
         if not parts:
             return sql.SQL("'{{}}'::jsonb").format()
         return sql.SQL("({})").format(sql.SQL(" || ").join(sql.SQL("({})").format(part) for part in parts))

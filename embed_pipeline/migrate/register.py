@@ -15,9 +15,11 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, ranges
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import IndexSpec, PgvectorSpec, QdrantSpec, VersionSpec, read_store
+from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec, read_store
 from embed_pipeline.stores import registry
+from embed_pipeline.stores.protocol import AdoptingStore
 
 if TYPE_CHECKING:
     from embed_pipeline.migrate.open_index import OpenIndex
@@ -29,21 +31,40 @@ LOCK_TIMEOUT_MS = 2_000
 LOCK_TRIES = 15
 
 
-def register(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
-    """Register the index and each version that is new in its declaration; returns the new names."""
-    _register_index(conn, index)
+def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = False) -> list[str]:
+    """Register the index and each version that is new in its declaration; returns the new names.
+
+    A version that is to be adopted is refused until its documents are in the table (`adopted`): it would be cut into partitions over
+    an empty table, and embedded anew.
+    """
+    register_index(conn, index)
     known = {version.name: version for version in versions.list_versions(conn, index.name)}
     new = []
     for name, declared in index.spec.versions.items():
         if name in known:
             _refuse_changed(index, known[name], declared)
         else:
-            _register_version(conn, index, name, declared)
+            if not adopted:
+                _refuse_unadopted(index, name)
+            _register_version(conn, index, name)
             new.append(name)
     return new
 
 
-def _register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
+def _refuse_unadopted(index: OpenIndex, name: str) -> None:
+    if name not in index.spec.store.adopted():
+        return
+    store = index.store(new_version(index, name))
+    store.prepare()
+    if isinstance(store, AdoptingStore) and store.count_existing()[0]:
+        raise CatalogError(
+            f"Version {name!r} of index {index.name!r} is to be adopted, and that has not been done yet.",
+            next_step=f"Run: embed-pipeline adopt {index.name}",
+        )
+
+
+def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
+    """Register the index without any version, or keep what has changed in its declaration."""
     source, store = index.spec.source(), index.spec.store
     values = {
         "index": index.name,
@@ -72,8 +93,10 @@ def _register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
             next_step="Put the declaration back, or declare a new index under another name.",
         )
     _refuse_moved_versions(conn, index, known)
-    if (known, found[4], found[5]) != (store, source.payload, source.payload_object):
-        _update_index(conn, index, values, payload_changed=(found[4], found[5]) != (source.payload, source.payload_object))
+    was = (known.text_field(), found[4], found[5])
+    now = (store.text_field(), source.payload, source.payload_object)
+    if (known, was) != (store, now):
+        _update_index(conn, index, values, payload_changed=was != now)
 
 
 def _refuse_moved_versions(conn: psycopg.Connection, index: OpenIndex, known: PgvectorSpec | QdrantSpec) -> None:
@@ -122,11 +145,9 @@ def _refuse_changed(index: OpenIndex, known: Version, declared: VersionSpec) -> 
         )
 
 
-def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str, declared: VersionSpec) -> None:
-    embedder = index.embedder(name)
+def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> None:
+    version = new_version(index, name)
     key_ranges = ranges.cut(conn, index.source, index.spec.partitions)
-    version = _new_version(index.spec, name, declared, embedder.fingerprint, embedder.model_version)
-
     index.store(version).prepare()
     signal("register.cut")
 
@@ -181,6 +202,7 @@ def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str,
         try:
             with conn.transaction():
                 conn.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))
+                end_when_frozen(conn)
                 return work()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             time.sleep(min(0.1 * 2**attempt, 5.0))
@@ -190,19 +212,21 @@ def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str,
     )
 
 
-def _new_version(spec: IndexSpec, name: str, declared: VersionSpec, fingerprint: str, model_version: str) -> Version:
+def new_version(index: OpenIndex, name: str) -> Version:
+    """A declared version as it will be registered."""
+    declared, embedder = index.spec.version(name), index.embedder(name)
     return Version(
-        index=spec.name,
+        index=index.name,
         name=name,
         state="building",
         state_since=datetime.now(timezone.utc),
-        fingerprint=fingerprint,
+        fingerprint=embedder.fingerprint,
         model_name=declared.model_name,
-        model_version=model_version,
+        model_version=embedder.model_version,
         dimensions=declared.dimensions,
         precision=declared.precision,
         distance=declared.distance,
-        partitions=spec.partitions,
+        partitions=index.spec.partitions,
         spec=declared.model_dump(mode="json"),
         dropped_at=None,
     )

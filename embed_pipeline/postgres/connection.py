@@ -22,6 +22,8 @@ MINIMUM_SERVER = 15
 # pgvector before 0.8.4 can corrupt an HNSW index in VACUUM (its CHANGELOG, 0.8.3 and 0.8.4).
 MINIMUM_VECTOR = (0, 8, 4)
 CONNECT_TIMEOUT = 10
+# The longest that an application can wait for a lock of ours: a process may be stopped, or its machine gone, in mid-transaction.
+FROZEN_MS = 30_000
 
 # Keys are compared and hashed as text. These settings decide how a date, a float or a bytea is written, and a role or a
 # database may have others. Given at connect time they cost no round trip.
@@ -75,6 +77,11 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
         conn.close()
         raise _unavailable(url, parameters, error) from None
     return conn
+
+
+def end_when_frozen(conn: psycopg.Connection[Any]) -> None:
+    """For a transaction that holds what an application may wait for: the server ends it when nobody carries it on for FROZEN_MS."""
+    conn.execute(_QUERIES("end_when_frozen"), {"milliseconds": str(FROZEN_MS)})
 
 
 @contextmanager

@@ -9,6 +9,10 @@ WHERE e.extname = 'vector' AND t.typname IN ('vector', 'halfvec', 'sparsevec')
 SELECT (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector'),
        (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector')
 
+-- name: end_when_frozen
+-- An application that changes a document waits for a lock of ours on it. Whoever freezes while holding one is thrown out.
+SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
+
 -- name: no_timeout
 -- Through pg_settings, since a server before 17 does not know transaction_timeout.
 SELECT set_config(name, '0', %(local)s) FROM pg_catalog.pg_settings WHERE name = ANY (%(names)s)

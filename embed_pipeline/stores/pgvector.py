@@ -20,7 +20,8 @@ from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError, VersionRetired
-from embed_pipeline.postgres.connection import unhurried
+from embed_pipeline.postgres import connection
+from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import copy_format, hnsw, passages
@@ -31,8 +32,6 @@ ledger = Queries(__file__, "ledger.sql")
 
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 
-# The longest that an application can wait for a document of ours: a worker may be stopped, or its machine gone, in mid-transaction.
-FROZEN_MS = 30_000
 # How long a worker waits for another worker's uncommitted row before it lets go of everything and comes round again.
 LOCK_WAIT_MS = 2_000
 
@@ -228,7 +227,7 @@ class PgvectorStore:
     def _writing(self, conn: psycopg.Connection) -> Iterator[None]:
         """One write transaction. It ends by itself when its worker freezes."""
         with self._unless_retired(), conn.transaction():
-            conn.execute(queries("end_when_frozen"), {"milliseconds": str(FROZEN_MS)})
+            end_when_frozen(conn)
             yield
 
     @contextmanager
@@ -285,7 +284,7 @@ class PgvectorStore:
     def _copy(self, conn: psycopg.Connection, batch: EmbeddedBatch, wanted: set[str]) -> None:
         if not wanted:
             return
-        conn.execute(queries("end_when_copy_is_frozen"), {"milliseconds": str(FROZEN_MS)})
+        conn.execute(queries("end_when_copy_is_frozen"), {"milliseconds": str(connection.FROZEN_MS)})
         name = "copy_vectors" if batch.offsets is None else "copy_passages"
         statement = queries(name, version_vectors=self.version.vectors_table)
         with conn.cursor() as cursor, cursor.copy(statement) as copy:

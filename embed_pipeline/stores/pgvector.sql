@@ -71,10 +71,6 @@ FROM unnest(%(doc_ids)b::text[], %(hashes)b::bytea[], %(chunks)b::integer[]) AS 
 ON CONFLICT (doc_id) DO NOTHING
 RETURNING doc_id
 
--- name: end_when_frozen
--- An application that deletes a document waits for the write that holds it. A worker that freezes in the middle of one is thrown out.
-SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
-
 -- name: end_when_copy_is_frozen
 -- During a COPY the session is not idle, whoever keeps it waiting.
 SELECT set_config('statement_timeout', %(milliseconds)s, true)

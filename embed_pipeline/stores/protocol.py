@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import psycopg
@@ -13,6 +13,7 @@ from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.capture import CapturedVersion
+from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.embedders.protocol import Vectors
@@ -239,4 +240,31 @@ class VersionStore(Protocol):
 
     def size_bytes(self, conn: psycopg.Connection) -> int:
         """Disk taken by the version's vectors and indexes."""
+        ...
+
+
+@runtime_checkable
+class AdoptingStore(Protocol):
+    """What a store can do besides, when vectors that were there before are to become a version as they are."""
+
+    def existing(self, after: Any = None) -> tuple[list[ExistingDocument], Any]:
+        """The next documents that have a vector and no provenance yet, and where to go on: None at the end.
+
+        Begun again from None it finds what is left: that is what makes an adoption resumable.
+        """
+        ...
+
+    def count_existing(self) -> tuple[int, int]:
+        """How many `existing` finds in all, and how many entries it passes by because they lack the version's vector."""
+        ...
+
+    def existing_vectors(self, doc_ids: Sequence[str]) -> dict[str, Any]:
+        """The vectors of those that are there, as found."""
+        ...
+
+    def mark(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> set[str]:
+        """Write the version's provenance beside each vector that is of the very text that the document has now. Returns those done.
+
+        Compare-and-set, also on the text as found: a writer that knows nothing of this package is not overwritten.
+        """
         ...

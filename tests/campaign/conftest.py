@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from embed_pipeline.postgres import embedded
+from tests.campaign.declared import with_parameter
 from tests.campaign.load import Load
 from tests.campaign.scenario import Campaign
 from tests.campaign.strikes import SEED
@@ -47,8 +48,11 @@ def campaign(
             )
             databases.append(sql.Identifier(name))
             url = postgres_server.url(name)
-        load = Load(url, keys, writers, truncates=truncates, long_texts=chunked)
-        each = Campaign(tmp_path / str(len(made)), seed, load, chunked=chunked, **more)
+        # The application's statements take as long as they take, whatever the database says for others.
+        load = Load(
+            with_parameter(url, "options", "-c statement_timeout=0"), keys, writers, truncates=truncates, long_texts=chunked
+        )
+        each = Campaign(tmp_path / str(len(made)), seed, load, url=url, chunked=chunked, **more)
         made.append(each)
         record_property("strikes", each.strikes)
         each.prepare()

@@ -8,19 +8,30 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from embed_pipeline.postgres import embedded
 from tests.campaign import models
-from tests.campaign.scenario import Campaign, Worker, faults_file
+from tests.campaign.declared import faults_file
+from tests.campaign.records import LOST
+from tests.campaign.scenario import Campaign, Worker
 from tests.campaign.workers import LEASE_SECONDS, Strike
 
 # Where a worker of a step can be struck exactly. Other steps, and every second strike, are struck after a random time.
 MOMENTS = {
-    "register": ["register.locked"],
-    "backfill": ["backfill.embedded", "insert_new.copied"],
-    "sync": ["dual_write.claimed", "dual_write.read", "dual_write.embedded", "replace.locked", "replace.copied"],
-    "cutover": ["cutover.marked", "cutover.drained", "cutover.flipped"],
-    "rollback": ["cutover.marked", "cutover.drained", "cutover.flipped"],
+    "register": ["register.cut", "register.locked"],
+    "backfill": ["backfill.read", "backfill.embedded", "store.copying", "insert_new.copied", "store.committed"],
+    "sync": [
+        "dual_write.claimed",
+        "dual_write.read",
+        "dual_write.embedded",
+        "replace.locked",
+        "replace.copied",
+        "store.committed",
+    ],
+    "ann_index": ["hnsw.building"],
+    "cutover": ["cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"],
+    "rollback": ["cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"],
     "retire": ["retire.detached"],
 }
 # About as long as a step takes with the documents of a campaign: a random strike falls anywhere into it.
@@ -29,9 +40,15 @@ STEP_LASTS = {"backfill": 0.8, "register": 0.4, "ann_index": 0.4, "gate": 0.5, "
 
 @dataclass
 class Fault:
-    """No fault: what every other one is compared with."""
+    """No fault: what every other one is compared with.
+
+    `states` and `words`: what it does to workers and is no defect (`Campaign`). `counts_itself`: it may miss, and counts what it hit.
+    """
 
     name: str = "none"
+    counts_itself: ClassVar[bool] = False
+    states: ClassVar[tuple[str, ...]] = ()
+    words: ClassVar[str] = ""
 
     def arm(self, campaign: Campaign, step: str) -> Strike | None:
         """A strike that the step's worker carries out itself, at a moment of the code."""
@@ -39,6 +56,9 @@ class Fault:
 
     def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
         """What is done from outside while the step's worker runs."""
+
+    def judge(self, campaign: Campaign, step: str, version: str, outcome: dict[str, Any] | None) -> None:
+        """What this fault has to say about how the worker ended."""
 
 
 def migrate(campaign: Campaign, fault: Fault, *, strikes: int | None = None, until: int | None = None) -> None:
@@ -76,24 +96,31 @@ STEPS = [
 
 def struck(campaign: Campaign, fault: Fault, step: str, version: str) -> None:
     """Strike a step once while it runs, and then see it done."""
-    campaign.count_strike(fault.name, step)
+    if not fault.counts_itself:
+        campaign.count_strike(fault.name, step)
     worker = campaign.start(step, version, fault.arm(campaign, step))
     fault.act(campaign, step, worker)
     outcome = campaign.finish(worker)
     if outcome is None and step == "backfill":
-        with campaign.connect() as conn:
-            campaign.paid_for(version).note_kill(conn, version, worker.pid)
+        note_paid(campaign, worker)
+    fault.judge(campaign, step, version, outcome)
     campaign.complete(step, version)
 
 
-def _strike(campaign: Campaign, step: str, kind: signal.Signals) -> Strike | None:
+def note_paid(campaign: Campaign, worker: Worker) -> None:
+    """From here on no text that is stored now may be paid for again by a backfill."""
+    with campaign.connect() as conn:
+        campaign.paid_for(worker.task.version).note_kill(conn, worker.task.version, worker.pid, alive=worker.running)
+
+
+def a_strike(campaign: Campaign, step: str, kind: signal.Signals | Literal["cut"]) -> Strike | None:
     if step not in MOMENTS or campaign.chosen.random() < 0.4:
         return None
     nth = campaign.chosen.randint(1, 6) if step in ("backfill", "sync") else 1
     return Strike(campaign.chosen.choice(MOMENTS[step]), kind, nth)
 
 
-def _somewhere(campaign: Campaign, step: str, worker: Worker) -> None:
+def somewhere(campaign: Campaign, step: str, worker: Worker) -> None:
     """Wait until the worker has begun, and then for a random part of what a step lasts."""
     campaign.wait(lambda: worker.begun or not worker.running, f"the start of {step}")
     until = time.monotonic() + campaign.chosen.uniform(0, STEP_LASTS.get(step, 0.3))
@@ -107,13 +134,13 @@ class Kill(Fault):
     name: str = "kill -9"
 
     def arm(self, campaign: Campaign, step: str) -> Strike | None:
-        campaign.strike_sync = lambda: _strike(campaign, "sync", signal.SIGKILL)
-        return _strike(campaign, step, signal.SIGKILL)
+        campaign.strike_sync = lambda: a_strike(campaign, "sync", signal.SIGKILL)
+        return a_strike(campaign, step, signal.SIGKILL)
 
     def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
         campaign.a_sync().kill()
         if worker.task.strike is None:
-            _somewhere(campaign, step, worker)
+            somewhere(campaign, step, worker)
             worker.process.kill()
 
 
@@ -129,19 +156,21 @@ class Freeze(Fault):
     """SIGSTOP of the step's worker or of a dual-write worker, past every lease, then SIGCONT."""
 
     name: str = "SIGSTOP past the lease"
+    # Its transaction was ended meanwhile: it goes on over another connection, or says so.
+    states: ClassVar[tuple[str, ...]] = ("25P03", "57014", "lost")
 
     def arm(self, campaign: Campaign, step: str) -> Strike | None:
-        return _strike(campaign, step, signal.SIGSTOP)
+        return a_strike(campaign, step, signal.SIGSTOP)
 
     def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
         if worker.task.strike is None:
-            _somewhere(campaign, step, worker)
+            somewhere(campaign, step, worker)
             self._stop(worker)
         campaign.wait(lambda: stopped(worker) or not worker.running, f"the stop of {step}")
         # Only now: one that is stopped in its transaction holds a lock that the step may be waiting for.
         zombies = [worker, campaign.a_sync()]
         self._stop(zombies[1])
-        campaign.pass_time(LEASE_SECONDS + 0.3)
+        campaign.pass_time(LEASE_SECONDS + 0.8)
         for zombie in zombies:
             if zombie.running:
                 os.kill(zombie.pid, signal.SIGCONT)
@@ -149,6 +178,20 @@ class Freeze(Fault):
     def _stop(self, worker: Worker) -> None:
         if worker.running:
             os.kill(worker.pid, signal.SIGSTOP)
+
+
+@dataclass
+class Pressure(Freeze):
+    """No strike from outside: every worker is held up at moments of the code, some for longer than their lease."""
+
+    name: str = "held up at moments of the code"
+
+    def arm(self, campaign: Campaign, step: str) -> Strike | None:
+        campaign.pressed = True
+        return None
+
+    def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
+        campaign.finish(campaign.start("backfill" if step == "backfill" else step, worker.task.version))
 
 
 def stopped(worker: Worker) -> bool:
@@ -169,6 +212,7 @@ class Twins(Fault):
         version = worker.task.version
         twins = [campaign.start(step, version)]
         if step == "backfill":
+            campaign.paid_for(version).at_once = True
             twins += [campaign.start(step, version, argument=key) for key in ("00", "00")]
         for twin in twins:
             campaign.finish(twin)
@@ -179,6 +223,7 @@ class BadModel(Fault):
     """The provider is slow, down, fails for some, or answers wrongly, for a while in every step."""
 
     name: str = "bad model"
+    words: ClassVar[str] = "."
     kinds: list[str] = field(default_factory=lambda: [kind for kind in models.FAULTS if kind != "reordered"])
 
     def arm(self, campaign: Campaign, step: str) -> Strike | None:
@@ -188,12 +233,16 @@ class BadModel(Fault):
         return None
 
     def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
-        _somewhere(campaign, step, worker)
+        somewhere(campaign, step, worker)
         campaign.pass_time(0.3)
         faults_file(campaign.place).unlink(missing_ok=True)
-        # What a failing provider gave back comes round after seconds; nobody waits for that here.
-        with campaign.connect() as conn:
-            conn.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL WHERE lease_id IS NULL")
+        hurry_queue(campaign)
+
+
+def hurry_queue(campaign: Campaign) -> None:
+    """What a worker gave back after a failure comes round after seconds; nobody waits for that here."""
+    with campaign.connect() as conn:
+        conn.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL WHERE lease_id IS NULL")
 
 
 @dataclass
@@ -201,11 +250,13 @@ class Restart(Fault):
     """PostgreSQL dies at once (immediate shutdown) and is started again."""
 
     name: str = "server restarted"
+    states: ClassVar[tuple[str, ...]] = LOST
+    words: ClassVar[str] = "."
     home: Path = field(default_factory=Path)
     settings: dict[str, str] = field(default_factory=dict)
 
     def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
-        _somewhere(campaign, step, worker)
+        somewhere(campaign, step, worker)
         restart(self.home, self.settings)
 
 

@@ -76,3 +76,23 @@ def pauses(records: Iterable[Record]) -> Pauses:
     if not seconds:
         return Pauses(0, 0.0, 0.0, 0.0)
     return Pauses(len(seconds), float(np.median(seconds)), float(np.percentile(seconds, 99)), max(seconds))
+
+
+# What becomes of a statement whose connection goes. An error of the client itself has no SQLSTATE, but one of these names.
+LOST = ("57P01", "57P02", "57P03", "08", "lost")
+LOST_NAMES = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed")
+
+
+def excused(record: Record, states: tuple[str, ...]) -> bool:
+    """Whether an error is what a fault does to a statement, and whoever reads it is told so in a sentence."""
+    if "error" not in record or not record.get("sentence", True):
+        return False
+    state = record.get("state")
+    if state is None:
+        return "lost" in states and record["error"] in LOST_NAMES
+    return str(state).startswith(states) if states else False
+
+
+def named_version_refused(record: Record) -> bool:
+    """A reader named a version that is not registered yet, or retired: it is told so."""
+    return record.get("asked") is not None and record.get("error") == "CatalogError"

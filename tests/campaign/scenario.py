@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -21,17 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 import embed_pipeline
+from embed_pipeline.catalog import schema
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
+from tests.campaign import auditor, oracle, readers, records, workers
 from tests.campaign import load as application
-from tests.campaign import models, oracle, readers, records, workers
+from tests.campaign.declared import IN_FLIGHT, WRITE_BATCH, calls_file, declaration, with_parameter, write_holdout
 from tests.campaign.load import Load
 from tests.campaign.paid import Paid
 from tests.campaign.workers import Strike, Task
+from tests.servers.proxy import Proxy
 
 CONTEXT = get_context("forkserver")
 # Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
@@ -44,19 +49,14 @@ STEP_SECONDS = 90.0
 # The longest that an application transaction may be held up (docs/faults.md says what it is made of). Not a measure of speed.
 LONGEST_SECONDS = 10.0
 
-# A text of the load's has from one to about six chunks of this.
-CHUNKER = {"kind": "recursive", "size": 40, "overlap": 8}
-BATCH = 8
-WRITE_BATCH = 40
-IN_FLIGHT = 2
-
 
 @dataclass
 class Worker:
-    """A running task and where it says how it ended."""
+    """A running task and where it says how it ended. `proxy`: its own way to the server, where answers are lost."""
 
     process: ForkServerProcess
     task: Task
+    proxy: Proxy | None = None
 
     @property
     def pid(self) -> int:
@@ -75,6 +75,11 @@ class Worker:
         self.process.kill()
         self.process.join()
 
+    def reports(self) -> list[str]:
+        """What a dual-write worker said about versions that failed."""
+        errors = self.task.outcome.with_suffix(".errors")
+        return errors.read_text().splitlines() if errors.exists() else []
+
     def outcome(self) -> dict[str, Any] | None:
         """How it ended; None when it was killed first."""
         self.process.join()
@@ -83,7 +88,14 @@ class Worker:
 
 @dataclass
 class Campaign:
-    """One index under load. `syncs`: how many dual-write workers are kept alive; `delay`: seconds of one call of a model."""
+    """One index under load. `syncs`: how many dual-write workers are kept alive; `delay`: seconds of one call of a model.
+
+    `url`: how workers reach the database, where that is another way than the application's. `states` and `words`: what the fault does to
+    workers and is no defect, as SQLSTATEs (or their beginnings; LOST for a connection that is gone) and as a pattern of what a dual-write
+    worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
+    `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
+    moments of the code. `audited`: an auditor looks on while the load runs. `tablespace`: where the versions' tables are, and nothing else.
+    """
 
     place: Path
     seed: int
@@ -91,8 +103,15 @@ class Campaign:
     syncs: int = 1
     readers: int = 1
     delay: float = 0.004
-    lost_connections: bool = False
-    failing_model: bool = False
+    url: str = ""
+    states: tuple[str, ...] = ()
+    words: str = ""
+    server_dies: bool = False
+    proxied: bool = False
+    frozen_ms: int = 30_000
+    pressed: bool = False
+    audited: bool = True
+    tablespace: str = ""
     chunked: bool = False
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
@@ -115,8 +134,8 @@ class Campaign:
 
     # The index
 
-    def declaration(self) -> IndexSpec:
-        return declaration(self.load.url, self.place, self.versions, self.delay, chunked=self.chunked)
+    def declaration(self, url: str = "") -> IndexSpec:
+        return declaration(url or self.url or self.load.url, self.place, self.versions, self.delay, chunked=self.chunked)
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self.load.url, autocommit=True)
@@ -126,6 +145,10 @@ class Campaign:
         write_holdout(self.place / "holdout.jsonl")
         with self.connect() as conn:
             application.prepare(conn, self.load.keys)
+            if self.tablespace:
+                schema.ensure(conn, self.url or self.load.url)
+                names = map(sql.Identifier, (conn.info.dbname, self.tablespace))
+                conn.execute(sql.SQL("ALTER DATABASE {} SET default_tablespace = {}").format(*names))
         with opened(self.declaration()) as index:
             for key in index.spec.partition_keys():
                 backfill.fill_partition(index, "v1", key)
@@ -154,6 +177,9 @@ class Campaign:
         for me in range(self.readers):
             named = ["v1", "v2"]
             self._spawn_load(readers.read, self.load.url, self._next(), named, self._stop, self.place / f"reader-{me}.log")
+        if self.audited:
+            report = self.place / f"auditor-{self._season}.json"
+            self._spawn_load(auditor.audit, self.load.url, self.place, self.frozen_ms / 1000, self._stop, report)
 
     def stop_load(self) -> None:
         """Stop the application; what its processes could not do is in their records."""
@@ -176,18 +202,24 @@ class Campaign:
     def start(self, step: str, version: str, strike: Strike | None = None, argument: str = "") -> Worker:
         """Start a worker for one step."""
         self._started += 1
+        proxy = Proxy(self.url or self.load.url) if self.proxied else None
+        name = f"campaign-{self._started:04}"
+        url = with_parameter(proxy.url if proxy else self.url or self.load.url, "application_name", name)
         task = Task(
             step=step,
-            declaration=self.declaration().model_dump_json(),
+            name=name,
+            declaration=self.declaration(url).model_dump_json(),
             version=version,
             outcome=self.place / f"{self._started:04}-{step}-{version}.json",
             package=str(embed_pipeline.__file__),
             strike=strike,
+            pressure=self._next() if self.pressed else None,
+            frozen_ms=self.frozen_ms,
             argument=argument,
         )
         process = CONTEXT.Process(target=workers.run, args=(task,))
         process.start()
-        worker = Worker(process, task)
+        worker = Worker(process, task, proxy)
         self._workers.append(worker)
         if step == "backfill":
             self.paid_for(version).workers.add(worker.pid)
@@ -241,21 +273,16 @@ class Campaign:
     def judge(self, worker: Worker) -> dict[str, Any] | None:
         """How a worker ended. A refusal in words is no problem, an error that is nobody's sentence is one."""
         outcome = worker.outcome()
-        errors = worker.task.outcome.with_suffix(".errors")
-        if errors.exists() and not (self.failing_model or self.lost_connections):
-            self.problems.append(f"{worker.task.step}: {errors.read_text()[:300]}")
-        if outcome is not None and "error" in outcome and not outcome["refused"] and not self._lost(outcome):
+        if worker.proxy is not None:
+            worker.proxy.close()
+        self.problems += [
+            f"{worker.task.step}: {line[:300]}" for line in worker.reports() if not (self.words and re.search(self.words, line))
+        ]
+        if outcome is not None and "error" in outcome and not outcome["refused"] and not records.excused(outcome, self.states):
             self.problems.append(f"{worker.task.step} {worker.task.version} failed: {outcome['error']}: {outcome['text']}")
         if outcome is None and worker.process.exitcode not in (-9, 0):
             self.problems.append(f"{worker.task.step} {worker.task.version} ended with {worker.process.exitcode}")
         return outcome
-
-    def _lost(self, record: dict[str, Any]) -> bool:
-        """Whether an error is what a restarted server does to its clients."""
-        if not self.lost_connections:
-            return False
-        state = record.get("state")
-        return state in ("57P01", "57P02", "57P03") or (state is None and record["error"] in LOST) or str(state).startswith("08")
 
     def complete(self, step: str, version: str) -> None:
         """Run a step until the catalog says that it is done, whatever happened to its workers."""
@@ -325,6 +352,10 @@ class Campaign:
             moved = {text for record in writing for text in record.get("moved", [])}
             for each in self.paid.values():
                 self.problems += each.problems(moved)
+        looks, seen = auditor.report(self.place)
+        self.problems += seen
+        if self.audited and looks < 5:
+            self.problems.append(f"the auditor looked {looks} times")
         if len(writing) < 20 or sum("hits" in record for record in reading) < 5 * self.readers:
             self.problems.append(f"the load did nothing: {len(writing)} transactions, {len(reading)} searches")
         self.require()
@@ -334,6 +365,10 @@ class Campaign:
         with self.connect() as conn:
             self.problems += oracle.problems(conn)
 
+    def disturbed(self) -> bool:
+        """Whether something is known to be wrong already."""
+        return bool(self.problems or auditor.report(self.place)[1])
+
     def require(self) -> None:
         shown = "\n".join(self.problems[:30])
         assert not self.problems, f"SOAK_SEED={self.seed}, {len(self.problems)} problems, files in {self.place}:\n{shown}"
@@ -341,7 +376,8 @@ class Campaign:
     def _wrong_records(self, of_load: list[records.Record]) -> list[str]:
         found: Counter[str] = Counter()
         for record in of_load:
-            if "error" in record and not self._lost(record) and not _named_version_refused(record):
+            excused = records.excused(record, records.LOST if self.server_dies else ()) or records.named_version_refused(record)
+            if "error" in record and not excused:
                 found[f"{record['kind']} of the application failed: {record['error']} {record['state']}: {record['text']}"] += 1
             elif record["seconds"] - record.get("planned", 0.0) > LONGEST_SECONDS:
                 found[f"{record['kind']} of the application took more than {LONGEST_SECONDS:.0f} s"] += 1
@@ -357,58 +393,3 @@ DONE = {
     "rollback": "SELECT version = %(version)s FROM embed_pipeline.serving_pointer",
     "retire": "SELECT dropped_at IS NOT NULL FROM embed_pipeline.index_versions WHERE version = %(version)s",
 }
-
-LOST = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed")
-
-
-def _named_version_refused(record: records.Record) -> bool:
-    """A reader named a version that is not registered yet, or retired: it is told so."""
-    return record.get("asked") is not None and record["error"] == "CatalogError"
-
-
-def calls_file(place: Path, version: str) -> Path:
-    return place / f"calls-{version}.jsonl"
-
-
-def faults_file(place: Path) -> Path:
-    return place / "faults"
-
-
-def write_holdout(path: Path) -> None:
-    """Known items that no writer touches."""
-    numbers = range(1, application.ANCHORS + 1)
-    rows = [{"query_id": str(n), "query": application.anchor_text(n), "doc_id": str(n), "grade": 1} for n in numbers]
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-
-
-def declaration(url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False) -> IndexSpec:
-    """Index `docs`: v1, v2 and v3 are three spaces of one width. With `chunked` all but v1 split their texts."""
-    return IndexSpec.model_validate(
-        {
-            "name": "docs",
-            "database_url": url,
-            "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
-            "partitions": 4,
-            "versions": {
-                name: {
-                    "provider": "tests.campaign.models:SpaceEmbedder",
-                    "model_name": f"model-{name}",
-                    "dimensions": models.DIMENSIONS,
-                    "batch_size": BATCH,
-                    "max_in_flight": IN_FLIGHT,
-                    "chunker": CHUNKER if chunked and name != "v1" else None,
-                    "options": {
-                        "space": int(name[1:]) - 1,
-                        "delay": delay,
-                        "calls_file": str(calls_file(place, name)),
-                        "faults_file": str(faults_file(place)),
-                    },
-                }
-                for name in versions
-            },
-            "holdout": {"path": str(place / "holdout.jsonl")},
-            "gate": {"min_queries": 2, "margin": 0.2, "max_row_change": 1.0, "max_dead_letters": 1_000_000},
-            "backfill": {"write_batch": WRITE_BATCH},
-            "retire": {"soak_seconds": 0, "unread_seconds": 0},
-        }
-    )

@@ -7,8 +7,9 @@ import time
 from psycopg import sql
 
 from tests.campaign import oracle
-from tests.campaign.faults import Fault, Freeze, Kill, migrate
-from tests.campaign.scenario import Campaign, faults_file
+from tests.campaign.declared import faults_file
+from tests.campaign.faults import Fault, Freeze, Kill, Pressure, migrate
+from tests.campaign.scenario import Campaign
 
 # v2 serves after so many steps of a migration.
 TO_CUTOVER = 5
@@ -120,13 +121,17 @@ def hot_documents(run: Campaign, seconds: float) -> None:
     run.versions = ["v1", "v2"]
     run.start_load()
     run.complete("register", "v2")
+    # Nothing is filled yet: it is refused.
+    run.finish(run.start("ann_index", "v2"))
     deadline = time.monotonic() + seconds
-    faults = [Kill(), Freeze(), Fault()]
+    faults = [Pressure(), Kill(), Freeze()]
     rounds = 0
     # Each fault once, however slow the machine is.
-    while (rounds < len(faults) or time.monotonic() < deadline) and not run.problems:
+    while (rounds < len(faults) or time.monotonic() < deadline) and not run.disturbed():
         fault = faults[rounds % len(faults)]
         rounds += 1
+        run.pressed = False
+        run.strike_sync = lambda: None
         run.count_strike(f"hot documents, {fault.name}", "backfill")
         with run.connect() as conn:
             # Every round fills v2 anew, beside the dual-write.

@@ -21,17 +21,27 @@ from embed_pipeline.postgres import embedded
 from tests.campaign import oracle, scenes
 from tests.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Restart, Twins, migrate
 from tests.campaign.scenario import Campaign
+from tests.campaign.server_faults import ROOM_MB, Cut, FullDisk, Hurried, InTurn, LostAnswer
 from tests.campaign.strikes import SECONDS, SEED
 from tests.conftest import SETTINGS
+from tests.servers.small_disk import mounted
 
 Make = Callable[..., Campaign]
+# Soon enough to be seen in the time that a worker is stopped.
+FROZEN_MS = 500
 FAULTS: list[Any] = [
     pytest.param(Kill, {}, id="kill"),
-    pytest.param(Freeze, {"syncs": 2}, id="freeze"),
+    pytest.param(Freeze, {"syncs": 2, "frozen_ms": FROZEN_MS}, id="freeze"),
     pytest.param(Twins, {"syncs": 2}, id="twins"),
-    pytest.param(BadModel, {"failing_model": True}, id="bad_model"),
+    pytest.param(BadModel, {}, id="bad_model"),
     pytest.param(Fault, {"truncates": True}, id="truncate"),
     pytest.param(KillChunked, {"chunked": True}, id="chunked"),
+]
+# The short form of these is one migration that meets them in turn.
+SERVER_FAULTS: list[Any] = [
+    pytest.param(Cut, {}, id="cut"),
+    pytest.param(LostAnswer, {"proxied": True}, id="lost_answer"),
+    pytest.param(Hurried, {}, id="statement_timeout"),
 ]
 # Steps that a short form strikes; a long one strikes them all.
 FEW = 3
@@ -48,21 +58,21 @@ def seeds() -> Iterator[int]:
 
 
 def one_migration(campaign: Make, fault: Fault, seed: int = SEED, strikes: int | None = None, **options: Any) -> None:
-    run = campaign(seed, **options)
+    run = campaign(seed, states=fault.states, words=fault.words, **options)
     run.start_load()
     migrate(run, fault, strikes=strikes)
     # What is asked for of a chunked version is chunks, which many texts may share.
-    run.verdict(paid=isinstance(fault, Kill) and not run.chunked)
+    run.verdict(paid=isinstance(fault, (Kill, Twins, Cut, LostAnswer, InTurn)) and not run.chunked)
 
 
-@pytest.mark.parametrize(("fault", "options"), FAULTS)
+@pytest.mark.parametrize(("fault", "options"), [*FAULTS, pytest.param(InTurn, {"proxied": True}, id="server_faults")])
 def test_migration(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
     """One whole migration, struck at some steps."""
     one_migration(campaign, fault(), strikes=FEW, **options)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("fault", "options"), [pytest.param(Fault, {}, id="no_fault"), *FAULTS])
+@pytest.mark.parametrize(("fault", "options"), [pytest.param(Fault, {}, id="no_fault"), *FAULTS, *SERVER_FAULTS])
 def test_many_migrations(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
     """Whole migrations, struck at every step."""
     for seed in seeds():
@@ -82,7 +92,7 @@ def own_server(tmp_path: Path) -> Iterator[Restart]:
 def test_server_restarts(campaign: Make, own_server: Restart) -> None:
     """PostgreSQL dies in the middle of some steps; workers are started again, the application connects again."""
     url = embedded.ensure_running(own_server.home).url()
-    one_migration(campaign, own_server, strikes=FEW, url=url, lost_connections=True)
+    one_migration(campaign, own_server, strikes=FEW, url=url, server_dies=True)
 
 
 @pytest.mark.soak
@@ -91,7 +101,37 @@ def test_many_server_restarts(campaign: Make, own_server: Restart) -> None:
     for seed in seeds():
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(f"round_{seed}")))
-        one_migration(campaign, own_server, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), lost_connections=True)
+        one_migration(campaign, own_server, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), server_dies=True)
+
+
+@pytest.fixture
+def full_disk(own_server: Restart) -> Iterator[FullDisk]:
+    """A small disk for the tables of the versions, on a server of this test's own."""
+    server = embedded.ensure_running(own_server.home)
+    with mounted(server.data_dir) as (tablespace, room):
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE TABLESPACE tiny LOCATION {}").format(sql.Literal(str(tablespace))))
+        room(ROOM_MB)
+        yield FullDisk(room=room)
+        embedded.stop(own_server.home)
+
+
+def test_full_disk(campaign: Make, own_server: Restart, full_disk: FullDisk) -> None:
+    """No room for vectors in some steps; the application's own tables and the queue are elsewhere, and it never notices."""
+    url = embedded.ensure_running(own_server.home).url()
+    one_migration(campaign, full_disk, strikes=FEW, url=url, tablespace="tiny")
+
+
+@pytest.mark.soak
+def test_full_disk_many_times(campaign: Make, own_server: Restart, full_disk: FullDisk) -> None:
+    server = embedded.ensure_running(own_server.home)
+    for seed in seeds():
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(f"round_{seed}")))
+        one_migration(campaign, full_disk, seed, keys=300, writers=3, url=server.url(f"round_{seed}"), tablespace="tiny")
+        # The next one has the small disk to itself.
+        with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(f"round_{seed}")))
 
 
 def test_rollback_loses_nothing(campaign: Make) -> None:
@@ -109,7 +149,8 @@ def test_many_rollbacks_lose_nothing(campaign: Make) -> None:
 
 
 def test_capture_bypassed(campaign: Make) -> None:
-    run = campaign()
+    # While capture is off, everything that an auditor looks for is there.
+    run = campaign(audited=False)
     scenes.bypassed(run, rounds=1)
     run.verdict()
 
@@ -117,7 +158,7 @@ def test_capture_bypassed(campaign: Make) -> None:
 @pytest.mark.soak
 def test_capture_bypassed_many_times(campaign: Make) -> None:
     for seed in seeds():
-        run = campaign(seed, keys=300, writers=3)
+        run = campaign(seed, keys=300, writers=3, audited=False)
         scenes.bypassed(run, rounds=4)
         run.verdict()
 
@@ -138,7 +179,7 @@ def test_cutover_against_retire_many_times(campaign: Make) -> None:
 
 def test_hot_documents(campaign: Make) -> None:
     """The compact one: fails soon when a protection of the write path is taken out."""
-    run = campaign(keys=12, writers=3, syncs=2, delay=0.03, readers=0)
+    run = campaign(keys=12, writers=3, syncs=3, delay=0.03, readers=0, states=Freeze.states, frozen_ms=FROZEN_MS)
     scenes.hot_documents(run, seconds=HOT_SECONDS)
     run.verdict()
 
@@ -146,7 +187,7 @@ def test_hot_documents(campaign: Make) -> None:
 @pytest.mark.soak
 def test_hot_documents_for_long(campaign: Make) -> None:
     for seed in seeds():
-        run = campaign(seed, keys=16, writers=3, syncs=2, delay=0.02)
+        run = campaign(seed, keys=16, writers=3, syncs=3, delay=0.02, states=Freeze.states, frozen_ms=FROZEN_MS)
         scenes.hot_documents(run, seconds=SECONDS / 2)
         run.verdict()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,12 @@ def test_paying_twice_is_reported(tmp_path: Path) -> None:
     kill = Kill(pid=1, asked=2, stored=frozenset([stored]), current=frozenset([stored, lost]))
     paid = Paid(calls, in_flight=1, workers={1, 2}, kills=[kill])
     assert [each.split(" ", 1)[1] for each in paid.problems(set())] == [
-        "texts that were stored when 1 was killed were asked for again"
+        "texts that were stored when 1 was struck were asked for again"
     ]
     assert paid.problems({"stored"}) == []
+    alive = Kill(1, 0, kill.stored, kill.current, alive=True)
+    assert Paid(calls, in_flight=1, workers={1, 2}, kills=[alive]).problems(set()) == [], "it had read that one already"
+    assert len(Paid(calls, in_flight=1, workers={1, 2}, kills=[replace(alive, asked=2)]).problems(set())) == 1
     assert "in flight" in Paid(calls, in_flight=0, workers={1}, kills=[kill]).problems(set())[0]
 
 

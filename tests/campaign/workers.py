@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import psycopg
 
 import embed_pipeline
 from embed_pipeline import errors, signals
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.postgres import connection, failures
 from embed_pipeline.spec import IndexSpec
 from tests.campaign.records import describe
 from tests.fakes import append_lines
@@ -26,26 +31,39 @@ from tests.fakes import append_lines
 # Long enough for a batch, short enough that a test can wait for it to run out.
 LEASE_SECONDS = 0.7
 
+# All moments but those that come for each row of a COPY, or while nobody works.
+PRESSED = (
+    *("dual_write.claimed", "dual_write.read", "dual_write.embedded", "settle.locked", "reject.locked", "embed.split"),
+    *("replace.locked", "replace.deleted", "replace.inserted", "replace.copied", "store.committed"),
+    *("backfill.read", "backfill.embedded", "backfill.revisiting", "insert_new.inserted", "insert_new.copied", "capture.canary"),
+    *("register.cut", "register.locked", "hnsw.building", "retire.detached"),
+    *("cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"),
+)
+
 
 @dataclass(frozen=True)
 class Strike:
-    """At the `nth` time that a named moment of the code is reached, the process sends itself a signal."""
+    """At the `nth` time that a named moment of the code is reached, the process sends itself a signal, or has its sessions ended."""
 
     moment: str
-    signal: signal.Signals
+    deed: signal.Signals | Literal["cut"]
     nth: int = 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """One verb on one version. `package`: where the library must come from, so that no other copy of it is tested by mistake."""
+    """One verb on one version. `name`: the application_name of its sessions. `package`: where the library must come from, so that no
+    other copy of it is tested by mistake. `pressure`: a seed for being held up at moments of the code."""
 
     step: str
+    name: str
     declaration: str
     version: str
     outcome: Path
     package: str
     strike: Strike | None = None
+    pressure: int | None = None
+    frozen_ms: int = 30_000
     argument: str = ""
 
 
@@ -53,9 +71,12 @@ def run(task: Task) -> None:
     """The target of every worker process."""
     assert embed_pipeline.__file__ == task.package, f"{embed_pipeline.__file__} is loaded instead of {task.package}"
     dual_write.LEASE_SECONDS = LEASE_SECONDS
-    if task.strike is not None:
-        _arm(task.strike)
+    connection.FROZEN_MS = task.frozen_ms
+    if task.pressure is not None:
+        _press(task.pressure)
     spec = IndexSpec.model_validate_json(task.declaration)
+    if task.strike is not None:
+        _arm(task.strike, str(spec.database_url), task.name)
     outcome: dict[str, Any] = {"pid": os.getpid()}
     task.outcome.with_suffix(".begun").touch()
     try:
@@ -63,23 +84,52 @@ def run(task: Task) -> None:
             outcome["result"] = STEPS[task.step](index, task)
     except Exception as problem:
         outcome |= describe(problem)
+        outcome["sentence"] = not isinstance(problem, psycopg.Error) or failures.sentence(problem) is not None
         outcome["refused"] = isinstance(problem, errors.EmbedPipelineError)
     unfinished = task.outcome.with_suffix(".part")
     unfinished.write_text(json.dumps(outcome))
     unfinished.rename(task.outcome)
 
 
-def _arm(strike: Strike) -> None:
+def cut(url: str, name: str) -> int:
+    """End the sessions of one worker, as an administrator or a failing network does; returns how many there were."""
+    with psycopg.connect(url, autocommit=True, application_name="cutter") as admin:
+        query = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
+        )
+        return len(admin.execute(query, (name,)).fetchall())
+
+
+def _arm(strike: Strike, url: str, name: str) -> None:
     left = strike.nth
 
     def reached() -> None:
         nonlocal left
         left -= 1
-        if left == 0:
+        if left == 0 and strike.deed == "cut":
+            cut(url, name)
+        elif left == 0:
+            assert strike.deed != "cut"
             # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
-            signal.pthread_kill(threading.get_ident(), strike.signal)
+            signal.pthread_kill(threading.get_ident(), strike.deed)
 
     signals.listen(strike.moment, reached)
+
+
+def _press(seed: int) -> None:
+    """At every moment of the code this process may be held for a little, or for longer than its lease: windows that are open for
+    microseconds are then met often."""
+    chosen = random.Random(seed)
+
+    def hold() -> None:
+        drawn = chosen.random()
+        if drawn < 0.01:
+            time.sleep(LEASE_SECONDS + 0.2)
+        elif drawn < 0.3:
+            time.sleep(chosen.uniform(0, 0.03))
+
+    for moment in PRESSED:
+        signals.listen(moment, hold)
 
 
 def _register(index: OpenIndex, task: Task) -> str:

@@ -19,7 +19,7 @@ from embed_pipeline.errors import EmbedderError, Stopped, WrongSpace
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores import pgvector
-from tests.articles import fill, require_consistent, serve, settle, stored, text_hash
+from tests.articles import declared, fill, require_consistent, serve, settle, stored, text_hash
 from tests.fakes import asked_texts
 from tests.migrate import workers
 
@@ -235,6 +235,30 @@ def test_frozen_worker_is_thrown_out(
     fill(index, "v1")
     settle(index)
     assert "1" not in stored(app, "v1")
+
+
+@pytest.mark.parametrize("moment", ["register.locked", "capture.canary"])
+def test_frozen_holder_of_a_documents_lock_is_thrown_out(
+    app: psycopg.Connection, open_docs: Open, holdout: Path, tmp_path: Path, moment: str
+) -> None:
+    """A registration is stopped under the documents lock, or a backfill in its canary change: every writer, or that of one document, waits
+    for a bounded time, and the same command finishes the work."""
+    index = open_docs("v1")
+    names = ("v1", "v2") if moment.startswith("register") else ("v1",)
+    declaration = declared(index.url, holdout, *names).model_dump_json()
+    worker = get_context("spawn").Process(target=workers.freeze_at, args=(declaration, moment, 500, tmp_path / "frozen"))
+    worker.start()
+    _until((tmp_path / "frozen").exists)
+    app.execute("SET statement_timeout = '20s'")
+    app.execute("UPDATE articles SET body = 'new'")
+    app.execute("RESET statement_timeout")
+    os.kill(worker.pid or 0, signal.SIGCONT)
+    worker.join()
+    assert worker.exitcode == 3, "the thrown out process noticed nothing"
+    again = open_docs(*names)
+    for name in names:
+        fill(again, name)
+    settle(again)
 
 
 def test_rejected_edit_beside_an_unfinished_insert(

@@ -7,16 +7,18 @@ import sys
 import threading
 from pathlib import Path
 
+import psycopg
+
 from embed_pipeline import signals
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.postgres import connection, failures
 from embed_pipeline.spec import IndexSpec
-from embed_pipeline.stores import pgvector
 
 
 def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> None:
     """A worker that stops itself at `moment`, in the middle of its work. Exit code 3: its connection was gone when it woke."""
-    pgvector.FROZEN_MS = frozen_ms
+    connection.FROZEN_MS = frozen_ms
     noticed = threading.Event()
 
     def freeze() -> None:
@@ -27,9 +29,18 @@ def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> No
         # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
-    with opened(IndexSpec.model_validate_json(declaration)) as index:
+    spec = IndexSpec.model_validate_json(declaration)
+    if moment.startswith("register"):
         signals.listen(moment, freeze)
-        if moment.startswith("insert"):
+        try:
+            with opened(spec):
+                sys.exit(0)
+        except psycopg.Error as problem:
+            # Said, not waited for: a registration is begun anew by whoever reads the sentence.
+            sys.exit(3 if failures.sentence(problem) else 1)
+    with opened(spec) as index:
+        signals.listen(moment, freeze)
+        if moment.startswith(("insert", "capture")):
             backfill.fill_partition(index, "v1", "00")
         else:
             dual_write.sync(index)

@@ -460,12 +460,21 @@ DUAL_WRITE_RACES = (
         "frozen_writes_are_left_alone",
         (
             Edit(
-                "stores/pgvector.sql",
+                "postgres/connection.sql",
                 "SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)",
                 "SELECT %(milliseconds)s",
             ),
         ),
         (WRITE + "test_frozen_worker_is_thrown_out[replace.locked]",),
+        r"QueryCanceled",
+    ),
+    Removal(
+        "frozen_locks_are_left_alone",
+        (
+            Edit("migrate/register.py", "                end_when_frozen(conn)\n", ""),
+            Edit("documents/capture.py", "        end_when_frozen(conn)\n        try:", "        try:"),
+        ),
+        (WRITE + "test_frozen_holder_of_a_documents_lock_is_thrown_out",),
         r"QueryCanceled",
     ),
     Removal(
@@ -972,8 +981,8 @@ CHUNK_RACES = (
         (
             Edit(
                 "stores/pgvector.py",
-                '        with self._unless_retired(), conn.transaction():\n            conn.execute(queries("end_when_frozen")',
-                '        with self._unless_retired():\n            conn.execute(queries("end_when_frozen")',
+                "        with self._unless_retired(), conn.transaction():\n            end_when_frozen(conn)",
+                "        with self._unless_retired():\n            end_when_frozen(conn)",
             ),
         ),
         (

@@ -17,7 +17,7 @@ QDRANT_RACES = (
             POINTS + "test_an_older_write_lands_after_a_newer_one",
             POINTS + "test_a_document_goes_a_second_time",
         ),
-        r"assert '[0-9a-f]+' == '[0-9a-f]+'|assert '1' not in",
+        r"assert '[0-9a-f.]+' == '[0-9a-f.]+'|assert '1' not in",
     ),
     Removal(
         "ledger_looked_at_before_the_points",
@@ -34,7 +34,7 @@ QDRANT_RACES = (
             ),
         ),
         (POINTS + "test_the_ledger_is_looked_at_after_the_points",),
-        r"assert '[0-9a-f]+' == '[0-9a-f]+'",
+        r"assert '[0-9a-f.]+' == '[0-9a-f.]+'",
     ),
     Removal(
         "new_points_overwrite",
@@ -43,7 +43,7 @@ QDRANT_RACES = (
             POINTS + "test_a_backfill_inserts_after_a_newer_write[local-collections]",
             POINTS + "test_a_backfill_inserts_a_deleted_document",
         ),
-        r"assert '[0-9a-f]+' == '[0-9a-f]+'|assert '1' not in|assert \d+ == ",
+        r"assert '[0-9a-f.]+' == '[0-9a-f.]+'|assert '1' not in|assert \d+ == ",
     ),
     Removal(
         "what_was_written_is_believed",
@@ -85,7 +85,7 @@ QDRANT_RACES = (
             ),
         ),
         (POINTS + "test_a_text_that_came_back_is_settled_while_a_worker_writes",),
-        r"assert '[0-9a-f]+' == '[0-9a-f]+'",
+        r"assert '[0-9a-f.]+' == '[0-9a-f.]+'",
     ),
     Removal(
         "rejecting_leaves_no_point",
@@ -170,7 +170,7 @@ QDRANT_RACES = (
             ),
         ),
         (POINTS + "test_another_version_is_retired_between_reading_and_writing[local-named_vectors]",),
-        r"retired",
+        r"assert 1 == 0",
     ),
     Removal(
         "neighbours_are_not_carried",
@@ -182,7 +182,7 @@ QDRANT_RACES = (
             ),
         ),
         ("tests/stores/test_conformance.py::test_two_workers_share_the_queue[local-named_vectors]",),
-        r"assert \{|\(\d+, \d+\) == \(0, 0\)",
+        r"is missing",
         hangs=True,
     ),
     Removal(

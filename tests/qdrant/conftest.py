@@ -58,7 +58,7 @@ def shared_loopback() -> Iterator[Loopback]:
 @pytest.fixture
 def loopback(tmp_path: Path) -> Iterator[Callable[..., Loopback]]:
     """Makes loopback servers of this test's own, which it may break: `loopback(folder=True)` keeps its data over a kill."""
-    servers = []
+    servers: list[Loopback] = []
 
     def started(folder: bool = False, **options: Any) -> Loopback:
         place = tmp_path / f"loopback-{len(servers)}" if folder else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import uuid
@@ -9,12 +10,12 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from qdrant_client import models
 from qdrant_client.local import qdrant_local
-from qdrant_client.local.payload_filters import value_by_key
+from qdrant_client.local.payload_value_extractor import value_by_key
 
 from tests.qdrant.declared import Declared
 from tests.qdrant.narrowed import NarrowedCollection
@@ -73,7 +74,8 @@ class Engine:
 
     def __init__(self, folder: Path | None) -> None:
         warnings.simplefilter("ignore")
-        qdrant_local.LocalCollection = NarrowedCollection  # type: ignore[misc]
+        # Local mode makes its collections by this name; nothing else in this process uses it.
+        vars(qdrant_local)["LocalCollection"] = NarrowedCollection
         self.lock = threading.RLock()
         self.local = Local(":memory:" if folder is None else str(folder))
         self.declared = Declared(folder)
@@ -242,7 +244,7 @@ class Engine:
         with self.collection(name) as real:
             answer = self.local.query_points(
                 real,
-                query=request.query,
+                query=cast(Any, as_rows(self.local.collections[real], request)),
                 using=request.using,
                 prefetch=request.prefetch,
                 query_filter=request.filter,
@@ -275,6 +277,15 @@ class Engine:
         if not isinstance(vector, dict):
             return halved(vector) if "" in halves else vector
         return {key: halved(value) if key in halves else value for key, value in vector.items()}
+
+
+def as_rows(collection: Any, request: models.QueryRequest) -> Any:
+    """The query; a single vector against rows is one row, which local mode asks to be told."""
+    query, name = request.query, "" if request.using is None else request.using
+    vector = query.nearest if isinstance(query, models.NearestQuery) else query
+    if name in collection.multivectors and isinstance(vector, list) and not isinstance(vector[0], list):
+        return [vector]
+    return query
 
 
 def halved(vector: Any) -> Any:
@@ -319,6 +330,11 @@ def refusal(message: str) -> Refused:
     """Local mode's word for a wrong request as the server's."""
     if "is invalid. Must be" in message or "min_count" in message:
         return Refused(422, f"Validation error in JSON body: [{message}]")
+    if "is not a valid UUID" in message:
+        return Refused(400, "Format error in JSON body: a point ID is either an unsigned integer or a UUID")
+    absent = re.search(r"vector (\S*) is not found in the collection", message)
+    if absent is not None:
+        return Refused(400, f"Wrong input: Not existing vector name error: {absent[1]}")
     return Refused(400, message if message.startswith("Wrong input") else f"Wrong input: {message}")
 
 

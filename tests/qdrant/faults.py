@@ -127,7 +127,7 @@ class Faults:
         self.lock = threading.Lock()
         self.rules: list[Fault] = []
         self.conditions: dict[str, Conditions] = {}
-        self.log: deque[Asked] = deque(maxlen=100_000)
+        self.log: deque[Asked] = deque(maxlen=20_000)
         self.numbers = itertools.count(1)
 
     def add(self, wanted: dict[str, Any]) -> int:

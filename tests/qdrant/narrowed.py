@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from qdrant_client import models
-from qdrant_client.local.local_collection import DEFAULT_VECTOR_NAME, LocalCollection, check_filter, validate_filter
+from qdrant_client.local.local_collection import DEFAULT_VECTOR_NAME, LocalCollection
+from qdrant_client.local.payload_filters import check_filter, validate_filter
 from qdrant_client.local.utils import normalize_point_id
 
 # The engine writes vectors in portions of this many points, and stops after the portion with a missing one.
@@ -72,9 +73,32 @@ class NarrowedCollection(LocalCollection):
             self._last = Narrowed(whole)
         return self._last
 
-    def _upsert_point(self, point: Any, update_filter: Any = None, update_mode: Any = None) -> None:
-        narrow = None if update_filter is None else self._narrowed(update_filter).at(point.id)
-        super()._upsert_point(point, update_filter=narrow, update_mode=update_mode)
+    def upsert(self, points: Any, update_filter: Any = None, update_mode: Any = None) -> None:
+        """Decide for every point on what is stored before the batch, then write: the engine resolves conditions first.
+
+        It shows when an id comes twice in one batch: both pass or none does, and the last one stays.
+        """
+        validate_filter(update_filter)
+        for point in self._materialize_points(points):
+            # Local mode takes any number for an id.
+            if isinstance(point.id, int) and point.id < 0:
+                raise ValueError(f"Point id {point.id} is not a valid UUID")
+        asked = [self._validate_point(point) for point in self._materialize_points(points)]
+        if not asked:
+            raise ValueError("Empty update request")
+        for point in [point for point in asked if self._passes(point.id, update_filter, update_mode)]:
+            self._upsert_point(point)
+
+    def _passes(self, point: Any, update_filter: Any, update_mode: Any) -> bool:
+        at = self._existing_idx(point)
+        if at is None:
+            return bool(update_mode != models.UpdateMode.UPDATE_ONLY)
+        if update_mode == models.UpdateMode.INSERT_ONLY:
+            return False
+        if update_filter is None:
+            return True
+        narrow = self._narrowed(update_filter).at(point)
+        return bool(check_filter(narrow, self.payload[at], point, self._calculate_has_vector(at)))
 
     def _payload_and_non_deleted_mask(self, payload_filter: Any, vector_name: str | None = None) -> np.ndarray:
         ids = None if payload_filter is None else named_ids(payload_filter)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 import uuid
@@ -23,10 +22,10 @@ from embed_pipeline.postgres import embedded, processes
 from embed_pipeline.spec import IndexSpec
 from tests.fakes import asked_texts
 from tests.servers.proxy import Proxy
+from tests.servers.small_disk import Room, mounted
 
 DOCUMENTS = 200
 BATCH = 10
-TINY_MB = 24
 # Killed processes lose nothing of what the operating system holds; nothing here has to survive a crash of the machine.
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "40", "shared_buffers": "32MB"}
 
@@ -155,35 +154,15 @@ def open_fragile(fragile_url: str, tmp_path: Path, calls: Calls) -> Iterator[Ope
         index.close()
 
 
-Room = Callable[[int], None]
-
-
 @pytest.fixture
 def room(fragile: Fragile) -> Iterator[Room]:
     """A small real file system, known to the server as the tablespace `tiny`. `room(n)` leaves n MB free on it, whatever it holds."""
-    place = Path(tempfile.mkdtemp(prefix="embed-pipeline-tiny-"))
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={TINY_MB}m", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        place.rmdir()
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    tablespace, ballast = place / "tablespace", place / "ballast"
-    owner = fragile.server.data_dir.stat()
-    tablespace.mkdir()
-    for each in (place, tablespace):
-        os.chown(each, owner.st_uid, owner.st_gid)
-
-    def leave(megabytes: int) -> None:
-        ballast.unlink(missing_ok=True)
-        free = os.statvfs(place)
-        ballast.write_bytes(bytes(max(free.f_bavail * free.f_frsize - megabytes * 2**20, 0)))
-
-    with psycopg.connect(fragile.server.url("postgres"), autocommit=True) as admin:
+    with (
+        mounted(fragile.server.data_dir) as (tablespace, leave),
+        psycopg.connect(fragile.server.url("postgres"), autocommit=True) as admin,
+    ):
         admin.execute(sql.SQL("CREATE TABLESPACE tiny LOCATION {}").format(sql.Literal(str(tablespace))))
         yield leave
         for (name,) in admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'test_%'").fetchall():
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
         admin.execute("DROP TABLESPACE tiny")
-    subprocess.run(["umount", str(place)], check=True)
-    place.rmdir()

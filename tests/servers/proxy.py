@@ -30,7 +30,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
-        self._armed: tuple[Fate, bytes] | None = None
+        self._armed: tuple[Fate, bytes, int] | None = None
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._clients: list[socket.socket] = []
@@ -39,9 +39,9 @@ class Proxy:
         self._released = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def arm(self, fate: Fate, in_transaction_with: bytes) -> None:
-        """The next COMMIT of a transaction in which this text was sent meets this fate; later ones pass."""
-        self._armed = (fate, in_transaction_with)
+    def arm(self, fate: Fate, in_transaction_with: bytes, nth: int = 1) -> None:
+        """The `nth` COMMIT from now of a transaction in which this text was sent meets this fate; all others pass."""
+        self._armed = (fate, in_transaction_with, nth)
 
     def release(self) -> None:
         """Let a delayed COMMIT go on to the server."""
@@ -100,8 +100,9 @@ class Proxy:
         with self._lock:
             if self._armed is None or self._armed[1] not in sent:
                 return None
-            fate, self._armed = self._armed[0], None
-            return fate
+            fate, text, nth = self._armed
+            self._armed = None if nth == 1 else (fate, text, nth - 1)
+            return fate if nth == 1 else None
 
     def _strike(self, fate: Fate, client: socket.socket, server: socket.socket, data: bytes) -> None:
         if fate == "swallow":

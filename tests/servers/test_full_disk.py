@@ -10,8 +10,9 @@ from psycopg import sql
 from embed_pipeline.migrate import ann_index, backfill, dual_write
 from embed_pipeline.postgres import failures
 from tests.articles import fill
-from tests.servers.conftest import DOCUMENTS, Calls, Open, Room
+from tests.servers.conftest import DOCUMENTS, Calls, Open
 from tests.servers.seen import require_all_true
+from tests.servers.small_disk import Room
 
 # 4 KB for a vector: two of them fill a page, so that a small file system is soon full.
 DIMENSIONS = 1000

@@ -126,11 +126,11 @@ def has_vector(engine: Engine, place: Place) -> bool:
     return engine.call(lambda client: params_of(client.get_collection(place.collection), place.vector)) is not None
 
 
-def has_further_vectors(engine: Engine, place: Place) -> bool:
-    """Whether points of the collection can have vectors beside the version's: of other models, or sparse ones."""
+def further_vectors(engine: Engine, place: Place) -> frozenset[str]:
+    """Names of the vectors that points of the collection can have beside the version's: of other models, or sparse ones."""
     params = engine.call(lambda client: client.get_collection(place.collection)).config.params
-    dense = len(params.vectors) if isinstance(params.vectors, dict) else 1
-    return dense + len(params.sparse_vectors or {}) > 1
+    dense = params.vectors if isinstance(params.vectors, dict) else {"": params.vectors}
+    return frozenset({*dense, *(params.sparse_vectors or {})} - {place.vector})
 
 
 def sweep_tombstones(engine: Engine, place: Place) -> None:

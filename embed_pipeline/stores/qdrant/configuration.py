@@ -65,7 +65,8 @@ def create_collection(
     """
     arguments = _settings(like) if like is not None else {}
     own = vector_params(version, None if like is None else params_of(like, like_vector))
-    arguments["vectors_config"] = own if vector == "" else {**_further(like, like_vector), vector: own}
+    further = _further(like, like_vector)
+    arguments["vectors_config"] = own if vector == "" and not further else {**further, vector: own}
     arguments["metadata"] = {**(_metadata(like)), KEY: {"version": version.name, "fingerprint": version.fingerprint}}
     engine.call(lambda client: client.create_collection(name, **arguments))
     if like is not None and not engine.is_local:

@@ -39,6 +39,10 @@ class Layout(Protocol):
         """Tell readers who do not ask the catalog that this version serves."""
         ...
 
+    def beside(self, version: Version) -> str | None:
+        """The other collection that has the documents' further vectors; None: there is none, or no other one."""
+        ...
+
 
 def open_layout(engine: Engine, spec: QdrantSpec, index: str) -> Layout:
     """The layout that the declaration names."""
@@ -75,7 +79,7 @@ class Collections:
             return
         if self._adopt is not None and version.name == self._adopt.version:
             raise _nothing_to_adopt(place.collection, self._engine)
-        like_name = self._adopt.collection if self._adopt is not None else _behind(self._engine, self.alias)
+        like_name = self.beside(version)
         like = None if like_name is None else _info(self._engine, like_name)
 
         def make() -> None:
@@ -103,6 +107,12 @@ class Collections:
             create_alias=models.CreateAlias(collection_name=place.collection, alias_name=self.alias)
         )
         self._engine.call(lambda client: client.update_collection_aliases([operation]))
+
+    def beside(self, version: Version) -> str | None:
+        """What serves; before the first cutover it is the adopted collection that does."""
+        adopted = None if self._adopt is None else self._adopt.collection
+        found = _behind(self._engine, self.alias) or adopted
+        return None if found == self.place(version).collection else found
 
 
 class NamedVectors:
@@ -164,6 +174,10 @@ class NamedVectors:
         # Metadata is merged at the top level only: what is ours is one key, written whole.
         ours = {"version": version.name, "vector": place.vector, "fingerprint": version.fingerprint, "generation": generation}
         self._engine.call(lambda client: client.update_collection(self.collection, metadata={KEY: {"serving": ours}}))
+
+    def beside(self, version: Version) -> str | None:
+        """None: all vectors of a document are in one point."""
+        return None
 
 
 def require_version(engine: Engine) -> None:

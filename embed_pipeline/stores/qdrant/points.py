@@ -108,15 +108,25 @@ def provenance(version: Version, source_hash: bytes, chunks: int, offsets: Seque
     return entry
 
 
-def as_read(point: Stored, version: str) -> models.Filter:
-    """The guard of one point: it is still what was read of it, its seq and the source_hash of one version."""
-    return models.Filter(
-        must=[
-            models.HasIdCondition(has_id=[point.id]),
-            _equals(f"{KEY}.seq", point.seq),
-            _equals(f"{KEY}.versions.{version}.source_hash", point.hash_of(version)),
-        ]
-    )
+def as_read(point: Stored, version: str, text_field: str | None = None) -> models.Filter:
+    """The guard of one point: it is still what was read of it, its seq and the source_hash of one version.
+
+    A point that no write of ours has touched has neither. There the payload field of its text, if one is known, stands in for them.
+    """
+    must = [
+        models.HasIdCondition(has_id=[point.id]),
+        _equals(f"{KEY}.seq", point.seq),
+        _equals(f"{KEY}.versions.{version}.source_hash", point.hash_of(version)),
+    ]
+    text = None if text_field is None else point.payload.get(text_field)
+    if point.seq is None and text_field is not None and (text is None or isinstance(text, str)):
+        must.append(_equals(as_path(text_field), text))
+    return models.Filter(must=must)
+
+
+def as_path(field: str) -> str:
+    """A payload field's name as a path of filters: one with a dot or a bracket in it is quoted."""
+    return field if field.replace("_", "").replace("-", "").isalnum() else f'"{field}"'
 
 
 def _equals(key: str, value: int | str | None) -> models.FieldCondition | models.IsEmptyCondition:

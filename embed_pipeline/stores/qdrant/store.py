@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -20,15 +21,16 @@ from embed_pipeline.catalog import dead_letters
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.documents.capture import CapturedVersion
+from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
-from embed_pipeline.errors import VersionRetired
+from embed_pipeline.errors import ConfigurationError, VersionRetired
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, Labels, MissingDocument, StorePressure
-from embed_pipeline.stores.qdrant import compare, documents, engines, indexing, nearest, pressure
+from embed_pipeline.stores.qdrant import adopting, compare, documents, engines, indexing, nearest, pressure
 from embed_pipeline.stores.qdrant.documents import Now
 from embed_pipeline.stores.qdrant.engine import CollectionGone, VectorGone
 from embed_pipeline.stores.qdrant.ids import point_id
@@ -48,13 +50,13 @@ class QdrantStore:
 
     def __init__(self, version: Version, source: Source, spec: QdrantSpec) -> None:
         self.version = version
-        self.source = source
+        self.source = replace(source, text_field=spec.text_field())
         self._spec = spec
         self._engine = engines.take(spec)
         self._layout = open_layout(self._engine, spec, version.index)
         self.place = self._layout.place(version)
         self._pressure = pressure.Watch(self._engine, self.place.collection, spec)
-        self._carries: bool | None = None
+        self._further: frozenset[str] | None = None
 
     # Room for the version
 
@@ -213,7 +215,8 @@ class QdrantStore:
         return done
 
     def _decided(self, conn: psycopg.Connection, doc_ids: Sequence[str], decide: Decide, keep_own: bool) -> dict[str, Change]:
-        there = self._read(doc_ids, vectors=keep_own or self._has_further_vectors())
+        further = self._further_vectors()
+        there = self._read(doc_ids, vectors=keep_own or self.place.shared or bool(further))
         signal("qdrant.read")
         # In this order: what the ledger says is younger than what was read of the points.
         now = documents.look(conn, self.source, doc_ids)
@@ -222,8 +225,10 @@ class QdrantStore:
             read = there.get(doc_id)
             content = decide(doc_id, read, now.get(doc_id))
             if content is not None:
-                changes[doc_id] = Change(point_id(doc_id), content, read)
-        return changes
+                changes[doc_id] = Change(point_id(doc_id), content, read, self.source.text_field)
+        if not further or self.place.shared:
+            return changes
+        return adopting.with_further(self._engine, self._layout.beside(self.version), further, changes)
 
     def _acknowledge(self, conn: psycopg.Connection, claim: Claim, doc_ids: set[str]) -> set[str]:
         """In one transaction, and only for what is still claimed: else a letter that another worker has just written would go."""
@@ -271,13 +276,11 @@ class QdrantStore:
     def _is_there(self, read: Stored | None) -> bool:
         return self._hash(read) is not None
 
-    def _has_further_vectors(self) -> bool:
-        """Whether points have vectors that are not this version's, which a write must carry along."""
-        if self.place.shared:
-            return True
-        if self._carries is None:
-            self._carries = compare.has_further_vectors(self._engine, self.place)
-        return self._carries
+    def _further_vectors(self) -> frozenset[str]:
+        """Names of vectors in this version's own collection that are not the version's, and that a write must carry along."""
+        if self._further is None:
+            self._further = frozenset() if self.place.shared else compare.further_vectors(self._engine, self.place)
+        return self._further
 
     def _has_vector(self) -> bool:
         return compare.has_vector(self._engine, self.place)
@@ -293,6 +296,35 @@ class QdrantStore:
                 f"{self.place.collection} was removed; nothing more is written to it.",
                 next_step=f"Run: embed-pipeline status {self.version.index}",
             ) from gone
+
+    # Adoption of what was there before
+
+    def existing(self, after: Any = None) -> tuple[list[ExistingDocument], Any]:
+        with self._unless_retired():
+            return adopting.page(self._engine, self.place, self._text_field(), after)
+
+    def count_existing(self) -> tuple[int, int]:
+        with self._unless_retired():
+            return adopting.count(self._engine, self.place)
+
+    def existing_vectors(self, doc_ids: Sequence[str]) -> dict[str, Any]:
+        with self._unless_retired():
+            return adopting.vectors(self._engine, self.place, doc_ids)
+
+    def mark(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> set[str]:
+        def decide(doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
+            return adopting.marked(self.version, self.place, self._text_field(), doc_id, read, now)
+
+        with documents.writing(conn, self.version.index):
+            return self._change(conn, doc_ids, decide, keep_own=True)
+
+    def _text_field(self) -> str:
+        if self.source.text_field is None:
+            raise ConfigurationError(
+                f"The store of index {self.version.index!r} declares nothing to adopt.",
+                next_step="Declare store.adopt in the index's defs.yaml.",
+            )
+        return self.source.text_field
 
     # Verification
 

@@ -8,7 +8,7 @@ them aborts half-way at the first id that is gone. Nothing is believed: what was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qdrant_client import QdrantClient, models
@@ -23,11 +23,15 @@ MOST_POINTS = 256
 
 @dataclass(frozen=True)
 class Change:
-    """What a point shall hold, and what was read of it. `read` None: there was no such point."""
+    """What a point shall hold, and what was read of it. `read` None: there was no such point.
+
+    `text_field`: payload field of the text of points that somebody else has made (`points.as_read`).
+    """
 
     id: PointId
     content: Content
     read: Stored | None
+    text_field: str | None = None
 
 
 def read_points(
@@ -56,12 +60,12 @@ def compare_and_set(engine: Engine, collection: str, version: str, changes: Sequ
     for start in range(0, len(changes), MOST_POINTS):
         portion = changes[start : start + MOST_POINTS]
         new = [change for change in portion if change.read is None]
-        known = {change.id: change.read for change in portion if change.read is not None}
+        known = [change for change in portion if change.read is not None]
         if new:
             _insert(engine, collection, new, seq)
         signal("qdrant.inserted")
         if known:
-            _update(engine, collection, version, [change for change in portion if change.read is not None], known, seq)
+            _update(engine, collection, version, known, seq)
         signal("qdrant.written")
         written |= _standing(engine, collection, [change.id for change in portion], seq)
     return written
@@ -76,11 +80,9 @@ def _insert(engine: Engine, collection: str, changes: Sequence[Change], seq: int
     engine.call(insert)
 
 
-def _update(
-    engine: Engine, collection: str, version: str, changes: Sequence[Change], known: Mapping[PointId, Stored], seq: int
-) -> None:
+def _update(engine: Engine, collection: str, version: str, changes: Sequence[Change], seq: int) -> None:
     points = [change.content.point(change.id, seq) for change in changes]
-    guard = models.Filter(should=[as_read(read, version) for read in known.values()])
+    guard = models.Filter(should=[as_read(each.read, version, each.text_field) for each in changes if each.read is not None])
 
     def update(client: QdrantClient) -> None:
         client.upsert(collection, points, wait=True, update_filter=guard, update_mode=models.UpdateMode.UPDATE_ONLY)

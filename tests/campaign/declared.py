@@ -1,0 +1,70 @@
+"""What the campaign declares: one index of up to three versions, its held-out set, and the files that its models read and write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+from embed_pipeline.spec import IndexSpec
+from tests.campaign import load as application
+from tests.campaign import models
+
+# A text of the load's has from one to about six chunks of this.
+CHUNKER = {"kind": "recursive", "size": 40, "overlap": 8}
+BATCH = 8
+WRITE_BATCH = 40
+IN_FLIGHT = 2
+
+
+def with_parameter(url: str, name: str, value: str) -> str:
+    """The URL with one more connection parameter."""
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"
+
+
+def calls_file(place: Path, version: str) -> Path:
+    return place / f"calls-{version}.jsonl"
+
+
+def faults_file(place: Path) -> Path:
+    return place / "faults"
+
+
+def write_holdout(path: Path) -> None:
+    """Known items that no writer touches."""
+    numbers = range(1, application.ANCHORS + 1)
+    rows = [{"query_id": str(n), "query": application.anchor_text(n), "doc_id": str(n), "grade": 1} for n in numbers]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def declaration(url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False) -> IndexSpec:
+    """Index `docs`: v1, v2 and v3 are three spaces of one width. With `chunked` all but v1 split their texts."""
+    return IndexSpec.model_validate(
+        {
+            "name": "docs",
+            "database_url": url,
+            "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
+            "partitions": 4,
+            "versions": {
+                name: {
+                    "provider": "tests.campaign.models:SpaceEmbedder",
+                    "model_name": f"model-{name}",
+                    "dimensions": models.DIMENSIONS,
+                    "batch_size": BATCH,
+                    "max_in_flight": IN_FLIGHT,
+                    "chunker": CHUNKER if chunked and name != "v1" else None,
+                    "options": {
+                        "space": int(name[1:]) - 1,
+                        "delay": delay,
+                        "calls_file": str(calls_file(place, name)),
+                        "faults_file": str(faults_file(place)),
+                    },
+                }
+                for name in versions
+            },
+            "holdout": {"path": str(place / "holdout.jsonl")},
+            "gate": {"min_queries": 2, "margin": 0.2, "max_row_change": 1.0, "max_dead_letters": 1_000_000},
+            "backfill": {"write_batch": WRITE_BATCH},
+            "retire": {"soak_seconds": 0, "unread_seconds": 0},
+        }
+    )
