@@ -166,7 +166,8 @@ def _backfill_summary(
         more = f"; and {dead - len(letters)} more" if dead > len(letters) else ""
         lines.append(f"{render.count(dead, 'document')} without a vector: {named}{more}.")
     if ann is not None:
-        lines.append(f"ANN index: valid, {render.size(ann.bytes)}.")
+        told = [] if ann.bytes is None else [render.size(ann.bytes)]
+        lines.append(f"ANN index: {', '.join(['valid', *told])}{f' ({ann.note})' if ann.note else ''}.")
     lines.append(f"next: {next_command}")
     return {
         "lines": lines,

@@ -74,7 +74,13 @@ def progress_line(progress: Progress) -> str:
 
 
 def ann_index(built: AnnIndex, seconds: float) -> Metadata:
-    return {"bytes": built.bytes, "seconds": round(seconds, 3), "valid": built.valid}
+    """What was built. A store that does not tell how large it is shows no size."""
+    shown: Metadata = {"seconds": round(seconds, 3), "valid": built.valid}
+    if built.bytes is not None:
+        shown["bytes"] = built.bytes
+    if built.note:
+        shown["note"] = built.note
+    return shown
 
 
 def coverage(found: Coverage) -> Metadata:

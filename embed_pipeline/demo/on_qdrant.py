@@ -29,8 +29,8 @@ INDEX = "docs_qdrant"
 FOLDER = "demo_qdrant"
 
 OPENING = """\
-The vectors are in Qdrant here, in the local mode of its Python client: a folder,
-no server, no key. PostgreSQL keeps documents, queue and pointer, as always.
+The vectors are in Qdrant here, in the local mode of its Python client: a
+folder, no server, no key. PostgreSQL keeps documents, queue and pointer.
 What local mode does not do:
   no ANN index   every search compares with every vector, so what the gate says
                  of ANN recall says nothing about Qdrant

@@ -95,8 +95,13 @@ class OwnThread:
             raise RuntimeError(f"the demo's {self.name} failed: {type(problem).__name__}: {problem}") from problem
 
 
-def _as_neighbour(work: Callable[..., None], *arguments: Any) -> None:
+def one_thread_each() -> None:
+    """From here on every model that this process opens computes with one thread."""
     os.environ["EMBED_PIPELINE_ONNX_THREADS"] = "1"
+
+
+def _as_neighbour(work: Callable[..., None], *arguments: Any) -> None:
+    one_thread_each()
     work(*arguments)
 
 

@@ -25,7 +25,7 @@ from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import copy_format, hnsw, passages
-from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument, StorePressure
+from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, Labels, MissingDocument, StorePressure
 
 queries = Queries(__file__, "pgvector.sql")
 ledger = Queries(__file__, "ledger.sql")
@@ -93,6 +93,18 @@ class PgvectorStore:
     def count(self, conn: psycopg.Connection) -> int:
         row = conn.execute(queries("count", version_documents=self.version.documents_table)).fetchone()
         return int(row[0]) if row else 0
+
+    def labels(self, conn: psycopg.Connection) -> Labels:
+        version = self.version
+        values = {
+            "index": version.index,
+            "version": version.name,
+            "model_name": version.model_name,
+            "model_version": version.model_version,
+            "fingerprint": version.fingerprint,
+        }
+        row = conn.execute(queries("labels"), values).fetchone()
+        return Labels(0, 0) if row is None else Labels(*row)
 
     # Backfill reads
 

@@ -235,3 +235,8 @@ WHERE false
 
 -- name: replace_provenance
 CREATE OR REPLACE VIEW embed_pipeline.provenance AS {branches}
+
+-- name: labels
+SELECT count(*), count(*) FILTER (WHERE (model_name, model_version, fingerprint)
+                                        IS DISTINCT FROM (%(model_name)s, %(model_version)s, %(fingerprint)s))
+FROM embed_pipeline.provenance WHERE index = %(index)s AND version = %(version)s

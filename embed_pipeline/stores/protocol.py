@@ -64,11 +64,23 @@ class Hit:
 
 @dataclass(frozen=True)
 class AnnIndex:
-    """The ANN index as it stands: its identity (changes when it is rebuilt), and whether searches can use it."""
+    """The ANN index as it stands: its identity (changes when it is rebuilt), and whether searches can use it.
+
+    `bytes` None: the store does not tell. `note`: what a person has to know about it, empty where it is what one expects.
+    """
 
     oid: int
     valid: bool
-    bytes: int
+    bytes: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How many vectors a version has, and how many of them carry another model, model version or fingerprint than the version's."""
+
+    vectors: int
+    foreign: int
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,10 @@ class VersionStore(Protocol):
 
     def settle(self, conn: psycopg.Connection, claim: Claim, current: Mapping[str, bytes]) -> set[str]:
         """Acknowledge claimed documents that need no embedding: gone ones (removed here) and ones stored with this hash already."""
+        ...
+
+    def labels(self, conn: psycopg.Connection) -> Labels:
+        """Look at the provenance that is stored beside every vector."""
         ...
 
     def coverage(self, conn: psycopg.Connection) -> Coverage:

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.end_to_end.test_graphql import LAUNCH_BACKFILL, LAUNCH_RUN, RUN, Dagster, wait
+from tests.end_to_end.running import LAUNCH_BACKFILL, LAUNCH_RUN, RUN, Dagster, wait
 from tests.fakes import asked_texts
 from tests.servers.seen import oracle
 

@@ -108,6 +108,19 @@ def count(engine: Engine, place: Place) -> int:
     return engine.call(lambda client: client.count(place.collection, count_filter=_with_vector(place), exact=True).count)
 
 
+def count_foreign(engine: Engine, place: Place, version: Version) -> int:
+    """Points whose vector of this version is labelled with another model, model version or fingerprint, or with none."""
+    label = {"fingerprint": version.fingerprint, "model_name": version.model_name, "model_version": version.model_version}
+    beside = f"{KEY}.versions.{version.name}"
+    own = models.Filter(
+        must=[
+            models.FieldCondition(key=f"{beside}.{name}", match=models.MatchValue(value=value)) for name, value in label.items()
+        ]
+    )
+    foreign = models.Filter(must=[models.HasVectorCondition(has_vector=place.vector)], must_not=[own])
+    return engine.call(lambda client: client.count(place.collection, count_filter=foreign, exact=True).count)
+
+
 def has_vector(engine: Engine, place: Place) -> bool:
     """Whether the version's vector is still part of its collection."""
     return engine.call(lambda client: params_of(client.get_collection(place.collection), place.vector)) is not None

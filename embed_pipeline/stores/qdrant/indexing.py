@@ -17,6 +17,9 @@ HELD = "indexing_threshold"
 """Kept in the collection's metadata while indexing is held back: the threshold to return to."""
 
 
+LOCAL = "local mode has no ANN index: every search is exact, and ANN recall says nothing"
+
+
 def hold(engine: Engine, collection: str) -> None:
     """Build no index until `build`: loading into a standing graph costs several times as much."""
 
@@ -51,8 +54,11 @@ def build(engine: Engine, place: Place, progress: Callable[[str, float], None] |
     wait_until_green(engine, place.collection, progress)
 
 
-def find(engine: Engine, place: Place, identity: int, size: int) -> AnnIndex | None:
-    """The index as it stands. `identity` names the collection and the vector: Qdrant rebuilds segments all the time, and tells of none."""
+def find(engine: Engine, place: Place, identity: int) -> AnnIndex | None:
+    """The index as it stands; how large it is, Qdrant does not tell.
+
+    `identity` names the collection and the vector: Qdrant rebuilds segments all the time, and tells of none.
+    """
 
     def look(client: QdrantClient) -> AnnIndex | None:
         if not client.collection_exists(place.collection):
@@ -61,7 +67,7 @@ def find(engine: Engine, place: Place, identity: int, size: int) -> AnnIndex | N
         if params_of(info, place.vector) is None:
             return None
         healthy = info.status != models.CollectionStatus.RED and info.optimizer_status == models.OptimizersStatusOneOf.OK
-        return AnnIndex(identity, healthy and HELD not in _ours(info), size)
+        return AnnIndex(identity, healthy and HELD not in _ours(info), None, LOCAL if engine.is_local else "")
 
     return engine.call(look)
 

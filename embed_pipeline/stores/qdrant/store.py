@@ -29,7 +29,7 @@ from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError, VersionRetired
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import QdrantSpec
-from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument, StorePressure
+from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, Labels, MissingDocument, StorePressure
 from embed_pipeline.stores.qdrant import adopting, compare, documents, engines, indexing, nearest, pressure
 from embed_pipeline.stores.qdrant.documents import Now
 from embed_pipeline.stores.qdrant.engine import CollectionGone, VectorGone
@@ -85,13 +85,20 @@ class QdrantStore:
         engines.give_back(self._engine)
 
     def count(self, conn: psycopg.Connection) -> int:
-        with self._unless_retired():
+        """0 also when the vectors are gone: a retire that died after removing them must be able to finish."""
+        try:
             return compare.count(self._engine, self.place)
+        except (CollectionGone, VectorGone):
+            return 0
 
     def size_bytes(self, conn: psycopg.Connection) -> int:
         """Bytes of the vectors themselves: Qdrant does not tell what its files take."""
         width = 2 if self.version.precision == "halfvec" else 4
         return self.count(conn) * self.version.dimensions * width
+
+    def labels(self, conn: psycopg.Connection) -> Labels:
+        with self._unless_retired():
+            return Labels(self.count(conn), compare.count_foreign(self._engine, self.place, self.version))
 
     # Backfill reads
 
@@ -348,7 +355,7 @@ class QdrantStore:
 
     def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:
         identity = zlib.crc32(f"{self.place.collection}/{self.place.vector}".encode())
-        return indexing.find(self._engine, self.place, identity, self.size_bytes(conn))
+        return indexing.find(self._engine, self.place, identity)
 
     def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
         with self._unless_retired():
