@@ -25,13 +25,13 @@ QDRANT_RACES = (
         (
             Edit(
                 STORE,
-                "        there = self._read(doc_ids, vectors=keep_own or self.place.shared or bool(further))\n",
+                "        there = self._read(doc_ids, vectors=keep_own or self._has_further_vectors())\n",
                 "        now = documents.look(conn, self.source, doc_ids)\n",
             ),
             Edit(
                 STORE,
                 "        now = documents.look(conn, self.source, doc_ids)\n        changes = {}\n",
-                "        there = self._read(doc_ids, vectors=keep_own or self.place.shared or bool(further))\n        changes = {}\n",
+                "        there = self._read(doc_ids, vectors=keep_own or self._has_further_vectors())\n        changes = {}\n",
             ),
         ),
         (POINTS + "test_the_ledger_is_looked_at_after_the_points",),
