@@ -58,7 +58,7 @@ class PgvectorSpec(Declared):
 
     # An HNSW index takes up to 2,000 dimensions for vector and 4,000 for halfvec (pgvector's README, "Reference").
     max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 2_000, "halfvec": 4_000}
-    keeps_chunks: ClassVar[bool] = True
+    carries_payload: ClassVar[bool] = False
 
     kind: Literal["pgvector"] = "pgvector"
 
@@ -93,7 +93,7 @@ class QdrantSpec(Declared):
 
     # What the server accepts as the size of a vector (Qdrant's API, VectorParams), whatever its datatype.
     max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 65_536, "halfvec": 65_536}
-    keeps_chunks: ClassVar[bool] = True
+    carries_payload: ClassVar[bool] = True
 
     kind: Literal["qdrant"]
     url: str | None = Field(None, description="the server; absent: local mode, in this process and without an ANN index")
@@ -361,19 +361,14 @@ class IndexSpec(Declared):
                     f"versions.{name}.dimensions: an index over {version.precision} in {kind} takes at most {limit} dimensions, "
                     f"not {version.dimensions}"
                 )
-            if version.chunker is not None and not self.store.keeps_chunks:
-                raise ValueError(f"versions.{name}.chunker: a document is one vector in {kind}; drop the chunker")
-            if version.chunker is not None and name in self.store.adopted():
-                raise ValueError(
-                    f"versions.{name}.chunker: the points of an adopted collection are whole documents; drop the chunker"
-                )
         return self
 
     def source(self) -> DocumentsSpec:
         """The declared documents table, or the one that this package makes itself."""
-        return self.documents or DocumentsSpec(
-            table=f"public.{self.name}", key=["id"], text=["title", "text"], payload_object="metadata"
-        )
+        if self.documents is not None:
+            return self.documents
+        own = DocumentsSpec(table=f"public.{self.name}", key=["id"], text=["title", "text"])
+        return own.model_copy(update={"payload_object": "metadata"}) if self.store.carries_payload else own
 
     def version(self, name: str) -> VersionSpec:
         """The declared version `name`; ConfigurationError names the declared ones when there is none."""

@@ -115,8 +115,13 @@ def test_each_store_has_its_own_limits() -> None:
     with pytest.raises(ValidationError, match=r"versions\.v1\.dimensions: an index over vector in pgvector takes at most 2000"):
         index({}, dimensions=3072)
     assert index(STORE, dimensions=3072).versions["v1"].dimensions == 3072
-    with pytest.raises(ValidationError, match=r"versions\.v1\.chunker: a document is one vector in qdrant"):
-        index(STORE, chunker={"size": 800})
+
+
+def test_only_a_store_that_carries_payload_asks_for_it() -> None:
+    """A table of that name that was there before has no column `metadata`, and needs none for pgvector."""
+    index = {"name": "docs", "versions": {"v1": BASE}}
+    assert IndexSpec.model_validate(index).source().payload_object is None
+    assert IndexSpec.model_validate(index | {"store": STORE}).source().payload_object == "metadata"
 
 
 def test_a_store_survives_the_catalog() -> None:

@@ -17,10 +17,9 @@ def open_store(store: PgvectorSpec | QdrantSpec, version: Version, source: Sourc
         from embed_pipeline.stores.pgvector import PgvectorStore
 
         return PgvectorStore(version, source)
-    from embed_pipeline.stores.qdrant.store import QdrantStore  # type: ignore[import-not-found, unused-ignore]
+    from embed_pipeline.stores.qdrant.store import QdrantStore
 
-    opened: VersionStore = QdrantStore(version, source, store)
-    return opened
+    return QdrantStore(version, source, store)
 
 
 def refresh_views(conn: psycopg.Connection) -> None:
