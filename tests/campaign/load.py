@@ -57,7 +57,8 @@ UPSERT = (
 class Load:
     """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions.
 
-    `long_texts`: from one to about six chunks of a chunked version, so that documents grow and shrink all the time.
+    `refused`: texts that can have no vector come often. `long_texts`: from one to about six chunks of a chunked version, so that
+    documents grow and shrink all the time.
     """
 
     url: str
@@ -65,6 +66,7 @@ class Load:
     writers: int
     pause: float = 0.002
     truncates: bool = False
+    refused: bool = False
     long_texts: bool = False
 
 
@@ -134,7 +136,7 @@ class Writer:
             self._pair: 6,
             self._back_and_forth: 5,
             self._blank_and_back: 3,
-            self._poisoned: 1,
+            self._poisoned: 6 if self.load.refused else 1,
             self._other_column: 2,
             self._tidy: 1,
         }

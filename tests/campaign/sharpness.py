@@ -7,7 +7,11 @@ from __future__ import annotations
 
 HOT = "test_hot_documents"
 KILL, FREEZE, TWINS = "test_many_migrations[kill]", "test_many_migrations[freeze]", "test_many_migrations[twins]"
-BAD_MODEL, TRUNCATE, CHUNKED = "test_many_migrations[bad_model]", "test_many_migrations[truncate]", "test_many_migrations[chunked]"
+BAD_MODEL, TRUNCATE, CHUNKED = (
+    "test_many_migrations[bad_model]",
+    "test_many_migrations[truncate]",
+    "test_many_migrations[chunked]",
+)
 CUT, LOST_ANSWER = "test_many_migrations[cut]", "test_many_migrations[lost_answer]"
 HURRIED = "test_many_migrations[statement_timeout]"
 RESTARTS, ROLLBACK, BYPASSED = "test_many_server_restarts", "test_rollback_loses_nothing", "test_capture_bypassed"
