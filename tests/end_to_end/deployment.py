@@ -128,12 +128,12 @@ def worker_of(client: Dagster, run_id: str) -> int:
         pids = [found[1] for event in events if (found := re.search(r"pid: (\d+)", event.get("message") or ""))]
         return int(pids[-1]) if pids else None
 
-    return int(wait(look, 60))
+    return int(wait(look, 120))
 
 
-def ended(client: Dagster, run_id: str) -> str:
+def ended(client: Dagster, run_id: str, seconds: float = 120) -> str:
     def look() -> Any:
         status = client.ask(RUN, id=run_id)["runOrError"]["status"]
         return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-    return str(wait(look, 120))
+    return str(wait(look, seconds))
