@@ -38,7 +38,7 @@ def campaign(
         keys: int = 120,
         writers: int = 2,
         truncates: bool = False,
-        refused: bool = False,
+        hot: bool = False,
         chunked: bool = False,
         **more: Any,
     ) -> Campaign:
@@ -51,7 +51,7 @@ def campaign(
             url = postgres_server.url(name)
         # The application's statements take as long as they take, whatever the database says for others.
         application = with_parameter(url, "options", "-c statement_timeout=0")
-        load = Load(application, keys, writers, truncates=truncates, refused=refused, long_texts=chunked)
+        load = Load(application, keys, writers, truncates=truncates, hot=hot, long_texts=chunked)
         each = Campaign(tmp_path / str(len(made)), seed, load, url=url, chunked=chunked, **more)
         made.append(each)
         record_property("strikes", each.strikes)

@@ -112,9 +112,9 @@ def deployed(declaration: str, url: str, place: Path) -> Iterator[Deployment]:
     try:
         # In this order: who does not find the code server at its start looks again only after a long while.
         made.start("code server")
-        wait(made.listens, 120)
+        wait(made.listens, 300)
         made.start("webserver", "daemon")
-        wait(made.is_up, 120)
+        wait(made.is_up, 300)
         yield made
     finally:
         made.stop()
