@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
@@ -29,6 +30,7 @@ OUTLIVE = ("backfill", "ann_index")
 NEED_ROOM = ("register", "backfill", "ann_index")
 # Time for a worker that works on while something is short.
 A_WHILE = 0.3
+TIME_TO_LOOK = 2.0
 
 
 @dataclass
@@ -83,7 +85,12 @@ class LostAnswer(Fault):
             campaign.count_strike(f"{self.name}: {fate}", step)
             if step == "backfill":
                 note_paid(campaign, worker)
-        campaign.pass_time(campaign.chosen.uniform(0, A_WHILE))
+        if fate == "delay" and step in ("cutover", "rollback"):
+            # Whoever looks before the COMMIT has arrived must wait for it. Given time to look, however slow the machine is.
+            until = time.monotonic() + TIME_TO_LOOK
+            campaign.wait(lambda: not worker.running or time.monotonic() > until, "a look at the pointer")
+        else:
+            campaign.pass_time(campaign.chosen.uniform(0, A_WHILE))
         worker.proxy.release()
         sync.proxy.release()
         if sync.proxy.struck.is_set():
