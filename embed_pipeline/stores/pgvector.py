@@ -215,11 +215,12 @@ class PgvectorStore:
                 query = queries("delete_gone", **self._tables, **self._key_parts())
                 removed = [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": gone})]
                 conn.execute(queries("delete_vectors", version_vectors=self.version.vectors_table), {"doc_ids": removed})
-                dead_letters.forget(conn, self.version.index, self.version.name, gone)
                 # A row that is still there is locked by somebody, or the document came back: look again next time.
                 left = self._stored_hashes(conn, gone)
                 gone = [doc_id for doc_id in gone if doc_id not in left]
             done = unchanged | set(gone)
+            # Also of what stands there already: a backfill may have written it after its text was mended.
+            dead_letters.forget(conn, self.version.index, self.version.name, sorted(done))
             queue.acknowledge(conn, claim, sorted(done))
         return done
 

@@ -36,7 +36,7 @@ PAUSE_SECONDS = 0.05
 BLIND = (psycopg.errors.UndefinedTable, psycopg.OperationalError, psycopg.errors.InternalError_)
 
 HELD = """
-SELECT DISTINCT a.application_name, a.state, left(a.query, 60), extract(epoch FROM clock_timestamp() - a.state_change)::double precision
+SELECT DISTINCT a.application_name
 FROM pg_stat_activity a JOIN pg_locks l USING (pid)
 WHERE a.datname = current_database() AND a.application_name LIKE 'campaign-%%' AND a.state = 'idle in transaction'
   AND l.locktype = 'relation' AND l.mode <> 'AccessShareLock' AND l.relation IN (SELECT c.oid FROM pg_class c WHERE relname = 'articles')
@@ -90,15 +90,19 @@ class Auditor:
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             # Before the snapshot is taken: to one that is older, a table that is truncated looks empty.
             conn.execute("LOCK TABLE articles IN ACCESS SHARE MODE")
-            now = self._seen(conn)
-            found = oracle.wrong_catalog(conn)
-            for version in oracle.versions(conn):
-                if version.state != "retired":
-                    found += [f"{version.name}: {each}" for each in self._wrong_version(conn, now, version)]
-            found += [
-                f"{name} is {state} for longer than a frozen process may hold a lock on the documents: {query}"
-                for name, state, query, _ in conn.execute(HELD, (self.frozen_seconds + GRACE_SECONDS,))
-            ]
+            return self.judge(conn)
+
+    def judge(self, conn: psycopg.Connection) -> list[str]:
+        """The same inside a transaction of the caller's, which is one snapshot."""
+        now = self._seen(conn)
+        found = oracle.wrong_catalog(conn)
+        for version in oracle.versions(conn):
+            if version.state != "retired":
+                found += [f"{version.name}: {each}" for each in self._wrong_version(conn, now, version)]
+        found += [
+            f"{name} is idle in transaction for longer than a frozen process may hold a lock on the documents"
+            for (name,) in conn.execute(HELD, (self.frozen_seconds + GRACE_SECONDS,))
+        ]
         self.shown.update(now.digests.items())
         self.before = now
         return found

@@ -38,6 +38,7 @@ def campaign(
         keys: int = 120,
         writers: int = 2,
         truncates: bool = False,
+        hot: bool = False,
         chunked: bool = False,
         **more: Any,
     ) -> Campaign:
@@ -49,9 +50,8 @@ def campaign(
             databases.append(sql.Identifier(name))
             url = postgres_server.url(name)
         # The application's statements take as long as they take, whatever the database says for others.
-        load = Load(
-            with_parameter(url, "options", "-c statement_timeout=0"), keys, writers, truncates=truncates, long_texts=chunked
-        )
+        application = with_parameter(url, "options", "-c statement_timeout=0")
+        load = Load(application, keys, writers, truncates=truncates, hot=hot, long_texts=chunked)
         each = Campaign(tmp_path / str(len(made)), seed, load, url=url, chunked=chunked, **more)
         made.append(each)
         record_property("strikes", each.strikes)

@@ -174,6 +174,7 @@ class Freeze(Fault):
     name: str = "SIGSTOP past the lease"
     # Its transaction was ended meanwhile: it goes on over another connection, or says so.
     states: ClassVar[tuple[str, ...]] = ("25P03", "57014", "lost")
+    words: ClassVar[str] = "statement timeout|idle-in-transaction timeout"
 
     def arm(self, campaign: Campaign, step: str) -> Strike | None:
         return a_strike(campaign, step, signal.SIGSTOP)

@@ -57,7 +57,8 @@ UPSERT = (
 class Load:
     """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions.
 
-    `long_texts`: from one to about six chunks of a chunked version, so that documents grow and shrink all the time.
+    `hot`: texts that can have no vector, and rows that are held for nothing, come often. `long_texts`: from one to about six chunks of a
+    chunked version, so that documents grow and shrink all the time.
     """
 
     url: str
@@ -65,6 +66,7 @@ class Load:
     writers: int
     pause: float = 0.002
     truncates: bool = False
+    hot: bool = False
     long_texts: bool = False
 
 
@@ -134,7 +136,8 @@ class Writer:
             self._pair: 6,
             self._back_and_forth: 5,
             self._blank_and_back: 3,
-            self._poisoned: 1,
+            self._poisoned: 6 if self.load.hot else 1,
+            self._held: 4 if self.load.hot else 1,
             self._other_column: 2,
             self._tidy: 1,
         }
@@ -268,6 +271,12 @@ class Writer:
             self._wait(0.01)
             if row is not None:
                 self._set_body(key, self._text())
+
+    def _held(self) -> None:
+        """A row is locked for a while, and nothing comes of it."""
+        with self.conn.transaction():
+            self.conn.execute("SELECT FROM articles WHERE id = %s FOR UPDATE", (self._private(),))
+            self._wait(LATE_SECONDS)
 
     def _strict(self) -> None:
         """Read, then write, under a snapshot; one writer alone is SERIALIZABLE, so that no two of them can be in each other's way."""

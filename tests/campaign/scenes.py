@@ -133,9 +133,7 @@ def hot_documents(run: Campaign, seconds: float) -> None:
         run.pressed = False
         run.strike_sync = lambda: None
         run.count_strike(f"hot documents, {fault.name}", "backfill")
-        with run.connect() as conn:
-            # Every round fills v2 anew, beside the dual-write.
-            conn.execute("UPDATE embed_pipeline.partitions SET completed_at = NULL WHERE version = 'v2'")
+        _empty(run, "v2")
         worker = run.start("backfill", "v2", fault.arm(run, "backfill"))
         fault.act(run, "backfill", worker)
         run.finish(worker)
@@ -145,6 +143,17 @@ def hot_documents(run: Campaign, seconds: float) -> None:
         run.settle()
         run.look()
         run.start_load()
+
+
+def _empty(run: Campaign, version: str) -> None:
+    """Every round fills the version anew, beside the dual-write."""
+    with run.connect() as conn, conn.transaction():
+        # Whoever writes the version is waited for, with empty hands.
+        conn.execute(f"LOCK TABLE embed_pipeline.docs__{version}__documents IN SHARE ROW EXCLUSIVE MODE")  # type: ignore[arg-type]
+        conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__documents")  # type: ignore[arg-type]
+        conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__vectors")  # type: ignore[arg-type]
+        conn.execute("DELETE FROM embed_pipeline.dead_letters WHERE version = %s", (version,))
+        conn.execute("UPDATE embed_pipeline.partitions SET completed_at = NULL WHERE version = %s", (version,))
 
 
 def reordered(run: Campaign) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
@@ -25,8 +26,11 @@ DECISIVE = {
 }
 # These go on over another connection; the others may end with a sentence.
 OUTLIVE = ("backfill", "ann_index")
+# These cannot do without room; the others write vectors only if the dual-write left them some.
+NEED_ROOM = ("register", "backfill", "ann_index")
 # Time for a worker that works on while something is short.
 A_WHILE = 0.3
+TIME_TO_LOOK = 2.0
 
 
 @dataclass
@@ -58,6 +62,7 @@ class LostAnswer(Fault):
     """The answer of a COMMIT does not arrive, or the COMMIT itself, or it arrives when nobody waits for it any more."""
 
     name: str = "answer of a COMMIT lost"
+    fates: list[Fate] = field(default_factory=lambda: list(get_args(Fate)))
     counts_itself: ClassVar[bool] = True
     states: ClassVar[tuple[str, ...]] = LOST
 
@@ -65,9 +70,11 @@ class LostAnswer(Fault):
         sync = campaign.a_sync()
         assert worker.proxy is not None
         assert sync.proxy is not None
-        fate: Fate = campaign.chosen.choice(get_args(Fate))
+        # In turn, so that each fate meets one of the three moves of the pointer.
+        fate = self.fates.pop(0)
+        self.fates.append(fate)
         decisive = DECISIVE.get(step, [])
-        if decisive and campaign.chosen.random() < 0.7:
+        if decisive and (step != "backfill" or campaign.chosen.random() < 0.7):
             worker.proxy.arm(fate, campaign.chosen.choice(decisive), campaign.chosen.randint(1, 3) if step == "backfill" else 1)
         else:
             worker.proxy.arm(fate, b"", campaign.chosen.randint(1, 8 if step == "backfill" else 2))
@@ -78,7 +85,12 @@ class LostAnswer(Fault):
             campaign.count_strike(f"{self.name}: {fate}", step)
             if step == "backfill":
                 note_paid(campaign, worker)
-        campaign.pass_time(campaign.chosen.uniform(0, A_WHILE))
+        if fate == "delay" and step in ("cutover", "rollback"):
+            # Whoever looks before the COMMIT has arrived must wait for it. Given time to look, however slow the machine is.
+            until = time.monotonic() + TIME_TO_LOOK
+            campaign.wait(lambda: not worker.running or time.monotonic() > until, "a look at the pointer")
+        else:
+            campaign.pass_time(campaign.chosen.uniform(0, A_WHILE))
         worker.proxy.release()
         sync.proxy.release()
         if sync.proxy.struck.is_set():
@@ -130,9 +142,12 @@ class FullDisk(Fault):
         return None
 
     def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
-        somewhere(campaign, step, worker)
-        campaign.pass_time(A_WHILE)
-        if step == "ann_index" and not worker.running:
+        if step in NEED_ROOM:
+            campaign.wait(lambda: not worker.running, f"the end of {step} on a full disk")
+        else:
+            somewhere(campaign, step, worker)
+            campaign.pass_time(A_WHILE)
+        if step == "ann_index":
             self._no_remains(campaign)
         self.room(ROOM_MB)
         hurry_queue(campaign)

@@ -179,7 +179,17 @@ def test_cutover_against_retire_many_times(campaign: Make) -> None:
 
 def test_hot_documents(campaign: Make) -> None:
     """The compact one: fails soon when a protection of the write path is taken out."""
-    run = campaign(keys=12, writers=3, syncs=3, delay=0.03, readers=0, states=Freeze.states, frozen_ms=FROZEN_MS)
+    run = campaign(
+        keys=12,
+        writers=3,
+        syncs=3,
+        delay=0.03,
+        readers=0,
+        hot=True,
+        states=Freeze.states,
+        words=Freeze.words,
+        frozen_ms=FROZEN_MS,
+    )
     scenes.hot_documents(run, seconds=HOT_SECONDS)
     run.verdict()
 
@@ -187,7 +197,9 @@ def test_hot_documents(campaign: Make) -> None:
 @pytest.mark.soak
 def test_hot_documents_for_long(campaign: Make) -> None:
     for seed in seeds():
-        run = campaign(seed, keys=16, writers=3, syncs=3, delay=0.02, states=Freeze.states, frozen_ms=FROZEN_MS)
+        run = campaign(
+            seed, keys=16, writers=3, syncs=3, delay=0.02, hot=True, states=Freeze.states, words=Freeze.words, frozen_ms=FROZEN_MS
+        )
         scenes.hot_documents(run, seconds=SECONDS / 2)
         run.verdict()
 

@@ -237,6 +237,20 @@ def test_frozen_worker_is_thrown_out(
     assert "1" not in stored(app, "v1")
 
 
+def test_backfill_writes_a_document_whose_dead_letter_is_old(app: psycopg.Connection, open_docs: Open) -> None:
+    """A blank text was set aside; it is mended, and the backfill is faster than the dual-write, which then finds nothing left to do."""
+    index = open_docs("v1")
+    app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
+    fill(index, "v1")
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == [("1",)]
+    change(app, 1, "mended")
+    backfill.fill_partition(index, "v1", "00")
+    settle(index)
+    assert "1" in stored(app, "v1")
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
+
+
 @pytest.mark.parametrize("moment", ["register.locked", "capture.canary"])
 def test_frozen_holder_of_a_documents_lock_is_thrown_out(
     app: psycopg.Connection, open_docs: Open, holdout: Path, tmp_path: Path, moment: str
