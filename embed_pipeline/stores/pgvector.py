@@ -141,7 +141,7 @@ class PgvectorStore:
             "limit": limit,
         }
         with self._unless_retired(), conn.transaction():
-            conn.execute(queries("by_key"))
+            conn.execute(ledger("by_key"))
             return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
@@ -154,7 +154,7 @@ class PgvectorStore:
         if not len(batch):
             return set()
         with self._writing(conn):
-            conn.execute(queries("by_key"))
+            conn.execute(ledger("by_key"))
             written = set(batch.doc_ids) if self._insert_all(conn, batch) else self._insert_rows(conn, batch)
             signal("insert_new.inserted")
             self._copy(conn, batch, written)

@@ -41,10 +41,6 @@ ORDER BY {key_columns} LIMIT %(limit)s
 -- name: without_locked
 FOR KEY SHARE OF d SKIP LOCKED
 
--- name: by_key
--- A batch is looked up through the key's index. Left alone, the planner would rather hash the whole of a middle-sized table.
-SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
-
 -- name: insert_new
 -- Lock what is wanted, skip what the application holds, check the text, claim the document's row; whoever was first keeps it.
 WITH wanted AS (

@@ -13,6 +13,7 @@ from psycopg import sql
 from embed_pipeline.catalog import dead_letters
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import ranges
+from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres.queries import Queries
@@ -36,7 +37,9 @@ def look(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> di
     """The documents of these ids that are there."""
     parts = source.parts()
     query = queries("now", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
-    rows = conn.execute(query, {"doc_ids": list(doc_ids)})
+    with conn.transaction():
+        conn.execute(ledger("by_key"))
+        rows = conn.execute(query, {"doc_ids": list(doc_ids)}).fetchall()
     return {doc_id: Now(bytes(digest), payload, payload_hash) for doc_id, digest, payload, payload_hash in rows}
 
 
@@ -49,8 +52,8 @@ def page(
     limit: int,
     *,
     unqueued: bool,
-) -> list[MissingDocument]:
-    """The next documents of a key range without a dead letter, whatever Qdrant has of them."""
+) -> list[str]:
+    """Ids of the next documents of a key range without a dead letter, in key order, whatever Qdrant has of them."""
     parts = source.parts()
     letters = dead_letters.count(conn, version.index, version.name) > 0
     query = queries(
@@ -60,7 +63,7 @@ def page(
         if letters
         else sql.SQL(""),
         without_queued=ledger("without_queued", doc_id=parts["doc_id"]) if unqueued else sql.SQL(""),
-        **{name: parts[name] for name in ("documents", "doc_id", "text", "source_hash", "key_columns")},
+        **{name: parts[name] for name in ("documents", "doc_id", "key_columns")},
     )
     values = {
         "index": version.index,
@@ -70,7 +73,15 @@ def page(
         "after": after,
         "limit": limit,
     }
-    return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
+    return [doc_id for (doc_id,) in conn.execute(query, values)]
+
+
+def texts(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> list[MissingDocument]:
+    """Those of the documents that are still there, in the order given."""
+    with conn.transaction():
+        conn.execute(ledger("by_key"))
+        found = documents_source.read_current(conn, source, list(doc_ids))
+    return [MissingDocument(doc_id, *found[doc_id]) for doc_id in doc_ids if doc_id in found]
 
 
 def unchanged(conn: psycopg.Connection, source: Source, hashes: dict[str, bytes]) -> set[str]:

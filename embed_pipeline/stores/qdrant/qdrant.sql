@@ -4,7 +4,7 @@ SELECT w.doc_id, {source_hash}, {payload}, encode(sha256(convert_to({payload}::t
 FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) JOIN {documents} AS d ON {key_is_wanted}
 
 -- name: page
-SELECT {doc_id}, {text}, {source_hash}
+SELECT {doc_id}
 FROM {documents} AS d
 WHERE {in_range}
   {without_dead_letters}

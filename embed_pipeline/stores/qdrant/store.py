@@ -38,6 +38,8 @@ from embed_pipeline.stores.qdrant.layout import open_layout
 from embed_pipeline.stores.qdrant.points import Content, Stored, provenance
 from embed_pipeline.stores.qdrant.writes import Change, compare_and_set, read_points
 
+# One document that is missing may stand behind thousands that are there.
+SMALLEST_PAGE = 1_000
 # Versions that share points get in each other's way; each round begins with what the other one has written.
 ROUNDS = 8
 
@@ -114,13 +116,19 @@ class QdrantStore:
     ) -> list[MissingDocument]:
         """`unlocked` makes no difference: a document that the application has locked can be written here."""
         found: list[MissingDocument] = []
+        size = max(limit, SMALLEST_PAGE)
         while True:
-            page = documents.page(conn, self.source, self.version, within, after, limit, unqueued=unqueued)
-            there = self._read([each.doc_id for each in page], vectors=False)
-            found += [each for each in page if not self._is_there(there.get(each.doc_id))]
-            if len(found) >= limit or len(page) < limit:
-                return found[:limit]
-            after = self.source.key_of(page[-1].doc_id)
+            page = documents.page(conn, self.source, self.version, within, after, size, unqueued=unqueued)
+            there = self._read(page, vectors=False)
+            signal("qdrant.paged")
+            absent = [doc_id for doc_id in page if not self._is_there(there.get(doc_id))]
+            wanted = absent[: limit - len(found)]
+            # What was deleted since has no text; fewer than asked for would be taken for the end of the range.
+            found += documents.texts(conn, self.source, wanted)
+            whole = len(wanted) == len(absent)
+            if len(found) == limit or (whole and len(page) < size):
+                return found
+            after = self.source.key_of(page[-1] if whole else wanted[-1])
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         there = self._read(batch.doc_ids, vectors=False)

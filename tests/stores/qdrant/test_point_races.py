@@ -14,7 +14,7 @@ import pytest
 from qdrant_client import models
 
 from embed_pipeline import signals
-from embed_pipeline.catalog import dead_letters
+from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant import compare
@@ -377,3 +377,21 @@ def test_one_operation_moves_the_alias(
     asked = [each for each in shared_loopback.requests(before) if each["path"].endswith("/aliases") and each["method"] == "POST"]
     actions = [json.loads(each["body"])["actions"] for each in asked]
     assert [[list(action) for action in each] for each in actions] == [[["create_alias"]]] * 2
+
+
+def test_documents_go_while_a_backfill_reads_its_range(app: psycopg.Connection, open_stored: Open) -> None:
+    """Fewer documents than asked for mean the end of a range: what goes between two looks must not make a batch shorter."""
+    index = open_stored("v1", partitions=1)
+    store = store_of(index, "v1")
+    found: list[str] = []
+    with index.connection() as conn:
+        whole = versions.list_partitions(conn, "docs", "v1")[0].range
+        at("qdrant.paged", lambda: app.execute("DELETE FROM articles WHERE id IN (1, 2, 3)"))
+        after = None
+        while True:
+            batch = store.missing(conn, whole, after, 10)
+            found += [each.doc_id for each in batch]
+            if len(batch) < 10:
+                break
+            after = [batch[-1].doc_id]
+    assert sorted(map(int, found)) == list(range(4, DOCUMENTS + 1))
