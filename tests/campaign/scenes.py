@@ -74,7 +74,13 @@ def bypassed(run: Campaign, rounds: int) -> None:
             expected = {name: len(oracle.differing(conn, name)) for name in ("v1", "v2")}
         if not all(expected.values()):
             run.problems.append(f"nothing differs after writes past the triggers: {expected}")
+        # In shared points a worker of one version takes a deleted document away for all: nobody may be faster than the comparison.
+        syncs = run.syncs
+        if run.store.get("layout") == "named_vectors":
+            run.stop_syncs()
+            run.syncs = 0
         outcome = run.finish(run.start("reconcile", ""))
+        run.syncs = syncs
         if outcome is None or outcome.get("result") != expected:
             run.problems.append(f"the full comparison says {outcome}, the oracle {expected}")
         with run.connect() as conn:
