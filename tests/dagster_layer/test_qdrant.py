@@ -13,7 +13,7 @@ import pytest
 from embed_pipeline.migrate.look import open_registered
 from embed_pipeline.migrate.status import status_of
 from embed_pipeline.spec import IndexSpec
-from tests.dagster_layer.conftest import DOCUMENTS, Declare, Runner
+from tests.dagster_layer.conftest import DOCUMENTS, Declare, Runner, sentence
 from tests.dagster_layer.test_migration import V1, V1_V2, checks, materialized
 from tests.qdrant.conftest import loopback  # noqa: F401  (fixture)
 from tests.qdrant.loopback import Loopback, waited
@@ -97,17 +97,25 @@ def test_a_backfill_waits_for_the_store_and_for_a_person(
         throttle = status_of(docs.spec).throttle
         return f"{throttle[0].answer} {throttle[0].signal}: {throttle[0].reason}" if throttle else ""
 
-    with ThreadPoolExecutor(1) as pool:
+    # Runs of one in-memory instance of Dagster are not for two threads.
+    with dg.DagsterInstance.ephemeral() as other, ThreadPoolExecutor(1) as pool:
+        person = Runner(docs.spec, other)
         filling = pool.submit(docs.backfill, "v1")
-        waited(lambda: shown().startswith("wait store"), "the backfill does not wait for the store")
-        assert "51 updates of docs__v1__" in shown()
-        assert docs.op_job("pause_docs", reason="peak hours").success
-        server.conditions()
-        waited(lambda: "peak hours" in shown(), "the pause is not shown")
-        assert not filling.done()
-        assert stored(docs.spec) == 0
-        assert docs.op_job("resume_docs").success
-        assert filling.result(60).success
+        try:
+            waited(lambda: shown().startswith("wait store"), f"the backfill does not wait for the store: {shown()}")
+            assert "51 updates of docs__v1__" in shown()
+            paused = person.op_job("pause_docs", reason="peak hours")
+            assert paused.success, sentence(paused)
+            server.clear()
+            waited(lambda: shown().startswith("wait control: paused"), f"the pause is not shown: {shown()}")
+            assert not filling.done()
+            assert stored(docs.spec) == 0
+            assert person.op_job("resume_docs").success
+            assert filling.result(60).success
+        finally:
+            # Else a failure above would leave the backfill waiting for ever.
+            server.clear()
+            app.execute("UPDATE embed_pipeline.control SET state = 'running'")
     assert stored(docs.spec) == DOCUMENTS
 
 
@@ -121,7 +129,7 @@ def test_a_red_collection_stops_the_backfill_in_one_sentence(declare: Declare, r
     said = event.step_failure_data.user_failure_data
     assert said is not None
     assert "is red" in (said.description or "")
-    server.conditions()
+    server.clear()
     assert docs.backfill("v1").success
 
 

@@ -113,7 +113,7 @@ def running(project: Path, defs: str, database_url: str) -> Iterator[Dagster]:
             return None
 
     try:
-        wait(up, 90)
+        wait(up, 240)
         yield client
     finally:
         process.send_signal(signal.SIGINT)
