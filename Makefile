@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+STORE ?= pgvector
+LAYOUT ?= collections
 SOAK_SEED ?= 20
 SOAK_SECONDS ?= 30
 
@@ -20,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: demo
-demo: $(READY) ## one migration end to end on real text, under traffic, with two real models
-	$(BIN)/embed-pipeline demo
+demo: $(READY) ## one migration end to end on real text, under traffic, with two real models; STORE=qdrant (LAYOUT=named_vectors) without a server
+	$(BIN)/embed-pipeline demo --store $(STORE) --layout $(LAYOUT)
 
 .PHONY: test
 test: lint ## lint, then every test

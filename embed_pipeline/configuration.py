@@ -71,7 +71,7 @@ def anchored(spec: IndexSpec, folder: Path) -> IndexSpec:
         for name, version in spec.versions.items()
     }
     holdout = None if spec.holdout is None else spec.holdout.model_copy(update={"path": (folder / spec.holdout.path).resolve()})
-    return spec.model_copy(update={"versions": versions, "holdout": holdout})
+    return spec.model_copy(update={"versions": versions, "holdout": holdout, "store": spec.store.anchored(folder)})
 
 
 def _absolute(path: str | None, folder: Path) -> str | None:

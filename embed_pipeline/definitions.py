@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import warnings
 from pathlib import Path
 
 import dagster as dg
+
+from embed_pipeline.errors import ConfigurationError
 
 # backfill_policy is beta in Dagster 1.13; without this every load of the code location prints a warning for each version.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -26,6 +29,17 @@ def project_of(folder: Path) -> Path:
     return folder
 
 
+def refuse_another_projects_assets(project: Path) -> None:
+    """Another importable `assets` would be loaded instead of this project's, and its indexes in its databases with it."""
+    found = importlib.util.find_spec("assets")
+    places = [] if found is None else [Path(each).resolve() for each in found.submodule_search_locations or ()]
+    if places and (project / "assets").resolve() not in places:
+        raise ConfigurationError(
+            f"The package `assets` of {places[0].parent} is found before the one of this project, {project}.",
+            next_step="Take that folder out of PYTHONPATH, or start Dagster from there.",
+        )
+
+
 @dg.definitions
 def defs() -> dg.Definitions:
     """The definitions of all declared indexes. One step makes a run of ours, so it needs no process of its own."""
@@ -33,5 +47,6 @@ def defs() -> dg.Definitions:
     # `assets` belongs to the project and is installed nowhere. At the end: it may shadow nothing that is.
     if str(project) not in sys.path:
         sys.path.append(str(project))
+    refuse_another_projects_assets(project)
     declared = dg.load_from_defs_folder(path_within_project=project)
     return dg.Definitions.merge(declared, dg.Definitions(executor=dg.in_process_executor))

@@ -28,12 +28,24 @@ class DatabaseUnavailable(EmbedPipelineError):
     """PostgreSQL does not answer, or is not one that this package can stand on."""
 
 
+class StoreUnavailable(EmbedPipelineError):
+    """The store of the vectors does not answer, or asks to slow down for longer than we wait. Nothing is lost; it may be tried again."""
+
+
+class ReadersNotTold(EmbedPipelineError):
+    """Serving has moved, and readers who ask the store instead of the catalog could not be told yet."""
+
+
 class DocumentsTableError(EmbedPipelineError):
     """The documents table is missing, has no key, or lacks a declared column."""
 
 
 class LoadError(EmbedPipelineError):
     """A file of documents cannot be read, or holds something that is no document."""
+
+
+class AdoptRefused(EmbedPipelineError):
+    """What was there before cannot become a version as it is, for the reason given. Its vectors were left as they are."""
 
 
 class CatalogError(EmbedPipelineError):

@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 from psycopg_pool import ConnectionPool
 
-from embed_pipeline.errors import CatalogError, EmbedPipelineError, WrongSpace
+from embed_pipeline.errors import CatalogError, EmbedPipelineError, VersionRetired, WrongSpace
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.versions import Version
@@ -84,7 +84,10 @@ class Searcher:
         self._refresh_seconds = refresh_seconds
         self._lock = threading.Lock()
         self._embedders: dict[str, VersionEmbedder] = {}
+        self._found: tuple[Any, ...] | None = None
         self._source: Source | None = None
+        self._stores: list[VersionStore] = []
+        self._current: list[VersionStore] = []
         self._serving: _Serving | None = None
         self._looked = float("-inf")
         self._noted: dict[str, float] = {}
@@ -110,7 +113,7 @@ class Searcher:
             serving = self._resolve(version)
             try:
                 return self._ask(serving, serving.embedder.embed_query(text), k, where, exact)
-            except psycopg.errors.UndefinedTable:
+            except (psycopg.errors.UndefinedTable, VersionRetired):
                 # Retired between our look at the pointer and the search: look again.
                 if last_try:
                     raise
@@ -143,9 +146,11 @@ class Searcher:
         return self._ask(serving, values, k, where, exact)
 
     def close(self) -> None:
-        """Close connections and models."""
+        """Close connections, stores and models."""
         self._closed.set()
         self._pool.close()
+        for store in self._stores:
+            store.close()
         for embedder in self._embedders.values():
             embedder.close()
 
@@ -190,16 +195,28 @@ class Searcher:
         return resolved
 
     def _store(self, conn: psycopg.Connection, version: Version) -> VersionStore:
+        """The version's store, kept for the life of the searcher: a query that resolved earlier may still be at it."""
         from embed_pipeline.catalog.versions import queries
         from embed_pipeline.documents.source import inspect
-        from embed_pipeline.spec import DocumentsSpec
+        from embed_pipeline.spec import DocumentsSpec, read_store
         from embed_pipeline.stores.registry import open_store
 
-        row = conn.execute(queries("find_index"), {"index": self.index}).fetchone()
-        assert row is not None
-        if self._source is None:
-            self._source = inspect(conn, DocumentsSpec(table=row[0], key=row[1], text=row[2]))
-        return open_store(row[3], version, self._source)
+        found = conn.execute(queries("find_index"), {"index": self.index}).fetchone()
+        assert found is not None
+        table, key, text, kept, payload, payload_object = found
+        with self._lock:
+            if self._source is None or found != self._found:
+                declared = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
+                self._source, self._found = inspect(conn, declared), found
+                # Stores opened by the declaration before are used no more, and closed with the searcher.
+                self._current = []
+            for store in self._current:
+                if store.version.fingerprint == version.fingerprint and store.version.name == version.name:
+                    return store
+            store = open_store(read_store(kept), version, self._source)
+            self._current.append(store)
+            self._stores.append(store)
+            return store
 
     def _embedder(self, version: Version) -> VersionEmbedder:
         from embed_pipeline.embedders.checked import VersionEmbedder

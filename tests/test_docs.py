@@ -178,7 +178,9 @@ def attributes(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
             yield name, "required"
             yield from attributes(VersionSpec, "versions.V.")
         elif inner:
-            yield from attributes(inner[0], f"{prefix}{name}.")
+            # Of several kinds the first is the default one, and what it says of a shared attribute comes last and counts.
+            for each in reversed(inner):
+                yield from attributes(each, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _shown(field.get_default(call_default_factory=True))
 

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from embed_pipeline import AsyncSearcher, Searcher
-from embed_pipeline.errors import CatalogError, ConfigurationError, WrongSpace
+from embed_pipeline.errors import CatalogError, ConfigurationError, VersionRetired, WrongSpace
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import cutover, retire
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.stores.pgvector import PgvectorStore
 from tests.articles import fill, serve, settle
 
 Open = Callable[..., OpenIndex]
@@ -44,7 +46,7 @@ def test_import_brings_no_dagster() -> None:
     """An application's request path must not pay for an orchestrator."""
     code = (
         "import sys; from embed_pipeline import Searcher; "
-        "heavy = {'dagster', 'alembic', 'sqlalchemy', 'onnxruntime', 'matplotlib', 'pyarrow'} & set(sys.modules); "
+        "heavy = {'dagster', 'alembic', 'sqlalchemy', 'onnxruntime', 'matplotlib', 'pyarrow', 'qdrant_client'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -174,6 +176,23 @@ def test_retired_under_a_cached_pointer(both: OpenIndex, searcher: Searcher) -> 
     retire.retire(both, "v1", "v1")
     searcher._serving, searcher._looked = serving, float("inf")
     assert searcher.search(TEXT, 1).version == "v2"
+
+
+def test_retired_under_the_search(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store says it in its own way; the searcher looks at the pointer again, once."""
+    real, retired = PgvectorStore.search, ["once"]
+
+    def search(*given: Any, **options: Any) -> Any:
+        if retired:
+            retired.pop()
+            raise VersionRetired("v1 of docs was retired meanwhile.")
+        return real(*given, **options)
+
+    monkeypatch.setattr(PgvectorStore, "search", search)
+    assert searcher.search(TEXT, 1).hits[0].doc_id == "7"
+    retired += ["first", "second"]
+    with pytest.raises(VersionRetired):
+        searcher.search(TEXT, 1)
 
 
 def test_many_threads_across_a_flip(both: OpenIndex, searcher: Searcher) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
-from embed_pipeline.spec import NOT_IDENTITY, IndexSpec, VersionSpec
+from embed_pipeline.spec import NOT_IDENTITY, IndexSpec, PgvectorSpec, QdrantSpec, VersionSpec, read_store
 
 BASE = {"provider": "tests.fakes:HashEmbedder", "model_name": "m", "dimensions": 8}
 
@@ -80,3 +81,50 @@ def test_a_version_without_a_chunker_keeps_the_fingerprint_it_always_had() -> No
 def test_a_wrong_chunker_is_refused(chunker: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         VersionSpec.model_validate(BASE | {"chunker": chunker})
+
+
+STORE = {"kind": "qdrant", "url": "http://127.0.0.1:6333"}
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ({"kind": "other"}, "does not match any of the expected tags"),
+        ({"kind": "pgvector", "url": "http://x"}, "Extra inputs are not permitted"),
+        (STORE | {"url": "127.0.0.1:6333"}, "must begin with http"),
+        (STORE | {"url": "https://user:secret@host"}, "must hold no user, password or key"),
+        (STORE | {"url": "https://host?api_key=secret"}, "must hold no user, password or key"),
+        (STORE | {"path": "folder"}, "url and path are both given"),
+        (STORE | {"layout": "one"}, "Input should be 'collections' or 'named_vectors'"),
+        (STORE | {"adopt": {"version": "v1", "collection": "c"}}, "Field required"),
+    ],
+)
+def test_a_wrong_store_is_refused(store: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        IndexSpec.model_validate({"name": "docs", "store": store, "versions": {"v1": BASE}})
+
+
+def test_a_store_without_a_kind_is_pgvector() -> None:
+    assert IndexSpec.model_validate({"name": "docs", "store": {}, "versions": {"v1": BASE}}).store == PgvectorSpec()
+
+
+def test_each_store_has_its_own_limits() -> None:
+    def index(store: dict[str, object], **version: object) -> IndexSpec:
+        return IndexSpec.model_validate({"name": "docs", "store": store, "versions": {"v1": BASE | version}})
+
+    with pytest.raises(ValidationError, match=r"versions\.v1\.dimensions: an index over vector in pgvector takes at most 2000"):
+        index({}, dimensions=3072)
+    assert index(STORE, dimensions=3072).versions["v1"].dimensions == 3072
+
+
+def test_only_a_store_that_carries_payload_asks_for_it() -> None:
+    """A table of that name that was there before has no column `metadata`, and needs none for pgvector."""
+    index = {"name": "docs", "versions": {"v1": BASE}}
+    assert IndexSpec.model_validate(index).source().payload_object is None
+    assert IndexSpec.model_validate(index | {"store": STORE}).source().payload_object == "metadata"
+
+
+def test_a_store_survives_the_catalog() -> None:
+    store = QdrantSpec.model_validate(STORE | {"adopt": {"version": "v1", "collection": "c", "text": "body"}})
+    assert read_store(store.model_dump(mode="json")) == store
+    assert (store.place("docs"), set(store.adopted())) == ("qdrant, layout collections, collection docs", {"v1"})

@@ -1,10 +1,18 @@
 -- name: find_index
-SELECT documents_table, key_columns, text_columns, store_kind FROM embed_pipeline.indexes WHERE index_name = %(index)s
+SELECT documents_table, key_columns, text_columns, store, payload_columns, payload_object
+FROM embed_pipeline.indexes WHERE index_name = %(index)s
 
 -- name: insert_index
-INSERT INTO embed_pipeline.indexes (index_name, documents_table, key_columns, text_columns, store_kind)
-VALUES (%(index)s, %(documents_table)s, %(key_columns)s, %(text_columns)s, %(store_kind)s)
+INSERT INTO embed_pipeline.indexes
+    (index_name, documents_table, key_columns, text_columns, store_kind, store, payload_columns, payload_object)
+VALUES (%(index)s, %(documents_table)s, %(key_columns)s, %(text_columns)s, %(store)s::jsonb ->> 'kind', %(store)s, %(payload_columns)s,
+        %(payload_object)s)
 ON CONFLICT DO NOTHING
+
+-- name: update_index
+UPDATE embed_pipeline.indexes
+SET store = %(store)s, payload_columns = %(payload_columns)s, payload_object = %(payload_object)s
+WHERE index_name = %(index)s
 
 -- name: insert_pointer
 INSERT INTO embed_pipeline.serving_pointer (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING
@@ -13,7 +21,7 @@ INSERT INTO embed_pipeline.serving_pointer (index_name) VALUES (%(index)s) ON CO
 INSERT INTO embed_pipeline.control (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING
 
 -- name: list_indexes
-SELECT index_name FROM embed_pipeline.indexes ORDER BY index_name
+SELECT index_name, store_kind FROM embed_pipeline.indexes ORDER BY index_name
 
 -- name: list_versions
 SELECT index_name, version, state, state_since, fingerprint, model_name, model_version, dimensions, precision, distance, partitions,

@@ -9,7 +9,7 @@ from psycopg import errors
 
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def current_revision(conn: psycopg.Connection) -> str | None:

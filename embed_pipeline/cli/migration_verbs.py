@@ -1,4 +1,4 @@
-"""The verbs of a migration: plan, backfill, gate, cutover, rollback, retire."""
+"""The verbs of a migration: adopt, plan, backfill, gate, cutover, rollback, retire."""
 
 from __future__ import annotations
 
@@ -13,8 +13,50 @@ from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values,
 from embed_pipeline.errors import CatalogError, EmbedPipelineError
 
 if TYPE_CHECKING:
+    from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
     from embed_pipeline.migrate.open_index import OpenIndex
+
+
+@click.command(cls=Verb)
+@click.argument("index")
+@with_config
+def adopt(index: str, config: Path, as_json: bool) -> None:
+    """Make the vectors that store.adopt names a version as they are; embeds up to 32 documents to compare. Resumable."""
+    from embed_pipeline.migrate import adopt as adopting
+    from embed_pipeline.migrate.open_index import opened
+
+    output = Output(as_json)
+    with opened(one_index(config, index), register_new=False) as opened_index, progress.shown(f"adopt {index}") as tell:
+        found = adopting.adopt(opened_index, tell)
+    for line in _adopted_lines(found):
+        output.text(line)
+    output.result({**as_values(found), "next": f"embed-pipeline backfill {index} {found.version}"})
+
+
+def _adopted_lines(found: Adopted) -> list[str]:
+    lines = [
+        f"{found.index}.{found.version}: {render.count(found.documents, 'document')} found, {render.number(found.adopted)} adopted now."
+    ]
+    if found.sample_median is not None and found.sample_lowest is not None:
+        lines.append(
+            f"{render.number(found.sampled)} of them embedded to compare: median cosine {found.sample_median:.3f}, "
+            f"lowest {found.sample_lowest:.3f}."
+        )
+    if found.differing:
+        named = ", ".join(found.first_differing)
+        lines.append(
+            f"{render.count(found.differing, 'document')} with another text in the documents table, or changed meanwhile "
+            f"(first: {named}): the table counts, and they will be embedded."
+        )
+    if found.without_text:
+        lines.append(f"{render.count(found.without_text, 'document')} without text: no other version can have vectors of them.")
+    if found.without_vector:
+        lines.append(f"{render.count(found.without_vector, 'point')} without this vector: left alone, no documents of the index.")
+    if found.queued:
+        lines.append(f"{render.count(found.queued, 'document')} queued for the dual-write.")
+    lines.append(f"next: embed-pipeline backfill {found.index} {found.version}")
+    return lines
 
 
 @click.command(cls=Verb)
@@ -124,7 +166,8 @@ def _backfill_summary(
         more = f"; and {dead - len(letters)} more" if dead > len(letters) else ""
         lines.append(f"{render.count(dead, 'document')} without a vector: {named}{more}.")
     if ann is not None:
-        lines.append(f"ANN index: valid, {render.size(ann.bytes)}.")
+        told = [] if ann.bytes is None else [render.size(ann.bytes)]
+        lines.append(f"ANN index: {', '.join(['valid', *told])}{f' ({ann.note})' if ann.note else ''}.")
     lines.append(f"next: {next_command}")
     return {
         "lines": lines,
@@ -238,4 +281,4 @@ def retire(index: str, version: str, confirm: str, reason: str, config: Path, as
     output.result({"index": index, **as_values(done)})
 
 
-VERBS = (plan, backfill, gate, cutover, rollback, retire)
+VERBS = (adopt, plan, backfill, gate, cutover, rollback, retire)

@@ -82,8 +82,14 @@ def _say_status(output: Output) -> None:
 
 
 @click.command(cls=Verb)
+@click.option(
+    "--store", type=click.Choice(["pgvector", "qdrant"]), default="pgvector", help="Qdrant: in its client's local mode."
+)
+@click.option(
+    "--layout", type=click.Choice(["collections", "named_vectors"]), default="collections", help="How versions lie in Qdrant."
+)
 @with_json
-def demo(as_json: bool) -> None:
+def demo(store: Any, layout: Any, as_json: bool) -> None:
     """One migration from end to end on real text, under traffic, with two real models."""
     from rich.console import Console
 
@@ -94,7 +100,7 @@ def demo(as_json: bool) -> None:
             f"The demo needs {problem.name}, which is not installed.", next_step="Run: pip install 'embed-pipeline[demo]'"
         ) from None
     # What it tells is progress when a machine waits for the facts.
-    facts = story.run(console=Console(stderr=as_json))
+    facts = story.run(console=Console(stderr=as_json), store=store, layout=layout)
     Output(as_json).result(facts)
 
 

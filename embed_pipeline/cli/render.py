@@ -184,7 +184,7 @@ def plan_lines(found: Plan) -> list[str]:
         lines.append(f"  chunks      {found.chunker}{shown}")
     lines.append(
         f"  disk        about {size(found.disk.total)}: vectors {size(found.disk.vectors)}, provenance {size(found.disk.documents)}, "
-        f"ANN index {size(found.disk.ann_index)} (estimated from dimensions and page layout)"
+        f"ANN index {size(found.disk.ann_index)} (estimated from {found.disk.basis})"
     )
     lines.append(f"  gate        {found.gate.metric}: {found.gate.sentence}")
     lines += [f"  {'locks' if n == 0 else '':<12}{lock}" for n, lock in enumerate(found.locks)]

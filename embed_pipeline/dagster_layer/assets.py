@@ -79,7 +79,7 @@ def embeddings_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         group_name=spec.name,
         kinds=_kinds(spec, declared),
         tags={"embed_pipeline/version": version},
-        metadata=metadata.declared(declared),
+        metadata=metadata.declared(declared) | {"store": spec.store.place(spec.name)},
         description=f"The vectors of `{version}` of {spec.name}, made by `{declared.model_name}`. "
         "One partition is one key range of the documents; a green one is completely embedded.",
         pool=names.backfill_pool,
@@ -122,7 +122,7 @@ def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         group_name=spec.name,
         kinds=_kinds(spec, declared),
         tags={"embed_pipeline/version": version},
-        description=f"The HNSW index of `{version}`. Refused while partitions are missing; then the version is ready.",
+        description=f"The ANN index of `{version}`. Refused while partitions are missing; then the version is ready.",
     )
     def build(context: dg.AssetExecutionContext) -> Materialized:
         lines = Lines(context.log)
@@ -156,10 +156,11 @@ def evaluation_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
             result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"))
             with index.connection() as conn:
                 registered = index.version(conn, version)
+                built = index.store(registered).ann_index(conn)
             results = [
                 checks.coverage(spec, covered),
                 checks.provenance(index, registered),
-                checks.ann_recall(spec, result),
+                checks.ann_recall(spec, result, built),
                 checks.held_out_recall(result),
             ]
         context.log.info(result.sentence)

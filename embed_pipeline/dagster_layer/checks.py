@@ -16,11 +16,8 @@ from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.evaluate.gate import GateResult
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.verify import Compared
-from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import IndexSpec
-from embed_pipeline.stores.protocol import Coverage
-
-queries = Queries(__file__, "checks.sql")
+from embed_pipeline.stores.protocol import AnnIndex, Coverage
 
 COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "provenance", "ann_recall", "held_out_recall")
 
@@ -48,19 +45,11 @@ def coverage(spec: IndexSpec, found: Coverage) -> dg.AssetCheckResult:
 
 
 def provenance(index: OpenIndex, version: Version) -> dg.AssetCheckResult:
-    """Asks the provenance view for vectors of this version that carry another label."""
-    values = {
-        "index": version.index,
-        "version": version.name,
-        "model_name": version.model_name,
-        "model_version": version.model_version,
-        "fingerprint": version.fingerprint,
-    }
+    """Asks the store for vectors of this version that carry another label."""
     with index.connection() as conn:
-        row = conn.execute(queries("provenance"), values).fetchone()
-    vectors, foreign = (0, 0) if row is None else row
-    shown = {"vectors": vectors, "foreign": foreign, "fingerprint": version.fingerprint}
-    return dg.AssetCheckResult(passed=foreign == 0, check_name=PROVENANCE, metadata=shown)
+        found = index.store(version).labels(conn)
+    shown: metadata.Metadata = {"vectors": found.vectors, "foreign": found.foreign, "fingerprint": version.fingerprint}
+    return dg.AssetCheckResult(passed=found.foreign == 0, check_name=PROVENANCE, metadata=shown)
 
 
 def nothing_bypassed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -81,13 +70,15 @@ def nothing_bypassed(asset: dg.AssetKey, compared: Compared) -> dg.AssetCheckRes
     )
 
 
-def ann_recall(spec: IndexSpec, result: GateResult) -> dg.AssetCheckResult:
+def ann_recall(spec: IndexSpec, result: GateResult, built: AnnIndex | None) -> dg.AssetCheckResult:
     """The index against exact search; the first version of an index without a held-out set has nothing to measure with."""
     measured = result.measures.get("ann_recall")
     if measured is None:
         shown: metadata.Metadata = {"sentence": "Not measured: the index declares no held-out set."}
         return dg.AssetCheckResult(passed=True, check_name=ANN_RECALL, metadata=shown)
     shown = {"ann recall": float(measured), "required": spec.gate.min_ann_recall}
+    if built is not None and built.note:
+        shown["note"] = built.note
     return dg.AssetCheckResult(passed=measured >= spec.gate.min_ann_recall, check_name=ANN_RECALL, metadata=shown)
 
 

@@ -11,8 +11,8 @@ from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.names import Names, op_name
-from embed_pipeline.dagster_layer.work import reason_of, refusals_as_failures, working_on
-from embed_pipeline.migrate import cutover, retire
+from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
+from embed_pipeline.migrate import adopt, cutover, retire
 from embed_pipeline.migrate.look import catalog_connection
 from embed_pipeline.spec import IndexSpec
 
@@ -41,7 +41,8 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
     for version in spec.versions:
         jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
     control_jobs = [rollback_job(spec), pause_job(spec), resume_job(spec), abort_job(spec)]
-    return [*jobs, dual_write_job(spec), compare_job(spec), *control_jobs]
+    adoption = [adopt_job(spec)] if spec.store.adopted() else []
+    return [*jobs, *adoption, dual_write_job(spec), compare_job(spec), *control_jobs]
 
 
 def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
@@ -98,6 +99,23 @@ def compare_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(names.comparison),
         description=f"Compare every document of {spec.name} with every vector; queue what differs, and say so.",
         executor_def=dg.in_process_executor,
+    )
+
+
+def adopt_job(spec: IndexSpec) -> dg.JobDefinition:
+    """Make the vectors that were there before a version. Registers it, so it is launched before anything else of the index."""
+    names = Names(spec.name)
+
+    @dg.op(name=f"{names.adopt_job}_op", out=dg.Out(dg.Nothing))
+    def take_in(context: dg.OpExecutionContext) -> None:
+        lines = Lines(context.log)
+        with working_on(spec, register_new=False) as index:
+            done = adopt.adopt(index, lambda done, total, words: lines.say(f"{done} of {total} documents {words}"))
+        context.add_output_metadata(metadata.adopted(done))
+        context.log.info(f"{done.adopted} of {done.documents} documents found are adopted as {done.version} of {spec.name}.")
+
+    return _one_op_job(
+        names.adopt_job, take_in, f"Make the vectors that were there before a version of {spec.name}; nothing is embedded again."
     )
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 
 from embed_pipeline.evaluate.gate import GateResult
 from embed_pipeline.evaluate.report import inline_image
+from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.migrate.dual_write import VersionSync
@@ -30,6 +31,22 @@ def declared(version: VersionSpec) -> Metadata:
         "precision": version.precision,
         "chunker": "none" if version.chunker is None else str(version.chunker),
     }
+
+
+def adopted(done: Adopted) -> Metadata:
+    """What an adoption found and did."""
+    shown: Metadata = {
+        "version": done.version,
+        "documents": done.documents,
+        "adopted": done.adopted,
+        "differing": done.differing,
+        "without text": done.without_text,
+        "without vector": done.without_vector,
+        "queued": done.queued,
+    }
+    if done.sample_median is not None and done.sample_lowest is not None:
+        shown |= {"sample": done.sampled, "median cosine": done.sample_median, "lowest cosine": done.sample_lowest}
+    return shown
 
 
 def partition(report: PartitionReport, unfilled: int, seconds_each: float) -> Metadata:
@@ -57,7 +74,13 @@ def progress_line(progress: Progress) -> str:
 
 
 def ann_index(built: AnnIndex, seconds: float) -> Metadata:
-    return {"bytes": built.bytes, "seconds": round(seconds, 3), "valid": built.valid}
+    """What was built. A store that does not tell how large it is shows no size."""
+    shown: Metadata = {"seconds": round(seconds, 3), "valid": built.valid}
+    if built.bytes is not None:
+        shown["bytes"] = built.bytes
+    if built.note:
+        shown["note"] = built.note
+    return shown
 
 
 def coverage(found: Coverage) -> Metadata:

@@ -64,6 +64,10 @@ class Names:
         return f"rollback_{self.index}"
 
     @property
+    def adopt_job(self) -> str:
+        return f"adopt_{self.index}"
+
+    @property
     def pause_job(self) -> str:
         return f"pause_{self.index}"
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import dagster as dg
 
-from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError
+from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError, StoreUnavailable
 from embed_pipeline.migrate.open_index import OpenIndex, opened
 from embed_pipeline.postgres import failures
 from embed_pipeline.spec import IndexSpec
@@ -30,7 +30,7 @@ class Log(Protocol):
 def refusals_as_failures() -> Iterator[None]:
     """Within it an EmbedPipelineError becomes a dg.Failure that says the sentence and shows no Python traceback of ours.
 
-    Trying again would meet the same refusal, so retries are off, except when the database did not answer.
+    Trying again would meet the same refusal, so retries are off, except when the database or the store did not answer.
     """
     try:
         with failures.as_sentences():
@@ -38,7 +38,7 @@ def refusals_as_failures() -> Iterator[None]:
     except EmbedPipelineError as problem:
         metadata = {} if problem.next_step is None else {"next step": problem.next_step}
         raise dg.Failure(
-            description=str(problem), metadata=metadata, allow_retries=isinstance(problem, DatabaseUnavailable)
+            description=str(problem), metadata=metadata, allow_retries=isinstance(problem, DatabaseUnavailable | StoreUnavailable)
         ) from None
 
 

@@ -7,7 +7,6 @@ import random
 import shutil
 import time
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from psycopg import sql
@@ -17,21 +16,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.demo import corpus, picture, traffic, trap
 from embed_pipeline.demo.picture import Round
-from embed_pipeline.demo.traffic import Place, queries
+from embed_pipeline.demo.stage import LayoutKind, Stage, StoreKind, set_up
+from embed_pipeline.demo.traffic import Actor, Place, queries
 from embed_pipeline.documents import loading
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex, opened
 from embed_pipeline.postgres.connection import connect, resolve_url
-from embed_pipeline.postgres.home import default_home
-from embed_pipeline.spec import IndexSpec
+from embed_pipeline.spec import HoldoutSpec, IndexSpec
 
 INDEX = "docs"
 QUERIES_HELD_OUT = 600
 QUERIES_OF_THE_READER = 100
 TRAP_SAMPLE = 300
 SEED = 11
+
+# A reader that has no answer for so long is stuck.
+SILENCE_SECONDS = 60.0
 
 # The writer's edits of other documents may move one query across rank ten.
 RECALL_SLACK = 0.015
@@ -49,41 +51,57 @@ class Story:
         self.marks.append((time.time(), name))
 
 
-def run(config: Path = Path("assets"), console: Console | None = None) -> dict[str, object]:
-    """Run the demo on index `docs` of `config`; returns its facts. EmbedPipelineError when any promise was broken."""
+def run(
+    config: Path = Path("assets"),
+    console: Console | None = None,
+    *,
+    store: StoreKind = "pgvector",
+    layout: LayoutKind = "collections",
+) -> dict[str, object]:
+    """Run the demo on index `docs` of `config`; returns its facts. EmbedPipelineError when any promise was broken.
+
+    `layout` is Qdrant's. Each store has an index, a database and a folder of its own, so that the demos do not meet.
+    """
     console = console or Console()
-    spec = load_indexes(config)[INDEX]
+    stage = set_up(load_indexes(config)[INDEX], store, layout)
+    stage.spec = spec = stage.spec.model_copy(update={"holdout": HoldoutSpec(path=stage.folder / "holdout.jsonl")})
     first = spec.model_copy(update={"versions": {"v1": spec.versions["v1"]}})
-    place = _prepare(spec)
-    story = Story()
+    if stage.in_one_process:
+        # Backfill, dual-write and reader share this process, and each model's idle threads spin for a while.
+        traffic.one_thread_each()
+    place = _prepare(stage)
+    story = Story(facts={"store": spec.store.place(spec.name)})
     documents = corpus.read_docstrings()
     judged = random.Random(SEED).sample(documents, QUERIES_HELD_OUT)
     corpus.write_jsonl(documents, place.folder / "documents.jsonl")
     corpus.write_holdout(judged, place.folder / "holdout.jsonl")
 
+    if stage.opening:
+        console.print(f"{stage.opening}\n", highlight=False)
     console.rule("[bold]1. An index that serves")
-    _serve_first_version(console, first, place, len(documents))
+    _serve_first_version(console, stage, first, place, len(documents))
     console.rule("[bold]2. The trap: changing the model in place")
-    points = _show_trap(console, spec, place, judged)
+    points = _show_trap(console, stage, judged)
     console.rule("[bold]3. The same change as a migration, under traffic")
     watched = [(document.query, document.id) for document in judged[:QUERIES_OF_THE_READER]]
     # Not the judged ones: what the reader measures should change with the model, not with the writer's edits.
     unjudged = sorted({document.id for document in documents} - {document.id for document in judged})
-    processes = traffic.start(place, spec, watched, unjudged)
+    actors = traffic.start(place, stage, watched, unjudged)
     try:
-        _migrate(console, spec, place, story, processes)
+        _migrate(console, stage, place, story, actors)
     finally:
-        traffic.stop(place, processes)
+        traffic.stop(place, actors)
     with opened(spec) as index:
         _settle(index)
         _verify(console, index, "at the end, with all writers stopped", strict=True)
     rounds = _rounds(traffic.answers(place), story)
-    _tell(console, place, story, points, rounds)
+    _tell(console, stage, place, story, points, rounds)
     return story.facts
 
 
-def _prepare(spec: IndexSpec) -> Place:
-    """A clean index `docs` in the embedded database; refuses where other indexes live."""
+def _prepare(stage: Stage) -> Place:
+    """A clean database in the embedded server and a clean folder; refuses where other indexes live."""
+    spec = stage.spec
     url = resolve_url(spec.database_url)
     with connect(url, autocommit=True) as conn:
         exists = conn.execute(queries("catalog_exists")).fetchone()
@@ -96,26 +114,27 @@ def _prepare(spec: IndexSpec) -> Place:
                 )
         conn.execute(queries("drop_catalog"))
         conn.execute(queries("drop_documents", table=sql.Identifier("public", spec.name)))
-    folder = default_home() / "demo"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return Place(url, folder)
+    shutil.rmtree(stage.folder, ignore_errors=True)
+    stage.folder.mkdir(parents=True)
+    stage.declare()
+    return Place(url, stage.folder)
 
 
-def _serve_first_version(console: Console, spec: IndexSpec, place: Place, count: int) -> None:
+def _serve_first_version(console: Console, stage: Stage, spec: IndexSpec, place: Place, count: int) -> None:
     report = loading.load(loading.open_to_load(spec), place.folder / "documents.jsonl", full=True)
     console.print(f"Loaded {report.inserted:,} docstrings of the Python standard library; {count - report.inserted} were there.")
     with opened(spec) as index:
-        _backfill(console, index, "v1")
+        _backfill(console, stage, index, "v1")
         console.print(gate.run(index, "v1").sentence)
         cutover.cutover(index, "v1", "first version")
     console.print("v1 serves.")
 
 
-def _show_trap(console: Console, spec: IndexSpec, place: Place, judged: list[corpus.DocstringDocument]) -> list[trap.TrapPoint]:
+def _show_trap(console: Console, stage: Stage, judged: list[corpus.DocstringDocument]) -> list[trap.TrapPoint]:
+    spec = stage.spec
     with opened(spec.model_copy(update={"versions": {"v1": spec.versions["v1"]}})) as index, index.connection() as conn:
         new = OpenIndex(spec, index.url, index.source)
-        points = trap.overwrite_in_place(conn, judged[:TRAP_SAMPLE], index.embedder("v1"), new.embedder("v2"))
+        points = trap.overwrite_in_place(stage.scratch(conn), judged[:TRAP_SAMPLE], index.embedder("v1"), new.embedder("v2"))
         new.close()
     console.print(f"A scratch copy of {TRAP_SAMPLE} documents, overwritten with the new model's vectors. Every request succeeds.")
     console.print("  overwritten   recall@10, old query model   new query model")
@@ -124,13 +143,13 @@ def _show_trap(console: Console, spec: IndexSpec, place: Place, judged: list[cor
     return points
 
 
-def _migrate(console: Console, spec: IndexSpec, place: Place, story: Story, processes: list[BaseProcess]) -> None:
+def _migrate(console: Console, stage: Stage, place: Place, story: Story, actors: list[Actor]) -> None:
     _await_rounds(place, 1)
     story.mark("declare v2")
-    with opened(spec) as index:
+    with opened(stage.spec) as index:
         console.print("v2 is declared and registered: every write reaches both versions from here on.")
-        processes.append(traffic.start_dual_write(place, spec))
-        _backfill(console, index, "v2")
+        actors.append(traffic.start_dual_write(place, stage))
+        _backfill(console, stage, index, "v2")
         _verify(console, index, "after the backfill")
         story.mark("gate")
         result = gate.run(index, "v2")
@@ -140,16 +159,24 @@ def _migrate(console: Console, spec: IndexSpec, place: Place, story: Story, proc
             moved = cutover.rollback(index) if step == "rollback" else cutover.cutover(index, "v2", "demo")
             story.mark(step)
             console.print(f"{step}: {moved.version} serves, generation {moved.generation}, in {moved.seconds:.2f} s.")
+            _print_told(console, stage, index)
             _await_rounds(place, 1)
             _verify(console, index, f"after the {step}, with edits since")
         time.sleep(index.spec.retire.unread_seconds + 1)
         freed = retire.retire(index, "v1", "v1", "demo").freed_bytes
         story.mark("retire v1")
         console.print(f"retire: v1 is gone, {freed / 1e6:.1f} MB freed.")
+        _print_told(console, stage, index)
         _await_rounds(place, 1)
 
 
-def _backfill(console: Console, index: OpenIndex, name: str) -> None:
+def _print_told(console: Console, stage: Stage, index: OpenIndex) -> None:
+    told = stage.told(index)
+    if told:
+        console.print(f"  {told}", highlight=False)
+
+
+def _backfill(console: Console, stage: Stage, index: OpenIndex, name: str) -> None:
     columns = (TextColumn("backfill " + name), BarColumn(), MofNCompleteColumn(), TextColumn("documents"), TimeRemainingColumn())
     started = time.monotonic()
     with Progress(*columns, console=console) as bar, index.connection() as conn:
@@ -167,7 +194,7 @@ def _backfill(console: Console, index: OpenIndex, name: str) -> None:
             bar.update(task, completed=done, total=max(total, done))
     ann_index.build(index, name)
     seconds = time.monotonic() - started
-    console.print(f"{name}: {done:,} documents in {seconds:.1f} s, {done / seconds:.0f} documents/s; ANN index valid.")
+    console.print(f"{name}: {done:,} documents in {seconds:.1f} s, {done / seconds:.0f} documents/s; {stage.ann_words}.")
 
 
 def _verify(console: Console, index: OpenIndex, when: str, *, strict: bool = False) -> None:
@@ -176,7 +203,7 @@ def _verify(console: Console, index: OpenIndex, when: str, *, strict: bool = Fal
         if coverage.differences or (strict and coverage.pending):
             raise EmbedPipelineError(
                 f"verify of {name} {when} found {coverage.differences} differences: {'; '.join(coverage.samples)}.",
-                next_step=f"Run: embed-pipeline verify {INDEX}",
+                next_step=f"Run: embed-pipeline verify {index.name}",
             )
         console.print(
             f"verify {name} {when}: {coverage.documents:,} documents, 0 differences ({coverage.pending} changes on their way)."
@@ -192,11 +219,20 @@ def _settle(index: OpenIndex) -> None:
 def _await_rounds(place: Place, count: int) -> None:
     """Wait until the reader has been through all its queries `count` more times."""
     notes = place.notes("reader")
-    deadline = time.monotonic() + 60
-    seen = notes.read_text().count("\n") if notes.exists() else 0
+
+    def answers() -> int:
+        return notes.read_text().count("\n") if notes.exists() else 0
+
+    seen = answers()
+    wanted = seen + count * QUERIES_OF_THE_READER
+    deadline = time.monotonic() + SILENCE_SECONDS
     while time.monotonic() < deadline:
-        if notes.exists() and notes.read_text().count("\n") >= seen + count * QUERIES_OF_THE_READER:
+        now = answers()
+        if now >= wanted:
             return
+        if now > seen:
+            # However slow the machine is: it does get ahead.
+            seen, deadline = now, time.monotonic() + SILENCE_SECONDS
         time.sleep(0.1)
     raise EmbedPipelineError("The demo's reader does not get ahead.", next_step=f"Look at {notes}.")
 
@@ -215,7 +251,7 @@ def _rounds(answers: list[dict[str, object]], story: Story) -> list[Round]:
     return rounds
 
 
-def _tell(console: Console, place: Place, story: Story, points: list[trap.TrapPoint], rounds: list[Round]) -> None:
+def _tell(console: Console, stage: Stage, place: Place, story: Story, points: list[trap.TrapPoint], rounds: list[Round]) -> None:
     before = [each.recall for each in rounds if each.versions == ("v1",)]
     after = [each.recall for each in rounds if each.versions == ("v2",)]
     lowest = min(each.recall for each in rounds)
@@ -251,7 +287,4 @@ def _tell(console: Console, place: Place, story: Story, points: list[trap.TrapPo
         raise EmbedPipelineError(
             f"Recall fell to {lowest:.2f} during the migration, below v1's {before[0]:.2f}.", next_step=f"Look at {place.folder}."
         )
-    console.print(
-        "Next:\n  embed-pipeline status docs\n  embed-pipeline search docs 'read a file line by line'\n"
-        "  make dev            the Dagster UI on the same index\n  assets/docs/defs.yaml   declare a v3 of your own"
-    )
+    console.print(f"Next:\n{stage.next_steps()}", highlight=False, soft_wrap=True)

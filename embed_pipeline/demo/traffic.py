@@ -1,6 +1,7 @@
-"""Traffic during the demo: a process that writes all along, one that searches all along, one that dual-writes.
+"""Traffic during the demo: one who writes all along, one who searches all along, one who dual-writes.
 
-Each is a real process with its own connections. They stop when the file `stop` appears and leave what they saw in a file.
+Each is a real process with its own connections; where the vectors belong to one process, those who touch them are threads of it. They
+stop when the file `stop` appears and leave what they saw in a file.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
+import psycopg
 from psycopg import sql
 
+from embed_pipeline.catalog import versions
+from embed_pipeline.demo.stage import Stage, stage_of
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.postgres.connection import connect
 from embed_pipeline.postgres.queries import Queries
@@ -30,6 +34,9 @@ queries = Queries(__file__, "traffic.sql")
 WRITES_PER_SECOND = 10
 SEARCHES_PER_SECOND = 25
 SEED = 7
+
+# A vector that was made after this long before a search may have replaced the one that the search has met.
+LONGEST_WRITE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,33 +54,78 @@ class Place:
         return self.folder / f"{name}.jsonl"
 
 
-def start(place: Place, spec: IndexSpec, questions: list[tuple[str, str]], editable: list[str]) -> list[BaseProcess]:
+class Actor(Protocol):
+    """Somebody who takes part in the traffic."""
+
+    name: str
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end; RuntimeError when it failed or goes on for longer."""
+        ...
+
+
+class OwnProcess:
+    """An actor in a process of its own. It embeds with one thread: it is a neighbour of the migration, not a part of it."""
+
+    def __init__(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        self.name = name
+        self._process = get_context("spawn").Process(target=_as_neighbour, args=(work, *arguments), name=name)
+        self._process.start()
+
+    def join(self, seconds: float) -> None:
+        self._process.join(timeout=seconds)
+        if self._process.exitcode != 0:
+            self._process.kill()
+            raise RuntimeError(f"the demo's {self.name} ended with {self._process.exitcode}")
+
+
+class OwnThread:
+    """An actor in a thread of this process."""
+
+    def __init__(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        self.name = name
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._done = self._pool.submit(work, *arguments)
+
+    def join(self, seconds: float) -> None:
+        self._pool.shutdown(wait=False)
+        try:
+            self._done.result(timeout=seconds)
+        except Exception as problem:
+            raise RuntimeError(f"the demo's {self.name} failed: {type(problem).__name__}: {problem}") from problem
+
+
+def one_thread_each() -> None:
+    """From here on every model that this process opens computes with one thread."""
+    os.environ["EMBED_PIPELINE_ONNX_THREADS"] = "1"
+
+
+def _as_neighbour(work: Callable[..., None], *arguments: Any) -> None:
+    one_thread_each()
+    work(*arguments)
+
+
+def start(place: Place, stage: Stage, questions: list[tuple[str, str]], editable: list[str]) -> list[Actor]:
     """Start writer and reader; `questions` are (text, id of the one right document), `editable` the documents that get edited."""
-    context = get_context("spawn")
-    processes = [
-        context.Process(target=write_all_along, args=(place, spec.name, editable), name="writer"),
-        context.Process(target=read_all_along, args=(place, spec.name, questions), name="reader"),
-    ]
-    for process in processes:
-        process.start()
-    return list(processes)
+    # The writer is the application: it knows its own table and no vectors.
+    writer = OwnProcess("writer", write_all_along, place, stage.spec.name, editable)
+    return [writer, _beside(stage)("reader", read_all_along, place, stage.spec, questions)]
 
 
-def start_dual_write(place: Place, spec: IndexSpec) -> BaseProcess:
-    """What `embed-pipeline sync --watch` runs, in a process of its own."""
-    process = get_context("spawn").Process(target=sync_all_along, args=(place, spec), name="dual-write")
-    process.start()
-    return process
+def start_dual_write(place: Place, stage: Stage) -> Actor:
+    """What `embed-pipeline sync --watch` runs."""
+    return _beside(stage)("dual-write", sync_all_along, place, stage.spec)
 
 
-def stop(place: Place, processes: list[BaseProcess]) -> None:
-    """Tell all to stop and wait for them; a process that failed is an error of the demo."""
+def _beside(stage: Stage) -> type[OwnThread] | type[OwnProcess]:
+    return OwnThread if stage.in_one_process else OwnProcess
+
+
+def stop(place: Place, actors: list[Actor]) -> None:
+    """Tell all to stop and wait for them; one that failed is an error of the demo."""
     (place.folder / "stop").touch()
-    for process in processes:
-        process.join(timeout=60)
-        if process.exitcode != 0:
-            process.kill()
-            raise RuntimeError(f"the demo's {process.name} ended with {process.exitcode}")
+    for actor in actors:
+        actor.join(60)
 
 
 def write_all_along(place: Place, index: str, editable: list[str]) -> None:
@@ -101,63 +153,66 @@ def write_all_along(place: Place, index: str, editable: list[str]) -> None:
     place.notes("writer").write_text(json.dumps(counts))
 
 
-def read_all_along(place: Place, index: str, questions: list[tuple[str, str]]) -> None:
+def read_all_along(place: Place, spec: IndexSpec, questions: list[tuple[str, str]]) -> None:
     """Search round after round for the same queries, and check each answer's space; one line for each answer."""
-    os.environ["EMBED_PIPELINE_ONNX_THREADS"] = "1"
     position = 0
     known: dict[tuple[str, str], Vectors] = {}
+    stage = stage_of(spec)
     with (
-        Searcher(index, place.url) as searcher,
+        Searcher(spec.name, place.url) as searcher,
         connect(place.url, autocommit=True) as checking,
-        place.notes("reader").open("w") as notes,
+        # Line by line: the story counts them to know how far the reader is.
+        place.notes("reader").open("w", buffering=1) as notes,
     ):
         while not place.stopped:
-            started = time.monotonic()
+            started = time.time()
             text, wanted = questions[position % len(questions)]
-            note: dict[str, Any] = {"at": time.time(), "query": position % len(questions)}
+            note: dict[str, Any] = {"at": started, "query": position % len(questions)}
             try:
                 answer = searcher.search(text, 10)
                 note |= {
                     "version": answer.version,
                     "found": any(hit.doc_id == wanted for hit in answer.hits),
-                    "one_space": in_one_space(checking, index, searcher, text, answer, known),
+                    "seconds": round(time.time() - started, 4),
+                    "one_space": in_one_space(checking, stage, searcher, text, answer, known, started),
                 }
             except Exception as problem:
                 # Whatever it is, an application would have seen it: it counts against us, with its words.
                 note["error"] = f"{type(problem).__name__}: {problem}"
             notes.write(json.dumps(note) + "\n")
             position += 1
-            time.sleep(max(0.0, 1 / SEARCHES_PER_SECOND - (time.monotonic() - started)))
+            time.sleep(max(0.0, 1 / SEARCHES_PER_SECOND - (time.time() - started)))
 
 
 def in_one_space(
-    conn: Any, index: str, searcher: Searcher, text: str, answer: Answer, known: dict[tuple[str, str], Vectors]
+    conn: psycopg.Connection,
+    stage: Stage,
+    searcher: Searcher,
+    text: str,
+    answer: Answer,
+    known: dict[tuple[str, str], Vectors],
+    started: float,
 ) -> bool:
     """Whether every hit was ranked by its distance in the answer's own space.
 
-    Recomputes each distance in Python, from the vector that the version's table holds now and the version's own query vector (made
-    once, kept in `known`). A document that was changed or deleted since has another vector, or none: it passes.
+    Recomputes each distance in Python, from the vector that the store holds now and the version's own query vector (made once, kept in
+    `known`). A document that was changed or deleted since the search `started` has another vector, or none: it passes.
     """
+    version = versions.get(conn, stage.spec.name, answer.version)
+    if not version.is_live or version.fingerprint != answer.fingerprint:
+        return False
     key = (text, answer.version)
     if key not in known:
         known[key] = searcher.embed(text, answer.version).values
-    query = known[key]
-    labels = conn.execute(queries("fingerprint"), {"index": index, "version": answer.version}).fetchone()
-    if labels is None or labels[0] != answer.fingerprint:
-        return False
-    tables = {
-        "vectors": sql.Identifier("embed_pipeline", f"{index}__{answer.version}__vectors"),
-        "documents": sql.Identifier("embed_pipeline", f"{index}__{answer.version}__documents"),
-    }
-    rows = conn.execute(queries("stored", **tables), {"doc_ids": [hit.doc_id for hit in answer.hits]}).fetchall()
-    stored = {doc_id: (np.asarray(vector.to_numpy()), label, fresh) for doc_id, vector, label, fresh in rows}
+    stored = stage.stored(conn, version, [hit.doc_id for hit in answer.hits])
     for hit in answer.hits:
         if hit.doc_id not in stored:
             continue
-        vector, label, fresh = stored[hit.doc_id]
-        if label != answer.fingerprint:
+        found = stored[hit.doc_id]
+        if found.fingerprint != answer.fingerprint:
             return False
-        if not fresh and abs((1 - float(vector @ query)) - hit.distance) > 1e-4:
+        is_fresh = found.made_at > started - LONGEST_WRITE_SECONDS
+        if not is_fresh and abs((1 - float(found.vector @ known[key])) - hit.distance) > 1e-4:
             return False
     return True
 
@@ -167,7 +222,6 @@ def sync_all_along(place: Place, spec: IndexSpec) -> None:
     from embed_pipeline.migrate import dual_write
     from embed_pipeline.migrate.open_index import opened
 
-    os.environ["EMBED_PIPELINE_ONNX_THREADS"] = "1"
     stopping = threading.Event()
     totals: dict[str, int] = {}
 

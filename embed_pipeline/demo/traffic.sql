@@ -7,13 +7,6 @@ UPDATE {table} SET text = regexp_replace(text, ' \(revision \d+\)$', '') || %(re
 -- name: delete
 DELETE FROM {table} WHERE id = %(id)s
 
--- name: fingerprint
-SELECT fingerprint FROM embed_pipeline.versions WHERE index_name = %(index)s AND version = %(version)s AND state <> 'retired'
-
--- name: stored
-SELECT v.doc_id, v.embedding, d.fingerprint, d.embedded_at > now() - interval '2 seconds'
-FROM {vectors} AS v JOIN {documents} AS d USING (doc_id) WHERE v.doc_id = ANY (%(doc_ids)s)
-
 -- name: other_indexes
 SELECT count(*) FROM embed_pipeline.indexes WHERE index_name <> %(index)s
 

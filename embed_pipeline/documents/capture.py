@@ -14,7 +14,7 @@ from psycopg import errors, sql
 
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DocumentsTableError
-from embed_pipeline.postgres.connection import end_when_frozen
+from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -25,11 +25,16 @@ STATEMENT_KINDS = ("insert", "update", "delete")
 
 @dataclass(frozen=True)
 class CapturedVersion:
-    """A live version as the triggers see it: its name, and its vectors when they live in the same database."""
+    """A live version as the triggers see it: its name, and its vectors when they live in the same database.
+
+    Without tables nothing is deleted in the writer's transaction: the queue alone carries deletes. With `payload` a change of the
+    documents' payload is a change, not only one of the text.
+    """
 
     name: str
     documents: sql.Identifier | None = None
     vectors: sql.Identifier | None = None
+    payload: bool = False
 
 
 def lock(conn: psycopg.Connection, source: Source) -> None:
@@ -43,18 +48,31 @@ def install(conn: psycopg.Connection, source: Source, index: str, versions: Sequ
     for kind in (*STATEMENT_KINDS, "row", "truncate"):
         template = f"{kind}_function" if versions else "empty_function"
         conn.execute(queries(template, function=function_name(index, kind), **parts))
+    truncates = _truncate_kinds(versions)
+    # Made even when its trigger is not: one that is left from versions that are gone has nothing to do.
+    emptied = "before_truncate_function" if len(truncates) > 1 else "empty_function"
+    conn.execute(queries(emptied, function=function_name(index, "before_truncate"), **parts))
     if source.partitioned:
         _arm(conn, source.identifier, index, "row", "enable_always")
         for schema, table in conn.execute(
             queries("leaf_partitions"), {"documents": source.identifier.as_string(conn)}
         ).fetchall():
-            _arm(conn, sql.Identifier(schema, table), index, "truncate", "enable_always")
+            for kind in truncates:
+                _arm(conn, sql.Identifier(schema, table), index, kind, "enable_always")
     else:
         for kind in STATEMENT_KINDS:
             _arm(conn, source.identifier, index, kind)
         # Replicated changes fire row triggers only; with ENABLE REPLICA this one fires for nothing else.
         _arm(conn, source.identifier, index, "row", "enable_replica")
-    _arm(conn, source.identifier, index, "truncate", "enable_always")
+    for kind in truncates:
+        _arm(conn, source.identifier, index, kind, "enable_always")
+
+
+def queue_all(conn: psycopg.Connection, source: Source, index: str, names: Sequence[str]) -> None:
+    """Queue every document for these versions. The caller holds `lock`."""
+    query = queries("queue_all", documents=source.identifier, doc_id=source.doc_id())
+    with unhurried(conn):
+        conn.execute(query, {"index": index, "versions": list(names)})
 
 
 def function_name(index: str, kind: str) -> sql.Identifier:
@@ -65,9 +83,13 @@ def trigger_name(index: str, kind: str) -> str:
     return f"embed_pipeline_{index}_{kind}"
 
 
-def expected_triggers(source: Source, index: str) -> list[str]:
-    kinds = ("row", "truncate") if source.partitioned else (*STATEMENT_KINDS, "row", "truncate")
-    return [trigger_name(index, kind) for kind in kinds]
+def expected_triggers(source: Source, index: str, versions: Sequence[CapturedVersion]) -> list[str]:
+    return [trigger_name(index, kind) for kind, _ in _modes(source, versions)]
+
+
+def _truncate_kinds(versions: Sequence[CapturedVersion]) -> tuple[str, ...]:
+    """What a version without tables loses in a TRUNCATE can be known before it only: afterwards nothing here remembers the ids."""
+    return ("truncate", "before_truncate") if any(version.documents is None for version in versions) else ("truncate",)
 
 
 def _arm(conn: psycopg.Connection, table: sql.Identifier, index: str, kind: str, enable: str | None = None) -> None:
@@ -82,14 +104,45 @@ def _function_parts(source: Source, index: str, versions: Sequence[CapturedVersi
         "settings": queries("settings"),
         "index": sql.Literal(index),
         "versions": sql.Literal([version.name for version in versions]),
+        "payload_versions": sql.Literal([version.name for version in versions if version.payload]),
+        "tableless_versions": sql.Literal([version.name for version in versions if version.documents is None]),
+        "documents": source.identifier,
+        "doc_id": source.doc_id(),
         "new_id": source.doc_id("n"),
         "old_id": source.doc_id("o"),
         "new_text": source.text("n"),
         "old_text": source.text("o"),
+        "new_payload": _payload(source, versions, "n"),
+        "old_payload": _payload(source, versions, "o"),
+        "queue_changed": _queue_changed(source, index, versions),
         "delete_removed": _each(versions, _delete_removed),
         "queue_orphans": _each(versions, lambda v: _queue_orphans(source, index, v)),
         "delete_orphans": _each(versions, lambda v: _delete_orphans(source, v)),
     }
+
+
+def _payload(source: Source, versions: Sequence[CapturedVersion], alias: str) -> sql.Composable:
+    """The payload as text; of no interest, and so always the same, where no version carries it."""
+    if not any(version.payload for version in versions):
+        return sql.SQL("''::text")
+    return sql.SQL('({}::text COLLATE "C")').format(source.payload(alias))
+
+
+def _queue_changed(source: Source, index: str, versions: Sequence[CapturedVersion]) -> sql.Composable:
+    """One statement for the versions of which the text is all there is, one for those that carry the payload too."""
+    statements = []
+    for carries in (False, True):
+        names = [version.name for version in versions if version.payload is carries]
+        if names:
+            state = {
+                f"{when}_state": sql.SQL(", ").join(
+                    [source.text(alias), *([_payload(source, versions, alias)] if carries else [])]
+                )
+                for when, alias in (("new", "n"), ("old", "o"))
+            }
+            ids = {"new_id": source.doc_id("n"), "old_id": source.doc_id("o")}
+            statements.append(queries("queue_changed", index=sql.Literal(index), versions=sql.Literal(names), **ids, **state))
+    return sql.SQL("\n    ").join(statements)
 
 
 def _each(versions: Sequence[CapturedVersion], build: Callable[[CapturedVersion], sql.Composable]) -> sql.Composable:
@@ -127,34 +180,35 @@ def _known(table: sql.Identifier | None) -> sql.Identifier:
     return table
 
 
-def disarmed(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
+def disarmed(conn: psycopg.Connection, source: Source, index: str, versions: Sequence[CapturedVersion]) -> list[str]:
     """`table.trigger` of every trigger that is missing, disabled, or enabled in another way than `install` leaves it. Locks nothing."""
-    wanted = [(source.identifier.as_string(conn), trigger_name(index, kind), mode) for kind, mode in _modes(source)]
+    wanted = [(source.identifier.as_string(conn), trigger_name(index, kind), mode) for kind, mode in _modes(source, versions)]
     if source.partitioned:
         named = {"documents": source.identifier.as_string(conn)}
         for schema, table in conn.execute(queries("leaf_partitions"), named).fetchall():
             leaf = sql.Identifier(schema, table).as_string(conn)
-            wanted += [(leaf, trigger_name(index, kind), "A") for kind in ("row", "truncate")]
+            wanted += [(leaf, trigger_name(index, kind), "A") for kind in ("row", *_truncate_kinds(versions))]
     tables, triggers, modes = (list(column) for column in zip(*wanted, strict=True))
     found = conn.execute(queries("disarmed"), {"tables": tables, "triggers": triggers, "modes": modes})
     return [f"{table}.{trigger}" for table, trigger in found]
 
 
-def _modes(source: Source) -> list[tuple[str, str]]:
+def _modes(source: Source, versions: Sequence[CapturedVersion]) -> list[tuple[str, str]]:
     """How each trigger of the documents table is enabled, as pg_trigger.tgenabled says it."""
+    truncates = [(kind, "A") for kind in _truncate_kinds(versions)]
     if source.partitioned:
-        return [("row", "A"), ("truncate", "A")]
-    return [*((kind, "O") for kind in STATEMENT_KINDS), ("row", "R"), ("truncate", "A")]
+        return [("row", "A"), *truncates]
+    return [*((kind, "O") for kind in STATEMENT_KINDS), ("row", "R"), *truncates]
 
 
-def prove_live(conn: psycopg.Connection, source: Source, index: str, version: str) -> None:
+def prove_live(conn: psycopg.Connection, source: Source, index: str, version: CapturedVersion) -> None:
     """Refuse unless a change of a document reaches the queue for `version`: seen, not assumed.
 
     The canary shortens the text of one unlocked document in a transaction that is rolled back. Where no document can be changed
     that way (an empty table, a text column of another type, a refusing trigger of the application) the armed triggers are what is
     left to check.
     """
-    expected = expected_triggers(source, index)
+    expected = expected_triggers(source, index, [version])
     found = conn.execute(
         queries("armed_triggers"), {"documents": source.identifier.as_string(conn), "triggers": expected}
     ).fetchall()
@@ -164,7 +218,7 @@ def prove_live(conn: psycopg.Connection, source: Source, index: str, version: st
     with conn.transaction(force_rollback=True):
         end_when_frozen(conn)
         try:
-            arrived = _canary(conn, source, index, version)
+            arrived = _canary(conn, source, index, version.name)
         except (errors.OperationalError, errors.IdleInTransactionSessionTimeout):
             raise  # A lost connection says nothing about the triggers.
         except errors.Error as refused:

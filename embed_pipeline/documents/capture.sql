@@ -15,19 +15,22 @@ BEGIN
     -- A key that is gone is a delete. A key with another text, or a new one, is a change; other columns are none of our business.
     SELECT array_agg(gone.doc_id) INTO removed
     FROM (SELECT {old_id} AS doc_id FROM old_rows o EXCEPT SELECT {new_id} FROM new_rows n) AS gone;
-    INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-    SELECT {index}, live.version, changed.doc_id
-    FROM (
-        SELECT c.doc_id
-        FROM (SELECT {new_id} AS doc_id, {new_text} FROM new_rows n EXCEPT SELECT {old_id}, {old_text} FROM old_rows o) AS c
-        UNION
-        SELECT unnest(removed)
-    ) AS changed CROSS JOIN unnest({versions}::text[]) AS live(version);
+    {queue_changed}
     IF removed IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
         {delete_removed}
     END IF;
     RETURN NULL;
 END $capture$
+
+-- name: queue_changed
+INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
+    SELECT {index}, live.version, changed.doc_id
+    FROM (
+        SELECT c.doc_id
+        FROM (SELECT {new_id} AS doc_id, {new_state} FROM new_rows n EXCEPT SELECT {old_id}, {old_state} FROM old_rows o) AS c
+        UNION
+        SELECT unnest(removed)
+    ) AS changed CROSS JOIN unnest({versions}::text[]) AS live(version);
 
 -- name: delete_function
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
@@ -50,20 +53,26 @@ END $capture$
 -- For partitioned tables (writes that name a partition) and for replicated changes, which fire row triggers only.
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
 DECLARE
-    old_id   text;
-    new_id   text;
-    old_text text;
-    new_text text;
-    removed  text[];
+    old_id      text;
+    new_id      text;
+    old_text    text;
+    new_text    text;
+    old_payload text;
+    new_payload text;
+    removed     text[];
+    concerned   text[] := {versions};
 BEGIN
     IF TG_OP <> 'INSERT' THEN
-        SELECT {old_id}, {old_text} INTO old_id, old_text FROM (SELECT OLD.*) AS o;
+        SELECT {old_id}, {old_text}, {old_payload} INTO old_id, old_text, old_payload FROM (SELECT OLD.*) AS o;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        SELECT {new_id}, {new_text} INTO new_id, new_text FROM (SELECT NEW.*) AS n;
+        SELECT {new_id}, {new_text}, {new_payload} INTO new_id, new_text, new_payload FROM (SELECT NEW.*) AS n;
     END IF;
     IF old_id IS NOT DISTINCT FROM new_id AND old_text = new_text COLLATE "C" THEN
-        RETURN NULL;
+        IF old_payload = new_payload COLLATE "C" THEN
+            RETURN NULL;
+        END IF;
+        concerned := {payload_versions};
     END IF;
     IF old_id IS NOT NULL AND old_id IS DISTINCT FROM new_id THEN
         removed := ARRAY[old_id];
@@ -71,7 +80,7 @@ BEGIN
     INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
     SELECT {index}, live.version, changed.doc_id
     FROM (SELECT new_id AS doc_id WHERE new_id IS NOT NULL UNION SELECT unnest(removed)) AS changed
-    CROSS JOIN unnest({versions}::text[]) AS live(version);
+    CROSS JOIN unnest(concerned) AS live(version);
     IF removed IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
         {delete_removed}
     END IF;
@@ -86,6 +95,19 @@ BEGIN
     IF current_setting('transaction_isolation') = 'read committed' THEN
         {delete_orphans}
     END IF;
+    RETURN NULL;
+END $capture$
+
+-- name: before_truncate_function
+-- Fires on the table and on each of its partitions. A partition that was attached later has no trigger of its own: the others answer
+-- for it. A document queued too often is looked at and found as it should be.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
+BEGIN
+    INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
+    SELECT {index}, live.version, {doc_id}
+    FROM {documents} AS d CROSS JOIN unnest({tableless_versions}::text[]) AS live(version)
+    WHERE d.tableoid = TG_RELID
+       OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = d.tableoid AND t.tgname = TG_NAME);
     RETURN NULL;
 END $capture$
 
@@ -131,6 +153,10 @@ FOR EACH ROW EXECUTE FUNCTION {function}()
 CREATE OR REPLACE TRIGGER {trigger} AFTER TRUNCATE ON {documents}
 FOR EACH STATEMENT EXECUTE FUNCTION {function}()
 
+-- name: before_truncate_trigger
+CREATE OR REPLACE TRIGGER {trigger} BEFORE TRUNCATE ON {documents}
+FOR EACH STATEMENT EXECUTE FUNCTION {function}()
+
 -- name: enable_always
 ALTER TABLE {documents} ENABLE ALWAYS TRIGGER {trigger}
 
@@ -139,6 +165,10 @@ ALTER TABLE {documents} ENABLE REPLICA TRIGGER {trigger}
 
 -- name: lock_documents
 LOCK TABLE {documents} IN SHARE ROW EXCLUSIVE MODE
+
+-- name: queue_all
+INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
+SELECT %(index)s, live.version, {doc_id} FROM {documents} AS d CROSS JOIN unnest(%(versions)s::text[]) AS live(version)
 
 -- name: leaf_partitions
 SELECT n.nspname, c.relname

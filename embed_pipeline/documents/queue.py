@@ -104,6 +104,13 @@ def enqueue(conn: psycopg.Connection, index: str, version: str, doc_ids: Sequenc
     conn.execute(queries("enqueue"), {"index": index, "version": version, "doc_ids": list(doc_ids)})
 
 
+def next_seq(conn: psycopg.Connection) -> int:
+    """A number that no change and no other write has, later than every one there is."""
+    row = conn.execute(queries("take_mark")).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def forget_version(conn: psycopg.Connection, index: str, version: str) -> None:
     conn.execute(queries("forget_version"), {"index": index, "version": version})
 
@@ -115,8 +122,7 @@ def settled_mark(conn: psycopg.Connection, source: Source, *, deadline_seconds: 
     changed the documents table when the mark was taken, and for no other: a report that runs for hours holds nothing up. CutoverRefused
     names who is in the way after the deadline. `conn` is in autocommit: each look takes a fresh snapshot.
     """
-    row = conn.execute(queries("take_mark")).fetchone()
-    assert row is not None
+    mark = next_seq(conn)
     before = {writer.transaction for writer in _writers(conn, source)}
     deadline = time.monotonic() + deadline_seconds
     pause = 0.005
@@ -124,7 +130,7 @@ def settled_mark(conn: psycopg.Connection, source: Source, *, deadline_seconds: 
         signal("queue.settling")
         left = [writer for writer in _writers(conn, source) if writer.transaction in before]
         if not left:
-            return int(row[0])
+            return mark
         if time.monotonic() > deadline:
             named = ", ".join(f"pid {each.pid or 'none'} ({each.name or 'unnamed'}, {each.seconds:.0f} s)" for each in left[:3])
             raise CutoverRefused(

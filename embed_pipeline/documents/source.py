@@ -35,6 +35,10 @@ class Source:
     key: tuple[KeyColumn, ...]
     text_columns: tuple[str, ...]
     partitioned: bool
+    payload_columns: tuple[str, ...] = ()
+    payload_object: str | None = None
+    text_field: str | None = None
+    """Payload field that repeats the document's text."""
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -58,6 +62,26 @@ class Source:
     def source_hash(self, alias: str = "d") -> sql.Composable:
         """sha256 of the text's UTF-8 bytes, as bytea."""
         return sql.SQL("sha256(convert_to({}, 'UTF8'))").format(self.text(alias))
+
+    def payload(self, alias: str = "d") -> sql.Composable:
+        """What a store keeps beside the vector to filter by: a jsonb object, whose text is the same for the same row.
+
+        The keys of the object column, over them the named columns, and over those the text if a field repeats it (absent for a document
+        without text). A value of the object column that is no object counts as empty.
+        """
+        parts: list[sql.Composable] = []
+        if self.payload_object is not None:
+            column = sql.Identifier(alias, self.payload_object)
+            parts.append(sql.SQL("CASE WHEN jsonb_typeof({0}) = 'object' THEN {0} ELSE '{{}}'::jsonb END").format(column))
+        if self.payload_columns:
+            named = [sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(alias, name)) for name in self.payload_columns]
+            parts.append(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(named)))
+        if self.text_field is not None:
+            repeated = sql.SQL("CASE WHEN {0} = '' THEN '{{}}'::jsonb ELSE jsonb_build_object({1}, {0}) END")
+            parts.append(repeated.format(self.text(alias), sql.Literal(self.text_field)))
+        if not parts:
+            return sql.SQL("'{{}}'::jsonb").format()
+        return sql.SQL("({})").format(sql.SQL(" || ").join(sql.SQL("({})").format(part) for part in parts))
 
     def key_of(self, doc_id: str) -> list[str]:
         """The key's columns as texts, out of the document's id."""
@@ -110,6 +134,7 @@ class Source:
             "doc_id": self.doc_id(),
             "text": self.text(),
             "source_hash": self.source_hash(),
+            "payload": self.payload(),
             "key_columns": self.key_list(),
             "key_array": self.key_array(),
             "key_is_wanted": self.key_matches(sql.SQL("w.doc_id")),
@@ -145,13 +170,32 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
                 next_step="Correct documents.key or documents.text in the index's defs.yaml.",
             )
     _require_unique(conn, oid, f"{schema}.{table}", declared.key, columns)
+    _require_payload(f"{schema}.{table}", declared, columns)
     return Source(
         schema=schema,
         table=table,
         key=tuple(KeyColumn(name, columns[name][0]) for name in declared.key),
         text_columns=tuple(declared.text),
         partitioned=kind == "p",
+        payload_columns=tuple(declared.payload),
+        payload_object=declared.payload_object,
     )
+
+
+def _require_payload(table: str, declared: DocumentsSpec, columns: dict[str, tuple[str, bool]]) -> None:
+    wanted = [*declared.payload, *([declared.payload_object] if declared.payload_object is not None else [])]
+    for name in wanted:
+        if name not in columns:
+            raise DocumentsTableError(
+                f"The documents table {table} has no column {name!r} for the payload; it has {', '.join(columns)}.",
+                next_step="Correct documents.payload or documents.payload_object in the index's defs.yaml.",
+            )
+    if declared.payload_object is not None and columns[declared.payload_object][0] != "jsonb":
+        raise DocumentsTableError(
+            f"The column {declared.payload_object!r} of {table} is {columns[declared.payload_object][0]}, and documents.payload_object "
+            "takes a jsonb column, whose keys become the payload.",
+            next_step="Name it in documents.payload, where a column is one field, or make it jsonb.",
+        )
 
 
 def _require_unique(conn: psycopg.Connection, oid: int, table: str, key: list[str], columns: dict[str, tuple[str, bool]]) -> None:

@@ -110,7 +110,7 @@ def _begin(conn: psycopg.Connection, index: OpenIndex, name: str, key: str) -> t
             next_step="Declare a new version.",
         )
     partition = _partition(conn, index, version, key)
-    capture.prove_live(conn, index.source, index.name, name)
+    capture.prove_live(conn, index.source, index.name, index.store(version).captured())
     return version, partition
 
 

@@ -20,7 +20,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import dual_write, verify
+from embed_pipeline.migrate import dual_write, readers, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.signals import signal
@@ -43,11 +43,16 @@ class Moved:
 
 
 def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
-    """Serve `name` from now on. Needs a ready version, fresh passing evidence and complete coverage; there is no flag to skip any."""
+    """Serve `name` from now on. Needs a ready version, fresh passing evidence and complete coverage; there is no flag to skip any.
+
+    ReadersNotTold after the move: it stands, and readers who go by the store's alias hear of it from the same command.
+    """
     with index.connection() as conn, only_mover(conn, index):
         version = index.version(conn, name)
         pointer = serving.read(conn, index.name)
         if pointer.version == name:
+            # The cutover before may have moved the pointer and died before it told anyone.
+            readers.tell(index)
             raise CutoverRefused(f"{name} serves {index.name} already.", next_step=f"Run: embed-pipeline status {index.name}")
         if version.state not in ("ready", "standby"):
             raise CutoverRefused(
@@ -116,6 +121,7 @@ def _move(
                 raise
             time.sleep(0.2 * 2**attempt)
             continue
+        readers.tell(index)
         return Moved(
             index.name, version.name, generation.version, generation.generation + 1, evidence_id, time.monotonic() - started
         )

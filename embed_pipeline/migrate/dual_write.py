@@ -21,7 +21,7 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, VersionRetired
+from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, StoreUnavailable, VersionRetired
 from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
@@ -146,7 +146,7 @@ def _one_batch(line: Line, index: OpenIndex, version: Version, result: VersionSy
     except RETRIED:
         done = set()
         result.retried += 1
-    except (EmbedderError, psycopg.Error) as problem:
+    except (EmbedderError, StoreUnavailable, psycopg.Error) as problem:
         with suppress(psycopg.Error):
             _release(line, claim, list(claim.seqs), delay=5.0, error=str(problem))
         raise

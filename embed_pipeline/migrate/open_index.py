@@ -38,6 +38,7 @@ class OpenIndex:
     throttles: dict[str, Throttle] = field(default_factory=dict)
     _idle: list[psycopg.Connection] = field(default_factory=list)
     _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
+    _stores: list[VersionStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -90,7 +91,14 @@ class OpenIndex:
         return versions.get(conn, self.name, name)
 
     def store(self, version: Version) -> VersionStore:
-        return open_store(self.spec.store.kind, version, self.source)
+        """The version's store, opened once for this handle and closed with it."""
+        with self._lock:
+            for store in self._stores:
+                if store.version == version:
+                    return store
+            store = open_store(self.spec.store, version, self.source)
+            self._stores.append(store)
+            return store
 
     def embedder(self, name: str, spec: VersionSpec | None = None) -> VersionEmbedder:
         """The embedder of a declared version, opened once for this handle."""
@@ -116,12 +124,17 @@ class OpenIndex:
 
     def throttle(self, version: Version) -> Throttle:
         """The throttle of a version's backfill, kept from partition to partition: what it saw last still counts."""
-        tables = (self.source.identifier, version.documents_table, version.vectors_table)
+        store = self.store(version)
+        tables = (self.source.identifier, *store.tables())
         with self._lock:
-            return self.throttles.setdefault(version.name, Throttle(self.spec.throttle, self.name, version.name, tables))
+            return self.throttles.setdefault(
+                version.name, Throttle(self.spec.throttle, self.name, version.name, tables, store.pressure)
+            )
 
     def close(self) -> None:
-        """Close embedders and idle connections."""
+        """Close stores, embedders and idle connections."""
+        while self._stores:
+            self._stores.pop().close()
         for embedder in self._embedders.values():
             embedder.close()
         self._embedders.clear()

@@ -1,4 +1,5 @@
-"""Outliving an outage: a connection that is taken again when PostgreSQL was restarted or the connection was cut.
+"""Outliving an outage: a connection that is taken again when PostgreSQL was restarted or the connection was cut, and patience with a
+store that does not answer.
 
 Only for work that may be done twice: after a lost answer nobody knows whether the transaction was committed.
 """
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 
-from embed_pipeline.errors import DatabaseUnavailable, Stopped
+from embed_pipeline.errors import DatabaseUnavailable, Stopped, StoreUnavailable
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -42,7 +43,10 @@ Taken = Callable[[psycopg.Connection, frozenset[int]], None]
 
 
 class Line:
-    """A connection to the index's database for one thread. `repeat` does its work over a fresh one when it was lost."""
+    """A connection to the index's database for one thread. `repeat` does its work over a fresh one when it was lost.
+
+    A store of vectors elsewhere is waited for in the same way; the connection to PostgreSQL is kept then.
+    """
 
     def __init__(
         self,
@@ -75,19 +79,20 @@ class Line:
         self._held.close()
 
     def repeat(self, work: Callable[[psycopg.Connection], T]) -> T:
-        """What `work` returns. Done again over a fresh connection, after a growing pause, while the server is away.
+        """What `work` returns. Done again, after a growing pause, while the server or the store of the vectors is away.
 
-        Raises DatabaseUnavailable after GIVE_UP_SECONDS without an answer, or when told to stop; every other error passes as it is.
+        Raises DatabaseUnavailable or StoreUnavailable after GIVE_UP_SECONDS without an answer, or when told to stop; every other error
+        passes as it is.
         """
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 answer = work(self._connection())
-            except (psycopg.Error, DatabaseUnavailable) as problem:
+            except (psycopg.Error, DatabaseUnavailable, StoreUnavailable) as problem:
                 if not self._is_away(problem):
                     raise
                 self._let_go(problem)
-                self._refuse_to_wait_longer()
+                self._refuse_to_wait_longer(problem)
                 signal("outage.waiting")
                 self._stop.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
@@ -106,13 +111,19 @@ class Line:
                 self._taken(conn, frozenset(self._lost))
         return self._conn
 
-    def _is_away(self, problem: psycopg.Error | DatabaseUnavailable) -> bool:
+    def _is_away(self, problem: psycopg.Error | DatabaseUnavailable | StoreUnavailable) -> bool:
+        if isinstance(problem, StoreUnavailable):
+            return True
         if isinstance(problem, DatabaseUnavailable):
             # The index could be opened, so a connection that cannot be made now is an outage and no wrong URL.
             return self._conn is None
         return failures.is_lost(problem, self._conn)
 
-    def _let_go(self, problem: psycopg.Error | DatabaseUnavailable) -> None:
+    def _let_go(self, problem: psycopg.Error | DatabaseUnavailable | StoreUnavailable) -> None:
+        if isinstance(problem, StoreUnavailable):
+            # The connection to PostgreSQL is sound, and so are the locks of its session.
+            self._say(f"the store does not answer: {problem.message.rstrip('.')}")
+            return
         if self._conn is not None:
             self._lost.add(self._pid)
             self._conn.close()
@@ -120,17 +131,26 @@ class Line:
             self._reason = failures.words(problem)
         self._reason = self._reason or failures.words(problem)
         self._held.close()
+        self._say(f"PostgreSQL does not answer: {self._reason}")
+
+    def _say(self, reason: str) -> None:
         if self._began is None:
             self._began = time.monotonic()
-        self._tell(f"PostgreSQL does not answer: {self._reason}")
+        self._tell(reason)
 
-    def _refuse_to_wait_longer(self) -> None:
+    def _refuse_to_wait_longer(self, problem: Exception) -> None:
         away = 0.0 if self._began is None else time.monotonic() - self._began
-        if self._stop.is_set() or (self._gives_up and away >= GIVE_UP_SECONDS):
-            raise DatabaseUnavailable(
-                f"PostgreSQL has not answered for {away:.0f} s: {self._reason}.",
-                next_step="Everything that was committed is kept; start the server and run the same command again.",
-            )
+        if not self._stop.is_set() and not (self._gives_up and away >= GIVE_UP_SECONDS):
+            return
+        if isinstance(problem, StoreUnavailable):
+            raise StoreUnavailable(
+                f"The store has not answered for {away:.0f} s: {problem.message.rstrip('.')}.",
+                next_step="Everything that was written is kept; bring the store back and run the same command again.",
+            ) from problem
+        raise DatabaseUnavailable(
+            f"PostgreSQL has not answered for {away:.0f} s: {self._reason}.",
+            next_step="Everything that was committed is kept; start the server and run the same command again.",
+        )
 
     def _tell(self, reason: str) -> None:
         if self.waiting is not None:

@@ -1,6 +1,9 @@
 -- name: try_lock
 SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 0))
 
+-- name: unlock
+SELECT pg_advisory_unlock(hashtextextended(%(name)s, 0))
+
 -- name: lock_holders
 SELECT l.pid
 FROM pg_catalog.pg_locks l CROSS JOIN (SELECT hashtextextended(%(name)s, 0) AS key) AS wanted

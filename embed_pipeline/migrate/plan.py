@@ -19,16 +19,12 @@ from embed_pipeline.evaluate.verdict import POWER
 from embed_pipeline.migrate import pressure, register
 from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.look import Look, look
-from embed_pipeline.spec import IndexSpec, VersionSpec
+from embed_pipeline.spec import IndexSpec
+from embed_pipeline.stores import footprint
+from embed_pipeline.stores.footprint import Disk
 
 SAMPLE = 64
 BATCHES = 4
-
-# Bytes: a page and what its header leaves of it; the largest vector that stays in its row, and a piece of a larger one.
-PAGE, PAGE_ROOM = 8192, 8160
-IN_ROW_BYTES, TOAST_BYTES = 2000, 1996
-# Measured: the key and its index entry for each vector; the row with provenance and its key for each document.
-KEY_BYTES, PROVENANCE_BYTES = 60, 280
 
 
 @dataclass(frozen=True)
@@ -62,19 +58,6 @@ class Sample:
         """Of those documents of the sample that have vectors; 1.0 where nothing tells."""
         embedded = self.documents - self.rejected
         return self.chunks / embedded if embedded else 1.0
-
-
-@dataclass(frozen=True)
-class Disk:
-    """Estimated bytes; see `estimate_disk`."""
-
-    vectors: int
-    documents: int
-    ann_index: int
-
-    @property
-    def total(self) -> int:
-        return self.vectors + self.documents + self.ann_index
 
 
 @dataclass(frozen=True)
@@ -133,9 +116,9 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 text_bytes=text_bytes,
                 partitions=known[name].partitions if name in known else spec.partitions,
                 sample=sample,
-                disk=estimate_disk(documents, declared, sample.chunks_per_document),
+                disk=footprint.disk(spec.store, documents, declared, sample.chunks_per_document),
                 chunker="" if declared.chunker is None else str(declared.chunker),
-                locks=locks(spec.source().table, registered=name in known),
+                locks=locks(spec, registered=name in known),
                 gate=_gate_plan(seen, name),
                 warnings=tuple(_warnings(seen, name, embedder, documents)),
                 next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
@@ -144,48 +127,14 @@ def plan(spec: IndexSpec, name: str) -> Plan:
             embedder.close()
 
 
-def estimate_disk(documents: int, version: VersionSpec, chunks_per_document: float = 1.0) -> Disk:
-    """Bytes of a version's two tables and its ANN index, for ids of about ten characters.
-
-    An estimate from how PostgreSQL and pgvector lay out pages; freshly built tables were within 6 % of it (measured for 16 to
-    2,000 dimensions). A vector takes 8 bytes and 4 a dimension (halfvec: 2). Up to 2,000 bytes it stands in its row; above, it
-    is cut into pieces of 1,996 bytes beside it (TOAST). An HNSW element takes 72 bytes and the vector (pgvector, src/hnsw.h),
-    its neighbours 6 bytes each: 2 m on the lowest level, m / (m - 1) above on average; they share a page where they fit.
-    """
-    vector = 8 + (2 if version.precision == "halfvec" else 4) * version.dimensions
-    m = version.hnsw.m
-    chunks = documents * chunks_per_document
-    element, neighbours = 72 + vector, 4 + math.ceil(6 * (2 * m + m / (m - 1)))
-    together = _aligned(element) + _aligned(neighbours) + 8
-    return Disk(
-        vectors=math.ceil(chunks * (_stored_vector(vector) + KEY_BYTES)),
-        documents=documents * PROVENANCE_BYTES,
-        ann_index=math.ceil(chunks * (_on_pages(together) if together <= PAGE_ROOM else 2 * PAGE)),
-    )
-
-
-def _stored_vector(size: int) -> float:
-    row = 48
-    if size <= IN_ROW_BYTES:
-        return _on_pages(size + row)
-    pieces, rest = divmod(size, TOAST_BYTES)
-    return 18 + row + _on_pages(pieces * (TOAST_BYTES + 36) + (rest + 36 if rest else 0))
-
-
-def _on_pages(size: int) -> float:
-    """Bytes of disk for something that is not split over pages."""
-    return PAGE / (PAGE_ROOM // size) if size <= PAGE_ROOM else size
-
-
-def locks(table: str, *, registered: bool) -> tuple[str, ...]:
+def locks(spec: IndexSpec, *, registered: bool) -> tuple[str, ...]:
     """Every lock that the migration takes where an application could meet it, with the longest time it may be waited for."""
+    table = spec.source().table
     short = f"tried for {register.LOCK_TIMEOUT_MS / 1000:g} s at a time, at most {register.LOCK_TRIES} times"
     begin = () if registered else (f"registration: SHARE ROW EXCLUSIVE on {table}, for one catalog transaction, {short}",)
     return (
         *begin,
-        f"backfill and dual-write: FOR KEY SHARE SKIP LOCKED on rows of {table}: waits for nobody; only a DELETE or a change of "
-        "the key of such a row waits, for one write batch",
-        "ANN index: CREATE INDEX CONCURRENTLY on the version's own table; the documents are not touched",
+        *footprint.locks(spec.store, table),
         "cutover and rollback: one row of the catalog; the documents are not touched",
         f"retire: SHARE ROW EXCLUSIVE on {table}, for one catalog transaction, {short}",
     )
@@ -308,7 +257,3 @@ def _next(index: str, name: str, known: Version | None, documents: int, own_tabl
     if documents == 0 and not own_table:
         return f"embed-pipeline load {index} FILE"
     return f"embed-pipeline backfill {index} {name}"
-
-
-def _aligned(size: int) -> int:
-    return (size + 7) // 8 * 8

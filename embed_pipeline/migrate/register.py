@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -17,8 +17,9 @@ from embed_pipeline.documents import capture, ranges
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
 from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import IndexSpec, VersionSpec
-from embed_pipeline.stores.pgvector import replace_provenance
+from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec, read_store
+from embed_pipeline.stores import registry
+from embed_pipeline.stores.protocol import AdoptingStore
 
 if TYPE_CHECKING:
     from embed_pipeline.migrate.open_index import OpenIndex
@@ -30,44 +31,102 @@ LOCK_TIMEOUT_MS = 2_000
 LOCK_TRIES = 15
 
 
-def register(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
-    """Register the index and each version that is new in its declaration; returns the new names."""
-    _register_index(conn, index)
+def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = False) -> list[str]:
+    """Register the index and each version that is new in its declaration; returns the new names.
+
+    A version that is to be adopted is refused until its documents are in the table (`adopted`): it would be cut into partitions over
+    an empty table, and embedded anew.
+    """
+    register_index(conn, index)
     known = {version.name: version for version in versions.list_versions(conn, index.name)}
     new = []
     for name, declared in index.spec.versions.items():
         if name in known:
             _refuse_changed(index, known[name], declared)
         else:
-            _register_version(conn, index, name, declared)
+            if not adopted:
+                _refuse_unadopted(index, name)
+            _register_version(conn, index, name)
             new.append(name)
     return new
 
 
-def _register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
-    declared = (str(index.source), index.spec.source().key, index.spec.source().text, index.spec.store.kind)
+def _refuse_unadopted(index: OpenIndex, name: str) -> None:
+    if name not in index.spec.store.adopted():
+        return
+    store = index.store(new_version(index, name))
+    store.prepare()
+    if isinstance(store, AdoptingStore) and store.count_existing()[0]:
+        raise CatalogError(
+            f"Version {name!r} of index {index.name!r} is to be adopted, and that has not been done yet.",
+            next_step=f"Run: embed-pipeline adopt {index.name}",
+        )
+
+
+def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
+    """Register the index without any version, or keep what has changed in its declaration."""
+    source, store = index.spec.source(), index.spec.store
+    values = {
+        "index": index.name,
+        "documents_table": str(index.source),
+        "key_columns": source.key,
+        "text_columns": source.text,
+        "store": Jsonb(store.model_dump(mode="json")),
+        "payload_columns": source.payload,
+        "payload_object": source.payload_object,
+    }
     found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
     if found is None:
         with conn.transaction():
-            conn.execute(
-                queries("insert_index"),
-                {
-                    "index": index.name,
-                    "documents_table": declared[0],
-                    "key_columns": declared[1],
-                    "text_columns": declared[2],
-                    "store_kind": declared[3],
-                },
-            )
+            conn.execute(queries("insert_index"), values)
             conn.execute(queries("insert_pointer"), {"index": index.name})
             conn.execute(queries("insert_control"), {"index": index.name})
         found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
-    if found is None or tuple(found) != declared:
+    assert found is not None
+    known = read_store(found[3])
+    registered = (*found[:3], known.place(index.name))
+    declared = (str(index.source), source.key, source.text, store.place(index.name))
+    if registered != declared:
         raise CatalogError(
-            f"Index {index.name!r} is registered with {found}, and its declaration now says {declared}: "
+            f"Index {index.name!r} is registered with {registered}, and its declaration now says {declared}: "
             "another table, key, text or store would change what every stored source_hash means.",
             next_step="Put the declaration back, or declare a new index under another name.",
         )
+    _refuse_moved_versions(conn, index, known)
+    was = (known.text_field(), found[4], found[5])
+    now = (store.text_field(), source.payload, source.payload_object)
+    if (known, was) != (store, now):
+        _update_index(conn, index, values, payload_changed=was != now)
+
+
+def _refuse_moved_versions(conn: psycopg.Connection, index: OpenIndex, known: PgvectorSpec | QdrantSpec) -> None:
+    """A live version that was adopted stays where it was found: elsewhere there is nothing of it."""
+    was, now = known.adopted(), index.spec.store.adopted()
+    moved = {name for name in {*was, *now} if was.get(name) != now.get(name)}
+    for version in versions.live_versions(conn, index.name) if moved else ():
+        if version.name in moved:
+            raise CatalogError(
+                f"Version {version.name!r} of index {index.name!r} is registered with another store.adopt: its vectors stay where "
+                "they were found.",
+                next_step="Put store.adopt back; it may go when the version is retired.",
+            )
+
+
+def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, Any], *, payload_changed: bool) -> None:
+    """Keep what may change. With another payload the triggers look at other columns, and every document carries another one."""
+    if not payload_changed:
+        conn.execute(queries("update_index"), values)
+        return
+
+    def under_lock() -> None:
+        carried = [each.captured() for each in map(index.store, versions.live_versions(conn, index.name))]
+        if any(each.payload for each in carried):
+            capture.lock(conn, index.source)
+            arm(conn, index)
+            capture.queue_all(conn, index.source, index.name, [each.name for each in carried if each.payload])
+        conn.execute(queries("update_index"), values)
+
+    in_short_lock(conn, under_lock, what="change the payload", table=str(index.source))
 
 
 def _refuse_changed(index: OpenIndex, known: Version, declared: VersionSpec) -> None:
@@ -86,11 +145,10 @@ def _refuse_changed(index: OpenIndex, known: Version, declared: VersionSpec) -> 
         )
 
 
-def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str, declared: VersionSpec) -> None:
-    embedder = index.embedder(name)
+def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> None:
+    version = new_version(index, name)
     key_ranges = ranges.cut(conn, index.source, index.spec.partitions)
-    version = _new_version(index.spec, name, declared, embedder.fingerprint, embedder.model_version)
-
+    index.store(version).prepare()
     signal("register.cut")
 
     def under_lock() -> None:
@@ -135,14 +193,7 @@ def arm(conn: psycopg.Connection, index: OpenIndex) -> None:
     """Make change capture and the provenance view serve exactly the live versions. The caller holds the documents lock."""
     live = versions.live_versions(conn, index.name)
     capture.install(conn, index.source, index.name, [index.store(version).captured() for version in live])
-    everywhere = [
-        version
-        for (other,) in conn.execute(queries("list_indexes")).fetchall()
-        for version in versions.live_versions(conn, other)
-    ]
-    # Views over several indexes are replaced one after another, whoever registers.
-    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('embed_pipeline.provenance', 0))")
-    replace_provenance(conn, everywhere)
+    registry.refresh_views(conn)
 
 
 def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str, table: str) -> T:
@@ -161,19 +212,21 @@ def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str,
     )
 
 
-def _new_version(spec: IndexSpec, name: str, declared: VersionSpec, fingerprint: str, model_version: str) -> Version:
+def new_version(index: OpenIndex, name: str) -> Version:
+    """A declared version as it will be registered."""
+    declared, embedder = index.spec.version(name), index.embedder(name)
     return Version(
-        index=spec.name,
+        index=index.name,
         name=name,
         state="building",
         state_since=datetime.now(timezone.utc),
-        fingerprint=fingerprint,
+        fingerprint=embedder.fingerprint,
         model_name=declared.model_name,
-        model_version=model_version,
+        model_version=embedder.model_version,
         dimensions=declared.dimensions,
         precision=declared.precision,
         distance=declared.distance,
-        partitions=spec.partitions,
+        partitions=index.spec.partitions,
         spec=declared.model_dump(mode="json"),
         dropped_at=None,
     )

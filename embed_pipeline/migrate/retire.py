@@ -11,6 +11,7 @@ from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, queue
 from embed_pipeline.errors import RetireRefused
+from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.cutover import only_mover
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.register import arm, in_short_lock
@@ -40,6 +41,8 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retir
                 f"Version {name} of {index.name} is retired already.", next_step=f"Run: embed-pipeline status {index.name}"
             )
         signal("retire.detached")
+        # A reader who still goes by an old alias must not be led to what is dropped now.
+        readers.tell(index)
         store = index.store(version)
         freed = store.size_bytes(conn)
 

@@ -330,7 +330,7 @@ def _version(conn: psycopg.Connection, index: OpenIndex, version: Version, pendi
         dead_letters=dead_letters.count(conn, index.name, version.name),
         first_dead_letters=tuple(f"{letter.doc_id}: {letter.reason}" for letter in letters),
         ann_index=ann_state,
-        ann_index_bytes=0 if ann is None else ann.bytes,
+        ann_index_bytes=0 if ann is None else ann.bytes or 0,
         bytes=store.size_bytes(conn) if has_vectors else 0,
         dropped=not has_vectors,
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name)),

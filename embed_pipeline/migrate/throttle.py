@@ -14,12 +14,13 @@ from psycopg import sql
 
 from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import Control, ThrottleEvent
-from embed_pipeline.errors import Stopped
+from embed_pipeline.errors import Stopped, StoreUnavailable
 from embed_pipeline.migrate import pressure
 from embed_pipeline.migrate.pressure import Reading
-from embed_pipeline.migrate.throttle_rules import CONTROL, Decision, Signals, decide
+from embed_pipeline.migrate.throttle_rules import CONTROL, STORE, Decision, Signals, decide
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import ThrottleSpec
+from embed_pipeline.stores.protocol import StorePressure
 
 POLL_SECONDS = 0.5
 # How often a wait that lasts renews its word in the catalog: `status` shows how old it is.
@@ -31,8 +32,18 @@ QUIET_SECONDS = 30.0
 class Throttle:
     """Answers for one version's backfill whether it may write. Thread-safe; every call brings its own connection."""
 
-    def __init__(self, rules: ThrottleSpec, index: str, version: str, tables: Sequence[sql.Composable]) -> None:
+    def __init__(
+        self,
+        rules: ThrottleSpec,
+        index: str,
+        version: str,
+        tables: Sequence[sql.Composable],
+        store_pressure: Callable[[], StorePressure] = StorePressure,
+    ) -> None:
+        """`tables` are watched for autovacuum; `store_pressure` asks the store of the vectors, which may be elsewhere."""
         self._rules = rules
+        self._store_pressure = store_pressure
+        self._store: tuple[float, StorePressure] | None = None
         self._index = index
         self._version = version
         self._tables = tables
@@ -74,6 +85,7 @@ class Throttle:
             age = None if self._reading is None else time.monotonic() - self._reading.taken
             if again or age is None or age >= self._rules.check_seconds:
                 self._reading = pressure.read(conn, self._rules, self._tables, self._reading)
+        store = self._read_store()
         now = time.monotonic()
         written = self._written
         return Signals(
@@ -82,7 +94,19 @@ class Throttle:
             reading_age=None if self._reading is None else now - self._reading.taken,
             write_seconds=None if written is None else written[0],
             write_age=None if written is None else now - written[1],
+            store=store,
         )
+
+    def _read_store(self) -> StorePressure:
+        """What the store said last, asked again after `check_seconds`. No answer is unknown, and unknown means wait."""
+        if self._store is None or time.monotonic() - self._store[0] >= self._rules.check_seconds:
+            taken = time.monotonic()
+            try:
+                said = self._store_pressure()
+            except StoreUnavailable as problem:
+                said = StorePressure("wait", f"unknown: {problem.message}")
+            self._store = (taken, said)
+        return self._store[1]
 
     def _stopped(self, decision: Decision) -> Stopped:
         if decision.signal == CONTROL:
@@ -90,10 +114,11 @@ class Throttle:
                 f"Index {self._index!r} is {decision.reason}. What is done is kept.",
                 next_step=f"Run: embed-pipeline resume {self._index}",
             )
+        again = f"embed-pipeline backfill {self._index} {self._version}"
+        mend = "Relieve the store" if decision.signal == STORE else "Bring the slot's consumer back or drop the slot"
         return Stopped(
             f"The backfill of {self._index}.{self._version} was stopped by its throttle: {decision.reason}. What is done is kept.",
-            next_step="Bring the slot's consumer back or drop the slot, then run: "
-            f"embed-pipeline backfill {self._index} {self._version}",
+            next_step=f"{mend}, then run: {again}",
         )
 
 

@@ -7,12 +7,13 @@ objected is held to half of its limit until it no longer objects, so that a back
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from embed_pipeline.catalog.control import Control
 from embed_pipeline.migrate.pressure import Reading, Slot, Standby
 from embed_pipeline.spec import ThrottleSpec
+from embed_pipeline.stores.protocol import StorePressure
 
 Answer = Literal["go", "wait", "stop"]
 
@@ -31,6 +32,8 @@ class Signals:
     reading_age: float | None = None
     write_seconds: float | None = None
     write_age: float | None = None
+    store: StorePressure = field(default_factory=StorePressure)
+    """What the store of the vectors says of itself."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ WAL = "WAL rate"
 VACUUM = "autovacuum"
 BACKENDS = "active backends"
 WRITE = "write latency"
+STORE = "store"
 
 
 def _control(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[Objection]:
@@ -199,7 +203,12 @@ def _write(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[
         yield Objection(WRITE, f"{WRITE}: the last batch took {_time(took)} to write (limit {_time(rules.max_write_seconds)})")
 
 
-RULES: tuple[Rule, ...] = (_control, _unknown, _lag, _missing, _slots, _wal, _vacuum, _backends, _write)
+def _store(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[Objection]:
+    if signals.store.answer != "go":
+        yield Objection(STORE, f"{STORE}: {signals.store.reason}", stop=signals.store.answer == "stop")
+
+
+RULES: tuple[Rule, ...] = (_control, _unknown, _lag, _missing, _slots, _wal, _vacuum, _backends, _write, _store)
 
 
 def _declared(reading: Reading | None, rules: ThrottleSpec) -> Iterator[Standby]:

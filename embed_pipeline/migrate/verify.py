@@ -10,6 +10,7 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture
 from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.register import arm, in_short_lock
 from embed_pipeline.stores.protocol import Coverage
@@ -68,7 +69,7 @@ def reconcile(index: OpenIndex) -> Compared:
     """Full comparison: re-arm change capture where it is off, and queue every difference. Audited, also when nothing was found.
 
     Finds what no trigger could see: triggers disabled for a while, a partition attached with rows in it. A partition that is not
-    filled yet is the backfill's: there only what is stale or orphaned is queued.
+    filled yet is the backfill's: there only what is stale or orphaned is queued. The store is told again which version serves.
     """
     queued: dict[str, int] = {}
     with index.connection() as conn:
@@ -93,16 +94,18 @@ def reconcile(index: OpenIndex) -> Compared:
         with conn.transaction():
             detail = {"queued": queued, "rearmed": off}
             versions.record_event(conn, index.name, "reconcile", reason=compared.sentence, detail=detail)
+    readers.tell(index)
     return compared
 
 
 def _what_is_off(conn: psycopg.Connection, index: OpenIndex, live: list[Version]) -> list[str]:
-    off = capture.disarmed(conn, index.source, index.name) if live else []
+    captured = [index.store(version).captured() for version in live]
+    off = capture.disarmed(conn, index.source, index.name, captured) if live else []
     if off:
         return off
-    for version in live:
+    for version in captured:
         try:
-            capture.prove_live(conn, index.source, index.name, version.name)
+            capture.prove_live(conn, index.source, index.name, version)
         except DocumentsTableError as problem:
             off.append(problem.message)
     return off

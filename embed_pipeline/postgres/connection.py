@@ -31,17 +31,21 @@ _STABLE_TEXT = "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -
 _QUERIES = Queries(__file__, "connection.sql")
 _REGISTER = {"vector": register_vector_info, "halfvec": register_halfvec_info, "sparsevec": register_sparsevec_info}
 _SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
+# Another database of the embedded server than the one that an index without a URL is in.
+_EMBEDDED = re.compile(r"^embedded:([a-z][a-z0-9_]{0,62})$")
 
 
 def resolve_url(database_url: str | None) -> str:
     """The URL to connect to: the given one without a driver name, or the embedded server's, which is started.
 
-    A libpq string (`host=... dbname=...`) passes as it is. Raises DatabaseUnavailable.
+    `embedded:NAME` is the database NAME of the embedded server, made when it is missing. A libpq string (`host=... dbname=...`)
+    passes as it is. Raises DatabaseUnavailable.
     """
-    if database_url is None:
-        from embed_pipeline.postgres.embedded import ensure_running  # only who uses the embedded server needs it
+    named = None if database_url is None else _EMBEDDED.match(database_url.strip())
+    if database_url is None or named is not None:
+        from embed_pipeline.postgres import embedded  # only who uses the embedded server needs it
 
-        return ensure_running().url()
+        return embedded.ensure_running().url() if named is None else embedded.ensure_database(named[1])
     return _SCHEME.sub("postgresql://", database_url.strip(), count=1)
 
 

@@ -24,6 +24,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -118,6 +119,22 @@ def ensure_running(
     deadline = time.monotonic() + timeout
     with locked(paths, deadline):
         return _running(paths) or _bring_up(paths, settings or {}, deadline)
+
+
+def ensure_database(name: str) -> str:
+    """The URL of the database `name` of the project's server; both are made when they are missing. Raises DatabaseUnavailable."""
+    server = ensure_running()
+    try:
+        with psycopg.connect(server.url("postgres"), autocommit=True, connect_timeout=30) as conn:
+            if name not in {each for (each,) in conn.execute(_QUERIES("databases"))}:
+                # Another process may be making it: then it is there all the same.
+                with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                    conn.execute(_QUERIES("create_database", database=sql.Identifier(name)))
+    except psycopg.Error as error:
+        raise DatabaseUnavailable(
+            f"The embedded PostgreSQL does not make the database {name}: {_last_line(str(error))}", next_step=f"See {server.log}."
+        ) from error
+    return server.url(name)
 
 
 def stop(home: Path | None = None, *, timeout: float = STOP_TIMEOUT) -> bool:

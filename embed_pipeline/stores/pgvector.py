@@ -25,9 +25,10 @@ from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import copy_format, hnsw, passages
-from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, MissingDocument
+from embed_pipeline.stores.protocol import AnnIndex, Coverage, EmbeddedBatch, Hit, Labels, MissingDocument, StorePressure
 
 queries = Queries(__file__, "pgvector.sql")
+ledger = Queries(__file__, "ledger.sql")
 
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 
@@ -51,6 +52,9 @@ class PgvectorStore:
 
     # Tables
 
+    def prepare(self) -> None:
+        """Nothing: tables are made in the transaction that registers the version."""
+
     def create(self, conn: psycopg.Connection) -> None:
         pinned = {name: sql.Literal(getattr(self.version, name)) for name in ("model_name", "model_version", "fingerprint")}
         conn.execute(queries("create_documents", version_documents=self.version.documents_table, **pinned))
@@ -61,6 +65,19 @@ class PgvectorStore:
 
     def drop(self, conn: psycopg.Connection) -> None:
         conn.execute(queries("drop_tables", **self._tables))
+
+    def serve(self, generation: int) -> None:
+        """Nothing: every reader of these tables learns from the catalog which they are."""
+
+    def pressure(self) -> StorePressure:
+        """Always go: what burdens PostgreSQL is watched by the throttle itself."""
+        return StorePressure()
+
+    def tables(self) -> tuple[sql.Identifier, ...]:
+        return (self.version.documents_table, self.version.vectors_table)
+
+    def close(self) -> None:
+        """Nothing: it has no connection of its own."""
 
     def captured(self) -> CapturedVersion:
         return CapturedVersion(self.version.name, self.version.documents_table, self.version.vectors_table)
@@ -76,6 +93,18 @@ class PgvectorStore:
     def count(self, conn: psycopg.Connection) -> int:
         row = conn.execute(queries("count", version_documents=self.version.documents_table)).fetchone()
         return int(row[0]) if row else 0
+
+    def labels(self, conn: psycopg.Connection) -> Labels:
+        version = self.version
+        values = {
+            "index": version.index,
+            "version": version.name,
+            "model_name": version.model_name,
+            "model_version": version.model_version,
+            "fingerprint": version.fingerprint,
+        }
+        row = conn.execute(queries("labels"), values).fetchone()
+        return Labels(0, 0) if row is None else Labels(*row)
 
     # Backfill reads
 
@@ -96,10 +125,10 @@ class PgvectorStore:
             "missing",
             version_documents=self.version.documents_table,
             in_range=ranges.within(self.source, within.lower is not None, within.upper is not None, after is not None),
-            without_dead_letters=queries("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
+            without_dead_letters=ledger("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
             if letters
             else sql.SQL(""),
-            without_queued=queries("without_queued", doc_id=parts["doc_id"]) if unqueued else sql.SQL(""),
+            without_queued=ledger("without_queued", doc_id=parts["doc_id"]) if unqueued else sql.SQL(""),
             without_locked=queries("without_locked") if unlocked else sql.SQL(""),
             **{name: parts[name] for name in ("documents", "doc_id", "text", "source_hash", "key_columns")},
         )
@@ -112,7 +141,7 @@ class PgvectorStore:
             "limit": limit,
         }
         with self._unless_retired(), conn.transaction():
-            conn.execute(queries("by_key"))
+            conn.execute(ledger("by_key"))
             return [MissingDocument(*row) for row in conn.execute(query, values, binary=True)]
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
@@ -125,7 +154,7 @@ class PgvectorStore:
         if not len(batch):
             return set()
         with self._writing(conn):
-            conn.execute(queries("by_key"))
+            conn.execute(ledger("by_key"))
             written = set(batch.doc_ids) if self._insert_all(conn, batch) else self._insert_rows(conn, batch)
             signal("insert_new.inserted")
             self._copy(conn, batch, written)

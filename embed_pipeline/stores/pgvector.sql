@@ -38,20 +38,8 @@ WHERE {in_range}
 ORDER BY {key_columns} LIMIT %(limit)s
 {without_locked}
 
--- name: without_queued
-AND NOT EXISTS (SELECT FROM embed_pipeline.change_queue AS q
-                WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = {doc_id})
-
 -- name: without_locked
 FOR KEY SHARE OF d SKIP LOCKED
-
--- name: without_dead_letters
-AND NOT EXISTS (SELECT FROM embed_pipeline.dead_letters AS l
-                WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = {doc_id} AND l.source_hash = {source_hash})
-
--- name: by_key
--- A batch is looked up through the key's index. Left alone, the planner would rather hash the whole of a middle-sized table.
-SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
 
 -- name: insert_new
 -- Lock what is wanted, skip what the application holds, check the text, claim the document's row; whoever was first keeps it.
@@ -243,3 +231,8 @@ WHERE false
 
 -- name: replace_provenance
 CREATE OR REPLACE VIEW embed_pipeline.provenance AS {branches}
+
+-- name: labels
+SELECT count(*), count(*) FILTER (WHERE (model_name, model_version, fingerprint)
+                                        IS DISTINCT FROM (%(model_name)s, %(model_version)s, %(fingerprint)s))
+FROM embed_pipeline.provenance WHERE index = %(index)s AND version = %(version)s

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.capture import CapturedVersion
+from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.embedders.protocol import Vectors
@@ -62,11 +64,23 @@ class Hit:
 
 @dataclass(frozen=True)
 class AnnIndex:
-    """The ANN index as it stands: its identity (changes when it is rebuilt), and whether searches can use it."""
+    """The ANN index as it stands: its identity (changes when it is rebuilt), and whether searches can use it.
+
+    `bytes` None: the store does not tell. `note`: what a person has to know about it, empty where it is what one expects.
+    """
 
     oid: int
     valid: bool
-    bytes: int
+    bytes: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How many vectors a version has, and how many of them carry another model, model version or fingerprint than the version's."""
+
+    vectors: int
+    foreign: int
 
 
 @dataclass(frozen=True)
@@ -97,17 +111,55 @@ class Coverage:
         return 1.0 if self.documents == 0 else (self.current + self.dead_letters) / self.documents
 
 
+@dataclass(frozen=True)
+class StorePressure:
+    """Whether the store can take more of a backfill now, and why not."""
+
+    answer: Literal["go", "wait", "stop"] = "go"
+    reason: str = ""
+
+
 class VersionStore(Protocol):
-    """The vectors of one embedding version. Methods take a connection to the ledger and own their transactions."""
+    """The vectors of one embedding version. Methods take a connection to the ledger and own their transactions.
+
+    Thread-safe: one store serves all threads of a process, each with its own connection. Raises StoreUnavailable where the store does
+    not answer, and VersionRetired where the version's vectors are gone.
+    """
 
     version: Version
 
+    def prepare(self) -> None:
+        """Make room outside any transaction, before registration takes the documents lock; doing it twice is allowed.
+
+        What only PostgreSQL has to do belongs to `create`: it is undone with the transaction.
+        """
+        ...
+
     def create(self, conn: psycopg.Connection) -> None:
-        """Make room for the version's vectors, inside the caller's transaction."""
+        """Make room for the version's vectors, inside the caller's transaction, under the documents lock: nothing slow belongs here."""
         ...
 
     def drop(self, conn: psycopg.Connection) -> None:
-        """Remove them; doing it twice is allowed."""
+        """Remove them; doing it twice is allowed. May talk to a network: the caller holds no lock on the documents."""
+        ...
+
+    def serve(self, generation: int) -> None:
+        """The catalog's pointer has moved to this version (committed): tell readers who do not ask the catalog.
+
+        `generation` is the pointer's. Doing it twice is allowed. The caller sees to it that no other move is under way.
+        """
+        ...
+
+    def pressure(self) -> StorePressure:
+        """How much more the store can take now."""
+        ...
+
+    def tables(self) -> tuple[sql.Identifier, ...]:
+        """The version's tables in the ledger's database, to watch; none for a store elsewhere."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; the store is not used again."""
         ...
 
     def captured(self) -> CapturedVersion:
@@ -150,6 +202,10 @@ class VersionStore(Protocol):
         """Acknowledge claimed documents that need no embedding: gone ones (removed here) and ones stored with this hash already."""
         ...
 
+    def labels(self, conn: psycopg.Connection) -> Labels:
+        """Look at the provenance that is stored beside every vector."""
+        ...
+
     def coverage(self, conn: psycopg.Connection) -> Coverage:
         """Compare every document with every vector."""
         ...
@@ -172,7 +228,10 @@ class VersionStore(Protocol):
     def search(
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
     ) -> Sequence[Hit]:
-        """The `k` nearest documents of this version and no other."""
+        """The `k` nearest documents of this version and no other.
+
+        `where` asks for equality; ConfigurationError when there is no such column to filter by.
+        """
         ...
 
     def count(self, conn: psycopg.Connection) -> int:
@@ -181,4 +240,31 @@ class VersionStore(Protocol):
 
     def size_bytes(self, conn: psycopg.Connection) -> int:
         """Disk taken by the version's vectors and indexes."""
+        ...
+
+
+@runtime_checkable
+class AdoptingStore(Protocol):
+    """What a store can do besides, when vectors that were there before are to become a version as they are."""
+
+    def existing(self, after: Any = None) -> tuple[list[ExistingDocument], Any]:
+        """The next documents that have a vector and no provenance yet, and where to go on: None at the end.
+
+        Begun again from None it finds what is left: that is what makes an adoption resumable.
+        """
+        ...
+
+    def count_existing(self) -> tuple[int, int]:
+        """How many `existing` finds in all, and how many entries it passes by because they lack the version's vector."""
+        ...
+
+    def existing_vectors(self, doc_ids: Sequence[str]) -> dict[str, Any]:
+        """The vectors of those that are there, as found."""
+        ...
+
+    def mark(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> set[str]:
+        """Write the version's provenance beside each vector that is of the very text that the document has now. Returns those done.
+
+        Compare-and-set, also on the text as found: a writer that knows nothing of this package is not overwritten.
+        """
         ...

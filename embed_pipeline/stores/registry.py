@@ -1,13 +1,32 @@
-"""Which store a kind of store is."""
+"""Which store a kind of store is, and what the kinds show together. A kind is imported when it is first used, and no other with it."""
 
 from __future__ import annotations
 
-from embed_pipeline.catalog.versions import Version
+import psycopg
+
+from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import Source
-from embed_pipeline.stores.pgvector import PgvectorStore
+from embed_pipeline.spec import PgvectorSpec, QdrantSpec
 from embed_pipeline.stores.protocol import VersionStore
 
 
-def open_store(kind: str, version: Version, source: Source) -> VersionStore:
+def open_store(store: PgvectorSpec | QdrantSpec, version: Version, source: Source) -> VersionStore:
     """The store that holds the vectors of `version`."""
-    return {"pgvector": PgvectorStore}[kind](version, source)
+    if isinstance(store, PgvectorSpec):
+        from embed_pipeline.stores.pgvector import PgvectorStore
+
+        return PgvectorStore(version, source)
+    from embed_pipeline.stores.qdrant.store import QdrantStore
+
+    return QdrantStore(version, source, store)
+
+
+def refresh_views(conn: psycopg.Connection) -> None:
+    """Make the view embed_pipeline.provenance show exactly the live versions of every index whose vectors are in tables."""
+    from embed_pipeline.stores.pgvector import replace_provenance
+
+    # Views over several indexes are replaced one after another, whoever registers.
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('embed_pipeline.provenance', 0))")
+    in_tables = [index for index, kind in conn.execute(queries("list_indexes")).fetchall() if kind == "pgvector"]
+    replace_provenance(conn, [version for index in in_tables for version in versions.live_versions(conn, index)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from embed_pipeline.spec import IndexSpec
@@ -37,13 +38,16 @@ def write_holdout(path: Path) -> None:
     path.write_text("\n".join(json.dumps(row) for row in rows))
 
 
-def declaration(url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False) -> IndexSpec:
+def declaration(
+    url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False, store: dict[str, Any] | None = None
+) -> IndexSpec:
     """Index `docs`: v1, v2 and v3 are three spaces of one width. With `chunked` all but v1 split their texts."""
     return IndexSpec.model_validate(
         {
             "name": "docs",
             "database_url": url,
             "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
+            "store": store or {"kind": "pgvector"},
             "partitions": 4,
             "versions": {
                 name: {

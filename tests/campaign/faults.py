@@ -34,6 +34,21 @@ MOMENTS = {
     "rollback": ["cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"],
     "retire": ["retire.detached"],
 }
+# The same where vectors are points.
+POINTS = {
+    "backfill": ["backfill.read", "backfill.embedded", "qdrant.read", "qdrant.decided", "qdrant.inserted", "store.committed"],
+    "sync": [
+        "dual_write.claimed",
+        "dual_write.embedded",
+        "qdrant.read",
+        "qdrant.decided",
+        "qdrant.written",
+        "reject.emptied",
+        "store.committed",
+    ],
+    "cutover": [*MOMENTS["cutover"], "qdrant.seen"],
+    "rollback": [*MOMENTS["rollback"], "qdrant.seen"],
+}
 # About as long as a step takes with the documents of a campaign: a random strike falls anywhere into it.
 STEP_LASTS = {"backfill": 0.8, "register": 0.4, "ann_index": 0.4, "gate": 0.5, "cutover": 0.5, "rollback": 0.5, "retire": 0.4}
 
@@ -114,10 +129,11 @@ def note_paid(campaign: Campaign, worker: Worker) -> None:
 
 
 def a_strike(campaign: Campaign, step: str, kind: signal.Signals | Literal["cut"]) -> Strike | None:
-    if step not in MOMENTS or campaign.chosen.random() < 0.4:
+    moments = MOMENTS | (POINTS if campaign.store["kind"] == "qdrant" else {})
+    if step not in moments or campaign.chosen.random() < 0.4:
         return None
     nth = campaign.chosen.randint(1, 6) if step in ("backfill", "sync") else 1
-    return Strike(campaign.chosen.choice(MOMENTS[step]), kind, nth)
+    return Strike(campaign.chosen.choice(moments[step]), kind, nth)
 
 
 def somewhere(campaign: Campaign, step: str, worker: Worker) -> None:

@@ -1,6 +1,6 @@
 """The oracle: what is wrong with an index, by its documents, its vectors and its catalog alone.
 
-Nothing of the package is asked: the texts are put together, hashed and embedded again here, and the tables are read with SQL of its own.
+Nothing of the package is asked: the texts are put together, hashed and embedded again here, and what the stores hold is read by `held`.
 It is called when the application is still and the queue had time to drain. Every sentence it returns is one defect.
 """
 
@@ -17,7 +17,8 @@ import psycopg
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from psycopg.pq import TransactionStatus
 
-from tests.campaign import models
+from tests.campaign import held, models
+from tests.campaign.held import Vector
 
 # What the state machine of docs/states.md allows; None: not registered yet.
 LEGAL = {
@@ -30,10 +31,6 @@ LEGAL = {
     ("standby", "active"),
     ("standby", "retired"),
 }
-
-
-# A vector as text, and where its passage begins and ends in the document's text.
-Vector = tuple[str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -96,17 +93,8 @@ def problems(conn: psycopg.Connection) -> list[str]:
 def wrong_vectors(conn: psycopg.Connection, version: Registered) -> list[str]:
     """What is wrong with the vectors and dead letters of one version."""
     documents = texts(conn)
-    rows = {
-        row[0]: row[1:]
-        for row in conn.execute(
-            f"SELECT doc_id, source_hash, chunks, model_name, model_version, fingerprint FROM embed_pipeline.docs__{version.name}__documents"  # type: ignore[arg-type]
-        )
-    }
-    vectors: dict[str, dict[int, Vector]] = {}
-    for doc_id, chunk, vector, start, end in conn.execute(
-        f"SELECT doc_id, chunk, embedding::text, passage_start, passage_end FROM embed_pipeline.docs__{version.name}__vectors"  # type: ignore[arg-type]
-    ):
-        vectors.setdefault(doc_id, {})[chunk] = (vector, start, end)
+    there = held.held(conn, version.name)
+    rows, vectors = there.rows, there.vectors
     letters = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = '{version.name}'")
     found = [f"{doc_id} is an orphan" for doc_id in sorted((rows.keys() | vectors.keys()) - documents.keys())]
     found += [f"{doc_id} has vectors and no row of its own" for doc_id in sorted(vectors.keys() - rows.keys())]
@@ -122,7 +110,7 @@ def wrong_vectors(conn: psycopg.Connection, version: Registered) -> list[str]:
 def differing(conn: psycopg.Connection, version: str) -> set[str]:
     """Documents whose vectors are not those of their text, or that are gone and have vectors or a dead letter: what a full comparison must queue."""
     documents = texts(conn)
-    stored = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.docs__{version}__documents")
+    stored = held.hashes(conn, version)
     letters = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = '{version}'")
     wrong = {doc_id for doc_id in documents.keys() | stored.keys() if stored.get(doc_id) != _hash(documents.get(doc_id))}
     wrong = {doc_id for doc_id in wrong if doc_id in stored or letters.get(doc_id) != _hash(documents.get(doc_id))}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.campaign import oracle
+from tests.campaign import held, oracle
 
 # A document that was locked when the first backfill came may be asked for by the second one.
 ASKED_TWICE = 20
@@ -38,9 +38,9 @@ class Paid:
     at_once: bool = False
 
     def note_kill(self, conn: psycopg.Connection, version: str, pid: int, *, alive: bool = False) -> None:
-        rows = conn.execute(f"SELECT encode(source_hash, 'hex') FROM embed_pipeline.docs__{version}__documents").fetchall()  # type: ignore[arg-type]
+        stored = frozenset(digest.hex() for digest in held.hashes(conn, version).values())
         current = frozenset(_hash(text) for text in oracle.texts(conn).values())
-        self.kills.append(Kill(pid, len(self._calls()), frozenset(digest for (digest,) in rows), current, alive))
+        self.kills.append(Kill(pid, len(self._calls()), stored, current, alive))
 
     def problems(self, moved: set[str]) -> list[str]:
         """`moved`: texts that came to another key or lost their vector meanwhile, and so were paid for twice with good reason."""

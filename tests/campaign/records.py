@@ -80,7 +80,7 @@ def pauses(records: Iterable[Record]) -> Pauses:
 
 # What becomes of a statement whose connection goes. An error of the client itself has no SQLSTATE, but one of these names.
 LOST = ("57P01", "57P02", "57P03", "08", "lost")
-LOST_NAMES = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed")
+LOST_NAMES = ("OperationalError", "DatabaseUnavailable", "PoolTimeout", "InterfaceError", "PoolClosed", "StoreUnavailable")
 
 
 def excused(record: Record, states: tuple[str, ...]) -> bool:

@@ -21,6 +21,8 @@ from dagster_shared.serdes.objects import EnvRegistryKey
 from embed_pipeline import EmbeddingIndex
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.dagster_layer.component import EXAMPLE, IndexScaffolder, build_definitions
+from embed_pipeline.definitions import refuse_another_projects_assets
+from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec import IndexSpec
 
 PROJECT = Path(__file__).parents[2]
@@ -210,3 +212,16 @@ def test_dg_accepts_this_project(tmp_path: Path) -> None:
     assert "All component YAML validated successfully." in done.stdout
     assert "All definitions loaded successfully." in done.stdout
     assert "BetaWarning" not in done.stderr
+
+
+def test_the_assets_of_another_project_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTHONPATH names another checkout: its `assets` would be loaded, with its indexes and its databases, and every run be green."""
+    for name in ("here", "elsewhere"):
+        (tmp_path / name / "assets").mkdir(parents=True)
+        (tmp_path / name / "assets" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "assets", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigurationError, match="elsewhere is found before"):
+        refuse_another_projects_assets(tmp_path / "here")
+    monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    refuse_another_projects_assets(tmp_path / "here")

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures
-from embed_pipeline.errors import CutoverRefused, DatabaseUnavailable
+from embed_pipeline.errors import CutoverRefused, DatabaseUnavailable, StoreUnavailable
 
 
 def test_a_refusal_becomes_its_sentence_and_is_not_tried_again() -> None:
@@ -22,6 +22,12 @@ def test_a_refusal_becomes_its_sentence_and_is_not_tried_again() -> None:
 def test_a_database_that_is_away_may_come_back() -> None:
     with pytest.raises(dg.Failure) as caught, refusals_as_failures():
         raise DatabaseUnavailable("Away.")
+    assert caught.value.allow_retries
+
+
+def test_a_store_that_is_away_may_come_back() -> None:
+    with pytest.raises(dg.Failure) as caught, refusals_as_failures():
+        raise StoreUnavailable("Away.")
     assert caught.value.allow_retries
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.test_graphql import RUN, Dagster, wait
+from tests.end_to_end.running import RUN, Dagster, wait
 
 ROOT = Path(__file__).parents[2]
 

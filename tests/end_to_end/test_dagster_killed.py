@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.end_to_end.deployment import Deployment, deployed, ended, worker_of
-from tests.end_to_end.test_graphql import LAUNCH_BACKFILL, LAUNCH_RUN, Dagster, wait
+from tests.end_to_end.running import LAUNCH_BACKFILL, LAUNCH_RUN, Dagster, wait
 from tests.fakes import asked_texts
 from tests.servers.seen import oracle
 

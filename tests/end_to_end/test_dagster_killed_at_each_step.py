@@ -20,7 +20,7 @@ from embed_pipeline.migrate.open_index import OpenIndex
 from tests.articles import serve
 from tests.campaign.oracle import wrong_catalog
 from tests.end_to_end.deployment import Deployment, deployed, ended, worker_of
-from tests.end_to_end.test_graphql import LAUNCH_RUN, Dagster, wait
+from tests.end_to_end.running import LAUNCH_RUN, Dagster, wait
 from tests.servers.seen import oracle
 
 DEFS = """

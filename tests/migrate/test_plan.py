@@ -15,8 +15,9 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.evaluate.statistics import mean_bounds
 from embed_pipeline.migrate.look import look
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.plan import estimate_disk, plan, spread_of, summarise
-from embed_pipeline.spec import IndexSpec, VersionSpec
+from embed_pipeline.migrate.plan import plan, spread_of, summarise
+from embed_pipeline.spec import IndexSpec, PgvectorSpec, QdrantSpec, VersionSpec
+from embed_pipeline.stores import footprint
 from tests.articles import DOCUMENTS, QUERIES, declared, fill, serve
 from tests.fakes import asked_texts
 
@@ -150,6 +151,13 @@ def test_the_disk_estimate_is_near_to_what_postgresql_takes(
     conn.execute(sql.SQL("CREATE INDEX h ON v USING hnsw (embedding {})").format(operators))
     row = conn.execute("SELECT pg_total_relation_size('v') - pg_relation_size('h'), pg_relation_size('h')").fetchone()
     assert row is not None
-    found = estimate_disk(rows, version)
+    found = footprint.disk(PgvectorSpec(), rows, version)
     assert found.vectors == pytest.approx(row[0], rel=0.15)
     assert found.ann_index == pytest.approx(row[1], rel=0.1)
+
+
+def test_a_version_in_qdrant_is_estimated_by_its_own_rule() -> None:
+    version = VersionSpec.model_validate(fake("v1") | {"dimensions": 100, "precision": "halfvec"})
+    found = footprint.disk(QdrantSpec(kind="qdrant"), 1000, version, chunks_per_document=2.0)
+    assert (found.vectors, found.ann_index) == (400_000, 200_000)
+    assert "CREATE INDEX" not in " ".join(footprint.locks(QdrantSpec(kind="qdrant"), "public.articles"))

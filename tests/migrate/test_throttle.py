@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from embed_pipeline.catalog.control import Control
+from embed_pipeline.errors import Stopped, StoreUnavailable
 from embed_pipeline.migrate.pressure import Reading, Slot, Standby
 from embed_pipeline.migrate.throttle import QUIET_SECONDS, Throttle
 from embed_pipeline.migrate.throttle_rules import Decision, Signals, decide
 from embed_pipeline.spec import ThrottleSpec
+from embed_pipeline.stores.protocol import StorePressure
 from tests.migrate.test_write_races import Open
 
 MB = 2**20
@@ -214,6 +216,40 @@ def test_what_was_held_stays_held_while_it_cannot_be_seen_or_another_reason_is_f
 def test_a_slow_write_is_answered_by_a_pause_of_its_own_length(took: float, age: float) -> None:
     expected = "wait" if took > 5.0 and age < min(took, 30.0) else "go"
     assert given_that(write_seconds=took, write_age=age).answer == expected
+
+
+@pytest.mark.parametrize("answer", ["go", "wait", "stop"])
+def test_what_the_store_says_of_itself(answer: Any) -> None:
+    decision = given_that(store=StorePressure(answer, "" if answer == "go" else "the update queue holds 60 (limit 50)"))
+    assert decision.answer == answer
+    assert decision.reason == ("" if answer == "go" else "store: the update queue holds 60 (limit 50)")
+
+
+def test_a_store_that_does_not_answer_is_unknown_and_asked_again(app: psycopg.Connection, open_docs: Open) -> None:
+    """Unknown means wait, and it ends no backfill; the store is asked no more often than the server."""
+    index = open_docs("v1", throttle={"check_seconds": 0.1})
+    asked: list[str] = []
+
+    def pressure() -> StorePressure:
+        asked.append("")
+        if len(asked) == 1:
+            raise StoreUnavailable("connection refused.")
+        return StorePressure()
+
+    throttle = Throttle(index.spec.throttle, "docs", "v1", (), pressure)
+    assert (throttle.look(app).answer, throttle.look(app).reason) == ("wait", "store: unknown: connection refused.")
+    assert len(asked) == 1
+    throttle.wait_until_allowed(app)
+    assert len(asked) == 2
+
+
+def test_a_stop_of_the_store_says_what_to_do(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    throttle = Throttle(index.spec.throttle, "docs", "v1", (), lambda: StorePressure("stop", "its disk is full"))
+    with pytest.raises(
+        Stopped, match=r"store: its disk is full\. .*Relieve the store, then run: embed-pipeline backfill docs v1"
+    ):
+        throttle.wait_until_allowed(app)
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:

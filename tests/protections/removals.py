@@ -13,6 +13,7 @@ and a cutover there waits for every old transaction, of whatever database, for 3
 from __future__ import annotations
 
 from tests.protections.removal import Edit, Removal
+from tests.protections.removals_qdrant import QDRANT_RACES
 
 CAPTURE = "tests/migrate/test_capture_races.py::"
 WRITE = "tests/migrate/test_write_races.py::"
@@ -29,6 +30,8 @@ COMPARISON = "tests/dagster_layer/test_comparison.py::"
 SEARCH = "tests/test_search.py::"
 DAGSTER = "tests/dagster_layer/test_migration.py::"
 EMBEDDED = "tests/postgres/test_embedded.py::"
+ELSEWHERE = "tests/migrate/test_vectors_elsewhere.py::"
+READERS = "tests/migrate/test_readers.py::"
 STATE_MACHINE = "tests/migrate/test_state_machine.py::test_any_order_of_steps"
 
 # So that a test that waits for what never comes true ends soon.
@@ -63,10 +66,9 @@ CAPTURE_RACES = (
         (
             Edit(
                 "documents/capture.sql",
-                ") AS changed CROSS JOIN unnest({versions}::text[]) AS live(version);\n    IF removed IS NOT NULL AND current_setting(",
+                ") AS changed CROSS JOIN unnest({versions}::text[]) AS live(version);\n\n-- name: delete_function",
                 ") AS changed CROSS JOIN (SELECT v.version FROM embed_pipeline.index_versions v\n"
-                "        WHERE v.index_name = {index} AND v.state <> 'retired') AS live(version);\n"
-                "    IF removed IS NOT NULL AND current_setting(",
+                "        WHERE v.index_name = {index} AND v.state <> 'retired') AS live(version);\n\n-- name: delete_function",
             ),
         ),
         (CAPTURE + "test_repeatable_read_writer_older_than_the_registration",),
@@ -170,7 +172,7 @@ CAPTURE_RACES = (
         (
             Edit(
                 "documents/capture.py",
-                '_arm(conn, sql.Identifier(schema, table), index, "truncate", "enable_always")',
+                '_arm(conn, sql.Identifier(schema, table), index, kind, "enable_always")',
                 "pass",
             ),
         ),
@@ -530,7 +532,13 @@ NO_LOCK_OF_A_RUN = (
 BACKFILL_RACES = (
     Removal(
         "backfill_starts_without_proof",
-        (Edit("migrate/backfill.py", "capture.prove_live(conn, index.source, index.name, name)", "pass"),),
+        (
+            Edit(
+                "migrate/backfill.py",
+                "capture.prove_live(conn, index.source, index.name, index.store(version).captured())",
+                "pass",
+            ),
+        ),
         (CAPTURE + "test_backfill_refuses_while_capture_is_off", CAPTURE + "test_canary_sees_a_trigger_that_does_nothing"),
         r"DID NOT RAISE",
     ),
@@ -1033,6 +1041,124 @@ CHUNK_RACES = (
     ),
 )
 
+STORE_RACES = (
+    Removal(
+        "no_trigger_before_truncate",
+        (
+            Edit(
+                "documents/capture.py",
+                'return ("truncate", "before_truncate") if any(version.documents is None for version in versions) else ("truncate",)',
+                'return ("truncate",)',
+            ),
+        ),
+        (
+            ELSEWHERE + "test_truncate_queues_what_is_about_to_go",
+            ELSEWHERE + "test_truncate_of_a_partition_queues_its_documents_alone",
+            ELSEWHERE + "test_backfill_is_refused_without_the_trigger_before_truncate",
+        ),
+        r"assert \[\] == \[|UndefinedObject",
+    ),
+    Removal(
+        "truncate_of_a_partition_attached_later",
+        (
+            Edit(
+                "documents/capture.sql",
+                "\n       OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = d.tableoid AND t.tgname = TG_NAME);",
+                ";",
+            ),
+        ),
+        (ELSEWHERE + "test_truncate_of_all_partitions_reaches_one_that_was_attached_later",),
+        r"'150'",
+    ),
+    Removal(
+        "trigger_before_truncate_is_not_missed",
+        (
+            Edit(
+                "documents/capture.py",
+                '    truncates = [(kind, "A") for kind in _truncate_kinds(versions)]\n',
+                '    truncates = [("truncate", "A")]\n',
+            ),
+        ),
+        (ELSEWHERE + "test_backfill_is_refused_without_the_trigger_before_truncate",),
+        r"assert \[\] == \[",
+    ),
+    Removal(
+        "payload_is_no_change",
+        (Edit("documents/capture.py", "    if not any(version.payload for version in versions):\n", "    if True:\n"),),
+        (
+            ELSEWHERE + "test_changed_payload_is_a_change",
+            ELSEWHERE + "test_replicated_change_of_the_payload_is_a_change",
+        ),
+        r"assert \[\] == \[|assert \(\[\], \[\]\) == ",
+    ),
+    Removal(
+        "store_may_move",
+        (Edit("migrate/register.py", "    if registered != declared:\n", "    if registered[:3] != declared[:3]:\n"),),
+        ("tests/migrate/test_declared_store.py::test_another_place_for_the_vectors_is_refused",),
+        r"DID NOT RAISE|CheckViolation",
+    ),
+    Removal(
+        "cutover_that_is_done_tells_nobody",
+        (
+            Edit(
+                "migrate/cutover.py",
+                "            readers.tell(index)\n            raise CutoverRefused",
+                "            raise CutoverRefused",
+            ),
+        ),
+        (READERS + "test_cutover_that_died_before_it_told_is_told_by_the_same_command",),
+        r"assert \('v1', 1\) == \('v2', 2\)",
+    ),
+    Removal(
+        "full_comparison_tells_nobody",
+        (Edit("migrate/verify.py", "    readers.tell(index)\n", ""),),
+        (READERS + "test_store_that_cannot_be_told_leaves_the_move_standing_and_says_so",),
+        r"assert \('v1', 1\) == \('v2', 2\)",
+    ),
+    Removal(
+        "tellings_overtake_each_other",
+        (Edit("migrate/readers.py", "        if row is not None and row[0]:\n", "        if row is not None:\n"),),
+        (READERS + "test_late_telling_never_overtakes_a_newer_move",),
+        r"assert \('v1', 1\) == \('v2', 2\)",
+    ),
+    Removal(
+        "retire_tells_nobody",
+        (Edit("migrate/retire.py", "        readers.tell(index)\n", ""),),
+        (READERS + "test_retire_tells_before_it_drops",),
+        r"assert \[.*'drop v1'",
+    ),
+    Removal(
+        "store_that_is_away_ends_the_run",
+        (
+            Edit(
+                "migrate/outage.py",
+                "        if isinstance(problem, StoreUnavailable):\n            return True\n",
+                "        if isinstance(problem, StoreUnavailable):\n            return False\n",
+            ),
+        ),
+        ("tests/migrate/test_store_away.py::test_backfill_waits_for_its_store",),
+        r"StoreUnavailable",
+    ),
+    Removal(
+        "store_that_is_away_ends_the_throttle",
+        (
+            Edit(
+                "migrate/throttle.py",
+                "            except StoreUnavailable as problem:\n",
+                "            except MemoryError as problem:\n",
+            ),
+        ),
+        (THROTTLE + "test_a_store_that_does_not_answer_is_unknown_and_asked_again",),
+        r"StoreUnavailable|AttributeError",
+    ),
+    Removal(
+        "searcher_gives_up_on_a_retired_version",
+        (Edit("search.py", "except (psycopg.errors.UndefinedTable, VersionRetired):", "except psycopg.errors.UndefinedTable:"),),
+        (SEARCH + "test_retired_under_the_search",),
+        r"VersionRetired",
+    ),
+)
+
 THROTTLE_RACES = (
     Removal(
         "no_row_is_no_lag",
@@ -1130,7 +1256,7 @@ SEARCH_RACES = (
     ),
     Removal(
         "any_space_in_sql",
-        (Edit("catalog/migrations/sql/0003_passages.sql", "IF target.fingerprint IS DISTINCT FROM $3 THEN", "IF false THEN"),),
+        (Edit("catalog/migrations/sql/0004_stores.sql", "IF target.fingerprint IS DISTINCT FROM $3 THEN", "IF false THEN"),),
         (SEARCH + "test_sql_search_is_version_scoped",),
         r"DID NOT RAISE",
     ),
@@ -1266,8 +1392,10 @@ REMOVALS = (
     *CHUNK_RACES,
     *CUTOVER_RACES,
     *SEARCH_RACES,
+    *STORE_RACES,
     *THROTTLE_RACES,
     *DAGSTER_RACES,
     *EMBEDDED_RACES,
+    *QDRANT_RACES,
     *STATE_MACHINE_CAN_FAIL,
 )

@@ -1,0 +1,12 @@
+-- name: scratch
+CREATE TEMP TABLE in_place (number integer PRIMARY KEY, embedding vector(384))
+
+-- name: put
+INSERT INTO in_place VALUES (%(number)s, %(vector)s) ON CONFLICT (number) DO UPDATE SET embedding = excluded.embedding
+
+-- name: nearest
+SELECT number FROM in_place ORDER BY embedding <=> %(query)s LIMIT 10
+
+-- name: stored
+SELECT v.doc_id, v.embedding, d.fingerprint, d.embedded_at
+FROM {vectors} AS v JOIN {documents} AS d USING (doc_id) WHERE v.doc_id = ANY (%(doc_ids)s)

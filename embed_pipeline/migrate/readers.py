@@ -1,0 +1,77 @@
+"""Readers who do not ask the catalog: an alias in the store follows the serving pointer, a moment later.
+
+The pointer and the store share no transaction. So a telling reads the pointer anew, one telling at a time: the last one to speak has
+read what the last move left. Every move tells after its commit; a telling that failed or died is made up for by the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from embed_pipeline.catalog import serving
+from embed_pipeline.errors import EmbedPipelineError, ReadersNotTold, Stopped
+from embed_pipeline.migrate.outage import Line
+from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
+
+if TYPE_CHECKING:
+    from embed_pipeline.migrate.open_index import OpenIndex
+
+queries = Queries(__file__, "outage.sql")
+
+# Another telling is one or two requests to the store.
+TURN_SECONDS = 60.0
+
+
+def tell(index: OpenIndex) -> None:
+    """Tell the store which version serves, whatever was told before. ReadersNotTold when that fails: the pointer stays where it is.
+
+    Asked over a connection of its own: after a move whose answer was lost there is no other.
+    """
+    serves = ""
+
+    def say(conn: psycopg.Connection) -> None:
+        nonlocal serves
+        with _one_at_a_time(conn, index.name):
+            pointer = serving.read(conn, index.name)
+            if pointer.version is None:
+                return
+            serves = pointer.version
+            signal("readers.telling")
+            index.store(index.version(conn, serves)).serve(pointer.generation)
+
+    try:
+        with failures.as_sentences(), Line(index) as line:
+            line.repeat(say)
+    except EmbedPipelineError as problem:
+        raise ReadersNotTold(
+            f"{serves or 'The version that the catalog says'} serves {index.name}, and that stands; readers who go by the store's own "
+            f"alias could not be told yet: {problem.message}",
+            next_step=f"Run: embed-pipeline cutover {index.name} {serves or 'VERSION'}; until then they see the version before.",
+        ) from problem
+
+
+@contextmanager
+def _one_at_a_time(conn: psycopg.Connection, index: str) -> Iterator[None]:
+    """Tried and never waited for in the server: a waiting session holds a snapshot, and an index build waits for snapshots."""
+    name = {"name": f"embed_pipeline.readers.{index}"}
+    deadline = time.monotonic() + TURN_SECONDS
+    while True:
+        row = conn.execute(queries("try_lock"), name).fetchone()
+        if row is not None and row[0]:
+            break
+        if time.monotonic() > deadline:
+            raise Stopped(f"somebody else has been at it for {TURN_SECONDS:.0f} s.")
+        signal("readers.waiting")
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            conn.execute(queries("unlock"), name)

@@ -1,0 +1,108 @@
+"""Points that were there before: found, read, and marked as a version's without a change of their vectors.
+
+Also what a new collection takes over from the one beside it: vectors of a document that this package does not make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from qdrant_client import models
+
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents.existing import ExistingDocument
+from embed_pipeline.stores.qdrant.documents import Now
+from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine
+from embed_pipeline.stores.qdrant.ids import point_id
+from embed_pipeline.stores.qdrant.place import Place
+from embed_pipeline.stores.qdrant.points import KEY, Content, PointId, Stored, provenance, stored
+from embed_pipeline.stores.qdrant.writes import MOST_POINTS, Change, read_points
+
+
+def page(engine: Engine, place: Place, text_field: str, after: PointId | None) -> tuple[list[ExistingDocument], PointId | None]:
+    """Up to MOST_POINTS points that no write of ours has touched, from the point `after` on, and where to go on."""
+    records, following = engine.call(
+        lambda client: client.scroll(
+            place.collection,
+            scroll_filter=_untouched(place),
+            limit=MOST_POINTS,
+            offset=after,
+            with_payload=True,
+            with_vectors=False,
+        )
+    )
+    documents = []
+    for point in map(stored, records):
+        payload = dict(point.payload)
+        text = payload.pop(text_field, None)
+        documents.append(ExistingDocument(str(point.id), text, payload))
+    # A server's ids are integers or texts; its models allow for more.
+    return documents, following if following is None or isinstance(following, int) else str(following)
+
+
+def count(engine: Engine, place: Place) -> tuple[int, int]:
+    """(untouched points with the version's vector, untouched points without it)."""
+    without = models.Filter(must=[_has_no_seq()], must_not=[models.HasVectorCondition(has_vector=place.vector)])
+
+    def counted(wanted: models.Filter) -> int:
+        return engine.call(lambda client: client.count(place.collection, count_filter=wanted, exact=True).count)
+
+    return counted(_untouched(place)), counted(without)
+
+
+def vectors(engine: Engine, place: Place, doc_ids: Sequence[str]) -> dict[str, Any]:
+    """The version's vector of each document that has one."""
+    ids = {point_id(doc_id): doc_id for doc_id in doc_ids}
+    found = read_points(engine, place.collection, list(ids), vectors=[place.vector])
+    return {ids[each]: point.vectors[place.vector] for each, point in found.items() if place.vector in point.vectors}
+
+
+def marked(version: Version, place: Place, text_field: str, doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
+    """The point with the version's provenance, all its vectors as read and its payload as the ledger has it.
+
+    None for a point that is somebody's already, has no vector, or has another text than the document.
+    """
+    if read is None or read.seq is not None or place.vector not in read.vectors or now is None:
+        return None
+    text = read.payload.get(text_field)
+    if text is not None and not isinstance(text, str):
+        return None
+    if now.source_hash != hashlib.sha256((text or "").encode()).digest():
+        return None
+    found = provenance(version, now.source_hash, 1, None)
+    # When it was embedded, nobody has written down.
+    found["adopted_at"] = found.pop("embedded_at")
+    return Content(doc_id, read.vectors, {**read.versions, version.name: found}, now.payload, now.payload_hash)
+
+
+def with_further(engine: Engine, beside: str | None, names: Collection[str], changes: Mapping[str, Change]) -> dict[str, Change]:
+    """The changes, where a new point has those vectors `names` that its document's point has in the collection `beside`.
+
+    Nobody but the application makes them (sparse ones, those of other models), so a new collection can only take them over.
+    """
+    new = [change.id for change in changes.values() if change.read is None and change.content.deleted_at is None]
+    if beside is None or not new:
+        return dict(changes)
+    try:
+        there = read_points(engine, beside, new, vectors=list(names))
+    except CollectionGone:
+        return dict(changes)
+    return {doc_id: _carrying(change, there.get(change.id)) for doc_id, change in changes.items()}
+
+
+def _carrying(change: Change, beside: Stored | None) -> Change:
+    if beside is None or change.read is not None:
+        return change
+    content = replace(change.content, vectors={**beside.vectors, **change.content.vectors})
+    return replace(change, content=content)
+
+
+def _untouched(place: Place) -> models.Filter:
+    return models.Filter(must=[_has_no_seq(), models.HasVectorCondition(has_vector=place.vector)])
+
+
+def _has_no_seq() -> models.IsEmptyCondition:
+    return models.IsEmptyCondition(is_empty=models.PayloadField(key=f"{KEY}.seq"))

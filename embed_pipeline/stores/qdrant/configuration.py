@@ -1,0 +1,141 @@
+"""How a collection is made: like the one that it replaces, with another model's vectors in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.points import KEY
+
+DISTANCES = {
+    "cosine": models.Distance.COSINE,
+    "inner_product": models.Distance.DOT,
+    "l2": models.Distance.EUCLID,
+}
+
+
+def multivector(version: Version) -> models.MultiVectorConfig | None:
+    """Of a version with a chunker: a document's passages are one multivector, and the nearest passage is what counts."""
+    if not version.is_chunked:
+        return None
+    return models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+
+
+def datatype(version: Version, like: models.VectorParams | None) -> models.Datatype | None:
+    if version.precision == "halfvec":
+        return models.Datatype.FLOAT16
+    return None if like is None else like.datatype
+
+
+def vector_params(version: Version, like: models.VectorParams | None) -> models.VectorParams:
+    """The vector of `version`, with the index and storage settings of the vector that it replaces."""
+    hnsw = version.spec.get("hnsw", {})
+    own = models.HnswConfigDiff(m=hnsw.get("m"), ef_construct=hnsw.get("ef_construction"))
+    return models.VectorParams(
+        size=version.dimensions,
+        distance=DISTANCES[version.distance],
+        hnsw_config=own if like is None else like.hnsw_config,
+        quantization_config=None if like is None else like.quantization_config,
+        on_disk=None if like is None else like.on_disk,
+        memory=None if like is None else like.memory,
+        datatype=datatype(version, like),
+        multivector_config=multivector(version),
+    )
+
+
+def params_of(info: models.CollectionInfo, vector: str) -> models.VectorParams | None:
+    """The settings of one vector of a collection; None when it has no such vector."""
+    vectors = info.config.params.vectors
+    if isinstance(vectors, models.VectorParams):
+        return vectors if vector == "" else None
+    return (vectors or {}).get(vector)
+
+
+def create_collection(
+    engine: Engine, name: str, version: Version, vector: str, like: models.CollectionInfo | None, like_vector: str
+) -> None:
+    """Make the collection of `version`: settings, payload indexes, sparse vectors and further vectors as in `like`.
+
+    Payload indexes come before the data: an index that is made later is not used by the graph that is there.
+    """
+    arguments = _settings(like) if like is not None else {}
+    own = vector_params(version, None if like is None else params_of(like, like_vector))
+    further = _further(like, like_vector)
+    arguments["vectors_config"] = own if vector == "" and not further else {**further, vector: own}
+    arguments["metadata"] = {**(_metadata(like)), KEY: {"version": version.name, "fingerprint": version.fingerprint}}
+    engine.call(lambda client: client.create_collection(name, **arguments))
+    if like is not None and not engine.is_local:
+        for field, index in like.payload_schema.items():
+            engine.call(
+                lambda client, field=field, index=index: client.create_payload_index(  # type: ignore[misc]
+                    name, field, field_schema=index.params or index.data_type, wait=True
+                )
+            )
+
+
+def _settings(like: models.CollectionInfo) -> dict[str, Any]:
+    config, params = like.config, like.config.params
+    if params.sharding_method == models.ShardingMethod.CUSTOM:
+        raise ConfigurationError(
+            "The collection is sharded by keys of your own, and which key a new document belongs to is not known here.",
+            next_step="Use layout: named_vectors, which writes into the collection that is there.",
+        )
+    return {
+        "sparse_vectors_config": params.sparse_vectors,
+        "shard_number": params.shard_number,
+        "replication_factor": params.replication_factor,
+        "write_consistency_factor": params.write_consistency_factor,
+        "on_disk_payload": params.on_disk_payload,
+        "hnsw_config": _same(models.HnswConfigDiff, config.hnsw_config),
+        "optimizers_config": _same(models.OptimizersConfigDiff, config.optimizer_config),
+        "wal_config": _same(models.WalConfigDiff, config.wal_config),
+        "quantization_config": config.quantization_config,
+        "strict_mode_config": _same(models.StrictModeConfig, config.strict_mode_config),
+    }
+
+
+def _same(kind: type[Any], settings: Any) -> Any:
+    """Settings as they are read, in the form in which they are given."""
+    if settings is None:
+        return None
+    given = settings.model_dump(exclude_none=True)
+    return kind(**{name: value for name, value in given.items() if name in kind.model_fields})
+
+
+def _further(like: models.CollectionInfo | None, like_vector: str) -> dict[str, models.VectorParams]:
+    vectors = None if like is None else like.config.params.vectors
+    if not isinstance(vectors, dict):
+        return {}
+    return {name: params for name, params in vectors.items() if name != like_vector}
+
+
+def _metadata(like: models.CollectionInfo | None) -> Mapping[str, Any]:
+    metadata = (like.config.metadata if like is not None else None) or {}
+    return {name: value for name, value in metadata.items() if name != KEY}
+
+
+def add_vector(engine: Engine, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
+    """Add the version's named vector to a collection that is in use; index settings can only be given afterwards."""
+    config = models.DenseVectorNameConfig(
+        dense=models.DenseVectorConfig(
+            size=version.dimensions,
+            distance=DISTANCES[version.distance],
+            multivector_config=multivector(version),
+            datatype=datatype(version, like),
+        )
+    )
+    params = vector_params(version, like)
+    tuned = models.VectorParamsDiff(
+        hnsw_config=params.hnsw_config, quantization_config=params.quantization_config, on_disk=params.on_disk
+    )
+
+    def add(client: QdrantClient) -> None:
+        client.create_vector_name(collection, vector, config)
+        client.update_collection(collection, vectors_config={vector: tuned})
+
+    engine.call(add)

@@ -1,0 +1,188 @@
+"""One Qdrant: a server by URL, or qdrant-client's local mode behind one lock. Every call goes through here, every error leaves in our words."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreUnavailable
+
+T = TypeVar("T")
+
+# Named vectors can be added since 1.18, and safely since 1.19, which also resolves conditional writes before it logs them.
+MINIMUM_SERVER = (1, 19)
+
+# Asked to wait for longer than this, a call gives up and says so.
+LONGEST_RETRY_AFTER = 30.0
+BUSY_TRIES = 6
+# Local mode belongs to one process; another one may be about to finish.
+FOLDER_SECONDS = 30.0
+
+
+class CollectionGone(EmbedPipelineError):
+    """The collection is not there (any more)."""
+
+
+class VectorGone(EmbedPipelineError):
+    """A named vector of the request is not in the collection (any more)."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a Qdrant is. `key_variable` names the environment variable with the API key; the key itself is never kept."""
+
+    url: str | None
+    folder: Path | None
+    key_variable: str
+    timeout_seconds: float
+
+    def __str__(self) -> str:
+        return self.url or f"the local mode in {self.folder}"
+
+
+class Engine:
+    """Thread-safe access to one Qdrant. Opened at the first call, closed by its last user."""
+
+    def __init__(self, address: Address, key: Callable[[str], str | None]) -> None:
+        self.address = address
+        self._key = key
+        # Local mode is not safe for threads: a collection that two of them write stays broken.
+        self._one_at_a_time: Any = threading.RLock() if address.url is None else _NoLock()
+        self._opening = threading.Lock()
+        self._client: QdrantClient | None = None
+        self.busy_until = 0.0
+        """Monotonic time until which the server has asked for patience (429)."""
+
+    @property
+    def is_local(self) -> bool:
+        return self.address.url is None
+
+    def call(self, work: Callable[[QdrantClient], T]) -> T:
+        """What `work` returns. Waits and repeats when the server asks for it (429); all other failures are raised in our words."""
+        for attempt in range(BUSY_TRIES):
+            client = self._opened()
+            try:
+                with self._one_at_a_time:
+                    return work(client)
+            except ResourceExhaustedResponse as busy:
+                self._wait(busy.retry_after_s)
+            except UnexpectedResponse as refused:
+                if refused.status_code != 429:
+                    raise self._refused(refused) from refused
+                self._wait(0.5 * 2**attempt)
+            except ResponseHandlingException as broken:
+                raise StoreUnavailable(
+                    f"Qdrant at {self.address} does not answer: {type(broken.source).__name__}.",
+                    next_step="Start it, and run the same command again.",
+                ) from None
+            except (ValueError, KeyError, RuntimeError) as local:
+                raise self._refused_locally(local) from local
+        raise StoreUnavailable(
+            f"Qdrant at {self.address} asked to slow down {BUSY_TRIES} times in a row (429).",
+            next_step="Raise its rate limit, or run the same command again later.",
+        )
+
+    def close(self) -> None:
+        """Let go of the connection or the folder."""
+        with self._opening:
+            client, self._client = self._client, None
+        if client is not None:
+            with self._one_at_a_time:
+                client.close()
+
+    def _opened(self) -> QdrantClient:
+        with self._opening:
+            if self._client is None:
+                self._client = self._open_local() if self.is_local else self._open_server()
+            return self._client
+
+    def _open_server(self) -> QdrantClient:
+        with warnings.catch_warnings():
+            # Whether a key may travel over plain http is for whoever runs the network to say.
+            warnings.simplefilter("ignore", UserWarning)
+            return QdrantClient(
+                url=self.address.url,
+                api_key=self._key(self.address.key_variable),
+                timeout=max(1, round(self.address.timeout_seconds)),
+                check_compatibility=False,
+            )
+
+    def _open_local(self) -> QdrantClient:
+        folder = self.address.folder
+        assert folder is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + FOLDER_SECONDS
+        while True:
+            try:
+                return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+            except RuntimeError as taken:
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(
+                        f"Another process holds {self.address}: Qdrant's local mode is for one process at a time.",
+                        next_step="Wait until it ends, or run a Qdrant server and set store.url.",
+                    ) from taken
+                time.sleep(0.1)
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > LONGEST_RETRY_AFTER:
+            raise StoreUnavailable(
+                f"Qdrant at {self.address} asks to wait {seconds:.0f} s before the next request (429).",
+                next_step="Raise its rate limit, or run the same command again later.",
+            )
+        self.busy_until = max(self.busy_until, time.monotonic() + seconds)
+        time.sleep(seconds)
+
+    def _refused(self, refused: UnexpectedResponse) -> EmbedPipelineError:
+        words = _words(refused)
+        if refused.status_code in (401, 403):
+            return ConfigurationError(
+                f"Qdrant at {self.address} refuses this API key ({refused.status_code}).",
+                next_step=f"Set {self.address.key_variable} to a key that may write.",
+            )
+        if refused.status_code is not None and refused.status_code >= 500:
+            return StoreUnavailable(
+                f"Qdrant at {self.address} answered {refused.status_code}: {words}.", next_step="Run the same command again."
+            )
+        return _told_apart(words) or StoreRefused(
+            f"Qdrant at {self.address} refused a request ({refused.status_code}): {words}.",
+            next_step="Look at its log; if the request is ours, this is a defect worth reporting.",
+        )
+
+    def _refused_locally(self, problem: Exception) -> Exception:
+        return _told_apart(str(problem)) or problem
+
+
+class StoreRefused(EmbedPipelineError):
+    """Qdrant refused a request for good."""
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _words(refused: UnexpectedResponse) -> str:
+    try:
+        content: Mapping[str, Any] = refused.structured()
+        return str(content["status"]["error"]).rstrip(".")
+    except (ValueError, KeyError, TypeError):
+        return str(refused.reason_phrase or "no reason given")
+
+
+def _told_apart(words: str) -> EmbedPipelineError | None:
+    folded = words.lower()
+    if "not existing vector name" in folded or ("dense vector" in folded and "not found" in folded):
+        return VectorGone(words, next_step="Run: embed-pipeline status")
+    if "collection" in folded and ("not found" in folded or "doesn't exist" in folded or "does not exist" in folded):
+        return CollectionGone(words, next_step="Run: embed-pipeline status")
+    return None

@@ -1,0 +1,245 @@
+"""Where a version's vectors are in Qdrant, and how readers who do not ask the catalog learn which version serves.
+
+`collections`: a collection for each version behind one alias. `named_vectors`: one collection, a named vector for each version. The names
+carry the beginning of the fingerprint, so that a name never stands for two spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from qdrant_client import QdrantClient, models
+
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.spec import QdrantSpec
+from embed_pipeline.stores.qdrant import configuration, indexing
+from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRefused
+from embed_pipeline.stores.qdrant.place import Place, wait_until_green
+from embed_pipeline.stores.qdrant.points import KEY
+
+
+class Layout(Protocol):
+    """One of the two ways to lay out versions."""
+
+    def place(self, version: Version) -> Place:
+        """Where the version's vectors are, whether made yet or not."""
+        ...
+
+    def prepare(self, version: Version) -> None:
+        """Make room for a version; repeating it changes nothing."""
+        ...
+
+    def drop(self, version: Version) -> None:
+        """Remove the version's vectors; repeating it changes nothing."""
+        ...
+
+    def serve(self, version: Version, generation: int) -> None:
+        """Tell readers who do not ask the catalog that this version serves."""
+        ...
+
+    def beside(self, version: Version) -> str | None:
+        """The other collection that has the documents' further vectors; None: there is none, or no other one."""
+        ...
+
+
+def open_layout(engine: Engine, spec: QdrantSpec, index: str) -> Layout:
+    """The layout that the declaration names."""
+    name = spec.collection or index
+    return NamedVectors(engine, spec, name) if spec.layout == "named_vectors" else Collections(engine, spec, name)
+
+
+class Collections:
+    """A collection for each version, and an alias on the one that serves."""
+
+    def __init__(self, engine: Engine, spec: QdrantSpec, alias: str) -> None:
+        self._engine = engine
+        self._adopt = spec.adopt
+        self.alias = alias
+
+    def place(self, version: Version) -> Place:
+        if self._adopt is not None and version.name == self._adopt.version:
+            return Place(self._adopt.collection, self._adopt.vector, shared=False)
+        # A plain client that follows the alias names the same vector before and after a cutover.
+        vector = "" if self._adopt is None else self._adopt.vector
+        return Place(f"{self.alias}__{version.name}__{version.fingerprint[:8]}", vector, shared=False)
+
+    def prepare(self, version: Version) -> None:
+        require_version(self._engine)
+        place = self.place(version)
+        if _info(self._engine, self.alias, exactly=True) is not None:
+            raise ConfigurationError(
+                f"{self.alias!r} is a collection at {self._engine.address}, and cannot also be the alias of the one that serves.",
+                next_step="Set store.collection to another name, which your clients then use, and store.adopt.collection to this one.",
+            )
+        found = _info(self._engine, place.collection)
+        if found is not None:
+            _require_vector(found, place, version)
+            return
+        if self._adopt is not None and version.name == self._adopt.version:
+            raise _nothing_to_adopt(place.collection, self._engine)
+        like_name = self.beside(version)
+        like = None if like_name is None else _info(self._engine, like_name)
+
+        def make() -> None:
+            configuration.create_collection(self._engine, place.collection, version, place.vector, like, place.vector)
+            indexing.hold(self._engine, place.collection)
+
+        with_exists_already(make)
+
+    def drop(self, version: Version) -> None:
+        place = self.place(version)
+        # Deleting a collection would take the alias with it.
+        if _behind(self._engine, self.alias) == place.collection:
+            raise ConfigurationError(
+                f"The alias {self.alias!r} still leads to {place.collection}.",
+                next_step="Run: embed-pipeline status; the version that serves must be told to readers first.",
+            )
+        self._engine.call(lambda client: client.delete_collection(place.collection))
+
+    def serve(self, version: Version, generation: int) -> None:
+        place = self.place(version)
+        if _info(self._engine, place.collection) is None:
+            raise CollectionGone(f"There is no collection {place.collection}.", next_step="Run: embed-pipeline status")
+        # One operation, which overwrites the alias. Deleting and creating it is two, and a crash between them leaves none.
+        operation = models.CreateAliasOperation(
+            create_alias=models.CreateAlias(collection_name=place.collection, alias_name=self.alias)
+        )
+        self._engine.call(lambda client: client.update_collection_aliases([operation]))
+
+    def beside(self, version: Version) -> str | None:
+        """What serves; before the first cutover it is the adopted collection that does."""
+        adopted = None if self._adopt is None else self._adopt.collection
+        found = _behind(self._engine, self.alias) or adopted
+        return None if found == self.place(version).collection else found
+
+
+class NamedVectors:
+    """One collection, a named vector for each version; which one serves stands in the collection's metadata."""
+
+    def __init__(self, engine: Engine, spec: QdrantSpec, collection: str) -> None:
+        self._engine = engine
+        self._adopt = spec.adopt
+        self.collection = collection if spec.adopt is None else spec.adopt.collection
+
+    def place(self, version: Version) -> Place:
+        if self._adopt is not None and version.name == self._adopt.version:
+            return Place(self.collection, self._adopt.vector, shared=True)
+        return Place(self.collection, f"{version.name}__{version.fingerprint[:8]}", shared=True)
+
+    def prepare(self, version: Version) -> None:
+        require_version(self._engine)
+        place = self.place(version)
+        if self._adopt is not None and self._adopt.vector == "":
+            raise ConfigurationError(
+                f"The vector of collection {self.collection} has no name, and Qdrant adds named vectors to collections of named ones only.",
+                next_step="Use layout: collections.",
+            )
+        found = _info(self._engine, self.collection)
+        if found is None:
+            if self._adopt is not None:
+                raise _nothing_to_adopt(self.collection, self._engine)
+            with_exists_already(
+                lambda: configuration.create_collection(self._engine, self.collection, version, place.vector, None, place.vector)
+            )
+            return
+        if self._adopt is None and KEY not in (found.config.metadata or {}):
+            raise ConfigurationError(
+                f"There is a collection {self.collection} at {self._engine.address} that this index did not make.",
+                next_step="Declare it in store.adopt, or set store.collection to another name.",
+            )
+        if configuration.params_of(found, place.vector) is not None:
+            _require_vector(found, place, version)
+            return
+        like = next((p for v in _vectors(found) if (p := configuration.params_of(found, v)) is not None), None)
+        wait_until_green(self._engine, self.collection)
+        configuration.add_vector(self._engine, self.collection, version, place.vector, like)
+
+    def drop(self, version: Version) -> None:
+        place = self.place(version)
+        found = _info(self._engine, self.collection)
+        if found is None:
+            return
+        if configuration.params_of(found, place.vector) is not None:
+            wait_until_green(self._engine, self.collection)
+            self._engine.call(lambda client: client.delete_vector_name(self.collection, place.vector))
+        everywhere = models.Filter()
+        self._engine.call(
+            lambda client: client.delete_payload(self.collection, [f"{KEY}.versions.{version.name}"], points=everywhere)
+        )
+
+    def serve(self, version: Version, generation: int) -> None:
+        place = self.place(version)
+        # Metadata is merged at the top level only: what is ours is one key, written whole.
+        ours = {"version": version.name, "vector": place.vector, "fingerprint": version.fingerprint, "generation": generation}
+        self._engine.call(lambda client: client.update_collection(self.collection, metadata={KEY: {"serving": ours}}))
+
+    def beside(self, version: Version) -> str | None:
+        """None: all vectors of a document are in one point."""
+        return None
+
+
+def require_version(engine: Engine) -> None:
+    """Refuse a server that is too old. Local mode is as new as the client."""
+    if engine.is_local:
+        return
+    said = engine.call(lambda client: client.info().version)
+    numbers = tuple(int(part) for part in said.split("-")[0].split(".")[:2])
+    if numbers < (1, 19):
+        raise ConfigurationError(
+            f"Qdrant at {engine.address} is {said}; guarded writes are safe from 1.19 on.", next_step="Upgrade the server."
+        )
+
+
+def with_exists_already(make: Callable[[], None]) -> None:
+    """Run `make`; another process may have made the same at the same time."""
+    try:
+        make()
+    except StoreRefused as refused:
+        if "already exists" not in refused.message:
+            raise
+
+
+def _info(engine: Engine, name: str, *, exactly: bool = False) -> models.CollectionInfo | None:
+    """The collection behind a name, or None. `exactly`: an alias of that name does not count."""
+
+    def look(client: QdrantClient) -> models.CollectionInfo | None:
+        if exactly and any(alias.alias_name == name for alias in client.get_aliases().aliases):
+            return None
+        return client.get_collection(name) if client.collection_exists(name) else None
+
+    return engine.call(look)
+
+
+def _behind(engine: Engine, alias: str) -> str | None:
+    aliases = engine.call(lambda client: client.get_aliases().aliases)
+    return next((each.collection_name for each in aliases if each.alias_name == alias), None)
+
+
+def _vectors(info: models.CollectionInfo) -> list[str]:
+    vectors: Any = info.config.params.vectors
+    return list(vectors) if isinstance(vectors, dict) else [""]
+
+
+def _require_vector(info: models.CollectionInfo, place: Place, version: Version) -> None:
+    params = configuration.params_of(info, place.vector)
+    named = f"vector {place.vector!r}" if place.vector else "an unnamed vector"
+    if params is None:
+        raise ConfigurationError(
+            f"Collection {place.collection} has no {named}; it has {', '.join(map(repr, _vectors(info)))}.",
+            next_step="Correct store.adopt.vector in the index's defs.yaml.",
+        )
+    wanted = (version.dimensions, configuration.DISTANCES[version.distance])
+    if (params.size, params.distance) != wanted:
+        raise ConfigurationError(
+            f"{named} of collection {place.collection} has {params.size} dimensions and distance {params.distance.value}; "
+            f"version {version.name} declares {wanted[0]} and {wanted[1].value}.",
+            next_step="Declare the version as the collection is.",
+        )
+
+
+def _nothing_to_adopt(collection: str, engine: Engine) -> ConfigurationError:
+    return ConfigurationError(
+        f"There is no collection {collection} at {engine.address} to adopt.", next_step="Correct store.adopt.collection."
+    )

@@ -1,0 +1,41 @@
+"""A retire that died after it had removed the vectors and before the catalog knew: Qdrant's part is in no transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from embed_pipeline import signals
+from embed_pipeline.migrate import retire
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.status import status
+from tests.articles import fill, serve
+from tests.stores.conftest import Declared
+
+
+class Died(Exception):
+    """What ends the retire."""
+
+
+def test_it_is_finished_by_the_same_command(open_docs: Callable[..., OpenIndex], qdrant_store: Declared) -> None:
+    index = open_docs("v1", "v2", store=qdrant_store)
+    serve(index, "v2")
+    fill(index, "v1")
+
+    def drop_and_die() -> None:
+        with index.connection() as conn:
+            index.store(index.version(conn, "v1")).drop(conn)
+        raise Died
+
+    signals.listen("retire.detached", drop_and_die)
+    with pytest.raises(Died):
+        retire.retire(index, "v1", "v1")
+    signals.forget_all()
+
+    (gone,) = [each for each in status(index).versions if each.name == "v1"]
+    assert (gone.state, gone.dropped, gone.stored, gone.bytes, gone.ann_index) == ("retired", False, 0, 0, "missing")
+    assert status(index).next.command == "embed-pipeline retire docs v1 --confirm v1"
+    assert retire.retire(index, "v1", "v1").freed_bytes == 0
+    (gone,) = [each for each in status(index).versions if each.name == "v1"]
+    assert gone.dropped
