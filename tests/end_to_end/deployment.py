@@ -18,9 +18,8 @@ from tests.end_to_end.running import RUN, Dagster, wait
 
 ROOT = Path(__file__).parents[2]
 
-EVENTS = (
-    """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
-)
+EVENTS = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
+  ... on MessageEvent { message } ... on ErrorEvent { error { message } } } } } }"""
 
 
 def free_port() -> int:
@@ -93,8 +92,8 @@ class Deployment:
 
 
 @contextmanager
-def deployed(declaration: str, url: str, place: Path) -> Iterator[Deployment]:
-    """The three processes over index `docs` as `declaration` (a defs.yaml) has it."""
+def deployed(declaration: str, url: str, place: Path, *, poll_seconds: int = 30) -> Iterator[Deployment]:
+    """The three processes over index `docs` as `declaration` (a defs.yaml) has it; `poll_seconds`: between two looks of the daemon at runs."""
     project = place / "project"
     (project / "assets" / "docs").mkdir(parents=True)
     (project / "assets" / "__init__.py").touch()
@@ -105,8 +104,8 @@ def deployed(declaration: str, url: str, place: Path) -> Iterator[Deployment]:
     home.mkdir()
     settings = (ROOT / "dagster.yaml").read_text()
     assert "poll_interval_seconds: 30" in settings
-    # Dead runs are looked for more often than in a deployment, so that the test is short.
-    (home / "dagster.yaml").write_text(settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 3"))
+    # What the daemon ends, it ends sooner than in a deployment, so that the test is short.
+    (home / "dagster.yaml").write_text(settings.replace("poll_interval_seconds: 30", f"poll_interval_seconds: {poll_seconds}"))
     environment = os.environ | {"E2E_DATABASE_URL": url, "DAGSTER_HOME": str(home)}
     made = Deployment(project, environment, place / "dagster.log")
     try:
@@ -124,8 +123,7 @@ def worker_of(client: Dagster, run_id: str) -> int:
     """The process that executes the run, as the run's own log names it."""
 
     def look() -> int | None:
-        events = client.ask(EVENTS, id=run_id)["logsForRun"]["events"]
-        pids = [found[1] for event in events if (found := re.search(r"pid: (\d+)", event.get("message") or ""))]
+        pids = [found[1] for line in story(client, run_id) if (found := re.search(r"pid: (\d+)", line))]
         return int(pids[-1]) if pids else None
 
     return int(wait(look, 120))
@@ -137,3 +135,9 @@ def ended(client: Dagster, run_id: str, seconds: float = 120) -> str:
         return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
     return str(wait(look, seconds))
+
+
+def story(client: Dagster, run_id: str) -> list[str]:
+    """What the run's own log says, errors too."""
+    events = client.ask(EVENTS, id=run_id)["logsForRun"]["events"]
+    return [f"{event.get('message') or ''} {(event.get('error') or {}).get('message', '')}".strip() for event in events]
