@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.running import RUN, Dagster, wait
-
-ROOT = Path(__file__).parents[2]
+from tests.end_to_end.running import DATABASE_VARIABLE, ROOT, RUN, Dagster, wait
 
 EVENTS = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
   ... on MessageEvent { message } ... on ErrorEvent { error { message } } } } } }"""
@@ -106,7 +104,9 @@ def deployed(declaration: str, url: str, place: Path, *, poll_seconds: int = 30)
     assert "poll_interval_seconds: 30" in settings
     # What the daemon ends, it ends sooner than in a deployment, so that the test is short.
     (home / "dagster.yaml").write_text(settings.replace("poll_interval_seconds: 30", f"poll_interval_seconds: {poll_seconds}"))
-    environment = os.environ | {"E2E_DATABASE_URL": url, "DAGSTER_HOME": str(home)}
+    # On a busy machine the code server takes more than a minute to start a run, and Dagster takes the run for failed.
+    patient = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "300"}
+    environment = os.environ | {DATABASE_VARIABLE: url, "DAGSTER_HOME": str(home)} | patient
     made = Deployment(project, environment, place / "dagster.log")
     try:
         # In this order: who does not find the code server at its start looks again only after a long while.
