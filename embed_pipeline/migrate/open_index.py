@@ -21,8 +21,8 @@ from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.throttle import Throttle
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.spec import IndexSpec, VersionSpec
+from embed_pipeline.stores import registry
 from embed_pipeline.stores.protocol import VersionStore
-from embed_pipeline.stores.registry import open_store
 
 MOST_IDLE = 4
 
@@ -96,7 +96,7 @@ class OpenIndex:
             for store in self._stores:
                 if store.version == version:
                     return store
-            store = open_store(self.spec.store, version, self.source)
+            store = registry.open_store(self.spec.store, version, self.source)
             self._stores.append(store)
             return store
 
@@ -148,6 +148,7 @@ def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
     Without `register_new` the catalog is taken as it is: for who must not wait for a lock on the documents (docs/decisions/0010).
     """
     url = resolve_url(spec.database_url)
+    registry.load(spec.store)
     with connect(url, autocommit=True) as conn:
         check_server(conn)
         schema.ensure(conn, url)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import psycopg
 
 from embed_pipeline.catalog import versions
@@ -20,6 +22,11 @@ def open_store(store: PgvectorSpec | QdrantSpec, version: Version, source: Sourc
     from embed_pipeline.stores.qdrant.store import QdrantStore
 
     return QdrantStore(version, source, store)
+
+
+def load(store: PgvectorSpec | QdrantSpec) -> None:
+    """Import the kind now: a client takes seconds to import, and a store may be opened next under the documents lock."""
+    import_module("embed_pipeline.stores.pgvector" if isinstance(store, PgvectorSpec) else "embed_pipeline.stores.qdrant.store")
 
 
 def refresh_views(conn: psycopg.Connection) -> None:

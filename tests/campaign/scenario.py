@@ -41,7 +41,14 @@ from tests.servers.proxy import Proxy
 CONTEXT = get_context("forkserver")
 # Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
 CONTEXT.set_forkserver_preload(
-    ["tests.campaign.workers", "tests.campaign.readers", "ir_measures", "langchain_text_splitters", "matplotlib.figure"]
+    [
+        "tests.campaign.workers",
+        "tests.campaign.readers",
+        "embed_pipeline.stores.qdrant.store",
+        "ir_measures",
+        "langchain_text_splitters",
+        "matplotlib.figure",
+    ]
 )
 
 # A step that is not done after this time, whatever was done to it, has hung.

@@ -146,13 +146,15 @@ def hot_documents(run: Campaign, seconds: float) -> None:
 
 
 def _empty(run: Campaign, version: str) -> None:
-    """Every round fills the version anew, beside the dual-write."""
+    """Every round fills the version anew, beside the dual-write. In Qdrant it only looks again: nobody can take all of its points
+    away at one moment, and a point that is gone is no tombstone."""
     with run.connect() as conn, conn.transaction():
-        # Whoever writes the version is waited for, with empty hands.
-        conn.execute(f"LOCK TABLE embed_pipeline.docs__{version}__documents IN SHARE ROW EXCLUSIVE MODE")  # type: ignore[arg-type]
-        conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__documents")  # type: ignore[arg-type]
-        conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__vectors")  # type: ignore[arg-type]
-        conn.execute("DELETE FROM embed_pipeline.dead_letters WHERE version = %s", (version,))
+        if run.store["kind"] == "pgvector":
+            # Whoever writes the version is waited for, with empty hands.
+            conn.execute(f"LOCK TABLE embed_pipeline.docs__{version}__documents IN SHARE ROW EXCLUSIVE MODE")  # type: ignore[arg-type]
+            conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__documents")  # type: ignore[arg-type]
+            conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__vectors")  # type: ignore[arg-type]
+            conn.execute("DELETE FROM embed_pipeline.dead_letters WHERE version = %s", (version,))
         conn.execute("UPDATE embed_pipeline.partitions SET completed_at = NULL WHERE version = %s", (version,))
 
 

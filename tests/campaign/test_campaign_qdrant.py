@@ -50,7 +50,7 @@ def faults(server: Loopback) -> dict[str, tuple[Callable[[], Fault], dict[str, A
     }
 
 
-@pytest.mark.parametrize(("name", "layout"), [("kill", "named_vectors"), ("strange", "collections"), ("away", "collections")])
+@pytest.mark.parametrize(("name", "layout"), [("kill", "named_vectors"), ("strange", "collections")])
 def test_migration(campaign: Make, qdrant: Loopback, name: str, layout: str) -> None:
     """One whole migration, struck at some steps."""
     fault, options = faults(qdrant)[name]

@@ -22,6 +22,8 @@ from embed_pipeline.search import Searcher
 from tests.fakes import unit_vector
 
 DIMENSIONS = 16
+# Between two steps of an actor.
+PAUSE_SECONDS = 0.05
 # Documents that nobody edits. Readers ask for their texts.
 ANCHORS = 30
 DEADLINE_SECONDS = 60
@@ -57,7 +59,7 @@ class Actor:
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(PAUSE_SECONDS):
             try:
                 self.step()
             except Exception:

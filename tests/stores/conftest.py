@@ -19,7 +19,15 @@ from tests.qdrant.loopback import Loopback
 Declared = dict[str, Any]
 
 LAYOUTS = ("collections", "named_vectors")
-QDRANTS = [f"{place}-{layout}" for place in ("local", "loopback", "real") for layout in LAYOUTS]
+REAL = pytest.mark.skipif(REAL_URL not in os.environ, reason=NO_SERVER)
+# Every place and every layout; the other two pairs are for the soak.
+QDRANTS: list[Any] = [
+    "local-collections",
+    "loopback-named_vectors",
+    pytest.param("local-named_vectors", marks=pytest.mark.soak),
+    pytest.param("loopback-collections", marks=pytest.mark.soak),
+    *(pytest.param(f"real-{layout}", marks=REAL) for layout in LAYOUTS),
+]
 
 
 @pytest.fixture
@@ -38,8 +46,6 @@ def qdrant_at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
             server.clear()
             made.append((server.url, collection))
             return declared | {"url": server.url}
-        if REAL_URL not in os.environ:
-            pytest.skip(NO_SERVER)
         made.append((os.environ[REAL_URL], collection))
         return declared | {"url": os.environ[REAL_URL], "api_key_env": REAL_KEY}
 

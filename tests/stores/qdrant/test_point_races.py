@@ -6,7 +6,10 @@ There is no transaction over both: what one of the tests calls safe is so by com
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,7 +21,7 @@ from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant import compare
-from tests.articles import DOCUMENTS, fill, require_consistent, serve, settle, text_hash
+from tests.articles import DOCUMENTS, declared, fill, require_consistent, serve, settle, text_hash
 from tests.stores.conftest import LAYOUTS, Declared
 from tests.stores.holding import hashes, points, store_of
 from tests.stores.test_conformance import at
@@ -395,3 +398,20 @@ def test_documents_go_while_a_backfill_reads_its_range(app: psycopg.Connection, 
                 break
             after = [batch[-1].doc_id]
     assert sorted(map(int, found)) == list(range(4, DOCUMENTS + 1))
+
+
+def test_nothing_is_imported_under_the_documents_lock(store: Declared, app: psycopg.Connection, open_docs: Open) -> None:
+    """The client of a store takes seconds to import, and writers of the application would wait for it: opening an index imports it."""
+    open_docs("v1", store=store).close()
+    spec = declared(app.info.dsn, Path("none.jsonl"), "v1", store=store, database_url=url_of(app)).model_dump_json()
+    code = (
+        "import sys; from embed_pipeline.migrate.open_index import open_index; from embed_pipeline.spec import IndexSpec; "
+        "open_index(IndexSpec.model_validate_json(sys.stdin.read()), register_new=False); "
+        "sys.exit('qdrant_client' not in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], input=spec, text=True).returncode == 0
+
+
+def url_of(app: psycopg.Connection) -> str:
+    info = app.info
+    return f"postgresql://{info.user}:{info.password}@{info.host}:{info.port}/{info.dbname}"

@@ -1,0 +1,237 @@
+"""What becomes of a failing Qdrant: which failures are waited for, which are told, and that no key is ever in a message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from qdrant_client import models
+
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreUnavailable, VersionRetired
+from embed_pipeline.migrate import backfill, dual_write
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.spec import QdrantSpec
+from embed_pipeline.stores.qdrant import engine as engine_module
+from embed_pipeline.stores.qdrant import engines
+from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRefused
+from tests.articles import DOCUMENTS, fill, require_consistent, settle
+from tests.fakes import asked_texts
+from tests.qdrant.loopback import Loopback
+from tests.stores.holding import store_of
+
+Open = Callable[..., OpenIndex]
+KEY = "a-key-that-nobody-may-read"
+
+
+@pytest.fixture
+def server(loopback: Callable[..., Loopback]) -> Loopback:
+    return loopback(folder=True)
+
+
+@pytest.fixture
+def engine(server: Loopback) -> Iterator[Engine]:
+    taken = engines.take(QdrantSpec(kind="qdrant", url=server.url, timeout_seconds=2))
+    yield taken
+    engines.give_back(taken)
+
+
+def declared(server: Loopback, **more: Any) -> dict[str, Any]:
+    return {"store": {"kind": "qdrant", "url": server.url} | more}
+
+
+def make(engine: Engine) -> None:
+    engine.call(lambda client: client.create_collection("c", {"": models.VectorParams(size=2, distance=models.Distance.DOT)}))
+
+
+def test_429_is_waited_out_as_long_as_it_asks(engine: Engine, server: Loopback) -> None:
+    server.fail("error", status=429, retry_after=1, times=2)
+    began = time.monotonic()
+    assert engine.call(lambda client: client.get_collections().collections) == []
+    assert time.monotonic() - began >= 2.0
+
+
+def test_429_without_a_time_is_waited_out_too(engine: Engine, server: Loopback) -> None:
+    server.fail("error", status=429, times=2)
+    engine.call(lambda client: client.get_collections())
+    assert engine.busy_until > 0
+
+
+def test_429_for_longer_than_we_wait(engine: Engine, server: Loopback) -> None:
+    server.fail("error", status=429, retry_after=3600)
+    with pytest.raises(StoreUnavailable, match="asks to wait 3600 s"):
+        engine.call(lambda client: client.get_collections())
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_in_trouble_is_unavailable(engine: Engine, server: Loopback, status: int) -> None:
+    server.fail("error", status=status)
+    with pytest.raises(StoreUnavailable, match=f"answered {status}"):
+        engine.call(lambda client: client.get_collections())
+
+
+def test_no_answer_in_time_is_unavailable(engine: Engine, server: Loopback) -> None:
+    server.fail("late", seconds=4.0)
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        engine.call(lambda client: client.get_collections())
+
+
+def test_nobody_there_is_unavailable(engine: Engine, server: Loopback) -> None:
+    server.stop()
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        engine.call(lambda client: client.get_collections())
+
+
+def test_404_and_409_are_told_apart(engine: Engine, server: Loopback) -> None:
+    make(engine)
+    with pytest.raises(StoreRefused, match="already exists"):
+        make(engine)
+    with pytest.raises(CollectionGone):
+        engine.call(lambda client: client.get_collection("nowhere"))
+    with pytest.raises(CollectionGone):
+        engine.call(lambda client: client.scroll("nowhere"))
+
+
+def test_a_wrong_key_is_said_without_the_key(
+    loopback: Callable[..., Loopback], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], open_docs: Open
+) -> None:
+    server = loopback(api_key="the right one")
+    monkeypatch.setenv("OUR_KEY", KEY)
+    with pytest.raises(ConfigurationError, match="refuses this API key.*Set OUR_KEY") as refused:
+        open_docs("v1", **declared(server, api_key_env="OUR_KEY"))
+    assert KEY not in f"{refused.value}{refused.value.__cause__}{capsys.readouterr()}"
+
+
+def test_the_right_key_comes_from_the_environment_and_is_kept_nowhere(
+    loopback: Callable[..., Loopback], monkeypatch: pytest.MonkeyPatch, app: psycopg.Connection, open_docs: Open
+) -> None:
+    server = loopback(api_key=KEY)
+    monkeypatch.setenv("OUR_KEY", KEY)
+    index = open_docs("v1", **declared(server, api_key_env="OUR_KEY"))
+    fill(index, "v1")
+    tables = app.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'embed_pipeline'").fetchall()
+    for (table,) in tables:
+        rows = app.execute(f"SELECT t::text FROM embed_pipeline.{table} AS t").fetchall()  # type: ignore[arg-type]
+        assert KEY not in str(rows), table
+    assert KEY not in repr(store_of(index, "v1")._engine.address)
+
+
+def test_an_old_server_is_refused(loopback: Callable[..., Loopback], open_docs: Open) -> None:
+    with pytest.raises(ConfigurationError, match=r"is 1\.18\.2; guarded writes are safe from 1\.19 on"):
+        open_docs("v1", **declared(loopback(version="1.18.2")))
+
+
+def test_a_backfill_outlives_a_restart_and_pays_for_nothing_twice(
+    app: psycopg.Connection, open_docs: Open, server: Loopback, tmp_path: Path
+) -> None:
+    """Writes lost, cut and refused, and the server killed in the middle: what is embedded waits until it is written."""
+    calls = tmp_path / "calls"
+    version = {
+        "provider": "tests.fakes:HashEmbedder",
+        "model_name": "m",
+        "dimensions": 16,
+        "options": {"calls_file": str(calls)},
+        "batch_size": 8,
+    }
+    index = open_docs(versions={"v1": version}, backfill={"write_batch": 8}, **declared(server))
+    for kind in ("lost", "cut"):
+        server.fail(kind, method="^PUT$", path="/points", skip=1)
+    held = server.fail("hold", method="^PUT$", path="/points", skip=4)
+
+    def restart() -> None:
+        server.wait_struck(held)
+        server.restart()
+
+    killer = threading.Thread(target=restart)
+    killer.start()
+    fill(index, "v1")
+    killer.join()
+    assert len(asked_texts(calls)) == DOCUMENTS
+    require_consistent(index)
+
+
+def test_a_dual_write_says_that_qdrant_is_away_and_loses_nothing(
+    app: psycopg.Connection, open_docs: Open, server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embed_pipeline.migrate.outage.GIVE_UP_SECONDS", 0.3)
+    index = open_docs("v1", **declared(server))
+    fill(index, "v1")
+    app.execute("UPDATE articles SET body = 'edited'")
+    server.kill()
+    (result,) = dual_write.sync(index)
+    assert "does not answer" in result.error
+    assert result.pending == DOCUMENTS
+    server.start()
+    app.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
+    settle(index)
+
+
+def test_a_collection_that_somebody_removed_is_said(app: psycopg.Connection, open_docs: Open, server: Loopback) -> None:
+    index = open_docs("v1", **declared(server))
+    collection = store_of(index, "v1").place.collection
+    server.client().delete_collection(collection)
+    with pytest.raises(VersionRetired, match=f"{collection} was removed"):
+        backfill.fill_partition(index, "v1", "00")
+
+
+def test_local_mode_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "FOLDER_SECONDS", 0.3)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"from qdrant_client import QdrantClient as Q; c = Q(path={str(tmp_path)!r}); print(); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    taken = engines.take(QdrantSpec(kind="qdrant", path=tmp_path))
+    try:
+        with pytest.raises(StoreUnavailable, match="one process at a time"):
+            taken.call(lambda client: client.get_collections())
+        holder.kill()
+        holder.wait()
+        assert taken.call(lambda client: client.get_collections().collections) == []
+    finally:
+        engines.give_back(taken)
+
+
+def test_local_mode_is_let_go_by_its_last_user(tmp_path: Path) -> None:
+    spec = QdrantSpec(kind="qdrant", path=tmp_path)
+    first, second = engines.take(spec), engines.take(spec)
+    assert first is second
+    make(first)
+    engines.give_back(first)
+    assert second.call(lambda client: client.collection_exists("c"))
+    engines.give_back(second)
+    third = engines.take(spec)
+    assert third is not first
+    assert third.call(lambda client: client.collection_exists("c"))
+    engines.give_back(third)
+
+
+def test_local_mode_bears_many_threads(app: psycopg.Connection, open_docs: Open, tmp_path: Path) -> None:
+    """Without one lock around it a collection that two threads write stays broken for good."""
+    index = open_docs("v1", "v2", store={"kind": "qdrant", "path": str(tmp_path / "q"), "layout": "named_vectors"})
+    failures: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            fill(index, name)
+        except EmbedPipelineError as problem:  # Two may not build one index at once.
+            if "another run" not in str(problem):
+                failures.append(problem)
+        except BaseException as problem:
+            failures.append(problem)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("v1", "v2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    require_consistent(index)
