@@ -18,8 +18,9 @@ from embed_pipeline.spec import IndexSpec
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
-# Higher runs first in Dagster's queue; runs without the tag have 0.
-DUAL_WRITE_TAGS = {"dagster/priority": "10"}
+# Higher runs first in Dagster's queue; runs without the tag have 0. Nobody notices that a run died together with its code server, and
+# the sensor waits for the run it asked for: so Dagster ends it, in seconds, long after it should have ended by itself.
+DUAL_WRITE_TAGS = {"dagster/priority": "10", "dagster/max_runtime": "900"}
 
 
 class ReasonConfig(dg.Config):

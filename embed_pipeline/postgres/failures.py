@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors
 
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.postgres.connection import redact
+from embed_pipeline.postgres import connection
 
 # The session ended, or none could begin: a restart, a cut connection, an administrator. PostgreSQL's manual, "Error Codes".
 _SESSION_ENDED = (
@@ -39,7 +39,7 @@ def words(problem: BaseException) -> str:
     """What PostgreSQL said, in its first line, without a password."""
     said = problem.message if isinstance(problem, DatabaseUnavailable) else str(problem)
     first = said.strip().partition("\n")[0].strip()
-    return redact(first).rstrip(".") or type(problem).__name__
+    return connection.redact(first).rstrip(".") or type(problem).__name__
 
 
 def sentence(problem: psycopg.Error) -> DatabaseUnavailable | None:
@@ -53,6 +53,13 @@ def sentence(problem: psycopg.Error) -> DatabaseUnavailable | None:
         return DatabaseUnavailable(
             f"PostgreSQL has no disk space left: {said}.",
             next_step="Everything that was committed is kept; make room on the server and run the same command again.",
+        )
+    if isinstance(problem, errors.QueryCanceled) and (problem.diag.context or "").startswith("COPY "):
+        # Not a timeout of the role: for its COPY a write sets one of ours (`end_when_copy_is_frozen`).
+        return DatabaseUnavailable(
+            f"PostgreSQL undid a write whose COPY was not done within {connection.FROZEN_MS / 1000:g} s: "
+            "this process was stopped for longer than that, or the server is very slow.",
+            next_step="Everything that was committed is kept, and what was undone comes round again; run the same command again.",
         )
     if isinstance(problem, errors.QueryCanceled):
         mend = "raise statement_timeout for this role, and " if "statement timeout" in said else ""

@@ -68,7 +68,8 @@ ON CONFLICT (doc_id) DO NOTHING
 RETURNING doc_id
 
 -- name: end_when_copy_is_frozen
--- During a COPY the session is not idle, whoever keeps it waiting.
+-- During a COPY the session is not idle. PostgreSQL looks at this timeout only when the next rows come: a worker that wakes too late
+-- finds its write undone, and until then its locks stay.
 SELECT set_config('statement_timeout', %(milliseconds)s, true)
 
 -- name: wait_briefly

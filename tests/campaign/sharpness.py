@@ -147,6 +147,7 @@ LEFT_OUT: dict[str, str] = {
     "cutover_does_not_ask_for_evidence": "it judges before it serves",
     "partitions_are_logged_at_the_end": "it runs without Dagster",
     "sensor_asks_again": "it runs without Dagster",
+    "dual_write_has_no_end": "it runs without Dagster",
     "starts_without_a_lock": "it has one server, started before",
     "any_server_counts_as_ready": "it has one server, started before",
     "old_backends_are_not_waited_for": "its restarts are immediate shutdowns, which leave no backend",

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
+from embed_pipeline.dagster_layer.assets import DUAL_WRITE_BUDGET_SECONDS
 from embed_pipeline.dagster_layer.schedules import first_contiguous
 from embed_pipeline.spec import IndexSpec
 from tests.dagster_layer.conftest import Declare, Runner
@@ -52,6 +53,7 @@ def test_the_sensor_asks_for_a_run_while_changes_wait(declare: Declare, run: Run
     assert isinstance(request, dg.RunRequest)
     assert request.run_key is None, "Dagster never asks again for a run key, also after its run failed"
     assert request.tags["dagster/priority"] == "10"
+    assert float(request.tags["dagster/max_runtime"]) > DUAL_WRITE_BUDGET_SECONDS
 
     assert docs.job("dual_write_docs").success
     assert tick(docs) == "No changed document waits."

@@ -4,13 +4,7 @@ of a backfill, and the run worker too. What is stored is not paid for again, and
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.end_to_end.running import LAUNCH_BACKFILL, LAUNCH_RUN, RUN, Dagster, wait
+from tests.end_to_end.deployment import Deployment, deployed, ended, worker_of
+from tests.end_to_end.running import LAUNCH_BACKFILL, LAUNCH_RUN, Dagster, wait
 from tests.fakes import asked_texts
 from tests.servers.seen import oracle
-
-ROOT = Path(__file__).parents[2]
 
 DEFS = """
 type: embed_pipeline.EmbeddingIndex
@@ -36,9 +29,6 @@ attributes:
     v1: {{provider: "tests.fakes:HashEmbedder", model_name: one, dimensions: 16, options: {{salt: v1, calls_file: "{calls}"}}}}
 """
 
-EVENTS = (
-    """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
-)
 RUNS_OF = """query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}) {
   ... on Runs { results { runId status } } } }"""
 BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"""
@@ -48,75 +38,6 @@ RANGE = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-class Deployment:
-    """The three processes of a deployment, each started and killed by itself."""
-
-    def __init__(self, project: Path, environment: dict[str, str], log: Path) -> None:
-        self._project, self._environment, self._log = project, environment, log.open("wb")
-        web, code = free_port(), free_port()
-        self.client, self._code_port = Dagster(web), code
-        location = f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {code}, location_name: embed_pipeline}}}}]\n"
-        (project / "workspace.yaml").write_text(location)
-        run = [sys.executable, "-m"]
-        self._commands = {
-            "code server": [
-                *run,
-                "dagster",
-                "api",
-                "grpc",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(code),
-                "-m",
-                "embed_pipeline.definitions",
-            ],
-            "daemon": [*run, "dagster._daemon", "run", "-w", "workspace.yaml"],
-            "webserver": [*run, "dagster_webserver", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(web)],
-        }
-        self._commands["code server"] += ["--location-name", "embed_pipeline", "-d", "."]
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, *names: str) -> None:
-        for name in names:
-            self._running[name] = subprocess.Popen(
-                self._commands[name], cwd=self._project, env=self._environment, stdout=self._log, stderr=self._log
-            )
-
-    def kill(self, name: str) -> None:
-        self._running[name].kill()
-        self._running.pop(name).wait()
-
-    def listens(self) -> bool | None:
-        """Whether the code server takes connections."""
-        assert self._running["code server"].poll() is None, Path(self._log.name).read_text()[-3000:]
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._code_port)) == 0 or None
-
-    def is_up(self) -> bool | None:
-        for name, process in self._running.items():
-            assert process.poll() is None, f"the {name} has ended: {Path(self._log.name).read_text()[-3000:]}"
-        try:
-            found = self.client.ask(
-                "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
-            )
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            return None
-        entries = found["workspaceOrError"]["locationEntries"]
-        return (entries and entries[0]["locationOrLoadError"]["__typename"] == "RepositoryLocation") or None
-
-    def stop(self) -> None:
-        for name in list(self._running):
-            self.kill(name)
-        self._log.close()
-
-
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
     return tmp_path / "calls"
@@ -124,29 +45,8 @@ def calls(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def deployment(app: psycopg.Connection, database_url: str, calls: Path, tmp_path: Path) -> Iterator[Deployment]:
-    project = tmp_path / "project"
-    (project / "assets" / "docs").mkdir(parents=True)
-    (project / "assets" / "__init__.py").touch()
-    (project / "assets" / "docs" / "defs.yaml").write_text(DEFS.format(calls=calls))
-    shutil.copy(ROOT / "pyproject.toml", project / "pyproject.toml")
-    shutil.copytree(ROOT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    home = tmp_path / "dagster_home"
-    home.mkdir()
-    settings = (ROOT / "dagster.yaml").read_text()
-    assert "poll_interval_seconds: 30" in settings
-    # Dead runs are looked for more often than in a deployment, so that the test is short.
-    (home / "dagster.yaml").write_text(settings.replace("poll_interval_seconds: 30", "poll_interval_seconds: 3"))
-    environment = os.environ | {"E2E_DATABASE_URL": database_url, "DAGSTER_HOME": str(home)}
-    made = Deployment(project, environment, tmp_path / "dagster.log")
-    try:
-        # In this order: who does not find the code server at its start looks again only after a long while.
-        made.start("code server")
-        wait(made.listens, 120)
-        made.start("webserver", "daemon")
-        wait(made.is_up, 120)
+    with deployed(DEFS.format(calls=calls), database_url, tmp_path) as made:
         yield made
-    finally:
-        made.stop()
 
 
 class Held:
@@ -186,25 +86,6 @@ def launch(client: Dagster) -> str:
     answer = client.ask(LAUNCH_RUN, e=params)["launchRun"]
     assert answer["__typename"] == "LaunchRunSuccess", answer
     return str(answer["run"]["runId"])
-
-
-def worker_of(client: Dagster, run_id: str) -> int:
-    """The process that executes the run, as the run's own log names it."""
-
-    def look() -> int | None:
-        events = client.ask(EVENTS, id=run_id)["logsForRun"]["events"]
-        pids = [found[1] for event in events if (found := re.search(r"pid: (\d+)", event.get("message") or ""))]
-        return int(pids[-1]) if pids else None
-
-    return int(wait(look, 60))
-
-
-def ended(client: Dagster, run_id: str) -> str:
-    def look() -> Any:
-        status = client.ask(RUN, id=run_id)["runOrError"]["status"]
-        return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
-
-    return str(wait(look, 120))
 
 
 @pytest.mark.soak
