@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def open_docs(database_url: str, app: psycopg.Connection, holdout: Path) -> Iter
 def forget_listeners() -> Iterator[None]:
     yield
     signals.forget_all()
+
+
+def at(moment: str, action: Callable[[], object]) -> None:
+    """Run `action` the first time that `moment` is reached."""
+    done = threading.Event()
+
+    def once() -> None:
+        if not done.is_set():
+            done.set()
+            action()
+
+    signals.listen(moment, once)
 
 
 def fill(index: OpenIndex, name: str) -> None:

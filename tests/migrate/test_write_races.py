@@ -13,7 +13,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embed_pipeline import signals
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import EmbedderError, Stopped, WrongSpace
 from embed_pipeline.migrate import backfill, dual_write
@@ -24,18 +23,6 @@ from tests.fakes import asked_texts
 from tests.migrate import workers
 
 Open = Callable[..., OpenIndex]
-
-
-def at(moment: str, action: Callable[[], object]) -> None:
-    """Run `action` the first time that `moment` is reached."""
-    done = threading.Event()
-
-    def once() -> None:
-        if not done.is_set():
-            done.set()
-            action()
-
-    signals.listen(moment, once)
 
 
 def change(app: psycopg.Connection, doc_id: int, text: str) -> None:

@@ -9,28 +9,15 @@ import numpy as np
 import psycopg
 import pytest
 
-from embed_pipeline import signals
 from embed_pipeline.errors import CatalogError, ConfigurationError, WrongSpace
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.search import Searcher
-from tests.articles import DOCUMENTS, fill, require_consistent, serve, settle, text_hash
+from tests.articles import DOCUMENTS, at, fill, require_consistent, serve, settle, text_hash
 from tests.stores.holding import hashes
 
 Open = Callable[..., OpenIndex]
-
-
-def at(moment: str, action: Callable[[], object]) -> None:
-    """Run `action` the first time that `moment` is reached."""
-    done = threading.Event()
-
-    def once() -> None:
-        if not done.is_set():
-            done.set()
-            action()
-
-    signals.listen(moment, once)
 
 
 def wanted(app: psycopg.Connection) -> dict[str, str]:

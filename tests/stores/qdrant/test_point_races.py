@@ -21,10 +21,9 @@ from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant import compare
-from tests.articles import DOCUMENTS, declared, fill, require_consistent, serve, settle, text_hash
+from tests.articles import DOCUMENTS, at, declared, fill, require_consistent, serve, settle, text_hash
 from tests.stores.conftest import LAYOUTS, Declared
 from tests.stores.holding import hashes, points, store_of
-from tests.stores.test_conformance import at
 
 Open = Callable[..., OpenIndex]
 
