@@ -18,7 +18,7 @@ from embed_pipeline.errors import EmbedderError, Stopped, WrongSpace
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores import pgvector
-from tests.articles import declared, fill, require_consistent, serve, settle, stored, text_hash
+from tests.articles import at, declared, fill, require_consistent, serve, settle, stored, text_hash
 from tests.fakes import asked_texts
 from tests.migrate import workers
 
