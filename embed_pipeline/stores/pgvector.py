@@ -245,10 +245,14 @@ class PgvectorStore:
     def _insert_all(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> bool:
         """All of the batch, or nothing and False: nearly always nobody was there first, and not expecting it is a quarter faster."""
         whole = False
-        with suppress(psycopg.errors.UniqueViolation), conn.transaction():
-            whole = self._insert(conn, batch, sql.SQL("")).rowcount == len(batch)
-            if not whole:
-                raise psycopg.Rollback
+        try:
+            with suppress(psycopg.errors.UniqueViolation), conn.transaction():
+                whole = self._insert(conn, batch, sql.SQL("")).rowcount == len(batch)
+                if not whole:
+                    raise psycopg.Rollback
+        except psycopg.Rollback as unheard:
+            # Nobody is left to roll it back: the server went away in that moment.
+            raise psycopg.OperationalError("the connection was lost before a rollback") from unheard
         return whole
 
     def _insert_rows(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:

@@ -20,6 +20,7 @@ FULL_DISK = "test_full_disk_many_times"
 
 # The scenario that failed, and a part of what it said.
 CAUGHT: dict[str, tuple[str, str]] = {
+    "unheard_rollback_is_the_end": (RESTARTS, "backfill v2 failed: Rollback"),
     "no_truncate_trigger": (TRUNCATE, "orphan"),
     "deletes_wait_for_the_queue": (HOT, "is deleted, and v. still has it"),
     "no_full_comparison": (BYPASSED, "the full comparison says"),

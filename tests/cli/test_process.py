@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-m", "embed_pipeline.cli.main"]
 VERBS = {
     *("load", "plan", "backfill", "sync", "gate", "cutover", "rollback", "retire", "pause", "resume", "abort"),
-    *("status", "verify", "search", "demo", "db"),
+    *("status", "verify", "search", "demo", "db", "adopt"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 

@@ -30,7 +30,7 @@ def on(server: Loopback, layout: str = "collections") -> dict[str, str]:
     return {"kind": "qdrant", "url": server.url, "layout": layout}
 
 
-@pytest.mark.parametrize("layout", ["collections", "named_vectors"])
+@pytest.mark.parametrize("layout", ["collections", pytest.param("named_vectors", marks=pytest.mark.soak)])
 def test_what_is_shown_of_a_version(declare: Declare, run: Run, server: Loopback, layout: str) -> None:
     store = on(server, layout)
     docs = run(declare(V1, store=store))
@@ -67,7 +67,7 @@ def test_local_mode_says_that_it_has_no_ann_index(declare: Declare, run: Run, tm
         assert "no ANN index" in str(metadata)
 
 
-@pytest.mark.parametrize("layout", ["collections", "named_vectors"])
+@pytest.mark.parametrize("layout", ["collections", pytest.param("named_vectors", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("field", ["fingerprint", "model_name", "model_version"])
 def test_a_vector_with_another_label_fails_provenance(
     declare: Declare, run: Run, server: Loopback, layout: str, field: str

@@ -21,8 +21,8 @@ from embed_pipeline.postgres import embedded
 from embed_pipeline.postgres.binaries import find_binaries
 from tests.docker.composed import FOLDER, ROOT, SECRETS, Loopback, health_of, image_folders, image_variables, services
 from tests.docker.stand_ins import postgres_of_the_containers, qdrant_that_answers
-from tests.end_to_end.test_dagster_killed import free_port
-from tests.end_to_end.test_graphql import LAUNCH_RUN, RUN, Dagster
+from tests.end_to_end.deployment import free_port
+from tests.end_to_end.running import LAUNCH_RUN, RUN, Dagster
 
 GIVEN = {name: f"it's the {name} @/:%20" for name in SECRETS}
 LOCATIONS = "{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus locationOrLoadError { __typename } } } } }"

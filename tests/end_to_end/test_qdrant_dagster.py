@@ -146,7 +146,7 @@ def nothing_is_left(app: psycopg.Connection, spec: IndexSpec, server: Loopback) 
     client.close()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["named_vectors", pytest.param("collections", marks=pytest.mark.soak)])
 def test_migration_in_process(
     app: psycopg.Connection,
     database_url: str,

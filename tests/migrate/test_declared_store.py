@@ -31,7 +31,7 @@ def elsewhere(app: psycopg.Connection, open_docs: Open) -> OpenIndex:
     """An index over the articles whose vectors are in Qdrant, as registered before it had a version."""
     index = open_docs("v1", name="other")
     index.spec = declared(index, ELSEWHERE)
-    register._register_index(app, index)
+    register.register_index(app, index)
     return index
 
 
@@ -55,7 +55,7 @@ def test_where_the_store_answers_and_its_limits_may_change(
     app: psycopg.Connection, elsewhere: OpenIndex, change: dict[str, Any]
 ) -> None:
     elsewhere.spec = declared(elsewhere, ELSEWHERE | change)
-    register._register_index(app, elsewhere)
+    register.register_index(app, elsewhere)
     assert read_store(kept(app)[0]) == elsewhere.spec.store
 
 
@@ -64,21 +64,21 @@ def test_another_place_for_the_vectors_is_refused(app: psycopg.Connection, elsew
     before = kept(app)
     elsewhere.spec = declared(elsewhere, change if "kind" in change else ELSEWHERE | change)
     with pytest.raises(CatalogError, match="is registered with"):
-        register._register_index(app, elsewhere)
+        register.register_index(app, elsewhere)
     assert kept(app) == before
 
 
 def test_adopted_collection_stays_while_its_version_lives(app: psycopg.Connection, elsewhere: OpenIndex) -> None:
     adopt = {"version": "v1", "collection": "handmade", "text": "text"}
     elsewhere.spec = declared(elsewhere, ELSEWHERE | {"adopt": adopt})
-    register._register_index(app, elsewhere)
+    register.register_index(app, elsewhere)
     insert_version(app, "docs", "v1")
     for change in ({"adopt": None}, {"adopt": adopt | {"vector": "dense"}}):
         elsewhere.spec = declared(elsewhere, ELSEWHERE | change)
         with pytest.raises(CatalogError, match="'v1' of index 'docs' is registered with another store.adopt"):
-            register._register_index(app, elsewhere)
+            register.register_index(app, elsewhere)
     app.execute("UPDATE embed_pipeline.index_versions SET state = 'retired' WHERE index_name = 'docs'")
-    register._register_index(app, elsewhere)
+    register.register_index(app, elsewhere)
     store = read_store(kept(app)[0])
     assert isinstance(store, QdrantSpec)
     assert store.adopt is not None
@@ -87,7 +87,7 @@ def test_adopted_collection_stays_while_its_version_lives(app: psycopg.Connectio
 
 def test_payload_may_change(app: psycopg.Connection, elsewhere: OpenIndex) -> None:
     elsewhere.spec = declared(elsewhere, ELSEWHERE, payload=["views"])
-    register._register_index(app, elsewhere)
+    register.register_index(app, elsewhere)
     assert kept(app)[1:] == (["views"], None)
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -533,3 +535,22 @@ def test_pause_holds_the_backfill_and_not_the_dual_write(app: psycopg.Connection
     control.set_state(app, "docs", "aborted", "enough")
     with pytest.raises(Stopped, match="enough"):
         backfill.fill_partition(index, "v2", "02")
+
+
+def test_connection_goes_in_the_moment_of_a_rollback(open_docs: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all of a batch could be inserted at once, and the server goes before it is undone: an outage, and the batch is kept."""
+    index = open_docs("v1")
+    insert, gone = pgvector.PgvectorStore._insert, []
+
+    def insert_and_lose(self: pgvector.PgvectorStore, conn: psycopg.Connection, *rest: Any) -> Any:
+        cursor = insert(self, conn, *rest)
+        if gone:
+            return cursor
+        gone.append(True)
+        conn.close()
+        return SimpleNamespace(rowcount=0)
+
+    monkeypatch.setattr(pgvector.PgvectorStore, "_insert", insert_and_lose)
+    fill(index, "v1")
+    assert gone
+    require_consistent(index)

@@ -892,6 +892,18 @@ CUTOVER_RACES = (
 
 SERVER_RACES = (
     Removal(
+        "unheard_rollback_is_the_end",
+        (
+            Edit(
+                "stores/pgvector.py",
+                "        except psycopg.Rollback as unheard:\n",
+                "        except ZeroDivisionError as unheard:\n",
+            ),
+        ),
+        (WRITE + "test_connection_goes_in_the_moment_of_a_rollback",),
+        r"Rollback",
+    ),
+    Removal(
         "a_lost_connection_is_the_end",
         (Edit("migrate/outage.py", "                if not self._is_away(problem):\n", "                if True:\n"),),
         (

@@ -14,6 +14,10 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from tests.qdrant.loopback import Loopback, waited
 from tests.qdrant.test_engine_agrees import point
 
+# Of the server that other tests stand on: for the soak, like other long tests.
+pytestmark = pytest.mark.soak
+
+
 COSINE = models.VectorParams(size=4, distance=models.Distance.COSINE)
 WRITE = {"method": "PUT", "path": "/points$"}
 

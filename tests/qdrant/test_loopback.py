@@ -18,6 +18,10 @@ from tests.qdrant.loopback import Loopback
 from tests.qdrant.narrowed import Narrowed, conditions, named_ids
 from tests.qdrant.test_engine_agrees import at_seq, by_name, guard, has, point, state
 
+# Of the server that other tests stand on: for the soak, like other long tests.
+pytestmark = pytest.mark.soak
+
+
 COSINE = models.VectorParams(size=4, distance=models.Distance.COSINE)
 LIVE = "live"
 

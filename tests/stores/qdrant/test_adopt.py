@@ -438,7 +438,10 @@ with opened(IndexSpec.model_validate_json(Path(sys.argv[1]).read_text()), regist
 """
 
 
-@pytest.mark.parametrize("moment", ["adopt.inserted", "qdrant.written", "adopt.marked"])
+@pytest.mark.parametrize(
+    "moment",
+    ["adopt.inserted", *(pytest.param(each, marks=pytest.mark.soak) for each in ("qdrant.written", "adopt.marked"))],
+)
 def test_a_killed_adoption_goes_on_where_it_was(world: World, moment: str) -> None:
     world.collection.make()
     declaration = world.folder / "spec.json"

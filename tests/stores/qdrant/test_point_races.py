@@ -22,13 +22,13 @@ from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant import compare
 from tests.articles import DOCUMENTS, at, declared, fill, require_consistent, serve, settle, text_hash
-from tests.stores.conftest import LAYOUTS, Declared
+from tests.stores.conftest import Declared
 from tests.stores.holding import hashes, points, store_of
 
 Open = Callable[..., OpenIndex]
 
 
-@pytest.fixture(params=[f"local-{layout}" for layout in LAYOUTS])
+@pytest.fixture(params=["local-collections", pytest.param("local-named_vectors", marks=pytest.mark.soak)])
 def store(request: pytest.FixtureRequest, qdrant_at: Callable[[str], Declared]) -> Declared:
     """Local mode: nothing here needs a server, and a test has no other process to wait for."""
     return qdrant_at(request.param)
