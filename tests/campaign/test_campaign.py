@@ -44,8 +44,8 @@ SERVER_FAULTS: list[Any] = [
     pytest.param(Hurried, {}, id="statement_timeout"),
 ]
 # Steps that a short form strikes; a long one strikes them all.
-FEW = 3
-HOT_SECONDS = 12.0
+FEW = 2
+HOT_SECONDS = 6.0
 
 
 def seeds() -> Iterator[int]:

@@ -83,8 +83,16 @@ def test_flip_that_did_not_arrive_moved_nothing(fragile_url: str, proxy: Proxy, 
     with pytest.raises(CutoverRefused, match=r"nothing was moved"):
         cutover.cutover(judged, "v2")
     assert pointer(fragile_url).version == "v1"
+    session_is_gone(fragile_url)
     assert cutover.cutover(judged, "v2").version == "v2"
     assert events(fragile_url, "cutover", "v2") == 1
+
+
+def session_is_gone(fragile_url: str) -> None:
+    """The server takes a moment to notice that its client is lost; until then that session holds the mover's lock."""
+    with psycopg.connect(fragile_url, autocommit=True) as watcher:
+        held = "SELECT FROM pg_locks WHERE locktype = 'advisory'"
+        wait_until(lambda: not any_row(watcher, held), "the server ends the broken session")
 
 
 def test_flip_whose_commit_is_still_under_way_is_waited_for(fragile_url: str, proxy: Proxy, judged: OpenIndex) -> None:
@@ -117,9 +125,7 @@ def test_retire_is_finished_by_the_same_command(
     with pytest.raises(psycopg.OperationalError):
         retire.retire(judged, "v1", "v1")
     assert proxy.struck.wait(10)
-    with psycopg.connect(fragile_url, autocommit=True) as watcher:
-        held = "SELECT FROM pg_locks WHERE locktype = 'advisory'"
-        wait_until(lambda: not any_row(watcher, held), "the server ends the broken session")
+    session_is_gone(fragile_url)
     if (fate, step) == ("swallow", DROPPED):
         with pytest.raises(RetireRefused, match="is retired already"):
             retire.retire(judged, "v1", "v1")

@@ -20,10 +20,10 @@ Declared = dict[str, Any]
 
 LAYOUTS = ("collections", "named_vectors")
 REAL = pytest.mark.skipif(REAL_URL not in os.environ, reason=NO_SERVER)
-# Every place and every layout; the other two pairs are for the soak.
+# One of them is enough for every day, beside the races in local mode; the others are for the soak.
 QDRANTS: list[Any] = [
-    "local-collections",
     "loopback-named_vectors",
+    pytest.param("local-collections", marks=pytest.mark.soak),
     pytest.param("local-named_vectors", marks=pytest.mark.soak),
     pytest.param("loopback-collections", marks=pytest.mark.soak),
     *(pytest.param(f"real-{layout}", marks=REAL) for layout in LAYOUTS),

@@ -193,6 +193,7 @@ def require_kept(world: World) -> None:
         assert metadata["owner"] == "search team"
 
 
+@pytest.mark.soak
 def test_what_was_adopted_is_kept_when_its_collection_is_gone(world: World) -> None:
     """A third version is like the second one: the adopted collection was retired."""
     world.collection.make(30)
@@ -255,6 +256,7 @@ def test_an_index_that_adopts_nothing_says_so(database_url: str, tmp_path: Path)
         adopting.adopt(index)
 
 
+@pytest.mark.soak
 def test_nothing_of_an_index_is_registered_before_it_is_adopted(world: World) -> None:
     world.collection.make()
     with pytest.raises(CatalogError, match="Run: embed-pipeline adopt docs"), opened(world.spec("v1")):
@@ -274,6 +276,7 @@ def test_another_model_is_refused_before_anything_is_written(world: World) -> No
     require_untouched(world)
 
 
+@pytest.mark.soak
 def test_other_dimensions_are_refused(world: World) -> None:
     world.collection.make(3)
     wrong = world.spec("v1").model_dump(mode="json")
@@ -284,6 +287,7 @@ def test_other_dimensions_are_refused(world: World) -> None:
     require_untouched(world)
 
 
+@pytest.mark.soak
 def test_a_text_that_is_no_string_is_refused_by_its_point(world: World) -> None:
     world.collection.make(40)
     world.collection.write(world.collection.point(34, body=["a", "list"]))
@@ -292,6 +296,7 @@ def test_a_text_that_is_no_string_is_refused_by_its_point(world: World) -> None:
     require_untouched(world)
 
 
+@pytest.mark.soak
 def test_a_field_that_no_point_has_is_refused(world: World) -> None:
     world.collection.make(5)
     world.store["adopt"]["text"] = "text"
@@ -321,6 +326,7 @@ def test_a_field_with_nowhere_to_go_is_refused_by_its_name(world: World) -> None
     assert all(MARK not in (record.payload or {}) for record in world.collection.points().values())
 
 
+@pytest.mark.soak
 def test_an_id_that_is_no_key_is_refused(world: World) -> None:
     own_table(world, "bigint", ", tags jsonb, score float8")
     world.collection.make(40)
@@ -329,6 +335,7 @@ def test_an_id_that_is_no_key_is_refused(world: World) -> None:
     assert world.app.execute("SELECT count(*) FROM notes").fetchone() == (0,)
 
 
+@pytest.mark.soak
 def test_fields_go_into_the_columns_of_a_table_of_ones_own(world: World) -> None:
     world.app.execute(
         "CREATE TABLE notes (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text, lang text, year integer, tags jsonb)"
@@ -343,6 +350,7 @@ def test_fields_go_into_the_columns_of_a_table_of_ones_own(world: World) -> None
     assert {key: own_payload(point) for key, point in collection.points().items()} == collection.kept
 
 
+@pytest.mark.soak
 def test_what_stands_in_the_table_already_is_left_alone_and_embedded(world: World) -> None:
     collection = world.collection
     collection.make()
@@ -358,6 +366,7 @@ def test_what_stands_in_the_table_already_is_left_alone_and_embedded(world: Worl
     assert own_payload(collection.points()["1"])["body"] == "the application knows better"
 
 
+@pytest.mark.soak
 def test_documents_without_text_and_points_without_the_vector_are_counted(world: World) -> None:
     collection = world.collection
     collection.make(20)
@@ -395,6 +404,7 @@ def test_a_point_edited_while_it_is_adopted_keeps_the_edit(world: World) -> None
     assert len(world.embedded("v1")) == adopting.SAMPLE
 
 
+@pytest.mark.soak
 def test_a_document_changed_in_the_table_during_adoption_is_brought_up_to_date(world: World) -> None:
     """No trigger sees it: the version is not registered yet."""
     collection = world.collection
@@ -475,6 +485,7 @@ def test_a_document_deleted_between_two_runs_stays_deleted(world: World) -> None
     assert len(world.documents()) == DOCUMENTS - 1
 
 
+@pytest.mark.soak
 def test_two_adoptions_at_once_are_one(world: World) -> None:
     world.collection.make(20)
     with opened(world.spec(), register_new=False) as first, opened(world.spec(), register_new=False) as second:
