@@ -157,7 +157,12 @@ def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
         source = documents_source.inspect(conn, spec.source())
         index = OpenIndex(spec, url, source)
         if register_new:
-            register.register(conn, index)
+            try:
+                register.register(conn, index)
+            except BaseException:
+                # Nobody gets the handle, so nobody else can let go of what it holds: a model, the folder of a store.
+                index.close()
+                raise
     return index
 
 

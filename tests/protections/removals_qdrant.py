@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.protections.removal import Edit, Removal
 
 POINTS = "tests/stores/qdrant/test_point_races.py::"
+LAYOUT = "tests/stores/qdrant/test_layout.py::"
 ADOPT = "tests/stores/qdrant/test_adopt.py::"
 STORE = "stores/qdrant/store.py"
 WRITES = "stores/qdrant/writes.py"
@@ -253,6 +254,42 @@ QDRANT_RACES = (
         ),
         (POINTS + "test_payload_is_kept_in_step",),
         r"assert 0 == 42",
+    ),
+    Removal(
+        "half_made_collection_stays_so",
+        (
+            Edit(
+                "stores/qdrant/layout.py",
+                "        if found is None:\n            # Another process may have made it by now.\n",
+                "        if found is not None:\n            return\n        if found is None:\n",
+            ),
+        ),
+        (LAYOUT + "test_a_collection_is_finished_when_its_maker_died",),
+        r"KeyError: 'year'",
+    ),
+    Removal(
+        "half_made_vector_stays_so",
+        (
+            Edit(
+                "stores/qdrant/layout.py",
+                "            _require_vector(found, place, version)\n        else:\n",
+                "            _require_vector(found, place, version)\n            return\n        else:\n",
+            ),
+        ),
+        (LAYOUT + "test_a_named_vector_is_finished_when_its_maker_died",),
+        r"assert None is True",
+    ),
+    Removal(
+        "drop_takes_the_alias_away",
+        (
+            Edit(
+                "stores/qdrant/layout.py",
+                "        if _behind(self._engine, self.alias) == place.collection:\n",
+                "        if False:\n",
+            ),
+        ),
+        (LAYOUT + "test_a_collection_that_readers_follow_is_not_dropped",),
+        r"DID NOT RAISE",
     ),
     Removal(
         "alias_deleted_and_created",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import ConfigurationError
@@ -59,16 +59,17 @@ def params_of(info: models.CollectionInfo, vector: str) -> models.VectorParams |
 def create_collection(
     engine: Engine, name: str, version: Version, vector: str, like: models.CollectionInfo | None, like_vector: str
 ) -> None:
-    """Make the collection of `version`: settings, payload indexes, sparse vectors and further vectors as in `like`.
-
-    Payload indexes come before the data: an index that is made later is not used by the graph that is there.
-    """
+    """Make the collection of `version`: settings, sparse vectors and further vectors as in `like`. AlreadyThere when it is."""
     arguments = _settings(like) if like is not None else {}
     own = vector_params(version, None if like is None else params_of(like, like_vector))
     further = _further(like, like_vector)
     arguments["vectors_config"] = own if vector == "" and not further else {**further, vector: own}
     arguments["metadata"] = {**(_metadata(like)), KEY: {"version": version.name, "fingerprint": version.fingerprint}}
     engine.call(lambda client: client.create_collection(name, **arguments))
+
+
+def add_payload_indexes(engine: Engine, name: str, like: models.CollectionInfo | None) -> None:
+    """Those that `like` has. Before the data: an index that is made later is not used by the graph that is there."""
     if like is not None and not engine.is_local:
         for field, index in like.payload_schema.items():
             engine.call(
@@ -80,11 +81,6 @@ def create_collection(
 
 def _settings(like: models.CollectionInfo) -> dict[str, Any]:
     config, params = like.config, like.config.params
-    if params.sharding_method == models.ShardingMethod.CUSTOM:
-        raise ConfigurationError(
-            "The collection is sharded by keys of your own, and which key a new document belongs to is not known here.",
-            next_step="Use layout: named_vectors, which writes into the collection that is there.",
-        )
     return {
         "sparse_vectors_config": params.sparse_vectors,
         "shard_number": params.shard_number,
@@ -120,7 +116,7 @@ def _metadata(like: models.CollectionInfo | None) -> Mapping[str, Any]:
 
 
 def add_vector(engine: Engine, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
-    """Add the version's named vector to a collection that is in use; index settings can only be given afterwards."""
+    """Add the version's named vector to a collection that is in use. The same once more changes nothing."""
     config = models.DenseVectorNameConfig(
         dense=models.DenseVectorConfig(
             size=version.dimensions,
@@ -129,13 +125,22 @@ def add_vector(engine: Engine, collection: str, version: Version, vector: str, l
             datatype=datatype(version, like),
         )
     )
+    engine.call(lambda client: client.create_vector_name(collection, vector, config))
+
+
+def tune_vector(engine: Engine, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
+    """Index and storage settings of a vector that was added: they can only be given afterwards."""
     params = vector_params(version, like)
     tuned = models.VectorParamsDiff(
         hnsw_config=params.hnsw_config, quantization_config=params.quantization_config, on_disk=params.on_disk
     )
+    engine.call(lambda client: client.update_collection(collection, vectors_config={vector: tuned}))
 
-    def add(client: QdrantClient) -> None:
-        client.create_vector_name(collection, vector, config)
-        client.update_collection(collection, vectors_config={vector: tuned})
 
-    engine.call(add)
+def refuse_own_sharding(info: models.CollectionInfo, collection: str) -> None:
+    """Which of the user's own shard keys a new document belongs to is not known here."""
+    if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
+        raise ConfigurationError(
+            f"Collection {collection} is sharded by keys of your own, and which one a new document belongs to is not known here.",
+            next_step="Use a collection with automatic sharding.",
+        )

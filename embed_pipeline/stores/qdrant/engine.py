@@ -36,6 +36,14 @@ class VectorGone(EmbedPipelineError):
     """A named vector of the request is not in the collection (any more)."""
 
 
+class StoreRefused(EmbedPipelineError):
+    """Qdrant refused a request for good."""
+
+
+class AlreadyThere(StoreRefused):
+    """What was to be made is there."""
+
+
 @dataclass(frozen=True)
 class Address:
     """Where a Qdrant is. `key_variable` names the environment variable with the API key; the key itself is never kept."""
@@ -85,7 +93,7 @@ class Engine:
                     next_step="Start it, and run the same command again.",
                 ) from None
             except (ValueError, KeyError, RuntimeError) as local:
-                raise self._refused_locally(local) from local
+                raise _told_apart(str(local)) or local from local
         raise StoreUnavailable(
             f"Qdrant at {self.address} asked to slow down {BUSY_TRIES} times in a row (429).",
             next_step="Raise its rate limit, or run the same command again later.",
@@ -157,13 +165,6 @@ class Engine:
             next_step="Look at its log; if the request is ours, this is a defect worth reporting.",
         )
 
-    def _refused_locally(self, problem: Exception) -> Exception:
-        return _told_apart(str(problem)) or problem
-
-
-class StoreRefused(EmbedPipelineError):
-    """Qdrant refused a request for good."""
-
 
 class _NoLock:
     def __enter__(self) -> None: ...
@@ -185,4 +186,6 @@ def _told_apart(words: str) -> EmbedPipelineError | None:
         return VectorGone(words, next_step="Run: embed-pipeline status")
     if "collection" in folded and ("not found" in folded or "doesn't exist" in folded or "does not exist" in folded):
         return CollectionGone(words, next_step="Run: embed-pipeline status")
+    if "already exists" in folded:
+        return AlreadyThere(words, next_step="Run: embed-pipeline status")
     return None

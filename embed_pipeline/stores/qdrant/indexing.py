@@ -21,10 +21,12 @@ LOCAL = "local mode has no ANN index: every search is exact, and ANN recall says
 
 
 def hold(engine: Engine, collection: str) -> None:
-    """Build no index until `build`: loading into a standing graph costs several times as much."""
+    """Build no index until `build`, rather than one after another while points arrive. Repeating it changes nothing."""
 
     def work(client: QdrantClient) -> None:
         info = client.get_collection(collection)
+        if HELD in _ours(info):
+            return
         threshold = info.config.optimizer_config.indexing_threshold
         client.update_collection(
             collection,

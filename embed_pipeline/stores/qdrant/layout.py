@@ -6,7 +6,7 @@ carry the beginning of the fingerprint, so that a name never stands for two spac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from qdrant_client import QdrantClient, models
@@ -15,7 +15,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.qdrant import configuration, indexing
-from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRefused
+from embed_pipeline.stores.qdrant.engine import MINIMUM_SERVER, AlreadyThere, CollectionGone, Engine
 from embed_pipeline.stores.qdrant.place import Place, wait_until_green
 from embed_pipeline.stores.qdrant.points import KEY
 
@@ -76,17 +76,22 @@ class Collections:
         found = _info(self._engine, place.collection)
         if found is not None:
             _require_vector(found, place, version)
-            return
         if self._adopt is not None and version.name == self._adopt.version:
-            raise _nothing_to_adopt(place.collection, self._engine)
+            if found is None:
+                raise _nothing_to_adopt(place.collection, self._engine)
+            configuration.refuse_own_sharding(found, place.collection)
+            return
         like_name = self.beside(version)
         like = None if like_name is None else _info(self._engine, like_name)
-
-        def make() -> None:
-            configuration.create_collection(self._engine, place.collection, version, place.vector, like, place.vector)
-            indexing.hold(self._engine, place.collection)
-
-        with_exists_already(make)
+        if like is not None and like_name is not None:
+            configuration.refuse_own_sharding(like, like_name)
+        if found is None:
+            # Another process may have made it by now.
+            with suppress(AlreadyThere):
+                configuration.create_collection(self._engine, place.collection, version, place.vector, like, place.vector)
+        # Also of a collection that is there: whoever made it may have died before this.
+        configuration.add_payload_indexes(self._engine, place.collection, like)
+        indexing.hold(self._engine, place.collection)
 
     def drop(self, version: Version) -> None:
         place = self.place(version)
@@ -140,21 +145,27 @@ class NamedVectors:
         if found is None:
             if self._adopt is not None:
                 raise _nothing_to_adopt(self.collection, self._engine)
-            with_exists_already(
-                lambda: configuration.create_collection(self._engine, self.collection, version, place.vector, None, place.vector)
-            )
-            return
+            # Another process may have made it by now, with another version's vector in it.
+            with suppress(AlreadyThere):
+                configuration.create_collection(self._engine, self.collection, version, place.vector, None, place.vector)
+                return
+            found = _info(self._engine, self.collection)
+            assert found is not None
+        configuration.refuse_own_sharding(found, self.collection)
         if self._adopt is None and KEY not in (found.config.metadata or {}):
             raise ConfigurationError(
                 f"There is a collection {self.collection} at {self._engine.address} that this index did not make.",
                 next_step="Declare it in store.adopt, or set store.collection to another name.",
             )
+        like = next((configuration.params_of(found, each) for each in _vectors(found) if each != place.vector), None)
         if configuration.params_of(found, place.vector) is not None:
             _require_vector(found, place, version)
-            return
-        like = next((p for v in _vectors(found) if (p := configuration.params_of(found, v)) is not None), None)
-        wait_until_green(self._engine, self.collection)
-        configuration.add_vector(self._engine, self.collection, version, place.vector, like)
+        else:
+            wait_until_green(self._engine, self.collection)
+            configuration.add_vector(self._engine, self.collection, version, place.vector, like)
+        if self._adopt is None or version.name != self._adopt.version:
+            # Also of a vector that is there: whoever added it may have died before this.
+            configuration.tune_vector(self._engine, self.collection, version, place.vector, like)
 
     def drop(self, version: Version) -> None:
         place = self.place(version)
@@ -186,19 +197,11 @@ def require_version(engine: Engine) -> None:
         return
     said = engine.call(lambda client: client.info().version)
     numbers = tuple(int(part) for part in said.split("-")[0].split(".")[:2])
-    if numbers < (1, 19):
+    if numbers < MINIMUM_SERVER:
+        least = ".".join(map(str, MINIMUM_SERVER))
         raise ConfigurationError(
-            f"Qdrant at {engine.address} is {said}; guarded writes are safe from 1.19 on.", next_step="Upgrade the server."
+            f"Qdrant at {engine.address} is {said}; guarded writes are safe from {least} on.", next_step="Upgrade the server."
         )
-
-
-def with_exists_already(make: Callable[[], None]) -> None:
-    """Run `make`; another process may have made the same at the same time."""
-    try:
-        make()
-    except StoreRefused as refused:
-        if "already exists" not in refused.message:
-            raise
 
 
 def _info(engine: Engine, name: str, *, exactly: bool = False) -> models.CollectionInfo | None:

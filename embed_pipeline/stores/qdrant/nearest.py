@@ -15,7 +15,7 @@ from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.stores.protocol import Hit
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, stored
+from embed_pipeline.stores.qdrant.points import KEY, as_path, stored
 
 
 def search(
@@ -64,11 +64,12 @@ def condition(source: Source, where: Mapping[str, Any]) -> models.Filter:
 
 
 def _equal(name: str, value: Any) -> models.Condition:
+    path = as_path(name)
     if value is None:
-        return models.IsNullCondition(is_null=models.PayloadField(key=name))
+        return models.IsNullCondition(is_null=models.PayloadField(key=path))
     if isinstance(value, float):
-        return models.FieldCondition(key=name, range=models.Range(gte=value, lte=value))
-    return models.FieldCondition(key=name, match=models.MatchValue(value=value))
+        return models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
+    return models.FieldCondition(key=path, match=models.MatchValue(value=value))
 
 
 def _hit(point: models.ScoredPoint, place: Place, version: Version, query: Vectors) -> Hit:

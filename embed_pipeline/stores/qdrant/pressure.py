@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client import models
 
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.protocol import StorePressure
@@ -61,15 +60,7 @@ class Watch:
         if self._engine.is_local:
             return ""
 
-        def ask(client: QdrantClient) -> int:
-            try:
-                return int(client.get_optimizations(self._collection).summary.queued_points or 0)
-            except UnexpectedResponse as unknown:
-                if unknown.status_code == 404:
-                    return 0  # Asked of a server that does not tell; its status and update queue are looked at above.
-                raise
-
-        queued = self._engine.call(ask)
+        queued = self._engine.call(lambda client: client.get_optimizations(self._collection).summary.queued_points or 0)
         if queued <= self._limits.max_queued_points:
             return ""
         return f"{queued} points of {self._collection} wait for its optimizer, over max_queued_points {self._limits.max_queued_points}"

@@ -1,9 +1,8 @@
 """Qdrant's VersionStore. A document is one point; every write of a point is a compare-and-set on what was read of it.
 
 The order in each write is what makes it safe: read the points, then look at the documents in the ledger, then write what is still as
-it was read. Whoever wrote in between has drawn another seq, and the write finds nothing to do. So a change
-that was seen in the ledger after the points were read can only be followed by a write that replaces ours. Nothing in PostgreSQL is
-locked while Qdrant is asked.
+it was read. Whoever wrote in between has drawn another seq, and the write finds nothing to do. Whatever changes after the look is
+queued, and will be written over ours. Nothing in PostgreSQL is locked while Qdrant is asked.
 """
 
 from __future__ import annotations
@@ -53,7 +52,6 @@ class QdrantStore:
     def __init__(self, version: Version, source: Source, spec: QdrantSpec) -> None:
         self.version = version
         self.source = replace(source, text_field=spec.text_field())
-        self._spec = spec
         self._engine = engines.take(spec)
         self._layout = open_layout(self._engine, spec, version.index)
         self.place = self._layout.place(version)
@@ -81,7 +79,8 @@ class QdrantStore:
         self._layout.serve(self.version, generation)
 
     def pressure(self) -> StorePressure:
-        return self._pressure.read()
+        with self._unless_retired():
+            return self._pressure.read()
 
     def close(self) -> None:
         engines.give_back(self._engine)

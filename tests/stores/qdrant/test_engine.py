@@ -214,6 +214,21 @@ def test_local_mode_is_let_go_by_its_last_user(tmp_path: Path) -> None:
     engines.give_back(third)
 
 
+def test_a_refused_registration_lets_go_of_local_mode(app: psycopg.Connection, open_docs: Open, tmp_path: Path) -> None:
+    """Nobody has the index to close it, and the folder is for one process at a time."""
+    store = {"kind": "qdrant", "path": str(tmp_path), "layout": "named_vectors", "collection": "mine"}
+    spec = QdrantSpec.model_validate(store)
+    engine = engines.take(spec)
+    engine.call(lambda client: client.create_collection("mine", {"a": models.VectorParams(size=2, distance=models.Distance.DOT)}))
+    engines.give_back(engine)
+    with pytest.raises(ConfigurationError, match="did not make"):
+        open_docs("v1", store=store)
+    taken = engines.take(spec)
+    assert taken is not engine
+    assert engines._users[taken.address] == 1
+    engines.give_back(taken)
+
+
 def test_local_mode_bears_many_threads(app: psycopg.Connection, open_docs: Open, tmp_path: Path) -> None:
     """Without one lock around it a collection that two threads write stays broken for good."""
     index = open_docs("v1", "v2", store={"kind": "qdrant", "path": str(tmp_path / "q"), "layout": "named_vectors"})
