@@ -46,6 +46,16 @@ def declared(url: str, holdout: Path, *names: str, **overrides: Any) -> IndexSpe
     return IndexSpec.model_validate(declaration | overrides)
 
 
+def counted(calls: Path, **more: Any) -> dict[str, Any]:
+    """A version whose model writes every text that it is asked for into `calls` (tests/fakes.py: asked_texts)."""
+    return {
+        "provider": "tests.fakes:HashEmbedder",
+        "model_name": "m",
+        "dimensions": 16,
+        "options": {"calls_file": str(calls)},
+    } | more
+
+
 @pytest.fixture
 def holdout(tmp_path: Path) -> Path:
     """Known-item queries: the query is the document's own text, so exact search always finds it."""
@@ -94,6 +104,11 @@ def open_docs(database_url: str, app: psycopg.Connection, holdout: Path) -> Iter
 def forget_listeners() -> Iterator[None]:
     yield
     signals.forget_all()
+
+
+def change(app: psycopg.Connection, doc_id: int, text: str) -> None:
+    """Give the document another body."""
+    app.execute("UPDATE articles SET body = %s WHERE id = %s", (text, doc_id))
 
 
 def at(moment: str, action: Callable[[], object]) -> None:

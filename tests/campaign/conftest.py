@@ -18,6 +18,7 @@ from tests.campaign.load import Load
 from tests.campaign.scenario import Campaign
 from tests.campaign.strikes import SEED
 from tests.conftest import TEMPLATE
+from tests.protections.conftest import place, preloaded  # noqa: F401  (fixtures)
 
 
 @pytest.fixture

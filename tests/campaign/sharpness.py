@@ -1,4 +1,4 @@
-"""Which scenario of the campaign was seen to fail without which protection (`tests/protections/removals.py`), and why the others were not.
+"""Which scenario of the campaign was seen to fail without which protection (`tests/protections/removals/__init__.py`), and why the others were not.
 
 Each run had the seed 20 and one migration (`SOAK_SECONDS=1`). docs/faults.md says where it was measured. `make soak` takes out again
 those in SOAKED.

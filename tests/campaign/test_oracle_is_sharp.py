@@ -6,38 +6,22 @@ Every protection of tests/protections has its place in `sharpness.py`. docs/faul
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embed_pipeline.postgres import embedded
 from tests.campaign.sharpness import CAUGHT, LEFT_OUT, NOT_RUN, NOT_SEEN, SOAKED
-from tests.protections import patched
 from tests.protections.patched import Preloaded
-from tests.protections.removals import REMOVALS, STORE_RACES
-from tests.protections.removals_qdrant import QDRANT_RACES
+from tests.protections.removals import REMOVALS
+from tests.protections.removals.elsewhere import STORE_RACES
+from tests.protections.removals.qdrant import QDRANT_RACES
 from tests.test_docs import functions_of
 
 BY_NAME = {removal.name: removal for removal in REMOVALS}
 # The campaign on Qdrant was not run without them, and that on pgvector has no part in them.
 ELSEWHERE = {removal.name for removal in (*STORE_RACES, *QDRANT_RACES)}
 SECONDS = 240.0
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the package and its tests."""
-    patched.copy(tmp_path / "copy")
-    yield tmp_path / "copy"
-    shutil.rmtree(tmp_path / "copy")
-
-
-@pytest.fixture(scope="module")
-def preloaded() -> Iterator[Preloaded]:
-    with Preloaded() as made:
-        yield made
 
 
 @pytest.mark.soak

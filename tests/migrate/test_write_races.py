@@ -1,4 +1,4 @@
-"""Backfill and dual-write against a changing table: each test stops the worker at a named moment and changes the document there."""
+"""Dual-write against a changing table: each test stops the worker at a named moment and changes the document there."""
 
 from __future__ import annotations
 
@@ -9,26 +9,19 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import psycopg
 import pytest
 
 from embed_pipeline.documents import queue
-from embed_pipeline.errors import EmbedderError, Stopped, WrongSpace
+from embed_pipeline.errors import EmbedderError, WrongSpace
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.stores import pgvector
-from tests.articles import at, declared, fill, require_consistent, serve, settle, stored, text_hash
+from tests.articles import at, change, declared, fill, require_consistent, serve, settle, stored, text_hash
 from tests.fakes import asked_texts
 from tests.migrate import workers
 
 Open = Callable[..., OpenIndex]
-
-
-def change(app: psycopg.Connection, doc_id: int, text: str) -> None:
-    app.execute("UPDATE articles SET body = %s WHERE id = %s", (text, doc_id))
 
 
 def test_read_update_write(app: psycopg.Connection, open_docs: Open) -> None:
@@ -226,20 +219,6 @@ def test_frozen_worker_is_thrown_out(
     assert "1" not in stored(app, "v1")
 
 
-def test_backfill_writes_a_document_whose_dead_letter_is_old(app: psycopg.Connection, open_docs: Open) -> None:
-    """A blank text was set aside; it is mended, and the backfill is faster than the dual-write, which then finds nothing left to do."""
-    index = open_docs("v1")
-    app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
-    fill(index, "v1")
-    settle(index)
-    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == [("1",)]
-    change(app, 1, "mended")
-    backfill.fill_partition(index, "v1", "00")
-    settle(index)
-    assert "1" in stored(app, "v1")
-    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
-
-
 @pytest.mark.parametrize("moment", ["register.locked", "capture.canary"])
 def test_frozen_holder_of_a_documents_lock_is_thrown_out(
     app: psycopg.Connection, open_docs: Open, holdout: Path, tmp_path: Path, moment: str
@@ -262,23 +241,6 @@ def test_frozen_holder_of_a_documents_lock_is_thrown_out(
     for name in names:
         fill(again, name)
     settle(again)
-
-
-def test_rejected_edit_beside_an_unfinished_insert(
-    app: psycopg.Connection, open_docs: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A backfill has written a document and not committed; an edit makes its text blank, and a dual-write sets it aside."""
-    index = open_docs("v1")
-
-    def blank() -> None:
-        app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 1")
-        dual_write.sync(index, budget_seconds=0.2)
-
-    monkeypatch.setattr(pgvector, "LOCK_WAIT_MS", 100)
-    at("insert_new.copied", blank)
-    fill(index, "v1")
-    settle(index)
-    assert "1" not in stored(app, "v1")
 
 
 def test_dead_letter_of_a_document_that_came_back(app: psycopg.Connection, open_docs: Open) -> None:
@@ -321,120 +283,6 @@ def test_worker_never_waits_for_the_application(app: psycopg.Connection, second_
     assert (result.written, result.pending) == (1, 1)
     second_app.rollback()
     settle(index)
-
-
-def test_backfill_leaves_locked_documents_and_comes_back(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
-) -> None:
-    index = open_docs("v1")
-    second_app.execute("SELECT FROM articles WHERE id = 1 FOR UPDATE")
-    seen: list[int] = []
-
-    def release(progress: backfill.Progress) -> None:
-        seen.append(progress.written)
-        second_app.rollback()
-
-    report = backfill.fill_partition(index, "v1", "00", release)
-    assert seen[0] == report.documents - 1
-    assert report.written == report.documents
-    assert "1" in stored(app, "v1")
-
-
-def test_backfill_never_overwrites_something_newer(app: psycopg.Connection, open_docs: Open) -> None:
-    """A dual-write of the new text lands while the backfill still embeds the old one."""
-    index = open_docs("v1")
-
-    def overtake() -> None:
-        change(app, 1, "newer")
-        dual_write.sync(index)
-
-    at("backfill.embedded", overtake)
-    fill(index, "v1")
-    assert stored(app, "v1")["1"] == text_hash("title 1\n\nnewer")
-    settle(index)
-
-
-def test_backfill_leaves_a_row_that_was_there_first(app: psycopg.Connection, open_docs: Open) -> None:
-    """The text went and came back, and a dual-write stored it meanwhile: the backfill's hash fits, and still it must not write."""
-    index = open_docs("v1")
-
-    def overtake() -> None:
-        change(app, 1, "another")
-        change(app, 1, "body 1")
-        dual_write.sync(index)
-        first.update(app.execute("SELECT doc_id, xmin::text FROM embed_pipeline.docs__v1__documents").fetchall())
-
-    first: dict[str, str] = {}
-    at("backfill.embedded", overtake)
-    fill(index, "v1")
-    now = dict(app.execute("SELECT doc_id, xmin::text FROM embed_pipeline.docs__v1__documents").fetchall())
-    assert first.keys() == {"1"}
-    assert now["1"] == first["1"]
-    settle(index)
-
-
-def test_backfill_does_not_resurrect_a_deleted_document(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    at("backfill.embedded", lambda: app.execute("DELETE FROM articles WHERE id = 1"))
-    fill(index, "v1")
-    assert "1" not in stored(app, "v1")
-    settle(index)
-
-
-def test_two_backfills_of_one_partition(app: psycopg.Connection, open_docs: Open) -> None:
-    """The second one is refused while the first one runs: it would be harmless, and paid for twice."""
-    index = open_docs("v1")
-    refusals: list[str] = []
-
-    def second() -> None:
-        try:
-            backfill.fill_partition(index, "v1", "00")
-        except Stopped as refused:
-            refusals.append(str(refused))
-
-    at("backfill.embedded", second)
-    backfill.fill_partition(index, "v1", "00")
-    assert len(refusals) == 1
-    assert "being filled by another run" in refusals[0]
-
-
-def test_resumed_backfill_pays_for_nothing_twice(app: psycopg.Connection, open_docs: Open, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    calls, down = tmp_path / "calls", tmp_path / "down"
-    version = {
-        "provider": "tests.fakes:HashEmbedder",
-        "model_name": "m",
-        "dimensions": 16,
-        "batch_size": 5,
-        "options": {"calls_file": str(calls), "raise_while": str(down)},
-    }
-    index = open_docs(versions={"v1": version})
-    at("backfill.embedded", down.touch)
-    with pytest.raises(EmbedderError, match="the provider is down"):
-        fill(index, "v1")
-    assert 0 < len(stored(app, "v1")) < 60
-    down.unlink()
-    fill(index, "v1")
-    require_consistent(index)
-    paid = calls.read_text().splitlines()
-    assert len(paid) == len(set(paid)) == 60
-
-
-def test_batches_beside_a_failing_one_are_kept(app: psycopg.Connection, open_docs: Open) -> None:
-    """Three calls are under way when the first fails: what the other two brought is paid for, and stored."""
-    app.execute("UPDATE articles SET body = 'boom' WHERE id = 3")
-    version = {
-        "provider": "tests.fakes:HashEmbedder",
-        "model_name": "m",
-        "dimensions": 16,
-        "batch_size": 5,
-        "max_in_flight": 3,
-        "options": {"raise_on": "boom"},
-    }
-    index = open_docs(versions={"v1": version})
-    with pytest.raises(EmbedderError, match="boom"):
-        backfill.fill_partition(index, "v1", "00")
-    assert set(stored(app, "v1")) == {str(n) for n in range(6, 16)}
-    assert "00" in backfill.unfilled(app, index, "v1")
 
 
 def test_failing_provider_marks_nothing_done(app: psycopg.Connection, open_docs: Open, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -512,45 +360,3 @@ def test_changed_model_under_a_registered_name_is_refused(app: psycopg.Connectio
     app.execute("UPDATE embed_pipeline.index_versions SET fingerprint = repeat('0', 64)")
     with pytest.raises(WrongSpace, match="not the one that was registered"):
         backfill.fill_partition(index, "v1", "00")
-
-
-def test_pause_holds_the_backfill_and_not_the_dual_write(app: psycopg.Connection, open_docs: Open) -> None:
-    from embed_pipeline.catalog import control
-
-    index = open_docs("v1", "v2")
-    fill(index, "v1")
-    control.set_state(app, "docs", "paused", "lunch")
-    change(app, 1, "edited")
-    assert {each.version: each.error for each in dual_write.sync(index)} == {"v1": "", "v2": ""}
-    reasons: list[str] = []
-
-    def listener(progress: backfill.Progress) -> None:
-        if progress.waiting and not reasons:
-            reasons.append(progress.waiting)
-            control.set_state(app, "docs", "running", "")
-
-    backfill.fill_partition(index, "v2", "01", listener)
-    assert "paused" in reasons[0]
-    assert "lunch" in reasons[0]
-    control.set_state(app, "docs", "aborted", "enough")
-    with pytest.raises(Stopped, match="enough"):
-        backfill.fill_partition(index, "v2", "02")
-
-
-def test_connection_goes_in_the_moment_of_a_rollback(open_docs: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not all of a batch could be inserted at once, and the server goes before it is undone: an outage, and the batch is kept."""
-    index = open_docs("v1")
-    insert, gone = pgvector.PgvectorStore._insert, []
-
-    def insert_and_lose(self: pgvector.PgvectorStore, conn: psycopg.Connection, *rest: Any) -> Any:
-        cursor = insert(self, conn, *rest)
-        if gone:
-            return cursor
-        gone.append(True)
-        conn.close()
-        return SimpleNamespace(rowcount=0)
-
-    monkeypatch.setattr(pgvector.PgvectorStore, "_insert", insert_and_lose)
-    fill(index, "v1")
-    assert gone
-    require_consistent(index)

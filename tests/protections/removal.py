@@ -45,3 +45,8 @@ def edited(file: Path, edit: Edit) -> str:
     if count != 1:
         raise ValueError(f"{edit.file} holds this text {count} times, not once:\n{edit.old}")
     return text.replace(edit.old, edit.new)
+
+
+def edits_of(name: str, removals: tuple[Removal, ...]) -> tuple[Edit, ...]:
+    """The edits of the removal of that name, for one that has more to show by them."""
+    return next(removal.edits for removal in removals if removal.name == name)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embed_pipeline.postgres import embedded
-from tests.protections import patched
 from tests.protections.patched import ROOT, Preloaded
 from tests.protections.removal import Edit, Removal, edited
 from tests.protections.removals import REMOVALS
@@ -34,20 +31,6 @@ def test_place() -> None:
     for directory in (".", "/"):
         assert subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True).stdout.strip() == here
 """
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the package and its tests."""
-    patched.copy(tmp_path / "copy")
-    yield tmp_path / "copy"
-    shutil.rmtree(tmp_path / "copy")
-
-
-@pytest.fixture(scope="module")
-def preloaded() -> Iterator[Preloaded]:
-    with Preloaded() as made:
-        yield made
 
 
 def function(test: str) -> str:

@@ -3,126 +3,39 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 import yaml
 from click.testing import CliRunner
 from qdrant_client import QdrantClient, models
 
-from embed_pipeline import Searcher, signals
+from embed_pipeline import Searcher
 from embed_pipeline.cli.main import cli
 from embed_pipeline.configuration import COMPONENT_TYPE
 from embed_pipeline.dagster_layer.jobs import adopt_job, build_jobs
-from embed_pipeline.errors import AdoptRefused, CatalogError, ConfigurationError, Stopped
+from embed_pipeline.errors import AdoptRefused, CatalogError, ConfigurationError
 from embed_pipeline.migrate import adopt as adopting
 from embed_pipeline.migrate import cutover, retire
-from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
-from embed_pipeline.stores.qdrant import adopting as store_adopting
 from tests.articles import serve, settle, text_hash
-from tests.fakes import asked_texts
-from tests.qdrant.conftest import shared_loopback  # noqa: F401  (fixture)
-from tests.qdrant.loopback import ROOT, Loopback
-from tests.stores.qdrant.by_hand import DOCUMENTS, MARK, Collection, declared, doc_id, text_of, vector_of
+from tests.stores.qdrant.by_hand import DOCUMENTS, MARK, Collection, declared, doc_id, text_of
+from tests.stores.qdrant.world import (
+    OWN_TABLE,
+    World,
+    close_to,
+    dense,
+    described,
+    own_payload,
+    own_table,
+    provenance,
+    require_kept,
+    require_untouched,
+    sparse,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
-
-
-class World:
-    """One collection made by hand on the loopback server, and the database of the index that adopts it."""
-
-    def __init__(self, server: Loopback, database_url: str, folder: Path, *, vector: str, layout: str) -> None:
-        self.server, self.database_url, self.folder = server, database_url, folder
-        own = f"test_{uuid.uuid4().hex[:12]}"
-        self.collection = Collection(server.client(), f"{own}_old", vector)
-        self.alias = self.collection.name if layout == "named_vectors" else f"{own}_live"
-        self.store: dict[str, Any] = {
-            "kind": "qdrant",
-            "url": server.url,
-            "layout": layout,
-            "collection": self.alias,
-            "adopt": {"version": "v1", "collection": self.collection.name, "vector": vector, "text": "body"},
-        }
-        self.app = psycopg.connect(database_url, autocommit=True)
-
-    def spec(self, *names: str, **overrides: Any) -> IndexSpec:
-        return declared(self.database_url, self.folder, self.store, *(names or ("v1",)), **overrides)
-
-    def adopt(self, *names: str, **overrides: Any) -> Adopted:
-        with opened(self.spec(*names, **overrides), register_new=False) as index:
-            return adopting.adopt(index)
-
-    def documents(self) -> dict[str, tuple[str | None, Any]]:
-        return {key: (text, metadata) for key, text, metadata in self.app.execute("SELECT id, text, metadata FROM docs")}
-
-    def embedded(self, version: str) -> list[str]:
-        return asked_texts(self.folder / f"calls_{version}")
-
-    def close(self) -> None:
-        self.app.close()
-        client = self.collection.client
-        for found in client.get_collections().collections:
-            if found.name.startswith((self.collection.name, self.alias)):
-                client.delete_collection(found.name)
-        client.close()
-
-
-@pytest.fixture
-def world(
-    request: pytest.FixtureRequest,
-    shared_loopback: Loopback,  # noqa: F811
-    database_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[World]:
-    """Parametrize with (vector, layout); else the unnamed vector and `collections`. Pages are small, so that there are several."""
-    monkeypatch.setattr(store_adopting, "MOST_POINTS", 16)
-    vector, layout = getattr(request, "param", ("", "collections"))
-    made = World(shared_loopback, database_url, tmp_path, vector=vector, layout=layout)
-    yield made
-    made.close()
-
-
-def provenance(record: models.Record, version: str = "v1") -> dict[str, Any] | None:
-    found: dict[str, Any] | None = ((record.payload or {}).get(MARK) or {}).get("versions", {}).get(version)
-    return found
-
-
-def own_payload(record: models.Record) -> dict[str, Any]:
-    return {name: value for name, value in (record.payload or {}).items() if name != MARK}
-
-
-def close_to(found: Any, wanted: list[float]) -> bool:
-    return bool(found == pytest.approx(wanted, abs=1e-6))
-
-
-def dense(record: models.Record, vector: str) -> Any:
-    assert isinstance(record.vector, dict)
-    return record.vector[vector]
-
-
-def sparse(record: models.Record) -> Any:
-    assert isinstance(record.vector, dict)
-    return record.vector["words"]
-
-
-def described(client: QdrantClient, name: str, vector: str) -> dict[str, Any]:
-    """All settings of a collection but its metadata; of the dense vectors the one that the version has."""
-    info = client.get_collection(name)
-    config = info.config.model_dump(exclude={"metadata"})
-    params = info.config.params.vectors
-    config["params"]["vectors"] = (params[vector] if isinstance(params, dict) else params).model_dump()  # type: ignore[index,union-attr]
-    schema = {field: (kind.data_type, kind.params) for field, kind in info.payload_schema.items()}
-    return {"config": config, "payload indexes": schema}
 
 
 @pytest.mark.parametrize(
@@ -170,27 +83,6 @@ def test_a_collection_made_by_hand_is_adopted_and_migrated(world: World) -> None
         cutover.cutover(index, "v2")
         retire.retire(index, "v1", "v1", "")
         settle(index)
-
-
-def require_kept(world: World) -> None:
-    """The points and the collection of v2 are those of v1 with other vectors."""
-    collection = world.collection
-    old = collection.points()
-    new = collection.points(world.alias)
-    assert new.keys() == old.keys() == {*collection.kept, "1000"}
-    for key, payload in collection.kept.items():
-        wanted = payload | ({"body": "edited"} if key == "1" else {})
-        assert own_payload(new[key]) == own_payload(old[key]) == wanted
-        assert sparse(new[key]) == sparse(old[key])
-    assert own_payload(new["1000"]) == {"body": "new", "lang": "fr"}
-    if world.store["layout"] == "collections":
-        vector = collection.vector
-        assert close_to(dense(new["2"], vector), vector_of(text_of(2), "v2"))
-        live = described(collection.client, world.alias, vector)
-        assert live == described(collection.client, collection.name, vector)
-        assert live["payload indexes"].keys() == {"lang", "year"}
-        metadata = collection.client.get_collection(world.alias).config.metadata or {}
-        assert metadata["owner"] == "search team"
 
 
 @pytest.mark.soak
@@ -305,18 +197,6 @@ def test_a_field_that_no_point_has_is_refused(world: World) -> None:
     require_untouched(world)
 
 
-def require_untouched(world: World) -> None:
-    assert world.documents() == {}
-    assert all(MARK not in (record.payload or {}) for record in world.collection.points().values())
-
-
-OWN_TABLE = {"table": "notes", "key": "id", "text": ["body"], "payload": ["lang", "year"]}
-
-
-def own_table(world: World, key: str = "text", more: str = "") -> None:
-    world.app.execute(f"CREATE TABLE notes (id {key} PRIMARY KEY, body text, lang text, year integer {more})")
-
-
 def test_a_field_with_nowhere_to_go_is_refused_by_its_name(world: World) -> None:
     own_table(world)
     world.collection.make(40)
@@ -380,123 +260,3 @@ def test_documents_without_text_and_points_without_the_vector_are_counted(world:
     assert "body" not in own_payload(points[doc_id(21)])
     assert provenance(points[doc_id(22)]) is not None
     assert points["500"].payload == {"lang": "de"}
-
-
-def test_a_point_edited_while_it_is_adopted_keeps_the_edit(world: World) -> None:
-    """Between reading the point and marking it, a writer that knows nothing of us replaces it."""
-    collection = world.collection
-    collection.make()
-    edited = collection.point(7, body="edited in Qdrant", lang="fr")
-
-    def edit() -> None:
-        signals.forget_all()
-        collection.write(edited)
-
-    with opened(world.spec(), register_new=False) as index:
-        signals.listen("qdrant.decided", edit)
-        done = adopting.adopt(index)
-        assert (done.adopted, done.differing) == (DOCUMENTS, 0)
-        point = collection.points()["7"]
-        assert own_payload(point) == collection.kept["7"]
-        assert close_to(dense(point, ""), vector_of("edited in Qdrant"))
-        assert world.documents()["7"][0] == "edited in Qdrant"
-        settle(index)
-    assert len(world.embedded("v1")) == adopting.SAMPLE
-
-
-@pytest.mark.soak
-def test_a_document_changed_in_the_table_during_adoption_is_brought_up_to_date(world: World) -> None:
-    """No trigger sees it: the version is not registered yet."""
-    collection = world.collection
-    collection.make()
-
-    def change() -> None:
-        signals.forget_all()
-        world.app.execute("UPDATE docs SET text = 'edited after it was marked' WHERE id = (SELECT min(id) FROM docs)")
-        world.app.execute("DELETE FROM docs WHERE id = (SELECT max(id) FROM docs)")
-
-    with opened(world.spec(), register_new=False) as index:
-        signals.listen("adopt.marked", change)
-        assert adopting.adopt(index).queued == 2
-        assert set(world.documents()) < set(collection.kept)
-        settle(index)
-    assert world.embedded("v1")[adopting.SAMPLE :] == ["edited after it was marked"]
-    alive = [key for key, point in collection.points().items() if point.vector]
-    assert sorted(alive) == sorted(world.documents())
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from embed_pipeline import signals
-from embed_pipeline.migrate import adopt
-from embed_pipeline.migrate.open_index import opened
-from embed_pipeline.spec import IndexSpec
-from embed_pipeline.stores.qdrant import adopting
-
-adopting.MOST_POINTS = 16
-left = [2]
-
-def die() -> None:
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-with opened(IndexSpec.model_validate_json(Path(sys.argv[1]).read_text()), register_new=False) as index:
-    signals.listen(sys.argv[2], die)
-    adopt.adopt(index)
-"""
-
-
-@pytest.mark.parametrize(
-    "moment",
-    ["adopt.inserted", *(pytest.param(each, marks=pytest.mark.soak) for each in ("qdrant.written", "adopt.marked"))],
-)
-def test_a_killed_adoption_goes_on_where_it_was(world: World, moment: str) -> None:
-    world.collection.make()
-    declaration = world.folder / "spec.json"
-    declaration.write_text(world.spec().model_dump_json())
-    done = subprocess.run([sys.executable, "-c", KILLED, str(declaration), moment], cwd=ROOT, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    marked = [point for point in world.collection.points().values() if provenance(point)]
-    assert 0 < len(marked) < DOCUMENTS
-    again = world.adopt()
-    assert (again.documents, again.adopted, again.differing) == (DOCUMENTS - len(marked), DOCUMENTS - len(marked), 0)
-    assert {key: own_payload(point) for key, point in world.collection.points().items()} == world.collection.kept
-    with opened(world.spec()) as index:
-        settle(index)
-    assert len(world.embedded("v1")) == adopting.SAMPLE + again.sampled
-
-
-def test_a_document_deleted_between_two_runs_stays_deleted(world: World) -> None:
-    world.collection.make()
-    declaration = world.folder / "spec.json"
-    declaration.write_text(world.spec().model_dump_json())
-    subprocess.run([sys.executable, "-c", KILLED, str(declaration), "adopt.inserted"], cwd=ROOT, timeout=120)
-    in_doubt = {key for key in world.documents() if provenance(world.collection.points()[key]) is None}
-    assert in_doubt
-    deleted = min(in_doubt)
-    world.app.execute("DELETE FROM docs WHERE id = %s", (deleted,))
-    world.adopt()
-    assert deleted not in world.documents()
-    with opened(world.spec()) as index:
-        settle(index)
-    assert not world.collection.points()[deleted].vector
-    assert len(world.documents()) == DOCUMENTS - 1
-
-
-@pytest.mark.soak
-def test_two_adoptions_at_once_are_one(world: World) -> None:
-    world.collection.make(20)
-    with opened(world.spec(), register_new=False) as first, opened(world.spec(), register_new=False) as second:
-        refusals: list[str] = []
-
-        def meanwhile() -> None:
-            signals.forget_all()
-            with pytest.raises(Stopped) as refused:
-                adopting.adopt(second)
-            refusals.append(str(refused.value))
-
-        signals.listen("adopt.inserted", meanwhile)
-        assert adopting.adopt(first).adopted == 20
-        assert refusals == ["Index docs is being adopted by another run. Run: embed-pipeline status docs"]

@@ -21,7 +21,7 @@ from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.qdrant import engine as engine_module
 from embed_pipeline.stores.qdrant import engines
 from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRefused
-from tests.articles import DOCUMENTS, fill, require_consistent, settle
+from tests.articles import DOCUMENTS, counted, fill, require_consistent, settle
 from tests.fakes import asked_texts
 from tests.qdrant.loopback import Loopback
 from tests.stores.holding import store_of
@@ -132,13 +132,7 @@ def test_a_backfill_outlives_a_restart_and_pays_for_nothing_twice(
 ) -> None:
     """Writes lost, cut and refused, and the server killed in the middle: what is embedded waits until it is written."""
     calls = tmp_path / "calls"
-    version = {
-        "provider": "tests.fakes:HashEmbedder",
-        "model_name": "m",
-        "dimensions": 16,
-        "options": {"calls_file": str(calls)},
-        "batch_size": 8,
-    }
+    version = counted(calls, batch_size=8)
     index = open_docs(versions={"v1": version}, backfill={"write_batch": 8}, **declared(server))
     for kind in ("lost", "cut"):
         server.fail(kind, method="^PUT$", path="/points", skip=1)

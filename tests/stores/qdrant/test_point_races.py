@@ -21,7 +21,7 @@ from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant import compare
-from tests.articles import DOCUMENTS, at, declared, fill, require_consistent, serve, settle, text_hash
+from tests.articles import DOCUMENTS, at, change, counted, declared, fill, require_consistent, serve, settle, text_hash
 from tests.stores.conftest import Declared
 from tests.stores.holding import hashes, points, store_of
 
@@ -32,10 +32,6 @@ Open = Callable[..., OpenIndex]
 def store(request: pytest.FixtureRequest, qdrant_at: Callable[[str], Declared]) -> Declared:
     """Local mode: nothing here needs a server, and a test has no other process to wait for."""
     return qdrant_at(request.param)
-
-
-def edit(app: psycopg.Connection, doc_id: int, body: str) -> None:
-    app.execute("UPDATE articles SET body = %s WHERE id = %s", (body, doc_id))
 
 
 def take_over(app: psycopg.Connection) -> None:
@@ -54,10 +50,10 @@ def test_an_older_write_lands_after_a_newer_one(app: psycopg.Connection, open_st
     """A worker is about to write; the text changes, another worker writes it. The first one's write changes nothing."""
     index = open_stored("v1")
     fill(index, "v1")
-    edit(app, 1, "older")
+    change(app, 1, "older")
 
     def overtake() -> None:
-        edit(app, 1, "newer")
+        change(app, 1, "newer")
         by_another(app, index)
         assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nnewer")
 
@@ -72,14 +68,14 @@ def test_the_ledger_is_looked_at_after_the_points(app: psycopg.Connection, open_
     """Between reading points and looking at the ledger a newer text is written whole: what was read is of no use any more."""
     index = open_stored("v1")
     fill(index, "v1")
-    edit(app, 1, "older")
+    change(app, 1, "older")
     reads = 0
 
     def overtake() -> None:
         nonlocal reads
         reads += 1
         if reads == 2:  # The first is of the look that settles.
-            edit(app, 1, "newer")
+            change(app, 1, "newer")
             by_another(app, index)
 
     signals.listen("qdrant.read", overtake)
@@ -93,7 +89,7 @@ def test_a_backfill_inserts_after_a_newer_write(app: psycopg.Connection, open_st
     index = open_stored("v1")
 
     def overtake() -> None:
-        edit(app, 1, "newer")
+        change(app, 1, "newer")
         by_another(app, index)
 
     at("qdrant.decided", overtake)
@@ -136,10 +132,10 @@ def test_a_text_that_came_back_is_settled_while_a_worker_writes(app: psycopg.Con
     """A to B, a worker is about to write B; back to A, which is what stands there: the look that settles A makes B's write fail."""
     index = open_stored("v1")
     fill(index, "v1")
-    edit(app, 1, "other")
+    change(app, 1, "other")
 
     def overtake() -> None:
-        edit(app, 1, "body 1")
+        change(app, 1, "body 1")
         by_another(app, index)
 
     at("qdrant.decided", overtake)
@@ -169,7 +165,7 @@ def test_a_letter_about_a_text_that_has_changed(app: psycopg.Connection, open_st
     app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
 
     def overtake() -> None:
-        edit(app, 1, "words")
+        change(app, 1, "words")
         by_another(app, index)
 
     at("reject.emptied", overtake)
@@ -188,7 +184,7 @@ def test_a_backfill_sets_aside_a_text_that_has_changed(app: psycopg.Connection, 
         dead_letters.forget(conn, "docs", "v1", ["1"])
 
     def overtake() -> None:
-        edit(app, 1, "words")
+        change(app, 1, "words")
         by_another(app, index)
 
     at("reject.emptied", overtake)
@@ -202,7 +198,7 @@ def test_the_letter_of_another_worker_is_not_forgotten(app: psycopg.Connection, 
     """A worker has written; before it acknowledges, the text becomes blank and another worker sets it aside. That letter stays."""
     index = open_stored("v1")
     fill(index, "v1")
-    edit(app, 1, "words")
+    change(app, 1, "words")
 
     def overtake() -> None:
         app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
@@ -254,7 +250,7 @@ def test_a_document_is_written_while_everything_is_compared(app: psycopg.Connect
     fill(index, "v1")
 
     def overtake() -> None:
-        edit(app, 1, "newer")
+        change(app, 1, "newer")
         app.execute("DELETE FROM articles WHERE id = 2")
         app.execute("INSERT INTO articles (id, title, body) VALUES (999, 'a', 'b')")
         by_another(app, index)
@@ -268,7 +264,7 @@ def test_a_document_is_written_while_everything_is_compared(app: psycopg.Connect
 
 def overtake_with(app: psycopg.Connection, index: OpenIndex) -> Callable[[], None]:
     def overtake() -> None:
-        edit(app, 1, "newest")
+        change(app, 1, "newest")
         by_another(app, index)
 
     return overtake
@@ -279,7 +275,7 @@ def test_another_version_is_retired_between_reading_and_writing(app: psycopg.Con
     index = open_stored("v1", "v2")
     serve(index, "v1")
     serve(index, "v2")
-    edit(app, 1, "newer")
+    change(app, 1, "newer")
 
     def overtake() -> None:
         retire.retire(index, "v1", confirm="v1")
@@ -350,12 +346,7 @@ def test_a_vector_is_removed_and_its_provenance_stays(app: psycopg.Connection, o
 def test_payload_is_kept_in_step(app: psycopg.Connection, open_stored: Open, tmp_path: Any) -> None:
     """A change of the payload alone reaches the points, and pays for no embedding."""
     calls = tmp_path / "calls"
-    version = {
-        "provider": "tests.fakes:HashEmbedder",
-        "model_name": "m",
-        "dimensions": 16,
-        "options": {"calls_file": str(calls)},
-    }
+    version = counted(calls)
     declared = {"table": "articles", "key": "id", "text": ["title", "body"], "payload": ["views"]}
     index = open_stored(versions={"v1": version}, documents=declared)
     fill(index, "v1")

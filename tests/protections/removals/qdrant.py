@@ -1,4 +1,4 @@
-"""The protections of the Qdrant store, each taken out. See removals.py for how to add one."""
+"""The protections of the Qdrant store, each taken out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from tests.protections.removal import Edit, Removal
 POINTS = "tests/stores/qdrant/test_point_races.py::"
 LAYOUT = "tests/stores/qdrant/test_layout.py::"
 ADOPT = "tests/stores/qdrant/test_adopt.py::"
+ADOPT_RACES = "tests/stores/qdrant/test_adopt_races.py::"
 STORE = "stores/qdrant/store.py"
 WRITES = "stores/qdrant/writes.py"
 COMPARE = "stores/qdrant/compare.py"
@@ -343,21 +344,21 @@ QDRANT_RACES = (
                 "    if False and",
             ),
         ),
-        (ADOPT + "test_a_point_edited_while_it_is_adopted_keeps_the_edit",),
+        (ADOPT_RACES + "test_a_point_edited_while_it_is_adopted_keeps_the_edit",),
         r"assert",
         seconds=300.0,
     ),
     Removal(
         "an_adoption_forgets_what_it_inserted",
         (Edit("documents/existing.sql", "WHERE %(again)s OR NOT EXISTS", "WHERE true OR %(again)s OR NOT EXISTS"),),
-        (ADOPT + "test_a_document_deleted_between_two_runs_stays_deleted",),
+        (ADOPT_RACES + "test_a_document_deleted_between_two_runs_stays_deleted",),
         r"assert '[0-9a-f-]+' not in",
         seconds=300.0,
     ),
     Removal(
         "nothing_is_compared_after_an_adoption",
         (Edit("migrate/adopt.py", "    return index.store(version).enqueue_differences(conn, unfilled)\n", "    return 0\n"),),
-        (ADOPT + "test_a_document_changed_in_the_table_during_adoption_is_brought_up_to_date",),
+        (ADOPT_RACES + "test_a_document_changed_in_the_table_during_adoption_is_brought_up_to_date",),
         r"assert 0 == 2",
         seconds=300.0,
     ),
@@ -377,7 +378,7 @@ QDRANT_RACES = (
                 "with Line(index, waiting) as line:",
             ),
         ),
-        (ADOPT + "test_two_adoptions_at_once_are_one",),
+        (ADOPT_RACES + "test_two_adoptions_at_once_are_one",),
         r"DID NOT RAISE",
         seconds=300.0,
     ),
