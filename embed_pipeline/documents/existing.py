@@ -18,12 +18,10 @@ from psycopg.types.json import Jsonb
 
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import AdoptRefused
+from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.queries import Queries
 
 queries = Queries(__file__, "existing.sql")
-
-# SQLSTATE classes of refusals that are about the data or the table: data, constraint, undefined or other type, limits.
-REFUSALS = ("22", "23", "42", "54")
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class Places:
             noted = conn.execute(queries("note_inserted"), {"index": index, "version": version, "doc_ids": inserted})
             return dict(noted.fetchall())
         except psycopg.Error as refused:
-            if refused.sqlstate is None or not refused.sqlstate.startswith(REFUSALS):
+            if not failures.is_about_the_data(refused):
                 raise
             first, last = found[0].doc_id, found[-1].doc_id
             raise AdoptRefused(

@@ -16,6 +16,7 @@ from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.rows import Row, read_rows, unit
 from embed_pipeline.errors import LoadError
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import IndexSpec
@@ -23,9 +24,6 @@ from embed_pipeline.spec import IndexSpec
 queries = Queries(__file__, "loading.sql")
 
 REPORT_EVERY = 1_000
-
-# SQLSTATE classes of refusals that are about the data or the table: data, constraint, undefined or other type, limits.
-REFUSALS = ("22", "23", "42", "54")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def load(index: OpenIndex, file: Path, *, full: bool, progress: Callable[[int], 
         try:
             inserted, updated, deleted = _write(conn, index, full)
         except psycopg.Error as refused:
-            if refused.sqlstate is None or not refused.sqlstate.startswith(REFUSALS):
+            if not failures.is_about_the_data(refused):
                 raise
             raise LoadError(
                 f"PostgreSQL refused the documents of {file} in {index.source}: {refused.diag.message_primary}; "

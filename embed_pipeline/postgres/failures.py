@@ -35,6 +35,15 @@ def is_lost(problem: BaseException, conn: psycopg.Connection | None) -> bool:
     return isinstance(problem, psycopg.Error) and (isinstance(problem, _SESSION_ENDED) or (conn is not None and conn.closed))
 
 
+# SQLSTATE classes of refusals that are about the data or the table: data, constraint, undefined or other type, limits.
+_ABOUT_THE_DATA = ("22", "23", "42", "54")
+
+
+def is_about_the_data(problem: psycopg.Error) -> bool:
+    """Whether the server refused what it was given, and would refuse it again."""
+    return problem.sqlstate is not None and problem.sqlstate.startswith(_ABOUT_THE_DATA)
+
+
 def words(problem: BaseException) -> str:
     """What PostgreSQL said, in its first line, without a password."""
     said = problem.message if isinstance(problem, DatabaseUnavailable) else str(problem)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psycopg
@@ -143,6 +145,18 @@ def test_resolve_url_takes_sqlalchemy_urls_and_starts_the_embedded_server(postgr
     assert connection.resolve_url(" postgres://u@h/d\n") == "postgresql://u@h/d"
     assert connection.resolve_url("host=h dbname=d") == "host=h dbname=d"
     assert connection.resolve_url(None) == postgres_server.url()
+
+
+def test_a_named_database_of_the_embedded_server_is_made_once(postgres_admin: psycopg.Connection[TupleRow]) -> None:
+    name = f"named_{uuid.uuid4().hex[:8]}"
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            urls = set(pool.map(connection.resolve_url, [f"embedded:{name}"] * 4))
+        assert len(urls) == 1
+        with connection.connect(urls.pop()) as conn:
+            assert conn.execute("SELECT current_database()").fetchone() == (name,)
+    finally:
+        postgres_admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def test_this_server_is_good_enough(conn: psycopg.Connection[TupleRow]) -> None:
