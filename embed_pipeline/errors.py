@@ -76,6 +76,10 @@ class EmbedderError(EmbedPipelineError):
     """The embedding provider fails for everything: the run stops and nothing is marked done or rejected."""
 
 
+class ProviderRefused(EmbedderError):
+    """The provider refuses everything (no access, no credit, no such model, endpoint gone). Its own words are in the message."""
+
+
 class WrongAnswer(EmbedderError):
     """The embedder answered with something that is not one finite, non-zero vector of the declared size for each text."""
 
@@ -89,4 +93,4 @@ class HoldoutError(EmbedPipelineError):
 
 
 class Stopped(EmbedPipelineError):
-    """A person or the throttle said stop; everything done so far is kept and the same command resumes."""
+    """A person, the budget or the throttle said stop; everything done so far is kept and the same command resumes."""

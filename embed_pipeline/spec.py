@@ -22,8 +22,24 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # Fields of a version that steer speed or the index, or say where a file is, and leave every vector as it is.
 NOT_IDENTITY = frozenset(
-    {"batch_size", "max_in_flight", "hnsw", "model_path", "tokenizer_path", "model_sha256", "tokenizer_sha256"}
+    {
+        "account",
+        "base_url",
+        "batch_size",
+        "hnsw",
+        "max_in_flight",
+        "model_path",
+        "model_sha256",
+        "send_dimensions",
+        "tokenizer_path",
+        "tokenizer_sha256",
+    }
 )
+# Fields that came later: a version that does not declare one keeps the fingerprint that it had before there was one.
+LATER = ("chunker", "document_input_type", "query_input_type")
+
+# Providers that are asked over the network, by the official library of each.
+REMOTE = ("openai", "cohere", "voyage")
 
 
 def _as_list(value: Any) -> Any:
@@ -33,6 +49,14 @@ def _as_list(value: Any) -> Any:
 Columns = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
 # A function of PostgreSQL takes at most 100 arguments, and a payload column is two of jsonb_build_object.
 PayloadColumns = Annotated[list[str], BeforeValidator(_as_list), Field(max_length=50)]
+
+
+def _plain_url(url: str, instead: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    if "@" in url or "?" in url:
+        raise ValueError(f"must hold no user, password or key: the catalog keeps it; {instead}")
+    return url.rstrip("/")
 
 
 class Declared(BaseModel):
@@ -114,15 +138,7 @@ class QdrantSpec(Declared):
     @field_validator("url")
     @classmethod
     def _holds_no_secret(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        if "@" in url or "?" in url:
-            raise ValueError(
-                "must hold no user, password or key: the catalog keeps it; put the key in store.api_key_env's variable"
-            )
-        return url.rstrip("/")
+        return None if url is None else _plain_url(url, "put the key in store.api_key_env's variable")
 
     @model_validator(mode="after")
     def _is_in_one_place(self) -> QdrantSpec:
@@ -192,7 +208,7 @@ class ChunkerSpec(Declared):
 class VersionSpec(Declared):
     """One embedding version: everything that decides which vector a text gets."""
 
-    provider: str = Field(description="onnx, or package.module:Class for an embedder of your own")
+    provider: str = Field(description="openai, cohere, voyage, onnx, or package.module:Class for an embedder of your own")
     model_name: str = Field(min_length=1)
     model_version: str | None = Field(None, description="the provider's revision; for onnx the model file's hash is taken")
     dimensions: int = Field(ge=1, description="how many at most is the store's to say")
@@ -201,9 +217,21 @@ class VersionSpec(Declared):
     normalize: bool = True
     query_prefix: str = ""
     document_prefix: str = ""
-    max_tokens: int | None = Field(None, ge=2)
-    too_long: Literal["reject", "truncate"] = Field(
-        "reject", description="a text over max_tokens becomes a dead letter, or is cut and counted; never cut silently"
+    document_input_type: str | None = Field(
+        None, min_length=1, description="what the provider is told that a document is; absent: the provider's own word for it"
+    )
+    query_input_type: str | None = Field(None, min_length=1, description="the same for a query")
+    account: Name | None = Field(
+        None, description="the entry of `accounts` that pays and has the limits; absent: the provider's name"
+    )
+    base_url: str | None = Field(None, description="a server that speaks the provider's protocol; absent: the provider's own")
+    send_dimensions: bool | None = Field(
+        None, description="whether requests name the dimensions; absent: for models that are known to shorten their vectors"
+    )
+    max_tokens: int | None = Field(None, ge=2, description="absent: what is known of the model (docs/reference/models.md)")
+    too_long: Literal["reject", "truncate", "chunk"] = Field(
+        "reject",
+        description="a text over max_tokens becomes a dead letter, or is cut and counted, or is split into passages; never cut silently",
     )
     pooling: Literal["mean", "cls"] = "mean"
     model_path: str | None = Field(None, description="a file, or package://DISTRIBUTION/FILE of an installed package")
@@ -213,8 +241,15 @@ class VersionSpec(Declared):
     output: str | None = Field(None, description="name of the ONNX output that holds the token vectors; default: the first")
     chunker: ChunkerSpec | None = Field(None, description="absent: a document is one vector")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of an embedder of your own")
-    batch_size: int = Field(64, ge=1, le=10_000, description="texts per call of the embedder")
-    max_in_flight: int = Field(1, ge=1, le=256, description="calls of the embedder at once in a backfill")
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="texts per call of the embedder at most; absent: 64, of a provider 128 and never above its limit",
+    )
+    max_in_flight: int | None = Field(
+        None, ge=1, le=512, description="calls of the embedder at once in a backfill; absent: 1, of a provider 32"
+    )
     hnsw: HnswSpec = HnswSpec()
 
     @model_validator(mode="after")
@@ -223,9 +258,41 @@ class VersionSpec(Declared):
             missing = [n for n in ("model_path", "tokenizer_path", "max_tokens") if getattr(self, n) is None]
             if missing:
                 raise ValueError(f"provider onnx needs {', '.join(missing)}")
-        elif ":" not in self.provider:
-            raise ValueError(f"unknown provider {self.provider!r}: use onnx, or package.module:Class for your own")
+        elif not self.is_remote and ":" not in self.provider:
+            raise ValueError(
+                f"unknown provider {self.provider!r}: use {', '.join(REMOTE)}, onnx, or package.module:Class for your own"
+            )
+        if not self.is_remote:
+            only = ("account", "base_url", "document_input_type", "query_input_type", "send_dimensions")
+            given = [name for name in only if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"{', '.join(given)}: only for the providers {', '.join(REMOTE)}, not for {self.provider}")
         return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _base_url_holds_no_secret(cls, url: str | None) -> str | None:
+        return None if url is None else _plain_url(url, "put the key in the variable that accounts.NAME.api_key_env names")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a provider is asked over the network, with an account, its limits and its bill."""
+        return self.provider in REMOTE
+
+    @property
+    def account_name(self) -> str | None:
+        """The account that pays for this version; None where nobody is paid."""
+        return (self.account or self.provider) if self.is_remote else None
+
+    @property
+    def texts_per_call(self) -> int:
+        """The declared or default number of texts in one call, before a provider's own limit."""
+        return self.batch_size or (128 if self.is_remote else 64)
+
+    @property
+    def calls_in_flight(self) -> int:
+        """The declared or default number of calls at once."""
+        return self.max_in_flight or (32 if self.is_remote else 1)
 
     @classmethod
     def not_identity(cls) -> frozenset[str]:
@@ -234,11 +301,44 @@ class VersionSpec(Declared):
 
     def fingerprint(self, identity: Mapping[str, str]) -> str:
         """sha256 (hex) over every field that decides a vector and over `identity`, what the embedder adds (file hashes)."""
-        # A version without a chunker keeps the fingerprint that it had before there were chunkers.
-        absent = {"chunker"} if self.chunker is None else set()
+        absent = {name for name in LATER if getattr(self, name) is None}
         fields = self.model_dump(mode="json", exclude={*NOT_IDENTITY, *absent})
         canonical = json.dumps({"spec": fields, "identity": dict(identity)}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class AccountSpec(Declared):
+    """An account with a provider: where its key is, and what it may ask for. Limits hold for all processes of a database together."""
+
+    api_key_env: str | None = Field(
+        None,
+        min_length=1,
+        description="environment variable that holds the key; absent: the one that the provider's library reads",
+    )
+    requests_per_minute: int | None = Field(None, ge=1, description="absent: what the provider's answers say")
+    tokens_per_minute: int | None = Field(None, ge=1, description="absent: what the provider's answers say")
+    timeout_seconds: float = Field(60.0, gt=0, description="of one request")
+    max_tries: int = Field(6, ge=1, le=100, description="of one request that fails in a way that may pass; then the run stops")
+
+
+class PriceSpec(Declared):
+    """What a model costs, where the packaged price table is wrong or does not know it."""
+
+    usd_per_million_tokens: float = Field(ge=0)
+    batch_usd_per_million_tokens: float | None = Field(None, ge=0, description="absent: batch mode costs the same")
+
+
+class BudgetSpec(Declared):
+    """What may be spent on one version before its backfill stops. What serves is never stopped for money."""
+
+    usd_per_version: float = Field(gt=0)
+
+
+class ModelCheckSpec(Declared):
+    """When a stored sample is embedded again, to see whether a provider still answers with the same model."""
+
+    schedule: str = Field("41 4 * * *", description="cron, UTC; it embeds 16 short texts for each version of a provider")
+    min_cosine: float = Field(0.995, gt=0, le=1, description="the least cosine between a stored vector and the one of today")
 
 
 class HoldoutSpec(Declared):
@@ -264,6 +364,9 @@ class GateSpec(Declared):
 class BackfillSpec(Declared):
     """How history is filled."""
 
+    mode: Literal["online", "batch"] = Field(
+        "online", description="batch: through the provider's batch interface, at its price, within a day"
+    )
     schedule: str = Field(
         "*/15 1-4 * * *", description="cron of the ticks in the off-peak window, UTC; each fills the next partitions"
     )
@@ -344,6 +447,10 @@ class IndexSpec(Declared):
     store: StoreSpec = PgvectorSpec()
     partitions: int = Field(64, ge=1, le=10_000)
     versions: dict[Name, VersionSpec] = Field(min_length=1)
+    accounts: dict[Name, AccountSpec] = Field(default_factory=dict, description="accounts with providers, by name")
+    prices: dict[str, PriceSpec] = Field(default_factory=dict, description="by model name; absent: the packaged price table")
+    budget: BudgetSpec | None = None
+    model_check: ModelCheckSpec = ModelCheckSpec()
     holdout: HoldoutSpec | None = None
     gate: GateSpec = GateSpec()
     backfill: BackfillSpec = BackfillSpec()
@@ -369,6 +476,10 @@ class IndexSpec(Declared):
             return self.documents
         own = DocumentsSpec(table=f"public.{self.name}", key=["id"], text=["title", "text"])
         return own.model_copy(update={"payload_object": "metadata"}) if self.store.carries_payload else own
+
+    def account(self, version: VersionSpec) -> AccountSpec:
+        """The account of a version, with its defaults where it is not declared."""
+        return self.accounts.get(version.account_name or "", AccountSpec())
 
     def version(self, name: str) -> VersionSpec:
         """The declared version `name`; ConfigurationError names the declared ones when there is none."""

@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from embed_pipeline.catalog import schema
 from embed_pipeline.catalog.states import STATES, TRANSITIONS
 from embed_pipeline.configuration import COMPONENT_TYPE, parse_index
-from embed_pipeline.spec import IndexSpec, VersionSpec
+from embed_pipeline.spec import AccountSpec, IndexSpec, PriceSpec, VersionSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("embed_pipeline/**/*.md")})
@@ -170,13 +170,22 @@ def test_every_python_block_parses(page: Path) -> None:
         ast.parse(block)
 
 
+# Mappings by name: what an entry is, and the letter that stands for its name in the reference.
+ENTRIES: dict[str, tuple[type[BaseModel], str]] = {
+    "versions": (VersionSpec, "V"),
+    "accounts": (AccountSpec, "A"),
+    "prices": (PriceSpec, "M"),
+}
+
+
 def attributes(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(path, default) of every attribute of a declaration; of versions those of `versions.V`."""
+    """(path, default) of every attribute of a declaration; of a mapping by name those of one entry, like `versions.V`."""
     for name, field in model.model_fields.items():
         inner = [each for each in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_model(each)]
-        if name == "versions":
-            yield name, "required"
-            yield from attributes(VersionSpec, "versions.V.")
+        if name in ENTRIES:
+            entry, letter = ENTRIES[name]
+            yield name, _shown(field.get_default(call_default_factory=True))
+            yield from attributes(entry, f"{name}.{letter}.")
         elif inner:
             # Of several kinds the first is the default one, and what it says of a shared attribute comes last and counts.
             for each in reversed(inner):

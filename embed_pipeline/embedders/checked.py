@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embed_pipeline.embedders.chunker import Chunker
 from embed_pipeline.embedders.custom import describe
-from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Vectors
+from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Urgency, Vectors
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.errors import EmbedderError, EmbedPipelineError, WrongAnswer
 from embed_pipeline.spec import VersionSpec
@@ -46,18 +46,18 @@ class VersionEmbedder:
         """Open the embedder that `spec` declares. Raises ConfigurationError or EmbedderError when it cannot be."""
         return cls(open_embedder(spec), spec, name=name)
 
-    def embed_documents(self, texts: Sequence[str]) -> Embedded:
+    def embed_documents(self, texts: Sequence[str], urgency: Urgency = Urgency.BACKFILL) -> Embedded:
         """Vectors of documents: float32, shape (len(texts), dimensions), L2-normalised when the version says so.
 
         A text that can have no vector is in `rejected` with its reason, and its row is zeros; a blank text is rejected
         without asking the provider. Raises WrongAnswer when the answer does not fit, EmbedderError when the provider
-        fails. Positions are those of `texts`.
+        fails. Positions are those of `texts`. `urgency`: who goes first where the provider's limits are short.
         """
-        return self._embed(texts, "document", self.spec.document_prefix)
+        return self._embed(texts, "document", self.spec.document_prefix, urgency)
 
-    def embed_queries(self, texts: Sequence[str]) -> Embedded:
+    def embed_queries(self, texts: Sequence[str], urgency: Urgency = Urgency.QUERY) -> Embedded:
         """The same for queries, with the query prefix."""
-        return self._embed(texts, "query", self.spec.query_prefix)
+        return self._embed(texts, "query", self.spec.query_prefix, urgency)
 
     def embed_query(self, text: str) -> Vectors:
         """The vector of one query, shape (dimensions,). Raises EmbedPipelineError when this text can have none."""
@@ -79,14 +79,14 @@ class VersionEmbedder:
         model = f"{self.spec.provider}, model {self.spec.model_name}"
         return f"version {self.name} ({model})" if self.name else model
 
-    def _embed(self, texts: Sequence[str], role: Role, prefix: str) -> Embedded:
+    def _embed(self, texts: Sequence[str], role: Role, prefix: str, urgency: Urgency) -> Embedded:
         vectors = np.zeros((len(texts), self.spec.dimensions), dtype=np.float32)
         # Looked at before the prefix, which would hide that there is nothing behind it.
         rejected = {n: "empty text" for n, text in enumerate(texts) if not text.strip()}
         truncated: set[int] = set()
         asked = [n for n in range(len(texts)) if n not in rejected]
-        for start in range(0, len(asked), self.spec.batch_size):
-            positions = asked[start : start + self.spec.batch_size]
+        for start in range(0, len(asked), self.spec.texts_per_call):
+            positions = asked[start : start + self.spec.texts_per_call]
             answer = self._checked(self._call([prefix + texts[n] for n in positions], role), len(positions))
             vectors[positions] = answer.vectors
             rejected |= {positions[n]: reason for n, reason in answer.rejected.items()}

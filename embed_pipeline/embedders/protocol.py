@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Role = Literal["document", "query"]
+
+
+class Urgency(IntEnum):
+    """Who is served first where an account's limits are short: the smaller, the sooner."""
+
+    QUERY = 0
+    SERVING = 1  # dual-write of the active version
+    LIVE = 2  # dual-write of another live version
+    CHECK = 3  # gate, model check, plan
+    BACKFILL = 4
+
+
 Vectors = NDArray[np.float32]
 
 
@@ -25,6 +38,8 @@ class Embedded:
     vectors: Vectors
     rejected: Mapping[int, str] = field(default_factory=dict)
     truncated: frozenset[int] = frozenset()
+    tokens: int = 0
+    """What the provider counted and bills; 0 where nobody bills."""
 
 
 class Embedder(Protocol):

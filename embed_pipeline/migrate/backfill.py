@@ -169,7 +169,7 @@ def _pass(
 ) -> int:
     """One pass; returns how many documents it had to leave."""
     limits = index.batch_sizes.setdefault(
-        store.version.name, BatchSize(embedder.spec.batch_size, index.spec.backfill.write_batch)
+        store.version.name, BatchSize(embedder.spec.texts_per_call, index.spec.backfill.write_batch)
     )
     throttle = index.throttle(store.version)
     in_flight: deque[Future[tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]]] = deque()
@@ -200,13 +200,13 @@ def _pass(
             listener(progress)
         return len(batch) + len(letters) - len(written) - len(rejected)
 
-    with ThreadPoolExecutor(embedder.spec.max_in_flight) as pool, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(embedder.spec.calls_in_flight) as pool, ThreadPoolExecutor(1) as writer:
         try:
             for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
                 reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
                 progress.waiting = ""
                 in_flight.append(pool.submit(_embed, embedder, documents, limits))
-                if len(in_flight) > embedder.spec.max_in_flight:
+                if len(in_flight) > embedder.spec.calls_in_flight:
                     embedded = in_flight.popleft().result()
                     left += pending_write.result() if pending_write else 0
                     pending_write = writer.submit(write, embedded)

@@ -163,7 +163,7 @@ def _sample(seen: Look, embedder: VersionEmbedder) -> Sample:
     if texts:
         # Untimed: a model's first call also loads and warms it.
         embed_batch(embedder, [("", texts[0], b"")])
-    size = max(1, min(math.ceil(len(texts) / BATCHES), embedder.spec.batch_size))
+    size = max(1, min(math.ceil(len(texts) / BATCHES), embedder.spec.texts_per_call))
     for start in range(0, len(texts), size):
         batch = texts[start : start + size]
         began = time.perf_counter()
