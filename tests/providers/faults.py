@@ -11,16 +11,20 @@ from typing import Any
 # refuse: answer `status` with `words`, nothing billed. quota: the provider's own form of "no money left".
 # poison: the request is refused for what a text says. stuck: stand still until released. slow: `seconds` later.
 # reset: the connection is closed, nothing billed. lost: billed, then the connection is closed.
+# batch_failed, batch_expired, batch_cancelled: how a batch job ends; the last two keep its first half.
 # The others answer 200 with something wrong, and bill it. changed: the vectors are another model's.
 KINDS = (
     "refuse", "quota", "poison", "stuck", "slow", "reset", "lost",
     "too_few", "too_many", "wrong_dimension", "nan", "infinite", "zeros", "reordered", "same_index", "not_json", "changed",
+    "batch_failed", "batch_expired", "batch_cancelled",
 )  # fmt: skip
 
 
 @dataclass
 class Fault:
     """A rule. It strikes a request of `provider` and `model` (both optional) with a text that holds `holds` (optional).
+
+    `at`: the endpoint: `embeddings` (lines of batch jobs included), `files` (datasets too), `batches`, or `*` for all.
 
     `skip`: so many of them pass first. `times`: so many are struck, then no more. `rate`: the share that is struck, drawn with `seed`.
     """
@@ -30,6 +34,7 @@ class Fault:
     provider: str = ""
     model: str = ""
     holds: str = ""
+    at: str = "embeddings"
     skip: int = 0
     times: int | None = None
     rate: float = 1.0
@@ -48,7 +53,9 @@ class Fault:
         assert self.kind in KINDS, f"there is no kind of fault {self.kind!r}: {KINDS}"
         self._random.seed(self.seed)
 
-    def strikes(self, provider: str, model: str, texts: Sequence[str]) -> bool:
+    def strikes(self, at: str, provider: str, model: str, texts: Sequence[str]) -> bool:
+        if (at == "ends") != self.kind.startswith("batch_") or (at != "ends" and self.at not in ("*", at)):
+            return False
         if (self.provider and self.provider != provider) or (self.model and self.model != model):
             return False
         if self.holds and not any(self.holds in text for text in texts):
@@ -79,10 +86,10 @@ class Faults:
             self._rules.append(Fault(**rule, number=self._last))
             return self._last
 
-    def striking(self, provider: str, model: str, texts: Sequence[str]) -> list[Fault]:
-        """The rules that strike this request, oldest first."""
+    def striking(self, at: str, provider: str, model: str, texts: Sequence[str]) -> list[Fault]:
+        """The rules that strike this request of the endpoint `at`, oldest first; of a job that ends, `at` is `ends`."""
         with self._lock:
-            return [rule for rule in self._rules if rule.strikes(provider, model, texts)]
+            return [rule for rule in self._rules if rule.strikes(at, provider, model, texts)]
 
     def release(self, number: int) -> None:
         """Let go whom the rule holds; it holds nobody any more."""

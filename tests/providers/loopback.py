@@ -59,7 +59,7 @@ class Provider:
         self._ask("keys", provider=provider, keys=keys)
 
     def set(self, **fields: Any) -> None:
-        """latency: seconds of every answer. echoes_key: whether refusals repeat the key."""
+        """latency: seconds of every answer. echoes_key: whether refusals repeat the key. batches_held: whether batch jobs stand still."""
         self._ask("set", **fields)
 
     def fail(self, kind: str, **rule: Any) -> int:
@@ -81,6 +81,10 @@ class Provider:
     def wait_struck(self, number: int, times: int = 1) -> None:
         """Return when the rule has struck that often: a stuck request stands still by then."""
         waited(lambda: self.struck(number) >= times, f"rule {number} has not struck {times} times")
+
+    def jobs(self, provider: str) -> list[tuple[str, str, int]]:
+        """Every batch job: its id, how it ended (empty: it runs), and its number of requests."""
+        return [(job, end, lines) for job, end, lines in self._ask("jobs", provider=provider)]
 
     def summary(self) -> dict[str, int]:
         """Counts: arrivals, billed (texts), tokens, in_flight, most_in_flight."""
