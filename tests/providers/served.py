@@ -1,12 +1,14 @@
 """The models that the loopback provider serves: what each takes, and which vector a text gets.
 
-Vectors come from a hash of the text (fast; only equal texts are near), or from the two packaged models: `small`, `large`, and
-`turned`, which is `large` under a fixed rotation: as good as `large`, and a space of its own.
+Vectors come from a hash of the text (`hash`, fast; only equal texts are near), from its words (`words`: texts with words in common
+are near), or from the two packaged models: `small`, `large`, and `turned`, which is `large` under a fixed rotation: as good as
+`large`, and a space of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.spec import VersionSpec
 from tests.embedders.real_models import LARGE, SMALL
 
+WORD = re.compile(r"\w+")
 REAL = ("small", "large", "turned")
 # How far an input type moves a vector: enough to be seen, too little to make neighbours of strangers.
 INPUT_TYPE_WEIGHT = 0.15
@@ -27,7 +30,7 @@ INPUT_TYPE_WEIGHT = 0.15
 
 @dataclass(frozen=True)
 class Served:
-    """One model of one provider. `space` decides the vectors: `hash`, or one of REAL; `salt` makes another space of it."""
+    """One model of one provider. `space` decides the vectors: `hash`, `words`, or one of REAL; `salt` makes another space of it."""
 
     provider: str
     name: str
@@ -64,13 +67,21 @@ class Served:
         if self.space in REAL:
             raw = np.stack([_padded(vector, self.native, self.space) for vector in _real(self.space).vectors(texts)])
         else:
-            raw = np.stack([_hashed(f"{self.provider}/{self.name}\0{self.salt}\0{text}", self.native) for text in texts])
+            seed = f"{self.provider}/{self.name}\0{self.salt}\0"
+            raw = np.stack(
+                [_hashed(seed + text, self.native) if self.space == "hash" else self._words(seed, text) for text in texts]
+            )
         if self.space in REAL and self.salt:
             raw = raw @ _rotation(f"{self.space}\0{self.salt}", self.native)
         if input_type is not None:
             raw = raw + INPUT_TYPE_WEIGHT * _hashed(f"input type\0{input_type}", self.native)
         raw = raw[:, :dimensions]
         return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+    def _words(self, seed: str, text: str) -> Vectors:
+        words = sorted(set(WORD.findall(text.lower()))) or [text]
+        total: Vectors = np.sum([_hashed(f"{seed}{word}", self.native) for word in words], axis=0)
+        return total
 
 
 DEFAULTS = [

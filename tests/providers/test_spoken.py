@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import Request, urlopen
+
 import cohere
 import numpy as np
 import openai
@@ -29,8 +33,10 @@ def cohere_client(provider: Provider, key: str = KEYS["cohere"]) -> cohere.Clien
 
 
 def cohere_embed(client: cohere.ClientV2, texts: list[str], **fields: object) -> cohere.EmbedByTypeResponse:
+    # The SDK would try a 429 again by itself.
     return client.embed(
-        **{"model": "embed-v4.0", "input_type": "search_document", "embedding_types": ["float"], "texts": texts} | fields
+        request_options={"max_retries": 0},
+        **{"model": "embed-v4.0", "input_type": "search_document", "embedding_types": ["float"], "texts": texts} | fields,
     )
 
 
@@ -109,3 +115,17 @@ def test_faults_strike_whom_they_are_meant_for(provider: Provider) -> None:
     )
     assert [item.index for item in response.data] == [1, 0]
     assert [entry["begins"] for entry in provider.billed("text-embedding-3-small")] == ["fine"]
+
+
+def test_two_hundred_requests_are_held_at_once(provider: Provider) -> None:
+    rule = provider.fail("stuck", provider="openai")
+    body = json.dumps({"model": "text-embedding-3-small", "input": TEXTS, "dimensions": 8}).encode()
+    headers = {"authorization": f"Bearer {KEYS['openai']}", "content-type": "application/json"}
+    request = Request(f"{provider.base_url('openai')}/embeddings", body, headers)
+    with ThreadPoolExecutor(200) as pool:
+        answers = [pool.submit(lambda: urlopen(request, timeout=60).status) for _ in range(200)]
+        provider.wait_struck(rule, 200)
+        assert provider.summary()["in_flight"] == 200
+        provider.release(rule)
+        assert {answer.result() for answer in answers} == {200}
+    assert provider.summary()["most_in_flight"] == 200
