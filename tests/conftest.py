@@ -21,6 +21,7 @@ from psycopg.rows import TupleRow
 from embed_pipeline.postgres import connection, embedded, home
 from tests.articles import app, forget_listeners, holdout, open_docs, second_app  # noqa: F401  (fixtures for every test)
 from tests.campaign.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
+from tests.providers.loopback import provider, provider_process  # noqa: F401  (fixtures for every test)
 
 TEMPLATE = "test_template"
 # Names the home of a server that runs already, for a run of tests that another one starts (tests/protections).
