@@ -70,6 +70,10 @@ class Provider:
         """Take all rules away; whoever is held goes on."""
         self._ask("clear")
 
+    def lift(self, number: int) -> None:
+        """Take one rule away."""
+        self._ask("lift", number=number)
+
     def release(self, number: int) -> None:
         """Let go whom a `stuck` rule holds."""
         self._ask("release", number=number)
@@ -105,15 +109,19 @@ class Provider:
 
     def most_in_a_minute(self, provider: str) -> tuple[int, int]:
         """Most requests and most tokens that arrived within any 60 s, whatever became of them."""
-        arrived = [(entry["at"], entry["tokens"]) for entry in self.arrivals() if entry["provider"] == provider]
-        most_requests = most_tokens = tokens = first = 0
-        for last, (at, count) in enumerate(arrived):
-            tokens += count
-            while arrived[first][0] <= at - MINUTE:
-                tokens -= arrived[first][1]
-                first += 1
-            most_requests, most_tokens = max(most_requests, last - first + 1), max(most_tokens, tokens)
-        return most_requests, most_tokens
+        return most_in_a_minute([entry for entry in self.arrivals() if entry["provider"] == provider])
+
+
+def most_in_a_minute(arrivals: list[dict[str, Any]]) -> tuple[int, int]:
+    """The same of a list of arrivals, oldest first."""
+    most_requests = most_tokens = tokens = first = 0
+    for last, arrival in enumerate(arrivals):
+        tokens += arrival["tokens"]
+        while arrivals[first]["at"] <= arrival["at"] - MINUTE:
+            tokens -= arrivals[first]["tokens"]
+            first += 1
+        most_requests, most_tokens = max(most_requests, last - first + 1), max(most_tokens, tokens)
+    return most_requests, most_tokens
 
 
 class Process(Provider):

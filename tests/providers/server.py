@@ -174,6 +174,8 @@ class Server(ThreadingHTTPServer):
             return state.faults.add(wanted)
         elif what == "release":
             state.faults.release(wanted["number"])
+        elif what == "lift":
+            state.faults.lift(wanted["number"])
         elif what == "clear":
             state.faults.clear()
         elif what == "serve":
