@@ -14,8 +14,10 @@ import voyageai
 from cohere.errors import BadRequestError, TooManyRequestsError, UnauthorizedError
 from voyageai.error import AuthenticationError, InvalidRequestError, RateLimitError
 
+from embed_pipeline.embedders import models
 from tests.providers.keys import KEYS
 from tests.providers.loopback import Provider
+from tests.providers.served import DEFAULTS
 
 TEXTS = ["one text", "another, somewhat longer text"]
 
@@ -129,3 +131,13 @@ def test_two_hundred_requests_are_held_at_once(provider: Provider) -> None:
         provider.release(rule)
         assert {answer.result() for answer in answers} == {200}
     assert provider.summary()["most_in_flight"] == 200
+
+
+def test_the_models_served_are_as_the_packaged_list_has_them() -> None:
+    for served in DEFAULTS:
+        model = models.known(served.provider, served.name)
+        assert model is not None
+        assert (model.dimensions, model.limits.max_tokens) == (served.native, served.max_tokens), served.name
+        assert model.limits.texts == served.request_texts
+        assert served.request_tokens in (None, model.limits.tokens)
+        assert all(model.answers(each) == served.takes(each) for each in (8, 256, 512, 1024, 1536, 2048, 3072)), served.name
