@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 # No condition a test waits for takes this long, on however busy a machine.
 DEADLINE_SECONDS = 60
 PATHS = {"openai": "/openai/v1", "cohere": "/cohere", "voyage": "/voyage/v1"}
+# Servers that speak OpenAI's protocol with an accent (compatible_spoken.py).
+PATHS |= {"vllm": "/vllm/v1", "tei": "/tei/v1", "ollama": "/ollama/v1", "gemini": "/gemini/v1beta/openai"}
 
 
 class Provider:
@@ -34,7 +36,7 @@ class Provider:
         self.url = url
 
     def base_url(self, provider: str) -> str:
-        """What a version declares as `base_url`, and the SDK is given."""
+        """What a version declares as `base_url`, and the SDK is given; of a provider, or of vllm, tei, ollama, gemini."""
         return self.url + PATHS[provider]
 
     def _ask(self, what: str, **wanted: Any) -> Any:

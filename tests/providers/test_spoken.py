@@ -119,6 +119,18 @@ def test_faults_strike_whom_they_are_meant_for(provider: Provider) -> None:
     assert [entry["begins"] for entry in provider.billed("text-embedding-3-small")] == ["fine"]
 
 
+@pytest.mark.parametrize("name", ["vllm", "tei", "ollama", "gemini"])
+def test_compatible_servers_answer_the_same_sdk(provider: Provider, name: str) -> None:
+    provider.serve("openai", "own", native=8, max_tokens=4)
+    provider.keys("openai", None)
+    client = openai.OpenAI(api_key="none", base_url=provider.base_url(name), max_retries=0)
+    answer = client.embeddings.create(model="own", input=["a text", "b"], encoding_format="float")
+    assert [len(item.embedding) for item in answer.data] == [8, 8]
+    with pytest.raises(openai.APIStatusError, match="input") as refused:
+        client.embeddings.create(model="own", input=["x" * 32])
+    assert refused.value.status_code == (413 if name == "tei" else 400)
+
+
 def test_two_hundred_requests_are_held_at_once(provider: Provider) -> None:
     rule = provider.fail("stuck", provider="openai")
     body = json.dumps({"model": "text-embedding-3-small", "input": TEXTS, "dimensions": 8}).encode()
