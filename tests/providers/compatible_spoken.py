@@ -68,7 +68,10 @@ class Ollama(OpenAI):
 
 
 class Gemini(OpenAI):
-    """Gemini's endpoint: errors come in a list, a rate limit is worded as a quota, and no tokens are counted."""
+    """Gemini's endpoint: errors come in a list, a rate limit is worded as a quota, no tokens are counted, and long texts are cut."""
+
+    def parse(self, body: dict[str, Any]) -> Asked:
+        return replace(super().parse(body), cut=True)
 
     def answer(self, asked: Asked, reply: Reply) -> dict[str, Any]:
         answer = super().answer(replace(asked, encoding="float"), reply)

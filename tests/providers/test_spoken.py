@@ -126,9 +126,12 @@ def test_compatible_servers_answer_the_same_sdk(provider: Provider, name: str) -
     client = openai.OpenAI(api_key="none", base_url=provider.base_url(name), max_retries=0)
     answer = client.embeddings.create(model="own", input=["a text", "b"], encoding_format="float")
     assert [len(item.embedding) for item in answer.data] == [8, 8]
-    with pytest.raises(openai.APIStatusError) as refused:
+    if name == "gemini":
+        client.embeddings.create(model="own", input=["x" * 32], encoding_format="float")
+        assert provider.billed()[-1]["tokens"] == 4, "it cuts, and says nothing"
+        return
+    with pytest.raises(openai.APIStatusError, match="input") as refused:
         client.embeddings.create(model="own", input=["x" * 32])
-    assert "input" in refused.value.response.text
     assert refused.value.status_code == (413 if name == "tei" else 400)
 
 
