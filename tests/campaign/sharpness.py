@@ -48,7 +48,7 @@ CAUGHT: dict[str, tuple[str, str]] = {
     "update_trigger_with_a_column_list": (KILL, "Coverage of docs"),
     "truncate_leaves_dead_letters": (TRUNCATE, "has a dead letter that is stale, and nothing is queued"),
     "interrupted_retire_stays_interrupted": (KILL, "is retired already"),
-    "a_dual_write_at_the_same_document_is_the_end": (ROLLBACK, "deadlock detected"),
+    "a_dual_write_at_the_same_document_is_the_end": (ROLLBACK, "deadlock detected|lock timeout"),
     "settled_beside_an_old_dead_letter": (KILL, "has a dead letter beside its vectors"),
 }
 
