@@ -23,6 +23,7 @@ from embed_pipeline.catalog import schema
 from embed_pipeline.postgres import connection, embedded, home
 from tests.articles import app, forget_listeners, holdout, open_docs, second_app  # noqa: F401  (fixtures for every test)
 from tests.campaign.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
+from tests.providers.loopback import provider, provider_process  # noqa: F401  (fixtures for every test)
 
 # A database with the extension alone, and one with the catalog too: to migrate it again for each test took more time than the tests.
 BARE, TEMPLATE = "test_bare", "test_template"
