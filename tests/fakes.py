@@ -31,7 +31,8 @@ class FakeEmbedder:
     """What the fakes share: failing on demand, and counting texts across processes.
 
     `fail_on`: a text that holds it is rejected. `raise_on`: a batch with a text that holds it raises RuntimeError.
-    `mended`: once this file exists, `raise_on` raises no more. `raise_while`: every batch raises, uncounted, while this file exists.
+    `mended`: once this file exists, `raise_on` raises and `fail_on` rejects no more. `raise_while`: every batch raises, uncounted, while this
+    file exists.
     `wait_while`: every batch, once counted, waits while this file exists.
     `calls_file`: every text asked for is appended to it as one line, by whichever process, also when the batch raises.
     """
@@ -74,7 +75,7 @@ class FakeEmbedder:
         vectors = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         rejected = {}
         for position, text in enumerate(texts):
-            if self.fail_on is not None and self.fail_on in text:
+            if self.fail_on is not None and not mended and self.fail_on in text:
                 rejected[position] = f"told to fail on {self.fail_on!r}"
             else:
                 vectors[position] = self.vector(text)
