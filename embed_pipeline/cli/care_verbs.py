@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from embed_pipeline.cli import render
-from embed_pipeline.cli.verb import Output, Verb, as_values, one_index, with_config
-from embed_pipeline.errors import CatalogError
+from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, with_config
+from embed_pipeline.errors import CatalogError, ConfigurationError
 
 if TYPE_CHECKING:
     from embed_pipeline.migrate.dead_letters import Letters
+    from embed_pipeline.migrate.model_check import ModelCheck
+    from embed_pipeline.migrate.open_index import OpenIndex
     from embed_pipeline.spec import IndexSpec
 
 
@@ -87,4 +89,43 @@ def _again(index: str, version: str | None) -> str:
     return " ".join(["embed-pipeline dead-letters", index, *([version] if version else []), "--retry"])
 
 
-VERBS = (dead_letters,)
+@click.command("check-model", cls=Verb)
+@click.argument("index")
+@click.argument("version", required=False)
+@click.option("--accept", is_flag=True, help="Take what the model answers now for what it should answer; needs VERSION.")
+@click.option("--reason", default="", help="With --accept: why; kept in the audit.")
+@with_config
+@click.pass_context
+def check_model(
+    ctx: click.Context, index: str, version: str | None, accept: bool, reason: str, config: Path, as_json: bool
+) -> None:
+    """Ask the models for a few kept texts again. Exit code 1 when one has changed behind its name, or does not answer.
+
+    Without VERSION: every live version that asks a provider. With it: any live version; the first time keeps what it is compared with.
+    """
+    from embed_pipeline.migrate.open_index import opened
+
+    output = Output(as_json)
+    if accept and version is None:
+        raise ConfigurationError(
+            "--accept needs a version.", next_step=f"Run: embed-pipeline check-model {index} VERSION --accept"
+        )
+    with opened(one_index(config, index), register_new=False) as opened_index:
+        found = _checked(opened_index, version, reason if accept else None)
+    for each in found:
+        output.text(f"{each.version}: {each.outcome}. {each.sentence}")
+    if not found:
+        output.text(f"No live version of {index} asks a provider; name a version to check it all the same.")
+    output.result({"index": index, "versions": [as_values(each) for each in found]})
+    ctx.exit(REFUSED if any(each.outcome in ("changed", "unknown") for each in found) else 0)
+
+
+def _checked(index: OpenIndex, version: str | None, accepted_for: str | None) -> list[ModelCheck]:
+    from embed_pipeline.migrate import model_check
+
+    if version is not None and accepted_for is not None:
+        return [model_check.accept(index, version, accepted_for)]
+    return model_check.check(index, version)
+
+
+VERBS = (dead_letters, check_model)
