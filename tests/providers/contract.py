@@ -24,7 +24,7 @@ NARROW = {"cohere": {"model_name": "embed-english-v3.0", "dimensions": 1024}}
 
 
 @dataclass(frozen=True)
-class Tested:
+class Subject:
     """One service under test; `loopback` is None when it is the real one."""
 
     name: str

@@ -9,7 +9,7 @@ import pytest
 
 from embed_pipeline.embedders.metering import Unmetered
 from embed_pipeline.errors import ProviderRefused
-from tests.providers.contract import DIMENSIONS, LIVE, MODELS, NARROW, Tested, why_not_live
+from tests.providers.contract import DIMENSIONS, LIVE, MODELS, NARROW, Subject, why_not_live
 from tests.providers.keys import VARIABLES
 
 TEXTS = [
@@ -24,17 +24,17 @@ WRONG_KEY = "sk-wrong-0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(params=[(place, name) for place in ("loopback", "live") for name in MODELS], ids=lambda param: "-".join(param))
-def tested(request: pytest.FixtureRequest) -> Tested:
+def tested(request: pytest.FixtureRequest) -> Subject:
     place, name = request.param
     if place == "loopback":
-        return Tested(name, request.getfixturevalue("provider"))
+        return Subject(name, request.getfixturevalue("provider"))
     reason = why_not_live(name)
     if reason is not None:
         pytest.skip(reason)
-    return Tested(name, None)
+    return Subject(name, None)
 
 
-def test_every_text_has_its_own_vector_in_its_own_place(tested: Tested) -> None:
+def test_every_text_has_its_own_vector_in_its_own_place(tested: Subject) -> None:
     embedder = tested.open()
     together = embedder.embed_documents(TEXTS)
     backwards = embedder.embed_documents(TEXTS[::-1])
@@ -47,7 +47,7 @@ def test_every_text_has_its_own_vector_in_its_own_place(tested: Tested) -> None:
     embedder.close()
 
 
-def test_tokens_are_those_of_the_bill(tested: Tested) -> None:
+def test_tokens_are_those_of_the_bill(tested: Subject) -> None:
     meter = Unmetered()
     embedder = tested.open(meter)
     embedded = embedder.embed_documents(TEXTS)
@@ -57,7 +57,7 @@ def test_tokens_are_those_of_the_bill(tested: Tested) -> None:
     embedder.close()
 
 
-def test_a_query_finds_its_document(tested: Tested) -> None:
+def test_a_query_finds_its_document(tested: Subject) -> None:
     embedder = tested.open()
     documents = embedder.embed_documents(TEXTS[:4]).vectors
     query = embedder.embed_query(TEXTS[0])
@@ -65,7 +65,7 @@ def test_a_query_finds_its_document(tested: Tested) -> None:
     embedder.close()
 
 
-def test_more_texts_than_one_request_takes_come_back_in_order(tested: Tested) -> None:
+def test_more_texts_than_one_request_takes_come_back_in_order(tested: Subject) -> None:
     if tested.name != "cohere":
         pytest.skip("only Cohere's limit, 96 texts, is worth exceeding for money")
     embedder = tested.open()
@@ -76,7 +76,7 @@ def test_more_texts_than_one_request_takes_come_back_in_order(tested: Tested) ->
     embedder.close()
 
 
-def test_a_text_that_is_too_long_is_set_aside_with_both_numbers_and_the_others_go_on(tested: Tested) -> None:
+def test_a_text_that_is_too_long_is_set_aside_with_both_numbers_and_the_others_go_on(tested: Subject) -> None:
     embedder = tested.open(**NARROW.get(tested.name, {}))
     embedded = embedder.embed_documents(["short", "one two three " * 12_000, "short too"])
     ((position, reason),) = embedded.rejected.items()
@@ -87,7 +87,7 @@ def test_a_text_that_is_too_long_is_set_aside_with_both_numbers_and_the_others_g
     embedder.close()
 
 
-def test_an_empty_text_is_set_aside_and_not_sent(tested: Tested) -> None:
+def test_an_empty_text_is_set_aside_and_not_sent(tested: Subject) -> None:
     embedder = tested.open()
     embedded = embedder.embed_documents(["", "a text", " \n"])
     assert set(embedded.rejected) == {0, 2}
@@ -96,7 +96,7 @@ def test_an_empty_text_is_set_aside_and_not_sent(tested: Tested) -> None:
     embedder.close()
 
 
-def test_a_wrong_key_stops_in_the_providers_words_and_is_not_repeated(tested: Tested, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_stops_in_the_providers_words_and_is_not_repeated(tested: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLES[tested.name], WRONG_KEY)
     if tested.loopback is not None:
         tested.loopback.set(echoes_key=True)
@@ -108,7 +108,7 @@ def test_a_wrong_key_stops_in_the_providers_words_and_is_not_repeated(tested: Te
     assert VARIABLES[tested.name] in told
 
 
-def test_an_unknown_model_stops_in_the_providers_words(tested: Tested) -> None:
+def test_an_unknown_model_stops_in_the_providers_words(tested: Subject) -> None:
     embedder = tested.open(model_name="no-such-model-at-all", max_tokens=100)
     with pytest.raises(ProviderRefused, match="no-such-model-at-all"):
         embedder.embed_documents(["a text"])
