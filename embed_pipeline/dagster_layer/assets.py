@@ -21,7 +21,7 @@ from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import Lines, reason_of, working_on
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, verify
+from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
@@ -205,6 +205,7 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.dual_write,
         deps=[names.documents],
+        check_specs=[checks.dead_letters_spec(spec, names.dual_write)],
         group_name=spec.name,
         kinds={"postgres"},
         description=f"Brings every live version of {spec.name} up to date with changed documents. Requested by the sensor "
@@ -213,6 +214,7 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
     def sync(context: dg.AssetExecutionContext) -> Materialized:
         with working_on(spec) as index:
             results = dual_write.sync(index, budget_seconds=DUAL_WRITE_BUDGET_SECONDS)
+            letters = checks.dead_letters(spec, names.dual_write, dead_letters.counts(index))
         for result in results:
             context.log_event(dg.AssetObservation(names.embeddings(result.version), metadata=metadata.synced(result)))
         broken = [f"{result.version}: {result.error}" for result in results if result.error]
@@ -220,7 +222,7 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
             raise dg.Failure(description=" ".join(broken), allow_retries=False)
         shown: metadata.Metadata = {f"{result.version} written": result.written for result in results}
         shown |= {f"{result.version} pending": result.pending for result in results}
-        return dg.MaterializeResult(metadata=shown)
+        return dg.MaterializeResult(metadata=shown, check_results=[letters])
 
     return sync
 

@@ -1,5 +1,5 @@
-"""The checks on a version's evaluation. All block: a cutover in the same run does not happen after one of them failed. And the one on
-the full comparison, which only warns.
+"""The checks on a version's evaluation. All block: a cutover in the same run does not happen after one of them failed. And those that
+only tell: on the full comparison, and on the dual-write.
 
 They hang on the unpartitioned evaluation since a check on the partitioned embeddings would run in every chunk of a backfill.
 Blocking reaches no further than one run, so the cutover itself asks the library for the same evidence again.
@@ -7,7 +7,7 @@ Blocking reaches no further than one run, so the cutover itself asks the library
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
@@ -22,6 +22,7 @@ from embed_pipeline.stores.protocol import AnnIndex, Coverage
 COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "provenance", "ann_recall", "held_out_recall")
 
 NOTHING_BYPASSED = "nothing_bypassed"
+DEAD_LETTERS = "dead_letters"
 
 
 def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -67,6 +68,29 @@ def nothing_bypassed(asset: dg.AssetKey, compared: Compared) -> dg.AssetCheckRes
         severity=dg.AssetCheckSeverity.WARN,
         description=compared.sentence,
         metadata=metadata.compared(compared),
+    )
+
+
+def dead_letters_spec(spec: IndexSpec, asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """What every dual-write answers about documents that have no vector. Blocks nothing: what serves must stay true."""
+    description = (
+        f"No live version has more than {spec.gate.max_dead_letters} documents without a vector (gate.max_dead_letters)."
+    )
+    return dg.AssetCheckSpec(DEAD_LETTERS, asset=asset, description=description, blocking=False)
+
+
+def dead_letters(spec: IndexSpec, asset: dg.AssetKey, found: Mapping[str, tuple[str, int]]) -> dg.AssetCheckResult:
+    """An error where the version that serves lacks documents: searches miss them now. Else a warning: its cutover will be refused."""
+    over = {version: (state, number) for version, (state, number) in found.items() if number > spec.gate.max_dead_letters}
+    serving = any(state == "active" for state, _ in over.values())
+    said = ", ".join(f"{number} of {version} ({state})" for version, (state, number) in over.items())
+    return dg.AssetCheckResult(
+        passed=not over,
+        asset_key=asset,
+        check_name=DEAD_LETTERS,
+        severity=dg.AssetCheckSeverity.ERROR if serving else dg.AssetCheckSeverity.WARN,
+        description=f"Documents without a vector: {said}. Run: embed-pipeline dead-letters {spec.name}" if over else None,
+        metadata={f"{version} dead letters": number for version, (_, number) in found.items()},
     )
 
 

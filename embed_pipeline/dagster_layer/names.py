@@ -64,6 +64,10 @@ class Names:
         return f"rollback_{self.index}"
 
     @property
+    def retry_job(self) -> str:
+        return f"retry_dead_letters_{self.index}"
+
+    @property
     def adopt_job(self) -> str:
         return f"adopt_{self.index}"
 

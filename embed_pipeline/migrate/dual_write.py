@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psycopg
 from psycopg import errors
@@ -20,14 +21,15 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
-from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, StoreUnavailable, VersionRetired
+from embed_pipeline.migrate import model_check
 from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.postgres import failures
 from embed_pipeline.signals import signal
-from embed_pipeline.stores.protocol import EmbeddedBatch
+
+T = TypeVar("T")
 
 BATCH = 128
 # Renewed while a slow provider embeds: only a worker that died or froze lets it run out.
@@ -171,8 +173,12 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     if not todo:
         return settled
     embedder = index.embedder_of(version)
+    # After what needs no model: also where nothing may be embedded, a document that is gone is not found again.
+    if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
+        _and_hold(line, claim, lambda: model_check.take_first_sample(index, version))
     # What does not fit into the memory of one portion comes round again.
-    batch, letters, _ = _embed_and_hold(line, embedder, next(portions(embedder, todo)), claim)
+    portion = next(portions(embedder, todo))
+    batch, letters, _ = _and_hold(line, claim, lambda: embed_batch(embedder, portion))
     signal("dual_write.embedded")
     written = write_batch(line, store, batch, lambda conn: store.replace(conn, claim, batch))
     rejected = line.repeat(lambda conn: store.reject(conn, claim, letters))
@@ -181,13 +187,11 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     return settled | written | rejected
 
 
-def _embed_and_hold(
-    line: Line, embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]], claim: Claim
-) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+def _and_hold(line: Line, claim: Claim, embed: Callable[[], T]) -> T:
     """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
     other for ever, and pay each time."""
     with ThreadPoolExecutor(1) as pool:
-        embedding = pool.submit(embed_batch, embedder, todo)
+        embedding = pool.submit(embed)
         while not wait([embedding], timeout=LEASE_SECONDS / 3).done:
             line.repeat(lambda conn: queue.renew(conn, claim, LEASE_SECONDS))
         return embedding.result()
