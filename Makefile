@@ -52,6 +52,10 @@ soak: $(READY) ## long fault campaigns; SOAK_SEED and SOAK_SECONDS (per scenario
 	@echo "SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)"
 	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) -m soak -o faulthandler_timeout=900
 
+.PHONY: live
+live: $(READY) ## the provider tests against the real services whose keys are in the environment (less than a cent)
+	EMBED_PIPELINE_LIVE=1 $(BIN)/python -m pytest -rs tests/providers/test_contract.py -k live
+
 .PHONY: clean
 clean: ## stop the embedded PostgreSQL and remove what was set up
 	-[ -x $(BIN)/embed-pipeline ] && $(BIN)/embed-pipeline db stop

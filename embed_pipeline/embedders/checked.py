@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from embed_pipeline.embedders.chunker import Chunker
 from embed_pipeline.embedders.custom import describe
+from embed_pipeline.embedders.metering import Meter
 from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Urgency, Vectors
 from embed_pipeline.embedders.registry import open_embedder
+from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.errors import EmbedderError, EmbedPipelineError, WrongAnswer
-from embed_pipeline.spec import VersionSpec
+from embed_pipeline.spec import AccountSpec, VersionSpec
 
 # The largest finite number of IEEE 754 half precision: pgvector refuses a halfvec with anything above it.
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -42,9 +44,30 @@ class VersionEmbedder:
         """The declared revision; else the first 12 hex digits of the model file's sha256; else "1"."""
 
     @classmethod
-    def open(cls, spec: VersionSpec, *, name: str | None = None) -> VersionEmbedder:
-        """Open the embedder that `spec` declares. Raises ConfigurationError or EmbedderError when it cannot be."""
-        return cls(open_embedder(spec), spec, name=name)
+    def open(
+        cls, spec: VersionSpec, *, name: str | None = None, account: AccountSpec | None = None, meter: Meter | None = None
+    ) -> VersionEmbedder:
+        """Open the embedder that `spec` declares. Raises ConfigurationError or EmbedderError when it cannot be.
+
+        `account` and `meter` are for the providers that are asked over the network: who pays, and what counts and holds
+        the limits. Absent: an account with its defaults, and a count in this process that holds nobody up.
+        """
+        return cls(open_embedder(spec, account, meter), spec, name=name)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a provider is asked over the network, with an account, its limits and its bill."""
+        return isinstance(self._embedder, RemoteEmbedder)
+
+    def pack(self, texts: Sequence[str]) -> list[slice]:
+        """Documents' texts cut into calls of `embed_documents`: contiguous, in order, all of `texts`.
+
+        Of a provider each is one request, within what it takes in one; else `batch_size` texts.
+        """
+        if isinstance(self._embedder, RemoteEmbedder):
+            return self._embedder.pack([self.spec.document_prefix + text for text in texts])
+        step = self.spec.texts_per_call
+        return [slice(start, min(start + step, len(texts))) for start in range(0, len(texts), step)]
 
     def embed_documents(self, texts: Sequence[str], urgency: Urgency = Urgency.BACKFILL) -> Embedded:
         """Vectors of documents: float32, shape (len(texts), dimensions), L2-normalised when the version says so.
@@ -84,17 +107,23 @@ class VersionEmbedder:
         # Looked at before the prefix, which would hide that there is nothing behind it.
         rejected = {n: "empty text" for n, text in enumerate(texts) if not text.strip()}
         truncated: set[int] = set()
+        tokens = 0
         asked = [n for n in range(len(texts)) if n not in rejected]
-        for start in range(0, len(asked), self.spec.texts_per_call):
-            positions = asked[start : start + self.spec.texts_per_call]
-            answer = self._checked(self._call([prefix + texts[n] for n in positions], role), len(positions))
+        # A provider's embedder packs by itself, by what the provider takes in one request.
+        step = max(1, len(asked)) if self.is_remote else self.spec.texts_per_call
+        for start in range(0, len(asked), step):
+            positions = asked[start : start + step]
+            answer = self._checked(self._call([prefix + texts[n] for n in positions], role, urgency), len(positions))
             vectors[positions] = answer.vectors
             rejected |= {positions[n]: reason for n, reason in answer.rejected.items()}
             truncated |= {positions[n] for n in answer.truncated}
-        return Embedded(vectors, dict(sorted(rejected.items())), frozenset(truncated))
+            tokens += answer.tokens
+        return Embedded(vectors, dict(sorted(rejected.items())), frozenset(truncated), tokens)
 
-    def _call(self, texts: list[str], role: Role) -> Embedded:
+    def _call(self, texts: list[str], role: Role, urgency: Urgency) -> Embedded:
         try:
+            if isinstance(self._embedder, RemoteEmbedder):
+                return self._embedder.embed(texts, role, urgency)
             return self._embedder.embed(texts, role)
         except EmbedPipelineError:
             raise
@@ -134,7 +163,7 @@ class VersionEmbedder:
             self._refuse(kept & too_large, f"a number above {HALF_MAX:.0f}, too large for halfvec")
         if rejected:
             vectors = np.where(kept[:, np.newaxis], vectors, np.float32(0))
-        return Embedded(vectors, rejected, cut - rejected.keys())
+        return Embedded(vectors, rejected, cut - rejected.keys(), answer.tokens)
 
     def _float32(self, vectors: object) -> Vectors:
         try:

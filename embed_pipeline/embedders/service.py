@@ -1,0 +1,49 @@
+"""One provider's embedding endpoint: a request goes out, a reply comes back, and nothing is tried twice here.
+
+A service knows its protocol and its library, and how that library's exceptions are to be told apart (`failures.py`). Packing, limits,
+retries and what is asked again are `remote.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from embed_pipeline.embedders.metering import Headroom
+from embed_pipeline.embedders.models import Limits
+from embed_pipeline.embedders.protocol import Role, Vectors
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a provider answered to one request."""
+
+    vectors: Vectors
+    """float32, one row for each text, in the order of the texts."""
+    tokens: int | None
+    """What the provider counted and bills; None where it does not say."""
+    headroom: Headroom | None = None
+
+
+class Service(Protocol):
+    """One provider with one model. Thread-safe."""
+
+    limits: Limits
+    cuts: bool
+    """Whether the provider itself cuts a text that is too long when it is told to."""
+
+    def request(self, texts: Sequence[str], role: Role, *, cut: bool = False) -> Reply:
+        """Ask once. Raises one of `failures`, or WrongAnswer when the answer is not one row for each text.
+
+        `cut`: the provider shortens what is too long, where `cuts` says that it can.
+        """
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What decides the vectors and is not in the declaration."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
