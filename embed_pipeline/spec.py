@@ -488,6 +488,11 @@ class IndexSpec(Declared):
                 )
         return self
 
+    @property
+    def asks_providers(self) -> bool:
+        """Whether a version's model is a provider's, which may change it behind its name."""
+        return any(version.is_remote for version in self.versions.values())
+
     def source(self) -> DocumentsSpec:
         """The declared documents table, or the one that this package makes itself."""
         if self.documents is not None:
