@@ -19,7 +19,7 @@ from embed_pipeline.embedders.metering import Meter
 from embed_pipeline.embedders.packing import pack
 from embed_pipeline.embedders.protocol import Embedded, Role, Urgency, Vectors
 from embed_pipeline.embedders.service import Reply, Service
-from embed_pipeline.embedders.tokens import Counter, Estimate, Exact, exact_counter, not_a_text
+from embed_pipeline.embedders.tokens import Counter, Estimate, Exact, at_most, exact_counter, not_a_text
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, ProviderRefused, WrongAnswer
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
@@ -119,18 +119,29 @@ class RemoteEmbedder:
         """Whether the text goes to the provider; rejects or cuts it here where that needs no provider."""
         text = work.texts[position]
         reason = not_a_text(text)
-        if reason is None and self._exact is not None and self._max_tokens is not None:
-            count = self._exact.count(text)
-            if count > self._max_tokens:
-                beginning = self._exact.cut(text, self._max_tokens) if self._spec.too_long == "truncate" else ""
-                if not beginning.strip():
-                    reason = f"{count} tokens, the limit is {self._max_tokens}"
-                else:
-                    work.texts[position] = beginning
-                    work.truncated.add(position)
+        if reason is None and self._max_tokens is not None:
+            if self._exact is not None:
+                reason = self._cut_or_reject(work, position, self._exact, self._max_tokens)
+            elif self._service.limits.cuts_silently and at_most(text) > self._max_tokens:
+                reason = (
+                    f"up to {at_most(text)} tokens, the limit is {self._max_tokens}, and {self._spec.provider} would cut it without a word; "
+                    "with tokenizer_path it could be counted"
+                )
         if reason is not None:
             work.rejected[position] = reason
         return reason is None
+
+    def _cut_or_reject(self, work: _Work, position: int, exact: Exact, limit: int) -> str | None:
+        text = work.texts[position]
+        count = exact.count(text)
+        if count <= limit:
+            return None
+        beginning = exact.cut(text, limit) if self._spec.too_long == "truncate" else ""
+        if not beginning.strip():
+            return f"{count} tokens, the limit is {limit}"
+        work.texts[position] = beginning
+        work.truncated.add(position)
+        return None
 
     def _answer(self, work: _Work, positions: Sequence[int]) -> None:
         """Ask for these together, and when they are refused for parts of them, until each has its vector or its reason."""
@@ -155,12 +166,15 @@ class RemoteEmbedder:
                     proven = True
                 if len(part) > 1:
                     middle = len(part) // 2
+                    if isinstance(exc, failures.TooMuch) and exc.texts:
+                        # A server's own setting, which no list of models has: the next packs are smaller.
+                        self._most_texts = min(self._most_texts, middle)
                     todo += [(part[middle:], cut), (part[:middle], cut)]
                     continue
                 refused += 1
                 if len(positions) >= LEAST_TO_JUDGE and refused > len(positions) / 2:
                     raise self._stopped(
-                        f"refuses most of a batch ({refused} of {len(positions)} texts so far)", exc.words, exc.status
+                        f"refuses most of a batch, {refused} of {len(positions)} texts so far", exc.words, exc.status
                     ) from None
                 work.truncated.discard(part[0])
                 work.rejected[part[0]] = f"refused by {self._spec.provider}: {exc.words}"
