@@ -80,6 +80,10 @@ class ProviderRefused(EmbedderError):
     """The provider refuses everything (no access, no credit, no such model, endpoint gone). Its own words are in the message."""
 
 
+class ModelChanged(EmbedderError):
+    """The model behind a version's name is known to be another one than its vectors were made with."""
+
+
 class WrongAnswer(EmbedderError):
     """The embedder answered with something that is not one finite, non-zero vector of the declared size for each text."""
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -18,12 +19,14 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from embed_pipeline.catalog import schema
 from embed_pipeline.postgres import connection, embedded, home
 from tests.articles import app, forget_listeners, holdout, open_docs, second_app  # noqa: F401  (fixtures for every test)
 from tests.campaign.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
 from tests.providers.loopback import provider, provider_process  # noqa: F401  (fixtures for every test)
 
-TEMPLATE = "test_template"
+# A database with the extension alone, and one with the catalog too: to migrate it again for each test took more time than the tests.
+BARE, TEMPLATE = "test_bare", "test_template"
 # Names the home of a server that runs already, for a run of tests that another one starts (tests/protections).
 SHARED_HOME = "EMBED_PIPELINE_TESTS_HOME"
 # Nothing here has to survive a crash of the machine.
@@ -56,29 +59,48 @@ def postgres_server() -> embedded.Server:
 
 @pytest.fixture(scope="session")
 def postgres_admin(postgres_server: embedded.Server) -> Iterator[psycopg.Connection[TupleRow]]:
-    """An autocommit connection to the database `postgres`; the template for the tests' databases exists."""
+    """An autocommit connection to the database `postgres`; the templates for the tests' databases exist."""
     with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as admin:
-        # Workers arrive together: one makes the template, and shows it by its name only when it is whole.
+        # Workers arrive together: one makes the templates, and shows each by its name only when it is whole.
         admin.execute("SELECT pg_advisory_lock(1)")
         if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [TEMPLATE]).fetchone() is None:
-            admin.execute("CREATE DATABASE unfinished_template")
-            with psycopg.connect(postgres_server.url("unfinished_template"), autocommit=True) as template:
-                template.execute("CREATE EXTENSION vector")
-            admin.execute(
-                sql.SQL("ALTER DATABASE unfinished_template RENAME TO {template}").format(template=sql.Identifier(TEMPLATE))
-            )
+            _make_templates(postgres_server, admin)
         admin.execute("SELECT pg_advisory_unlock(1)")
         yield admin
 
 
+def _make_templates(server: embedded.Server, admin: psycopg.Connection[TupleRow]) -> None:
+    admin.execute("CREATE DATABASE unfinished")
+    with psycopg.connect(server.url("unfinished"), autocommit=True) as template:
+        template.execute("CREATE EXTENSION vector")
+    admin.execute(sql.SQL("CREATE DATABASE {bare} TEMPLATE unfinished").format(bare=sql.Identifier(BARE)))
+    url = server.url("unfinished")
+    with connection.connect(url, autocommit=True) as template:
+        schema.ensure(template, url)
+    admin.execute(sql.SQL("ALTER DATABASE unfinished RENAME TO {template}").format(template=sql.Identifier(TEMPLATE)))
+
+
 @pytest.fixture
 def database_url(postgres_server: embedded.Server, postgres_admin: psycopg.Connection[TupleRow]) -> Iterator[str]:
-    """The URL of a database of this test's own, with the extension `vector`, dropped afterwards."""
+    """The URL of a database of this test's own, with the extension `vector` and an empty catalog, dropped afterwards."""
+    with _database(postgres_server, postgres_admin, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def bare_database_url(postgres_server: embedded.Server, postgres_admin: psycopg.Connection[TupleRow]) -> Iterator[str]:
+    """The same without a catalog: for what happens on the very first use."""
+    with _database(postgres_server, postgres_admin, BARE) as url:
+        yield url
+
+
+@contextmanager
+def _database(server: embedded.Server, admin: psycopg.Connection[TupleRow], template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
-    names = {"name": sql.Identifier(name), "template": sql.Identifier(TEMPLATE)}
-    postgres_admin.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log").format(**names))
-    yield postgres_server.url(name)
-    postgres_admin.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
+    names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+    admin.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log").format(**names))
+    yield server.url(name)
+    admin.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
 
 
 @pytest.fixture

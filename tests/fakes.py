@@ -31,8 +31,10 @@ class FakeEmbedder:
     """What the fakes share: failing on demand, and counting texts across processes.
 
     `fail_on`: a text that holds it is rejected. `raise_on`: a batch with a text that holds it raises RuntimeError.
-    `mended`: once this file exists, `raise_on` raises no more. `raise_while`: every batch raises, uncounted, while this file exists.
+    `mended`: once this file exists, `raise_on` raises and `fail_on` rejects no more. `raise_while`: every batch raises, uncounted, while this
+    file exists.
     `wait_while`: every batch, once counted, waits while this file exists.
+    `turned`: while this file exists, it is another model behind the same name.
     `calls_file`: every text asked for is appended to it as one line, by whichever process, also when the batch raises.
     """
 
@@ -48,15 +50,21 @@ class FakeEmbedder:
         raise_while: str | None = None,
         wait_while: str | None = None,
         calls_file: str | None = None,
+        turned: str | None = None,
     ) -> None:
         self.dimensions = dimensions
-        self.salt = salt
+        self._salt = salt
+        self.turned = turned
         self.fail_on = fail_on
         self.raise_on = raise_on
         self.mended = mended
         self.raise_while = raise_while
         self.wait_while = wait_while
         self.calls_file = calls_file
+
+    @property
+    def salt(self) -> str:
+        return f"{self._salt} turned" if self.turned is not None and Path(self.turned).exists() else self._salt
 
     def vector(self, text: str) -> Vectors:
         raise NotImplementedError
@@ -74,7 +82,7 @@ class FakeEmbedder:
         vectors = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         rejected = {}
         for position, text in enumerate(texts):
-            if self.fail_on is not None and self.fail_on in text:
+            if self.fail_on is not None and not mended and self.fail_on in text:
                 rejected[position] = f"told to fail on {self.fail_on!r}"
             else:
                 vectors[position] = self.vector(text)

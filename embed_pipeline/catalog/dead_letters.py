@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 
@@ -14,6 +15,8 @@ from embed_pipeline.catalog.versions import queries
 class DeadLetter:
     doc_id: str
     reason: str
+    source_hash: bytes
+    since: datetime
 
 
 def add(conn: psycopg.Connection, index: str, version: str, letters: Mapping[str, tuple[bytes, str]]) -> None:
@@ -37,7 +40,12 @@ def forget(conn: psycopg.Connection, index: str, version: str, doc_ids: Sequence
 
 def first(conn: psycopg.Connection, index: str, version: str, limit: int = 3) -> list[DeadLetter]:
     values = {"index": index, "version": version, "limit": limit}
-    return [DeadLetter(doc_id, reason) for doc_id, reason, _ in conn.execute(queries("dead_letters"), values)]
+    return [DeadLetter(*row) for row in conn.execute(queries("dead_letters"), values)]
+
+
+def requeue(conn: psycopg.Connection, index: str, version: str) -> int:
+    """Turn the version's letters into queued changes, in one statement; returns how many."""
+    return conn.execute(queries("requeue_dead_letters"), {"index": index, "version": version}).rowcount
 
 
 def count(conn: psycopg.Connection, index: str, version: str) -> int:

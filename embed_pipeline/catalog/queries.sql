@@ -131,7 +131,7 @@ DELETE FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND versio
 SELECT embed_pipeline.note_read(%(index)s, %(version)s)
 
 -- name: dead_letters
-SELECT doc_id, reason, created_at FROM embed_pipeline.dead_letters
+SELECT doc_id, reason, source_hash, created_at FROM embed_pipeline.dead_letters
 WHERE index_name = %(index)s AND version = %(version)s ORDER BY doc_id LIMIT %(limit)s
 
 -- name: count_dead_letters
@@ -148,3 +148,13 @@ DO UPDATE SET source_hash = excluded.source_hash, reason = excluded.reason, crea
 -- name: forget_dead_letters
 DELETE FROM embed_pipeline.dead_letters
 WHERE index_name = %(index)s AND version = %(version)s AND (%(doc_ids)s::text[] IS NULL OR doc_id = ANY (%(doc_ids)s::text[]))
+
+-- name: requeue_dead_letters
+WITH chosen AS (
+    SELECT doc_id FROM embed_pipeline.dead_letters
+    WHERE index_name = %(index)s AND version = %(version)s ORDER BY doc_id FOR UPDATE
+), taken AS (
+    DELETE FROM embed_pipeline.dead_letters l USING chosen
+    WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = chosen.doc_id RETURNING l.doc_id
+)
+INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id) SELECT %(index)s, %(version)s, taken.doc_id FROM taken

@@ -9,7 +9,7 @@ from psycopg import errors
 
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
 
-HEAD = "0004"
+HEAD = "0007"
 
 
 def current_revision(conn: psycopg.Connection) -> str | None:

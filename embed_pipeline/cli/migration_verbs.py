@@ -181,7 +181,7 @@ def _backfill_summary(
         "truncated": sum(each.truncated for each in reports),
         "stored": stored,
         "dead_letters": dead,
-        "first_dead_letters": [as_values(letter) for letter in letters],
+        "first_dead_letters": [{"doc_id": letter.doc_id, "reason": letter.reason} for letter in letters],
         "ann_index": None if ann is None else as_values(ann),
         "seconds": seconds,
         "next": next_command,

@@ -12,7 +12,7 @@ from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.names import Names, op_name
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
-from embed_pipeline.migrate import adopt, cutover, retire
+from embed_pipeline.migrate import adopt, cutover, dead_letters, retire
 from embed_pipeline.migrate.look import catalog_connection
 from embed_pipeline.spec import IndexSpec
 
@@ -36,6 +36,12 @@ class RetireConfig(dg.Config):
     reason: str = ""
 
 
+class RetryConfig(dg.Config):
+    """Whose dead letters: of one version, or of every live one."""
+
+    version: str | None = None
+
+
 def build_jobs(spec: IndexSpec) -> list[Job]:
     """Every job of the index."""
     jobs: list[Job] = []
@@ -43,7 +49,8 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
         jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
     control_jobs = [rollback_job(spec), pause_job(spec), resume_job(spec), abort_job(spec)]
     adoption = [adopt_job(spec)] if spec.store.adopted() else []
-    return [*jobs, *adoption, dual_write_job(spec), compare_job(spec), *control_jobs]
+    asked = [model_check_job(spec)] if spec.asks_providers else []
+    return [*jobs, *adoption, dual_write_job(spec), compare_job(spec), *asked, retry_job(spec), *control_jobs]
 
 
 def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
@@ -103,6 +110,17 @@ def compare_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
     )
 
 
+def model_check_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
+    """What the schedule of the model check requests."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.model_check_job,
+        selection=dg.AssetSelection.assets(names.model_check),
+        description=f"Ask the models of {spec.name} for a few kept texts again, and say which one has changed.",
+        executor_def=dg.in_process_executor,
+    )
+
+
 def adopt_job(spec: IndexSpec) -> dg.JobDefinition:
     """Make the vectors that were there before a version. Registers it, so it is launched before anything else of the index."""
     names = Names(spec.name)
@@ -118,6 +136,19 @@ def adopt_job(spec: IndexSpec) -> dg.JobDefinition:
     return _one_op_job(
         names.adopt_job, take_in, f"Make the vectors that were there before a version of {spec.name}; nothing is embedded again."
     )
+
+
+def retry_job(spec: IndexSpec) -> dg.JobDefinition:
+    """Have the documents that were set aside tried again: the sensor requests the dual-write that does it."""
+    names = Names(spec.name)
+
+    @dg.op(name=f"{names.retry_job}_op", out=dg.Out(dg.Nothing))
+    def queue_again(context: dg.OpExecutionContext, config: RetryConfig) -> None:
+        with working_on(spec, register_new=False) as index:
+            queued = dead_letters.retry(index, config.version)
+        context.add_output_metadata({f"{version} queued": number for version, number in queued.items()})
+
+    return _one_op_job(names.retry_job, queue_again, f"Queue the documents of {spec.name} that have no vector for another try.")
 
 
 def rollback_job(spec: IndexSpec) -> dg.JobDefinition:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from embed_pipeline.embedders.packaged import resolve, sha256_of, verify
 from embed_pipeline.embedders.protocol import Embedded, Role, Vectors
+from embed_pipeline.embedders.tokens import not_a_text, open_tokenizer
 from embed_pipeline.errors import ConfigurationError, EmbedderError
 from embed_pipeline.spec import VersionSpec
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Encoding
 
 THREADS_VARIABLE = "EMBED_PIPELINE_ONNX_THREADS"
 
@@ -58,8 +59,8 @@ class OnnxEmbedder:
             if weights.is_file():
                 self._identity["weights"] = sha256_of(weights)
         # Two tokenizers, because truncation is a setting of the object and threads share it.
-        self._tokenizer = _open_tokenizer(tokenizer)
-        self._cutter = _open_tokenizer(tokenizer)
+        self._tokenizer = open_tokenizer(str(tokenizer))
+        self._cutter = open_tokenizer(str(tokenizer))
         self._cutter.enable_truncation(max_length=spec.max_tokens)
         self._session: Any = _open_session(model)
         self._inputs = {entry.name for entry in self._session.get_inputs()}
@@ -72,7 +73,7 @@ class OnnxEmbedder:
         Rejected: an empty text, one without any token, and with `too_long: reject` one of more than max_tokens tokens,
         special tokens counted. Raises EmbedderError when the model itself fails, or after `close`.
         """
-        rejected = {n: reason for n, text in enumerate(texts) if (reason := _not_a_text(text)) is not None}
+        rejected = {n: reason for n, text in enumerate(texts) if (reason := not_a_text(text)) is not None}
         asked = [n for n in range(len(texts)) if n not in rejected]
         encoded: dict[int, Encoding] = {}
         truncated: set[int] = set()
@@ -162,16 +163,6 @@ class OnnxEmbedder:
             ) from exc
 
 
-def _not_a_text(text: str) -> str | None:
-    if not text.strip():
-        return "empty text"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "the text holds half of a surrogate pair, which is no character"
-    return None
-
-
 def _runs(lengths: Mapping[int, int]) -> Iterator[list[int]]:
     """The positions in groups of similar length, shortest first: padding costs as much as text does."""
     group: list[int] = []
@@ -185,29 +176,14 @@ def _runs(lengths: Mapping[int, int]) -> Iterator[list[int]]:
         yield group
 
 
-def _open_tokenizer(path: Path) -> Tokenizer:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as exc:
-        raise _not_installed("tokenizers") from exc
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as exc:  # tokenizers raises a bare Exception
-        raise ConfigurationError(
-            f"The file {path} is no tokenizer: {_first_line(exc)}",
-            next_step="Point tokenizer_path at the model's tokenizer.json.",
-        ) from exc
-    # Files often carry the settings of their training; lengths must be true ones here, and padding is made above.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _open_session(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as exc:
-        raise _not_installed("onnxruntime") from exc
+        raise ConfigurationError(
+            "Provider onnx needs the library onnxruntime, which is not installed.",
+            next_step="Run: pip install 'embed-pipeline[onnx]'",
+        ) from exc
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads()
     options.log_severity_level = 3  # errors; its warnings are about graph optimisation
@@ -227,13 +203,6 @@ def _threads() -> int:
     if not value.isdecimal() or int(value) < 1:
         raise ConfigurationError(f"{THREADS_VARIABLE} must be a number of threads from 1 up, not {value!r}.")
     return int(value)
-
-
-def _not_installed(library: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"Provider onnx needs the library {library}, which is not installed.",
-        next_step="Run: pip install 'embed-pipeline[onnx]'",
-    )
 
 
 def _first_line(exc: Exception) -> str:

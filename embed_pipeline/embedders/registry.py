@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embed_pipeline.embedders.custom import load_custom
+from embed_pipeline.embedders.keys import find_key
 from embed_pipeline.embedders.metering import Meter, Unmetered
 from embed_pipeline.embedders.onnx import OnnxEmbedder
 from embed_pipeline.embedders.protocol import Embedder
@@ -32,5 +33,19 @@ def open_embedder(spec: VersionSpec, account: AccountSpec | None = None, meter: 
 
 
 def open_service(spec: VersionSpec, account: AccountSpec) -> Service:
-    """The endpoint of a provider that is asked over the network. Its library is imported here: each takes a second or two."""
-    raise NotImplementedError
+    """The endpoint of a provider that is asked over the network, with its key.
+
+    Its library is imported here and not before: each takes a second or two. Raises ConfigurationError when there is no key.
+    """
+    key = find_key(spec, account)
+    if spec.provider == "openai":
+        from embed_pipeline.embedders.openai import OpenAIService
+
+        return OpenAIService(spec, account, key)
+    if spec.provider == "cohere":
+        from embed_pipeline.embedders.cohere import CohereService
+
+        return CohereService(spec, account, key)
+    from embed_pipeline.embedders.voyage import VoyageService
+
+    return VoyageService(spec, account, key)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from embed_pipeline.embedders.metering import Headroom
-from embed_pipeline.embedders.models import Limits
+from embed_pipeline.embedders.models import Limits, known
 from embed_pipeline.embedders.protocol import Role, Vectors
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.spec import VersionSpec
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,22 @@ class Service(Protocol):
     def close(self) -> None:
         """Close the connections."""
         ...
+
+
+def asked_dimensions(spec: VersionSpec) -> int | None:
+    """The number of dimensions that a request names; None: none, and the model answers with what it has.
+
+    Raises ConfigurationError when a known model has no vectors of the declared number. `send_dimensions` goes first.
+    """
+    if spec.send_dimensions is not None:
+        return spec.dimensions if spec.send_dimensions else None
+    model = known(spec.provider, spec.model_name)
+    if model is None or spec.dimensions == model.dimensions:
+        return None
+    if not model.answers(spec.dimensions):
+        has = f"{model.dimensions} or fewer" if model.shorter == () else ", ".join(map(str, model.shorter or (model.dimensions,)))
+        raise ConfigurationError(
+            f"The model {spec.model_name} of {spec.provider} has vectors of {has} dimensions, not {spec.dimensions}.",
+            next_step="Correct `dimensions`, or declare send_dimensions when the server behind base_url has another model of that name.",
+        )
+    return spec.dimensions

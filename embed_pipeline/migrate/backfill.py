@@ -18,6 +18,7 @@ from embed_pipeline.catalog.versions import Partition, Version
 from embed_pipeline.documents import capture, ranges
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import IllegalTransition, Stopped
+from embed_pipeline.migrate import model_check
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.in_flight import Answered, InFlight
@@ -149,6 +150,7 @@ def _fill(
     store = index.store(version)
     embedder = index.embedder_of(version)
     held: list[MissingDocument] = []
+    reading.repeat(lambda conn: model_check.prepare(conn, index, version))
     with Line(index, reading.waiting) as writing:
         for attempt in range(LOCKED_TRIES):
             again = attempt > 0
@@ -214,6 +216,7 @@ def _pass(
     with InFlight(embedder.spec.calls_in_flight, lambda: limits.size, write) as in_flight:
         for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
             reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
+            reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))
             progress.waiting = ""
             in_flight.submit(partial(_embed, embedder, documents, limits))
     return in_flight.left

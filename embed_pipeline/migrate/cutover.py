@@ -18,9 +18,9 @@ from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Flip, Move
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
-from embed_pipeline.errors import ChangesOvertook, CutoverRefused
+from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import dual_write, readers, verify
+from embed_pipeline.migrate import dual_write, model_check, readers, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.signals import signal
@@ -60,6 +60,7 @@ def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
                 next_step=f"Run: embed-pipeline backfill {index.name} {name}",
             )
         _require_ann_index(conn, index, version)
+        _refuse_changed_model(conn, index, version)
         passing = require_evidence(conn, index, version)
         return _move(conn, index, version, "cutover", passing.id, reason)
 
@@ -90,6 +91,14 @@ def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Versio
     if stale is not None:
         raise CutoverRefused(f"The evidence for {version.name} of {index.name} is stale: {stale}.", next_step=mend)
     return found
+
+
+def _refuse_changed_model(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    """Its queries would be embedded with another model than its documents."""
+    try:
+        model_check.require_same_model(conn, index, version)
+    except ModelChanged as changed:
+        raise CutoverRefused(changed.message, next_step=changed.next_step) from None
 
 
 def _move(

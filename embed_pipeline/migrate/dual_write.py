@@ -25,6 +25,7 @@ from embed_pipeline.documents.queue import Claim
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, StoreUnavailable, VersionRetired
+from embed_pipeline.migrate import model_check
 from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
@@ -178,11 +179,14 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     if not todo:
         return settled
     embedder = index.embedder_of(version)
+    # After what needs no model: also where nothing may be embedded, a document that is gone is not found again.
+    if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
+        _and_hold(line, claim, lambda: model_check.take_first_sample(index, version))
     urgency = Urgency.SERVING if version.state == "active" else Urgency.LIVE
     asked = [partial(embed_batch, embedder, part, urgency) for part in _parts(embedder, todo)]
     done = set(settled)
     problem: BaseException | None = None
-    for embedding in _embed_and_hold(line, asked, embedder.spec.calls_in_flight, claim):
+    for embedding in _and_hold(line, claim, lambda: _ask_all(asked, embedder.spec.calls_in_flight)):
         try:
             batch, letters, _ = embedding.result()
             done |= _write(line, store, claim, batch, letters, result)
@@ -216,14 +220,20 @@ def _parts(embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]]) -> lis
     return packs(embedder, todo) if embedder.is_remote else [next(portions(embedder, todo))]
 
 
-def _embed_and_hold(line: Line, asked: Sequence[Callable[[], T]], calls: int, claim: Claim) -> list[Future[T]]:
-    """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
-    other for ever, and pay each time. Returns when all are answered or have failed."""
+def _ask_all(asked: Sequence[Callable[[], T]], calls: int) -> list[Future[T]]:
+    """All of them, so many at once; each has its answer or its error when this returns."""
     with ThreadPoolExecutor(min(len(asked), calls)) as pool:
-        embedding = [pool.submit(each) for each in asked]
-        while wait(embedding, timeout=LEASE_SECONDS / 3).not_done:
+        return [pool.submit(each) for each in asked]
+
+
+def _and_hold(line: Line, claim: Claim, embed: Callable[[], T]) -> T:
+    """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
+    other for ever, and pay each time."""
+    with ThreadPoolExecutor(1) as pool:
+        embedding = pool.submit(embed)
+        while not wait([embedding], timeout=LEASE_SECONDS / 3).done:
             line.repeat(lambda conn: queue.renew(conn, claim, LEASE_SECONDS))
-        return embedding
+        return embedding.result()
 
 
 def _release(line: Line, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:

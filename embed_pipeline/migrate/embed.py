@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.embedders.chunker import Chunker, Passage
+from embed_pipeline.embedders.chunker import Passage
 from embed_pipeline.embedders.protocol import Embedded, Urgency
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
@@ -28,7 +28,7 @@ def embed_batch(
     of what it says, and nothing would tell.
     """
     if embedder.chunker is not None:
-        return _embed_chunked(embedder, embedder.chunker, documents, urgency)
+        return _embed_chunked(embedder, documents, urgency)
     answer = embedder.embed_documents([text for _, text, _ in documents], urgency)
     kept = [n for n in range(len(documents)) if n not in answer.rejected]
     batch = EmbeddedBatch(
@@ -42,10 +42,9 @@ def embed_batch(
 
 
 def _embed_chunked(
-    embedder: VersionEmbedder, chunker: Chunker, documents: Sequence[tuple[str, str, bytes]], urgency: Urgency
+    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]], urgency: Urgency
 ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
-    # A blank text goes to the embedder whole and is rejected there, in the words that it has for it.
-    split = [chunker.passages(text) or [Passage(0, len(text))] for _, text, _ in documents]
+    split = [embedder.passages(text) for _, text, _ in documents]
     signal("embed.split")
     answer = embedder.embed_documents(
         [text[start:end] for (_, text, _), passages in zip(documents, split, strict=True) for start, end in passages], urgency
@@ -89,14 +88,14 @@ def portions(embedder: VersionEmbedder, documents: Sequence[D]) -> Iterator[list
 
     Without a chunker it is one portion, since a document is one vector.
     """
-    chunker = embedder.spec.chunker
-    if chunker is None:
+    characters = embedder.passage_characters
+    if characters is None:
         yield list(documents)
         return
     portion: list[D] = []
     held = 0
     for document in documents:
-        chunks = 1 + len(document[1]) // (chunker.size - chunker.overlap)
+        chunks = 1 + len(document[1]) // characters
         if portion and held + chunks > MOST_CHUNKS:
             yield portion
             portion, held = [], 0

@@ -63,13 +63,6 @@ def sentence(problem: psycopg.Error) -> DatabaseUnavailable | None:
             f"PostgreSQL has no disk space left: {said}.",
             next_step="Everything that was committed is kept; make room on the server and run the same command again.",
         )
-    if isinstance(problem, errors.QueryCanceled) and (problem.diag.context or "").startswith("COPY "):
-        # Not a timeout of the role: for its COPY a write sets one of ours (`end_when_copy_is_frozen`).
-        return DatabaseUnavailable(
-            f"PostgreSQL undid a write whose COPY was not done within {connection.FROZEN_MS / 1000:g} s: "
-            "this process was stopped for longer than that, or the server is very slow.",
-            next_step="Everything that was committed is kept, and what was undone comes round again; run the same command again.",
-        )
     if isinstance(problem, errors.QueryCanceled):
         mend = "raise statement_timeout for this role, and " if "statement timeout" in said else ""
         return DatabaseUnavailable(

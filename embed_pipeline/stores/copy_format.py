@@ -18,8 +18,8 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 TRAILER = struct.pack("!h", -1)
 
 
-def rows(batch: EmbeddedBatch, wanted: set[str], *, half: bool) -> Iterator[bytes | memoryview]:
-    """The COPY stream of (doc_id text, chunk int4, embedding) for the documents in `wanted`, in pieces to write one after another.
+def rows(batch: EmbeddedBatch, *, half: bool) -> Iterator[bytes | memoryview]:
+    """The COPY stream of (doc_id text, chunk int4, embedding) of the batch, in pieces to write one after another.
 
     A batch with offsets has two columns more: passage_start and passage_end, int4.
     """
@@ -32,11 +32,11 @@ def rows(batch: EmbeddedBatch, wanted: set[str], *, half: bool) -> Iterator[byte
     ordinals = np.arange(len(owners)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
     keys = [doc_id.encode() for doc_id in batch.doc_ids]
     # Rows with keys of one length are one rectangle of bytes; the order of rows is free.
-    lengths = np.array([len(key) if doc_id in wanted else -1 for key, doc_id in zip(keys, batch.doc_ids, strict=True)])
+    lengths = np.array([len(key) for key in keys])
     passages = np.empty((len(owners), 0), dtype=np.uint8) if batch.offsets is None else _int4_columns(batch.offsets)
     columns = 3 if batch.offsets is None else 5
     yield SIGNATURE
-    for length in sorted({int(each) for each in lengths} - {-1}):
+    for length in sorted({int(each) for each in lengths}):
         numbers = np.flatnonzero(lengths[owners] == length)
         together = b"".join([keys[owner] for owner in owners[numbers]])
         row = 6 + length + 8 + len(head) + width + passages.shape[1]

@@ -20,7 +20,6 @@ from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError, VersionRetired
-from embed_pipeline.postgres import connection
 from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -34,6 +33,8 @@ OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 
 # How long a worker waits for another worker's uncommitted row before it lets go of everything and comes round again.
 LOCK_WAIT_MS = 2_000
+# The same of a backfill that has copied vectors already: it does the batch in another way then.
+COPIED_WAIT_MS = 200
 
 NO_VECTORS: Vectors = np.empty((0, 0), dtype=np.float32)
 
@@ -153,12 +154,9 @@ class PgvectorStore:
     def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         if not len(batch):
             return set()
-        with self._writing(conn):
-            conn.execute(ledger("by_key"))
-            written = set(batch.doc_ids) if self._insert_all(conn, batch) else self._insert_rows(conn, batch)
-            signal("insert_new.inserted")
-            self._copy(conn, batch, written)
-            signal("insert_new.copied")
+        written = self._insert_copied(conn, batch)
+        if written is None:
+            written = self._insert_by_rows(conn, batch)
         signal("store.committed")
         return written
 
@@ -175,8 +173,8 @@ class PgvectorStore:
             signal("replace.deleted")
             done = self._take_rows(conn, _only(batch, set(mine)))
             signal("replace.inserted")
-            self._copy(conn, batch, done)
-            signal("replace.copied")
+            self._insert_vectors(conn, batch, done)
+            signal("replace.written")
             dead_letters.forget(conn, self.version.index, self.version.name, sorted(done))
             queue.acknowledge(conn, claim, sorted(done))
         signal("store.committed")
@@ -213,8 +211,7 @@ class PgvectorStore:
             gone = [doc_id for doc_id in mine if doc_id not in current]
             if gone:
                 query = queries("delete_gone", **self._tables, **self._key_parts())
-                removed = [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": gone})]
-                conn.execute(queries("delete_vectors", version_vectors=self.version.vectors_table), {"doc_ids": removed})
+                self._delete_vectors(conn, [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": gone})])
                 # A row that is still there is locked by somebody, or the document came back: look again next time.
                 left = self._stored_hashes(conn, gone)
                 gone = [doc_id for doc_id in gone if doc_id not in left]
@@ -241,6 +238,39 @@ class PgvectorStore:
                 f"Version {self.version.name} of {self.version.index} was retired meanwhile; nothing more is written to it.",
                 next_step=f"Run: embed-pipeline status {self.version.index}",
             ) from gone
+
+    def _insert_copied(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str] | None:
+        """Copy the vectors, then insert the documents' rows; None, with nothing done, when another worker is at one of them.
+
+        The vectors come first, while nothing is held that an application could wait for: PostgreSQL looks at no timeout while a COPY
+        waits for its rows, so nobody would throw out a worker that freezes there.
+        """
+        try:
+            with self._writing(conn):
+                # A dual-write takes the row first and the vectors then: who waits for it here might be waited for.
+                conn.execute(queries("wait_briefly"), {"milliseconds": str(COPIED_WAIT_MS)})
+                self._copy(conn, batch)
+                signal("insert_new.copied")
+                conn.execute(ledger("by_key"))
+                written = set(batch.doc_ids) if self._insert_all(conn, batch) else self._insert_rows(conn, batch)
+                signal("insert_new.inserted")
+                if len(written) < len(batch):
+                    # Changed, gone or held meanwhile: their vectors go again, before anybody has seen them.
+                    self._delete_vectors(conn, [doc_id for doc_id in batch.doc_ids if doc_id not in written])
+                signal("insert_new.written")
+        except (psycopg.errors.UniqueViolation, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            return None
+        return written
+
+    def _insert_by_rows(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
+        """The rows first and the vectors then, as a dual-write does it: slower, and whoever was first is waited for."""
+        with self._writing(conn):
+            conn.execute(ledger("by_key"))
+            written = self._insert_rows(conn, batch)
+            signal("insert_new.inserted")
+            self._insert_vectors(conn, batch, written)
+            signal("insert_new.written")
+        return written
 
     def _insert_all(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> bool:
         """All of the batch, or nothing and False: nearly always nobody was there first, and not expecting it is a quarter faster."""
@@ -283,19 +313,28 @@ class PgvectorStore:
 
     def _delete(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> None:
         query = queries("delete_rows", version_documents=self.version.documents_table)
-        removed = [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": list(doc_ids)})]
-        conn.execute(queries("delete_vectors", version_vectors=self.version.vectors_table), {"doc_ids": removed})
+        self._delete_vectors(conn, [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": list(doc_ids)})])
 
-    def _copy(self, conn: psycopg.Connection, batch: EmbeddedBatch, wanted: set[str]) -> None:
-        if not wanted:
-            return
-        conn.execute(queries("end_when_copy_is_frozen"), {"milliseconds": str(connection.FROZEN_MS)})
+    def _delete_vectors(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> None:
+        conn.execute(queries("delete_vectors", version_vectors=self.version.vectors_table), {"doc_ids": list(doc_ids)})
+
+    def _copy(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> None:
         name = "copy_vectors" if batch.offsets is None else "copy_passages"
         statement = queries(name, version_vectors=self.version.vectors_table)
         with conn.cursor() as cursor, cursor.copy(statement) as copy:
-            for piece in copy_format.rows(batch, wanted, half=self.version.precision == "halfvec"):
+            for piece in copy_format.rows(batch, half=self.version.precision == "halfvec"):
                 copy.write(piece)
                 signal("store.copying")
+
+    def _insert_vectors(self, conn: psycopg.Connection, batch: EmbeddedBatch, wanted: set[str]) -> None:
+        """Vectors of `wanted`, whose document rows are this transaction's. In one message: whoever freezes in it is thrown out."""
+        chosen = _only(batch, wanted)
+        if not len(chosen):
+            return
+        query = queries(
+            "insert_vectors", version_vectors=self.version.vectors_table, vector_type=sql.Identifier(self.version.precision)
+        )
+        conn.execute(query, _columns(chosen, half=self.version.precision == "halfvec"))
 
     def _stored_hashes(self, conn: psycopg.Connection, doc_ids: list[str]) -> dict[str, bytes]:
         query = queries("stored_hashes", version_documents=self.version.documents_table)
@@ -399,11 +438,30 @@ def _equal(where: Mapping[str, Any], values: dict[str, Any]) -> sql.Composable:
     return sql.SQL(" AND ").join(conditions)
 
 
+def _columns(batch: EmbeddedBatch, *, half: bool) -> dict[str, list[Any]]:
+    """One list for each column of the vectors table, a row for each vector."""
+    offsets = [(None, None)] * len(batch.vectors) if batch.offsets is None else batch.offsets.tolist()
+    return {
+        "doc_ids": [doc_id for doc_id, chunks in zip(batch.doc_ids, batch.chunks, strict=True) for _ in range(chunks)],
+        "chunks": [chunk for chunks in batch.chunks for chunk in range(chunks)],
+        "embeddings": [HalfVector(row) for row in batch.vectors] if half else list(batch.vectors),
+        "starts": [start for start, _ in offsets],
+        "ends": [end for _, end in offsets],
+    }
+
+
 def _only(batch: EmbeddedBatch, wanted: set[str]) -> EmbeddedBatch:
-    """The rows of `batch` for `wanted`, without their vectors: those are copied later, from the whole batch."""
+    """The documents of `batch` in `wanted`, with their vectors."""
+    if len(wanted) == len(batch):
+        return batch
     kept = [n for n, doc_id in enumerate(batch.doc_ids) if doc_id in wanted]
+    rows = np.isin(np.repeat(np.arange(len(batch)), batch.chunks), kept)
     return EmbeddedBatch(
-        [batch.doc_ids[n] for n in kept], [batch.hashes[n] for n in kept], [batch.chunks[n] for n in kept], batch.vectors
+        [batch.doc_ids[n] for n in kept],
+        [batch.hashes[n] for n in kept],
+        [batch.chunks[n] for n in kept],
+        batch.vectors[rows],
+        None if batch.offsets is None else batch.offsets[rows],
     )
 
 

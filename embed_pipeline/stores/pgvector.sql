@@ -67,11 +67,6 @@ FROM unnest(%(doc_ids)b::text[], %(hashes)b::bytea[], %(chunks)b::integer[]) AS 
 ON CONFLICT (doc_id) DO NOTHING
 RETURNING doc_id
 
--- name: end_when_copy_is_frozen
--- During a COPY the session is not idle. PostgreSQL looks at this timeout only when the next rows come: a worker that wakes too late
--- finds its write undone, and until then its locks stay.
-SELECT set_config('statement_timeout', %(milliseconds)s, true)
-
 -- name: wait_briefly
 -- From here on locks are held. Who is waited for is another worker, never the application.
 SELECT set_config('lock_timeout', %(milliseconds)s, true)
@@ -81,6 +76,10 @@ COPY {version_vectors} (doc_id, chunk, embedding) FROM STDIN (FORMAT BINARY)
 
 -- name: copy_passages
 COPY {version_vectors} (doc_id, chunk, embedding, passage_start, passage_end) FROM STDIN (FORMAT BINARY)
+
+-- name: insert_vectors
+INSERT INTO {version_vectors} (doc_id, chunk, embedding, passage_start, passage_end)
+SELECT * FROM unnest(%(doc_ids)b::text[], %(chunks)b::integer[], %(embeddings)b::{vector_type}[], %(starts)b::integer[], %(ends)b::integer[])
 
 -- name: lock_current
 SELECT w.doc_id

@@ -20,13 +20,20 @@ from tests.campaign.workers import LEASE_SECONDS, Strike
 # Where a worker of a step can be struck exactly. Other steps, and every second strike, are struck after a random time.
 MOMENTS = {
     "register": ["register.cut", "register.locked"],
-    "backfill": ["backfill.read", "backfill.embedded", "store.copying", "insert_new.copied", "store.committed"],
+    "backfill": [
+        "backfill.read",
+        "backfill.embedded",
+        "store.copying",
+        "insert_new.copied",
+        "insert_new.written",
+        "store.committed",
+    ],
     "sync": [
         "dual_write.claimed",
         "dual_write.read",
         "dual_write.embedded",
         "replace.locked",
-        "replace.copied",
+        "replace.written",
         "store.committed",
     ],
     "ann_index": ["hnsw.building"],

@@ -48,6 +48,7 @@ CAUGHT: dict[str, tuple[str, str]] = {
     "update_trigger_with_a_column_list": (KILL, "Coverage of docs"),
     "truncate_leaves_dead_letters": (TRUNCATE, "has a dead letter that is stale, and nothing is queued"),
     "interrupted_retire_stays_interrupted": (KILL, "is retired already"),
+    "a_dual_write_at_the_same_document_is_the_end": (ROLLBACK, "deadlock detected|lock timeout"),
     "settled_beside_an_old_dead_letter": (KILL, "has a dead letter beside its vectors"),
 }
 
@@ -85,6 +86,7 @@ NOT_SEEN: dict[str, str] = {
 NOT_RUN: dict[str, str] = {
     "lease_is_not_looked_at": "who writes late writes the current text, and acknowledges what it wrote",
     "settled_without_the_lease": "needs three parties in one order",
+    "vectors_of_lost_documents_stay": "the oracle should see orphans",
     "backfill_overwrites_what_was_there_first": "what it writes over the vector is the same vector",
     "backfill_reads_everything_again": "the count of calls after a kill should see it",
     "invalid_ann_index_is_kept": "a cut in the middle of a build should leave one",
@@ -104,6 +106,7 @@ NOT_RUN: dict[str, str] = {
 
 # The campaign has no part in it.
 LEFT_OUT: dict[str, str] = {
+    "copy_under_the_locks_of_the_documents": "it freezes workers for about a second, and no DELETE may meet one in its COPY",
     "lock_without_timeout": "its load has no transaction of many seconds that a lock request could queue behind",
     "no_trigger_for_replicated_changes": "its load is not replicated",
     "statement_triggers_on_a_partitioned_table": "its documents table is not partitioned",

@@ -34,8 +34,9 @@ LEASE_SECONDS = 0.7
 # All moments but those that come for each row of a COPY, or while nobody works.
 PRESSED = (
     *("dual_write.claimed", "dual_write.read", "dual_write.embedded", "settle.locked", "reject.locked", "embed.split"),
-    *("replace.locked", "replace.deleted", "replace.inserted", "replace.copied", "store.committed"),
-    *("backfill.read", "backfill.embedded", "backfill.revisiting", "insert_new.inserted", "insert_new.copied", "capture.canary"),
+    *("replace.locked", "replace.deleted", "replace.inserted", "replace.written", "store.committed"),
+    *("backfill.read", "backfill.embedded", "backfill.revisiting", "capture.canary"),
+    *("insert_new.copied", "insert_new.inserted", "insert_new.written"),
     *("register.cut", "register.locked", "hnsw.building", "retire.detached"),
     *("cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"),
 )

@@ -26,13 +26,13 @@ OLD_DOCUMENTS = (
 
 
 @pytest.fixture
-def old(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+def old(bare_database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A catalog at revision 0002 with a live version v1, a retired one v0 whose tables are gone, and one vector."""
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    with psycopg.connect(bare_database_url, autocommit=True) as conn:
         conn.execute("CREATE SCHEMA embed_pipeline")
         config = Config()
         config.set_main_option("script_location", str(Path(schema.__file__).with_name("migrations")))
-        engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url))
+        engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(bare_database_url))
         with engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "0002")
@@ -52,8 +52,8 @@ def old(database_url: str) -> Iterator[psycopg.Connection[Any]]:
         yield conn
 
 
-def test_live_versions_get_the_columns_and_stay_searchable(old: psycopg.Connection[Any], database_url: str) -> None:
-    schema.ensure(old, database_url)
+def test_live_versions_get_the_columns_and_stay_searchable(old: psycopg.Connection[Any], bare_database_url: str) -> None:
+    schema.ensure(old, bare_database_url)
     assert old.execute("SELECT passage_start, passage_end FROM embed_pipeline.docs__v1__vectors").fetchall() == [(None, None)]
     assert old.execute("SELECT version, doc_id, chunk, passage_start FROM embed_pipeline.provenance").fetchall() == [
         ("v1", "1", 0, None)
@@ -66,7 +66,7 @@ def test_live_versions_get_the_columns_and_stay_searchable(old: psycopg.Connecti
 
 
 @pytest.mark.parametrize("restricted", [True, False])
-def test_who_may_search_may_still(old: psycopg.Connection[Any], database_url: str, restricted: bool) -> None:
+def test_who_may_search_may_still(old: psycopg.Connection[Any], bare_database_url: str, restricted: bool) -> None:
     role = f"searcher_{old.info.dbname}"
     old.execute(f"CREATE ROLE {role}")  # type: ignore[arg-type]
     function = "embed_pipeline.search(text, text, text, vector, integer, boolean)"
@@ -74,7 +74,7 @@ def test_who_may_search_may_still(old: psycopg.Connection[Any], database_url: st
         if restricted:
             old.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")  # type: ignore[arg-type]
             old.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {role}")  # type: ignore[arg-type]
-        schema.ensure(old, database_url)
+        schema.ensure(old, bare_database_url)
         asked = "SELECT has_function_privilege(%s, %s, 'EXECUTE'), has_function_privilege('public', %s, 'EXECUTE')"
         assert old.execute(asked, (role, function, function)).fetchone() == (True, not restricted)
     finally:
@@ -82,11 +82,11 @@ def test_who_may_search_may_still(old: psycopg.Connection[Any], database_url: st
         old.execute(f"DROP ROLE {role}")  # type: ignore[arg-type]
 
 
-def test_a_long_search_is_waited_for_and_others_are_let_through(old: psycopg.Connection[Any], database_url: str) -> None:
+def test_a_long_search_is_waited_for_and_others_are_let_through(old: psycopg.Connection[Any], bare_database_url: str) -> None:
     """The migration asks for its lock briefly: a search that comes behind it waits for two seconds at most, and the end is success."""
-    with psycopg.connect(database_url) as long, psycopg.connect(database_url, autocommit=True) as other:
+    with psycopg.connect(bare_database_url) as long, psycopg.connect(bare_database_url, autocommit=True) as other:
         long.execute("SELECT count(*) FROM embed_pipeline.docs__v1__vectors")
-        migrating = threading.Thread(target=schema.ensure, args=(old, database_url))
+        migrating = threading.Thread(target=schema.ensure, args=(old, bare_database_url))
         migrating.start()
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock' AND locktype = 'relation'"
         while other.execute(waiting).fetchone() == (0,):

@@ -48,20 +48,21 @@ def test_every_state_has_its_transitions() -> None:
     assert set(LIVE) == set(STATES) - {"retired"}
 
 
-def test_schema_is_made_once_by_many(conn: psycopg.Connection, database_url: str) -> None:
+def test_schema_is_made_once_by_many(bare_database_url: str) -> None:
     """All of them see at once that there is no catalog; one makes it, the others wait and find it."""
     together = threading.Barrier(4)
 
     def make() -> None:
-        with connection.connect(database_url, autocommit=True) as mine:
+        with connection.connect(bare_database_url, autocommit=True) as mine:
             together.wait(timeout=30)
             # What waits for another one's half-made catalog ends, so that this test does.
-            schema.ensure(mine, f"{database_url}?options=-c%20lock_timeout%3D20s")
+            schema.ensure(mine, f"{bare_database_url}?options=-c%20lock_timeout%3D20s")
 
     with ThreadPoolExecutor(together.parties) as pool:
         for made in [pool.submit(make) for _ in range(together.parties)]:
             made.result()
-    assert schema.current_revision(conn) == schema.HEAD
+    with connection.connect(bare_database_url) as conn:
+        assert schema.current_revision(conn) == schema.HEAD
 
 
 def test_newer_catalog_is_refused(catalog: psycopg.Connection, database_url: str) -> None:

@@ -94,7 +94,7 @@ def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(d
     found = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     names = ("coverage", "provenance", "ann_recall", "held_out_recall")
     judging = {(f"docs/evaluation/{version}", name) for version in ("v1", "v2") for name in names}
-    assert found == judging | {("docs/comparison", "nothing_bypassed")}
+    assert found == judging | {("docs/comparison", "nothing_bypassed"), ("docs/dual_write", "dead_letters")}
     blocking = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys if graph.get(key).blocking}
     assert blocking == judging
 
@@ -104,6 +104,7 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     of_versions = {f"{verb}_docs_{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
     of_the_index = {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs", "abort_docs"}
+    of_the_index |= {"retry_dead_letters_docs"}
     assert jobs == of_versions | of_the_index
     (sensor,) = repository.sensor_defs
     assert (sensor.name, sensor.job_name, sensor.minimum_interval_seconds) == ("docs_dual_write", "dual_write_docs", 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from embed_pipeline.errors import EmbedderError, Stopped
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores import pgvector
-from tests.articles import at, change, fill, require_consistent, settle, stored, text_hash
+from tests.articles import DOCUMENTS, at, change, fill, require_consistent, settle, stored, text_hash
 from tests.fakes import asked_texts
 from tests.providers.loopback import waited
 
@@ -47,10 +48,53 @@ def test_rejected_edit_beside_an_unfinished_insert(
         dual_write.sync(index, budget_seconds=0.2)
 
     monkeypatch.setattr(pgvector, "LOCK_WAIT_MS", 100)
-    at("insert_new.copied", blank)
+    at("insert_new.written", blank)
     fill(index, "v1")
     settle(index)
     assert "1" not in stored(app, "v1")
+
+
+def test_documents_that_change_after_their_vectors_were_copied(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """Vectors are copied before any document is locked: those of a document that is edited, deleted or held by then must go again."""
+    index = open_docs("v1")
+
+    def meanwhile() -> None:
+        change(app, 1, "edited")
+        app.execute("DELETE FROM articles WHERE id = 2")
+        second_app.execute("DELETE FROM articles WHERE id = 3")
+
+    at("insert_new.copied", meanwhile)
+    at("store.committed", second_app.commit)
+    backfill.fill_partition(index, "v1", "00")
+    left = app.execute("SELECT doc_id FROM embed_pipeline.docs__v1__vectors WHERE doc_id IN ('1', '2', '3')").fetchall()
+    assert left == []
+    fill(index, "v1")
+    settle(index)
+    assert "1" in stored(app, "v1")
+
+
+def test_a_dual_write_is_at_a_document_whose_vectors_were_copied(app: psycopg.Connection, open_docs: Open) -> None:
+    """The dual-write has the row and wants the vectors, the backfill has the vectors and wants the row: one of them gives way at once."""
+    index = open_docs("v1")
+    change(app, 1, "edited")
+    holding, copied = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        holding.set()
+        assert copied.wait(20)
+
+    at("replace.inserted", hold)
+    at("insert_new.copied", copied.set)
+    with ThreadPoolExecutor(1) as pool:
+        syncing = pool.submit(dual_write.sync, index)
+        assert holding.wait(20)
+        report = backfill.fill_partition(index, "v1", "00")
+        assert [result.error for result in syncing.result()] == [""]
+    assert report.documents == DOCUMENTS // 4
+    fill(index, "v1")
+    settle(index)
 
 
 def test_backfill_leaves_locked_documents_and_comes_back(

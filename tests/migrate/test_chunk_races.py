@@ -26,9 +26,9 @@ Seen = tuple[str, int, list[tuple[int, int, int]]]
 SIZE = 33
 DUAL_WRITE = (
     "dual_write.claimed", "dual_write.read", "settle.locked", "embed.split", "dual_write.embedded", "replace.locked",
-    "replace.deleted", "replace.inserted", "replace.copied",
+    "replace.deleted", "replace.inserted", "replace.written",
 )  # fmt: skip
-BACKFILL = ("backfill.read", "embed.split", "backfill.embedded", "insert_new.inserted", "insert_new.copied")
+BACKFILL = ("backfill.read", "embed.split", "backfill.embedded", "insert_new.copied", "insert_new.inserted", "insert_new.written")
 
 
 class Died(Exception):

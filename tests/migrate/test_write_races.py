@@ -135,7 +135,7 @@ def test_text_comes_back_while_a_worker_writes(app: psycopg.Connection, open_doc
         change(app, 1, "body 1")
         dual_write.sync(index, budget_seconds=0.2)
 
-    at("replace.copied", back_again)
+    at("replace.written", back_again)
     dual_write.sync(index)
     settle(index)
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nbody 1")
@@ -193,7 +193,7 @@ def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("moment", ["insert_new.copied", "replace.locked", "replace.copied"])
+@pytest.mark.parametrize("moment", ["insert_new.written", "replace.locked", "replace.written"])
 def test_frozen_worker_is_thrown_out(
     app: psycopg.Connection, open_docs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -217,6 +217,26 @@ def test_frozen_worker_is_thrown_out(
     fill(index, "v1")
     settle(index)
     assert "1" not in stored(app, "v1")
+
+
+def test_frozen_in_its_copy_a_worker_holds_nobody_up(app: psycopg.Connection, open_docs: Open, tmp_path: Path) -> None:
+    """While a COPY waits for its rows PostgreSQL looks at no timeout: nothing may be held then that an application waits for."""
+    index = open_docs("v1")
+    worker = get_context("spawn").Process(
+        target=workers.freeze_at, args=(index.spec.model_dump_json(), "store.copying", 60_000, tmp_path / "frozen")
+    )
+    worker.start()
+    _until((tmp_path / "frozen").exists)
+    app.execute("SET statement_timeout = '20s'")
+    app.execute("DELETE FROM articles WHERE id = 1")
+    app.execute("UPDATE articles SET id = 1001, body = 'edited' WHERE id = 2")
+    app.execute("RESET statement_timeout")
+    os.kill(worker.pid or 0, signal.SIGCONT)
+    worker.join()
+    assert worker.exitcode == 0
+    fill(index, "v1")
+    settle(index)
+    assert {"1", "2"}.isdisjoint(stored(app, "v1"))
 
 
 @pytest.mark.parametrize("moment", ["register.locked", "capture.canary"])

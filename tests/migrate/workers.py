@@ -40,7 +40,7 @@ def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> No
             sys.exit(3 if failures.sentence(problem) else 1)
     with opened(spec) as index:
         signals.listen(moment, freeze)
-        if moment.startswith(("insert", "capture")):
+        if moment.startswith(("insert", "capture", "store")):
             backfill.fill_partition(index, "v1", "00")
         else:
             dual_write.sync(index)

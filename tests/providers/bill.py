@@ -84,10 +84,12 @@ class Bill:
         with self._lock:
             self.in_flight -= 1
 
-    def arrive(self, provider: str, model: str, key: str, texts: int, tokens: int) -> tuple[Arrival, Standing]:
+    def arrive(
+        self, provider: str, model: str, key: str, texts: int, tokens: int, now: float | None = None
+    ) -> tuple[Arrival, Standing]:
         """Write the arrival down and weigh it. What is let in counts for 60 s, whatever becomes of it; what is not, does not."""
         with self._lock:
-            now = time.time()
+            now = time.time() if now is None else now
             arrival = Arrival(now, provider, model, key, texts, tokens)
             self.arrivals.append(arrival)
             limit = self.limits.get(f"{provider}/{key}", self.limits.get(provider, Limit()))

@@ -97,6 +97,12 @@ class Faults:
             if rule.number == number:
                 rule.released.set()
 
+    def lift(self, number: int) -> None:
+        """Take one rule away; whom it holds goes on."""
+        self.release(number)
+        with self._lock:
+            self._rules = [rule for rule in self._rules if rule.number != number]
+
     def clear(self) -> None:
         with self._lock:
             rules, self._rules = self._rules, []

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 # No condition a test waits for takes this long, on however busy a machine.
 DEADLINE_SECONDS = 60
 PATHS = {"openai": "/openai/v1", "cohere": "/cohere", "voyage": "/voyage/v1"}
+# Servers that speak OpenAI's protocol with an accent (compatible_spoken.py).
+PATHS |= {"vllm": "/vllm/v1", "tei": "/tei/v1", "ollama": "/ollama/v1", "gemini": "/gemini/v1beta/openai"}
 
 
 class Provider:
@@ -34,7 +36,7 @@ class Provider:
         self.url = url
 
     def base_url(self, provider: str) -> str:
-        """What a version declares as `base_url`, and the SDK is given."""
+        """What a version declares as `base_url`, and the SDK is given; of a provider, or of vllm, tei, ollama, gemini."""
         return self.url + PATHS[provider]
 
     def _ask(self, what: str, **wanted: Any) -> Any:
@@ -69,6 +71,10 @@ class Provider:
     def clear(self) -> None:
         """Take all rules away; whoever is held goes on."""
         self._ask("clear")
+
+    def lift(self, number: int) -> None:
+        """Take one rule away."""
+        self._ask("lift", number=number)
 
     def release(self, number: int) -> None:
         """Let go whom a `stuck` rule holds."""
@@ -105,15 +111,19 @@ class Provider:
 
     def most_in_a_minute(self, provider: str) -> tuple[int, int]:
         """Most requests and most tokens that arrived within any 60 s, whatever became of them."""
-        arrived = [(entry["at"], entry["tokens"]) for entry in self.arrivals() if entry["provider"] == provider]
-        most_requests = most_tokens = tokens = first = 0
-        for last, (at, count) in enumerate(arrived):
-            tokens += count
-            while arrived[first][0] <= at - MINUTE:
-                tokens -= arrived[first][1]
-                first += 1
-            most_requests, most_tokens = max(most_requests, last - first + 1), max(most_tokens, tokens)
-        return most_requests, most_tokens
+        return most_in_a_minute([entry for entry in self.arrivals() if entry["provider"] == provider])
+
+
+def most_in_a_minute(arrivals: list[dict[str, Any]]) -> tuple[int, int]:
+    """The same of a list of arrivals, oldest first."""
+    most_requests = most_tokens = tokens = first = 0
+    for last, arrival in enumerate(arrivals):
+        tokens += arrival["tokens"]
+        while arrivals[first]["at"] <= arrival["at"] - MINUTE:
+            tokens -= arrivals[first]["tokens"]
+            first += 1
+        most_requests, most_tokens = max(most_requests, last - first + 1), max(most_tokens, tokens)
+    return most_requests, most_tokens
 
 
 class Process(Provider):

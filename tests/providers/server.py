@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from tests.providers.bill import Limit
 from tests.providers.cohere_jobs import CohereJobs
 from tests.providers.cohere_spoken import Cohere
+from tests.providers.compatible_spoken import TEI, VLLM, Gemini, Ollama
 from tests.providers.faults import Fault
 from tests.providers.jobs import Job, asking
 from tests.providers.openai_jobs import OpenAIJobs
@@ -32,6 +33,10 @@ EMBEDDINGS: dict[str, Spoken] = {
     "/openai/v1/embeddings": OPENAI,
     "/cohere/v2/embed": COHERE,
     "/voyage/v1/embeddings": VOYAGE,
+    "/vllm/v1/embeddings": VLLM(),
+    "/tei/v1/embeddings": TEI(),
+    "/ollama/v1/embeddings": Ollama(),
+    "/gemini/v1beta/openai/embeddings": Gemini(),
 }
 # Beginnings of the paths of batch jobs: whose they are, the part of the path that is cut off, and what a rule calls them.
 JOBS: dict[str, tuple[Spoken, str, str]] = {
@@ -174,6 +179,8 @@ class Server(ThreadingHTTPServer):
             return state.faults.add(wanted)
         elif what == "release":
             state.faults.release(wanted["number"])
+        elif what == "lift":
+            state.faults.lift(wanted["number"])
         elif what == "clear":
             state.faults.clear()
         elif what == "serve":

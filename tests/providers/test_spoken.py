@@ -14,8 +14,10 @@ import voyageai
 from cohere.errors import BadRequestError, TooManyRequestsError, UnauthorizedError
 from voyageai.error import AuthenticationError, InvalidRequestError, RateLimitError
 
+from embed_pipeline.embedders import models
 from tests.providers.keys import KEYS
 from tests.providers.loopback import Provider
+from tests.providers.served import DEFAULTS
 
 TEXTS = ["one text", "another, somewhat longer text"]
 
@@ -117,6 +119,22 @@ def test_faults_strike_whom_they_are_meant_for(provider: Provider) -> None:
     assert [entry["begins"] for entry in provider.billed("text-embedding-3-small")] == ["fine"]
 
 
+@pytest.mark.parametrize("name", ["vllm", "tei", "ollama", "gemini"])
+def test_compatible_servers_answer_the_same_sdk(provider: Provider, name: str) -> None:
+    provider.serve("openai", "own", native=8, max_tokens=4)
+    provider.keys("openai", None)
+    client = openai.OpenAI(api_key="none", base_url=provider.base_url(name), max_retries=0)
+    answer = client.embeddings.create(model="own", input=["a text", "b"], encoding_format="float")
+    assert [len(item.embedding) for item in answer.data] == [8, 8]
+    if name == "gemini":
+        client.embeddings.create(model="own", input=["x" * 32], encoding_format="float")
+        assert provider.billed()[-1]["tokens"] == 4, "it cuts, and says nothing"
+        return
+    with pytest.raises(openai.APIStatusError, match="input") as refused:
+        client.embeddings.create(model="own", input=["x" * 32])
+    assert refused.value.status_code == (413 if name == "tei" else 400)
+
+
 def test_two_hundred_requests_are_held_at_once(provider: Provider) -> None:
     rule = provider.fail("stuck", provider="openai")
     body = json.dumps({"model": "text-embedding-3-small", "input": TEXTS, "dimensions": 8}).encode()
@@ -129,3 +147,13 @@ def test_two_hundred_requests_are_held_at_once(provider: Provider) -> None:
         provider.release(rule)
         assert {answer.result() for answer in answers} == {200}
     assert provider.summary()["most_in_flight"] == 200
+
+
+def test_the_models_served_are_as_the_packaged_list_has_them() -> None:
+    for served in DEFAULTS:
+        model = models.known(served.provider, served.name)
+        assert model is not None
+        assert (model.dimensions, model.limits.max_tokens) == (served.native, served.max_tokens), served.name
+        assert model.limits.texts == served.request_texts
+        assert served.request_tokens in (None, model.limits.tokens)
+        assert all(model.answers(each) == served.takes(each) for each in (8, 256, 512, 1024, 1536, 2048, 3072)), served.name

@@ -40,7 +40,7 @@ def test_replace_of_a_dual_write(fragile_url: str, proxy: Proxy, open_fragile: O
     fill(index, "v1")
     with psycopg.connect(fragile_url, autocommit=True) as app:
         app.execute("UPDATE articles SET body = 'edited ' || id WHERE id <= 20")
-    proxy.arm(fate, b"COPY")
+    proxy.arm(fate, b'INSERT INTO "embed_pipeline"."docs__v1__vectors"')
     (result,) = dual_write.sync(index)
     assert proxy.struck.wait(10)
     assert (result.error, result.pending, result.written) == ("", 0, 20)

@@ -207,7 +207,7 @@ def test_two_index_builds_do_not_meet(fragile_url: str, open_fragile: Open) -> N
         )
 
 
-@pytest.mark.parametrize("moment", ["dual_write.claimed", "dual_write.embedded", "store.copying", "store.committed"])
+@pytest.mark.parametrize("moment", ["dual_write.claimed", "dual_write.embedded", "replace.written", "store.committed"])
 def test_dual_write_outlives_cut_connections(fragile_url: str, open_fragile: Open, calls: Calls, moment: str) -> None:
     index = open_fragile("v1")
     fill(index, "v1")

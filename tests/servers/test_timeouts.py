@@ -10,9 +10,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from embed_pipeline import signals
 from embed_pipeline.migrate import ann_index, backfill, verify
-from embed_pipeline.postgres import connection, failures
+from embed_pipeline.postgres import failures
 from tests.servers.conftest import DOCUMENTS, Calls, Open
 from tests.servers.seen import require_all_true, wait_until, waits
 
@@ -66,29 +65,6 @@ def test_writing(hurried_url: str, open_fragile: Open, calls: Calls) -> None:
     )
     assert sum(backfill.fill_partition(index, "v1", key).written for key in ("00", "01")) == DOCUMENTS
     require_all_true(hurried_url, index, "v1")
-
-
-def test_a_copy_that_nobody_carried_on(fragile_url: str, open_fragile: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timeout is ours then: a worker that was stopped in its COPY is not told to mend the role's."""
-    index = open_fragile("v1")
-    monkeypatch.setattr(connection, "FROZEN_MS", TIMEOUT_MS)
-
-    def stay() -> None:
-        signals.forget_all()
-        with psycopg.connect(fragile_url, autocommit=True) as watcher:
-            wait_until(lambda: waits(watcher, "COPY", LONGER_SECONDS), "a COPY that is not carried on")
-
-    signals.listen("store.copying", stay)
-    with pytest.raises(psycopg.errors.QueryCanceled) as caught:
-        backfill.fill_partition(index, "v1", "00")
-    assert str(failures.sentence(caught.value)) == (
-        "PostgreSQL undid a write whose COPY was not done within 0.3 s: "
-        "this process was stopped for longer than that, or the server is very slow. "
-        "Everything that was committed is kept, and what was undone comes round again; run the same command again."
-    )
-    for key in ("00", "01"):
-        backfill.fill_partition(index, "v1", key)
-    require_all_true(fragile_url, index, "v1")
 
 
 def test_building_the_index(hurried_url: str, open_fragile: Open) -> None:

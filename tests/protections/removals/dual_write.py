@@ -223,6 +223,19 @@ DUAL_WRITE_RACES = (
         r"QueryCanceled",
     ),
     Removal(
+        "copy_under_the_locks_of_the_documents",
+        (
+            Edit(
+                "stores/pgvector.py",
+                "                self._copy(conn, batch)\n",
+                "                self._lock_current(conn, dict(zip(batch.doc_ids, batch.hashes, strict=True)))\n"
+                "                self._copy(conn, batch)\n",
+            ),
+        ),
+        (WRITE + "test_frozen_in_its_copy_a_worker_holds_nobody_up",),
+        r"QueryCanceled",
+    ),
+    Removal(
         "frozen_locks_are_left_alone",
         (
             Edit("migrate/register.py", "                end_when_frozen(conn)\n", ""),

@@ -1,0 +1,139 @@
+"""What a provider's refusal means, whichever provider it is: all failures of a request are told apart here.
+
+The status says most of it (RFC 9110, sections 15.5 and 15.6; RFC 6585 for 429); the provider's words and code say the rest: one
+text is too long, the whole request is, or the money is spent. The words are kept for the message, the key is taken out of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from embed_pipeline.embedders.headers import headroom, seconds_to_wait
+from embed_pipeline.embedders.keys import Key
+from embed_pipeline.embedders.metering import Headroom
+
+# Longer words are a page of a proxy, not a provider's sentence.
+MOST_WORDS = 500
+
+
+class Failure(Exception):
+    """A request was not answered. `words` are the provider's own, without the key."""
+
+    def __init__(self, words: str, status: int | None = None) -> None:
+        self.words = words
+        self.status = status
+        super().__init__(words)
+
+
+class Refused(Failure):
+    """The provider does not take this request, and would not take it a second time: for one of its texts, or as it stands."""
+
+
+class TooLong(Refused):
+    """One text of the request has too many tokens. `count` and `limit` where the provider says them."""
+
+    def __init__(self, words: str, status: int | None = None, *, count: int | None = None, limit: int | None = None) -> None:
+        super().__init__(words, status)
+        self.count, self.limit = count, limit
+
+
+class TooMuch(Refused):
+    """The request as a whole is too large: fewer of its texts would be taken."""
+
+
+class RateLimited(Failure):
+    """Too fast. `retry_after` in seconds, where the provider says it."""
+
+    def __init__(
+        self, words: str, status: int | None = None, *, retry_after: float | None = None, headroom: Headroom | None = None
+    ) -> None:
+        super().__init__(words, status)
+        self.retry_after, self.headroom = retry_after, headroom
+
+
+class Transient(Failure):
+    """It may pass. `unheard`: no answer came at all, so that the provider may have done the work, and bill it."""
+
+    def __init__(self, words: str, status: int | None = None, *, unheard: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(words, status)
+        self.unheard, self.retry_after = unheard, retry_after
+
+
+class Systemic(Failure):
+    """Nothing is taken from us: no access, no money, no such model, no such endpoint. `next_step` says what lifts it."""
+
+    def __init__(self, words: str, status: int | None = None, *, next_step: str) -> None:
+        super().__init__(words, status)
+        self.next_step = next_step
+
+
+# Statuses that pass: a conflict or a time-out on their side, too early (RFC 8470), and what Cohere says when a client has gone.
+PASSING = frozenset({408, 409, 425, 498, 499})
+# Money, not speed, although the status is the one of speed: OpenAI's code, and Cohere's words for a trial key that is used up.
+SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+SPENT_WORDS = re.compile(r"per month|/ month|monthly", re.IGNORECASE)
+RESUME = "Nothing was marked done; the same command resumes."
+
+TOO_MUCH = re.compile(
+    r"per request|in the request|request size|in (?:the|your) batch\b.*\bmax|max\w* allowed tokens|tokens in batch|batch size"
+    r"|array too long|number of texts|too many (?:inputs|texts)|body is too large|entity too large",
+    re.IGNORECASE | re.DOTALL,
+)
+TOO_LONG = re.compile(
+    r"context (?:length|window)|input length|too many tokens|(?:less|fewer) than \d+ tokens|too long|input is too large to process",
+    re.IGNORECASE,
+)
+# How they say the limit, and how they say the count: OpenAI and vLLM, Cohere, Voyage, text-embeddings-inference.
+LIMIT = re.compile(
+    r"(?:length is|cannot exceed|(?:less|fewer) than|context window of|at most|limit (?:of|is))\s+([\d,]+)", re.IGNORECASE
+)
+COUNT = re.compile(r"(?:requested|received|given:?|resulted in|have|has|got)\s+([\d,]+)", re.IGNORECASE)
+
+
+def of_status(status: int, words: str, key: Key, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> Failure:
+    """The failure that an answer with this status stands for. `words`, `code`: the provider's; `headers`: those of the answer."""
+    headers = {name.lower(): value for name, value in (headers or {}).items()}
+    words = _shown(words, key) or f"status {status}, and no word with it"
+    if status == 429 and code not in SPENT_CODES and not SPENT_WORDS.search(words):
+        return RateLimited(words, status, retry_after=seconds_to_wait(headers, words), headroom=headroom(headers))
+    if status in (400, 413, 422):
+        return _refused(words, status)
+    if status in PASSING or (status >= 500 and status != 501):
+        return Transient(words, status, retry_after=seconds_to_wait(headers, words))
+    return Systemic(words, status, next_step=_what_lifts(status, key))
+
+
+def of_silence(words: str, key: Key, *, unheard: bool = True) -> Transient:
+    """No answer: the connection failed, broke, or the time was up. `unheard=False`: the request did not even get there."""
+    return Transient(_shown(words, key), unheard=unheard)
+
+
+def _refused(words: str, status: int) -> Refused:
+    if TOO_MUCH.search(words) or (status == 413 and not TOO_LONG.search(words)):
+        return TooMuch(words, status)
+    if TOO_LONG.search(words):
+        return TooLong(words, status, count=_number(COUNT, words), limit=_number(LIMIT, words))
+    return Refused(words, status)
+
+
+def _number(pattern: re.Pattern[str], words: str) -> int | None:
+    found = pattern.search(words)
+    return int(found[1].replace(",", "")) if found else None
+
+
+def _what_lifts(status: int, key: Key) -> str:
+    if status == 401:
+        return f"Set {key.variable} to a key that the provider takes. {RESUME}"
+    if status in (402, 429):
+        return f"Top up the account of the key in {key.variable}, or wait for its next period. {RESUME}"
+    if status == 403:
+        return f"See what the key in {key.variable} may do at the provider. {RESUME}"
+    if status in (404, 405, 410):
+        return f"See whether the version's model_name and base_url are right, and whether the key in {key.variable} may use the model. {RESUME}"
+    return f"Lift it at the provider. {RESUME}"
+
+
+def _shown(words: str, key: Key) -> str:
+    line = " ".join(key.scrub(words).split())
+    return line if len(line) <= MOST_WORDS else line[: MOST_WORDS - 3] + "..."

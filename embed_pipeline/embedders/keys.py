@@ -1,0 +1,58 @@
+"""A provider's key: from the environment only, and never in a message."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.spec import AccountSpec, VersionSpec
+
+# The variables that each provider's own library reads, in its order.
+VARIABLES = {"openai": ("OPENAI_API_KEY",), "cohere": ("CO_API_KEY", "COHERE_API_KEY"), "voyage": ("VOYAGE_API_KEY",)}
+# Providers repeat a wrong key with most of it starred out; the rest of it is nobody's business either.
+STARRED = re.compile(r"[\w-]*\*{3,}[\w-]*")
+HIDDEN = "***"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key and the variable that it came from. `value` is empty for a server of one's own that asks for none."""
+
+    variable: str
+    value: str = field(repr=False)
+
+    def scrub(self, words: str) -> str:
+        """`words` without the key, whole or starred out."""
+        if self.value:
+            words = words.replace(self.value, HIDDEN)
+        return STARRED.sub(HIDDEN, words)
+
+
+def find_key(spec: VersionSpec, account: AccountSpec) -> Key:
+    """The key of the account, from the variable that it names or from the provider's own.
+
+    Raises ConfigurationError when there is none; a server of one's own that speaks OpenAI's protocol needs none, unless a variable is named.
+    """
+    variables = (account.api_key_env,) if account.api_key_env else VARIABLES[spec.provider]
+    for variable in variables:
+        value = os.environ.get(variable, "").strip()
+        if value:
+            return Key(_printable(variable, value), value)
+    if account.api_key_env is None and spec.provider == "openai" and spec.base_url is not None:
+        return Key(variables[0], "")
+    raise ConfigurationError(
+        f"There is no key for {spec.provider}: the environment variable {variables[0]} is not set.",
+        next_step=f"Set {variables[0]}, or name another variable in accounts.{spec.account_name}.api_key_env.",
+    )
+
+
+def _printable(variable: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        # The HTTP libraries would say so themselves, and show it.
+        raise ConfigurationError(
+            f"The environment variable {variable} holds no key: there are characters in it that no key has.",
+            next_step=f"Set {variable} to the key alone.",
+        )
+    return variable

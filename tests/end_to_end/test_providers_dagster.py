@@ -1,0 +1,245 @@
+"""From an OpenAI-protocol v1 over a Voyage-protocol v2 to a Cohere-protocol v3 through Dagster: docstrings, low limits, a provider that
+fails one request in twenty, and one document that every provider refuses.
+
+The loopback provider keeps the bill: whatever happens, each document is paid for once in each version, and no minute is above a limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+import yaml
+
+from embed_pipeline.demo.corpus import DocstringDocument, read_docstrings
+from embed_pipeline.migrate import verify
+from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.spec import IndexSpec
+from tests.dagster_layer.conftest import Runner, pointer, sentence
+from tests.providers.loopback import Provider
+
+ROOT = Path(__file__).parents[2]
+POISON = "zyzzyva"
+# With this seed three of the first forty requests fail.
+SEED = 5
+FORBIDDEN = "Country, region, or territory not supported"
+MODELS = {"v1": ("openai", "text-embedding-3-small"), "v2": ("voyage", "voyage-3.5"), "v3": ("cohere", "embed-v4.0")}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is. `spaces`: the space of each version's model; limits are for each provider's account and minute."""
+
+    spaces: tuple[str, str, str]
+    requests_per_minute: int
+    tokens_per_minute: int
+    batch_size: int
+    margin: float
+
+
+# Limits that a run of seconds does not reach but is paced by, and limits that hold a run of minutes.
+SMALL = Size(("words", "words", "words"), 1500, 400_000, 8, 0.2)
+WHOLE = Size(("small", "large", "turned"), 60, 150_000, 32, 0.05)
+
+
+@dataclass
+class World:
+    """The documents, how they are declared, and who serves the vectors."""
+
+    app: psycopg.Connection
+    url: str
+    provider: Provider
+    size: Size
+    texts: dict[str, str]
+    holdout: Path
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def declaration(self, *names: str) -> dict[str, Any]:
+        versions = {}
+        for name in names:
+            service, model = MODELS[name]
+            base_url = self.provider.base_url(service)
+            versions[name] = {"provider": service, "model_name": model, "dimensions": 256, "base_url": base_url}
+            versions[name] |= {"batch_size": self.size.batch_size, "max_in_flight": 8}
+        limits = {
+            "requests_per_minute": self.size.requests_per_minute,
+            "tokens_per_minute": self.size.tokens_per_minute,
+            "max_tries": 10,
+        }
+        return {
+            "name": "docs",
+            "database_url": self.url,
+            "documents": {"table": "articles", "key": "id", "text": "body"},
+            "partitions": 4,
+            "versions": versions,
+            "accounts": {service: limits for service, _ in MODELS.values()},
+            "holdout": {"path": str(self.holdout)},
+            "gate": {"min_queries": 10, "margin": self.size.margin, "max_dead_letters": 1, "min_ann_recall": 0.5},
+            "retire": {"soak_seconds": 0, "unread_seconds": 0},
+        } | self.more
+
+    def spec(self, *names: str) -> IndexSpec:
+        return IndexSpec.model_validate(self.declaration(*names))
+
+    def require_paid_once(self, *names: str) -> None:
+        """Each document but the poisonous one was paid for exactly once in each of these versions."""
+        hashes = {hashlib.sha256(text.encode()).hexdigest() for text in self.texts.values() if POISON not in text}
+        for name in names:
+            paid = self.provider.paid(MODELS[name][1])
+            found = Counter(paid[text_hash] for text_hash in hashes)
+            assert found == {1: len(hashes)}, (name, found)
+
+    def require_within_limits(self) -> None:
+        for service, _ in MODELS.values():
+            requests, tokens = self.provider.most_in_a_minute(service)
+            assert 0 < requests <= self.size.requests_per_minute, service
+            assert 0 < tokens <= self.size.tokens_per_minute, service
+
+    def require_consistent(self, *names: str) -> None:
+        with opened(self.spec(*names), register_new=False) as index:
+            found = verify.verify(index)
+        assert set(found) == set(names)
+        for name, coverage in found.items():
+            assert (coverage.differences, coverage.pending) == (0, 0), (name, coverage)
+        assert self.dead_letters() == [(name, 1) for name in sorted(names)]
+
+    def dead_letters(self) -> list[tuple[str, int]]:
+        """How many each version has."""
+        return self.app.execute("SELECT version, count(*) FROM embed_pipeline.dead_letters GROUP BY 1 ORDER BY 1").fetchall()
+
+
+def known_items(documents: list[DocstringDocument], words_of_text: bool) -> list[dict[str, str]]:
+    """Queries: a docstring's summary for models that understand it, the first half of its words for one that counts words."""
+    found = []
+    for document in documents:
+        words = document.text.split()
+        query = " ".join(words[: max(8, len(words) // 2)]) + " ?" if words_of_text else document.query
+        found.append({"query": query, "doc_id": document.id})
+    return found
+
+
+@pytest.fixture
+def make_world(database_url: str, provider: Provider, tmp_path: Path) -> Iterator[Callable[..., World]]:
+    with psycopg.connect(database_url, autocommit=True) as app:
+
+        def make(size: Size, documents: list[DocstringDocument]) -> World:
+            texts = {document.id: document.text for document in documents} | {"poison": f"A text with {POISON} in it."}
+            app.execute("CREATE TABLE articles (id text PRIMARY KEY, body text)")
+            with app.cursor() as cursor:
+                cursor.executemany("INSERT INTO articles VALUES (%s, %s)", list(texts.items()))
+            holdout = tmp_path / "holdout.jsonl"
+            holdout.write_text("\n".join(map(json.dumps, known_items(documents, size.spaces[0] == "words"))))
+            for (service, model), space in zip(MODELS.values(), size.spaces, strict=True):
+                provider.serve(service, model, space=space)
+                provider.limit(service, requests_per_minute=size.requests_per_minute, tokens_per_minute=size.tokens_per_minute)
+            return World(app, database_url, provider, size, texts, holdout)
+
+        yield make
+
+
+class Launcher(Runner):
+    """Launches what a person would click: partitions, then everything that leads to serving."""
+
+    def __init__(self, world: World, instance: dg.DagsterInstance, *names: str) -> None:
+        super().__init__(world.spec(*names), instance)
+
+    def serve(self, version: str) -> None:
+        names = [("ann_index", version), ("evaluation", version), ("serving",)]
+        assets = dg.AssetSelection.assets(*[["docs", *name] for name in names])
+        config = {"ops": {"docs__serving": {"config": {"version": version}}}}
+        run = dg.materialize(
+            [*self.definitions.assets], selection=assets, run_config=config, instance=self.instance, raise_on_error=False
+        )
+        assert run.success, sentence(run)
+
+
+def migrate(world: World, instance: dg.DagsterInstance) -> None:
+    """v1, then v2, then v3; in the middle of v2 the provider forbids everything for a while."""
+    provider = world.provider
+    provider.fail("poison", holds=POISON)
+    transient = provider.fail("refuse", status=503, rate=0.05, seed=SEED)
+    first = Launcher(world, instance, "v1")
+    first.fill("v1")
+    first.serve("v1")
+    assert pointer(world.app) == "v1"
+
+    docs = Launcher(world, instance, "v1", "v2")
+    assert docs.backfill("v2", "00", "01").success
+    forbidden = provider.fail("refuse", provider="voyage", status=403, words=FORBIDDEN, skip=2)
+    stopped = docs.backfill("v2", "02", "03")
+    assert not stopped.success
+    assert FORBIDDEN in sentence(stopped)
+    assert provider.struck(forbidden) > 0
+    assert docs.filled("v2") == {"00", "01"}
+    assert world.dead_letters()[0] == ("v1", 1)
+    assert all(count == 1 for _, count in world.dead_letters())
+    assert pointer(world.app) == "v1"
+    provider.lift(forbidden)
+    assert docs.backfill("v2", "02", "03").success
+    docs.serve("v2")
+
+    last = Launcher(world, instance, "v1", "v2", "v3")
+    last.fill("v3")
+    last.serve("v3")
+    assert pointer(world.app) == "v3"
+    assert provider.struck(transient) >= 3
+    world.require_consistent("v1", "v2", "v3")
+    world.require_paid_once("v1", "v2", "v3")
+    world.require_within_limits()
+
+
+def test_a_migration_over_three_providers(make_world: Callable[..., World]) -> None:
+    world = make_world(SMALL, read_docstrings(Path(sysconfig.get_path("stdlib")) / "email"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        migrate(world, instance)
+
+
+@pytest.mark.soak
+def test_a_migration_of_the_whole_demo_corpus_under_limits_that_hold_it(make_world: Callable[..., World]) -> None:
+    world = make_world(WHOLE, read_docstrings())
+    with dg.DagsterInstance.ephemeral() as instance:
+        migrate(world, instance)
+    requests, tokens = max(world.provider.most_in_a_minute(service) for service, _ in MODELS.values())
+    assert max(requests / WHOLE.requests_per_minute, tokens / WHOLE.tokens_per_minute) > 0.9, "no limit held anything"
+
+
+def test_the_command_line_stops_at_403_in_the_providers_words_and_goes_on_when_it_is_lifted(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world(SMALL, read_docstrings(Path(sysconfig.get_path("stdlib")) / "http"))
+    world.provider.fail("poison", holds=POISON)
+    config = tmp_path / "defs.yaml"
+    config.write_text(yaml.safe_dump({"type": "embed_pipeline.EmbeddingIndex", "attributes": world.declaration("v1")}))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "embed_pipeline.cli.main", *arguments, "--config", str(config)]
+        return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=60, check=False)
+
+    forbidden = world.provider.fail("refuse", status=403, words=FORBIDDEN, skip=4)
+    stopped = run("backfill", "docs", "v1")
+    assert stopped.returncode == 1, stopped
+    assert FORBIDDEN in stopped.stderr
+    assert len(re.findall("Traceback", stopped.stderr)) == 0
+    rejected = world.app.execute("SELECT count(*) FROM embed_pipeline.dead_letters WHERE doc_id <> 'poison'").fetchone()
+    assert rejected == (0,)
+    kept = world.app.execute("SELECT count(*) FROM embed_pipeline.provenance").fetchone()
+    assert kept is not None
+    assert 0 < kept[0] < len(world.texts) - 1, "something was paid for and kept, and not everything"
+
+    world.provider.lift(forbidden)
+    assert run("backfill", "docs", "v1").returncode == 0
+    world.require_paid_once("v1")
+    world.require_consistent("v1")
