@@ -181,12 +181,12 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     embedder = index.embedder_of(version)
     # After what needs no model: also where nothing may be embedded, a document that is gone is not found again.
     if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
-        _and_hold(line, claim, lambda: model_check.take_first_sample(index, version))
+        _embed_and_hold(line, [partial(model_check.take_first_sample, index, version)], 1, claim)[0].result()
     urgency = Urgency.SERVING if version.state == "active" else Urgency.LIVE
     asked = [partial(embed_batch, embedder, part, urgency) for part in _parts(embedder, todo)]
     done = set(settled)
     problem: BaseException | None = None
-    for embedding in _and_hold(line, claim, lambda: _ask_all(asked, embedder.spec.calls_in_flight)):
+    for embedding in _embed_and_hold(line, asked, embedder.spec.calls_in_flight, claim):
         try:
             batch, letters, _ = embedding.result()
             done |= _write(line, store, claim, batch, letters, result)
@@ -220,20 +220,14 @@ def _parts(embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]]) -> lis
     return packs(embedder, todo) if embedder.is_remote else [next(portions(embedder, todo))]
 
 
-def _ask_all(asked: Sequence[Callable[[], T]], calls: int) -> list[Future[T]]:
-    """All of them, so many at once; each has its answer or its error when this returns."""
-    with ThreadPoolExecutor(min(len(asked), calls)) as pool:
-        return [pool.submit(each) for each in asked]
-
-
-def _and_hold(line: Line, claim: Claim, embed: Callable[[], T]) -> T:
+def _embed_and_hold(line: Line, asked: Sequence[Callable[[], T]], calls: int, claim: Claim) -> list[Future[T]]:
     """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
-    other for ever, and pay each time."""
-    with ThreadPoolExecutor(1) as pool:
-        embedding = pool.submit(embed)
-        while not wait([embedding], timeout=LEASE_SECONDS / 3).done:
+    other for ever, and pay each time. Returns when all are answered or have failed."""
+    with ThreadPoolExecutor(min(len(asked), calls)) as pool:
+        embedding = [pool.submit(each) for each in asked]
+        while wait(embedding, timeout=LEASE_SECONDS / 3).not_done:
             line.repeat(lambda conn: queue.renew(conn, claim, LEASE_SECONDS))
-        return embedding.result()
+        return embedding
 
 
 def _release(line: Line, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:
