@@ -175,10 +175,10 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     embedder = index.embedder_of(version)
     # After what needs no model: also where nothing may be embedded, a document that is gone is not found again.
     if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
-        _and_hold(line, claim, lambda: model_check.take_first_sample(index, version))
+        _embed_and_hold(line, claim, lambda: model_check.take_first_sample(index, version))
     # What does not fit into the memory of one portion comes round again.
     portion = next(portions(embedder, todo))
-    batch, letters, _ = _and_hold(line, claim, lambda: embed_batch(embedder, portion))
+    batch, letters, _ = _embed_and_hold(line, claim, lambda: embed_batch(embedder, portion))
     signal("dual_write.embedded")
     written = write_batch(line, store, batch, lambda conn: store.replace(conn, claim, batch))
     rejected = line.repeat(lambda conn: store.reject(conn, claim, letters))
@@ -187,7 +187,7 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     return settled | written | rejected
 
 
-def _and_hold(line: Line, claim: Claim, embed: Callable[[], T]) -> T:
+def _embed_and_hold(line: Line, claim: Claim, embed: Callable[[], T]) -> T:
     """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
     other for ever, and pay each time."""
     with ThreadPoolExecutor(1) as pool:
