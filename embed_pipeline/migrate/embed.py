@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.embedders.chunker import Chunker, Passage
-from embed_pipeline.embedders.protocol import Embedded
+from embed_pipeline.embedders.chunker import Passage
+from embed_pipeline.embedders.protocol import Embedded, Urgency
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -20,7 +20,7 @@ D = TypeVar("D", bound=tuple[str, str, bytes])
 
 
 def embed_batch(
-    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]]
+    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]], urgency: Urgency = Urgency.BACKFILL
 ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
     """Embed (id, text, hash) triples: (batch, dead letters, how many documents were truncated).
 
@@ -28,26 +28,26 @@ def embed_batch(
     of what it says, and nothing would tell.
     """
     if embedder.chunker is not None:
-        return _embed_chunked(embedder, embedder.chunker, documents)
-    answer = embedder.embed_documents([text for _, text, _ in documents])
+        return _embed_chunked(embedder, documents, urgency)
+    answer = embedder.embed_documents([text for _, text, _ in documents], urgency)
     kept = [n for n in range(len(documents)) if n not in answer.rejected]
     batch = EmbeddedBatch(
         doc_ids=[documents[n][0] for n in kept],
         hashes=[documents[n][2] for n in kept],
         chunks=[1] * len(kept),
         vectors=answer.vectors if len(kept) == len(documents) else answer.vectors[kept],
+        tokens=answer.tokens,
     )
     return batch, _letters(documents, answer.rejected), len(answer.truncated)
 
 
 def _embed_chunked(
-    embedder: VersionEmbedder, chunker: Chunker, documents: Sequence[tuple[str, str, bytes]]
+    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]], urgency: Urgency
 ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
-    # A blank text goes to the embedder whole and is rejected there, in the words that it has for it.
-    split = [chunker.passages(text) or [Passage(0, len(text))] for _, text, _ in documents]
+    split = [embedder.passages(text) for _, text, _ in documents]
     signal("embed.split")
     answer = embedder.embed_documents(
-        [text[start:end] for (_, text, _), passages in zip(documents, split, strict=True) for start, end in passages]
+        [text[start:end] for (_, text, _), passages in zip(documents, split, strict=True) for start, end in passages], urgency
     )
     owners = np.repeat(np.arange(len(documents)), [len(passages) for passages in split])
     rejected = _rejected_documents(answer, owners, split)
@@ -58,6 +58,7 @@ def _embed_chunked(
         chunks=[len(split[n]) for n in kept],
         vectors=answer.vectors[np.isin(owners, kept)] if rejected else answer.vectors,
         offsets=np.array([passage for n in kept for passage in split[n]], dtype=np.int32).reshape(-1, 2),
+        tokens=answer.tokens,
     )
     truncated = {int(owners[n]) for n in answer.truncated} - rejected.keys()
     return batch, _letters(documents, rejected), len(truncated)
@@ -87,14 +88,14 @@ def portions(embedder: VersionEmbedder, documents: Sequence[D]) -> Iterator[list
 
     Without a chunker it is one portion, since a document is one vector.
     """
-    chunker = embedder.spec.chunker
-    if chunker is None:
+    characters = embedder.passage_characters
+    if characters is None:
         yield list(documents)
         return
     portion: list[D] = []
     held = 0
     for document in documents:
-        chunks = 1 + len(document[1]) // (chunker.size - chunker.overlap)
+        chunks = 1 + len(document[1]) // characters
         if portion and held + chunks > MOST_CHUNKS:
             yield portion
             portion, held = [], 0
