@@ -13,7 +13,7 @@ import pytest
 from embed_pipeline.embedders import remote
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import Headroom, Ticket, Unmetered
-from embed_pipeline.embedders.protocol import Urgency
+from embed_pipeline.embedders.protocol import Embedded, Urgency
 from embed_pipeline.errors import ConfigurationError, EmbedderError, ProviderRefused, Stopped
 from embed_pipeline.spec import AccountSpec, VersionSpec
 from tests.embedders.real_models import TOKENIZER
@@ -127,7 +127,7 @@ def test_refused_texts_are_found_and_set_aside_and_the_others_are_paid_once(prov
     assert list(answer.rejected) == [7, 8, 30]
     assert answer.rejected[7] == "refused by openai: Your request was rejected as a result of our safety system."
     paid = provider.paid(MODEL)
-    assert paid.pop(sha(remote.PROBE)) == 1, "one harmless text proves that not everything is refused"
+    assert paid.pop(sha(remote.PROBE)) == 2, "a harmless text proves that not everything is refused, before and after"
     assert paid == {sha(text): 1 for text in many if text != "poison"}
     alone = opened(batch_size=1).embed_documents([text for text in many if text != "poison"]).vectors
     np.testing.assert_array_equal(np.delete(answer.vectors, [7, 8, 30], axis=0), alone)
@@ -141,6 +141,39 @@ def test_a_refusal_of_everything_is_no_refusal_of_texts(provider: Provider, open
     ):
         opened().embed_documents(texts(3))
     assert provider.struck(rule) == 2
+
+
+def test_a_refusal_of_everything_that_begins_among_refused_texts_makes_no_dead_letters(provider: Provider, opened: Open) -> None:
+    provider.fail("poison", holds="poison")
+    # After: the whole, the harmless text, the half with the bad text, the bad text, its neighbour.
+    provider.fail("refuse", status=400, words="This endpoint moves house today.", skip=5)
+    with pytest.raises(ProviderRefused, match="a harmless one too") as stopped:
+        opened().embed_documents(["poison", *texts(3)])
+    assert isinstance(stopped.value.paid, Embedded)
+    assert stopped.value.paid.rejected == {}
+    assert stopped.value.paid.unanswered == {0, 2, 3}
+
+
+def test_what_was_answered_before_a_failure_is_handed_over_and_is_not_paid_for_again(provider: Provider, opened: Open) -> None:
+    many = ["poison", *texts(6), " "]
+    provider.fail("poison", holds="poison")
+    # The whole is refused, the harmless text answered, the half with the bad text refused, and of the rest some are answered.
+    forbidden = provider.fail("refuse", status=403, holds="number 5")
+    embedder = opened()
+    with pytest.raises(ProviderRefused) as stopped:
+        embedder.embed_documents(many)
+    paid = stopped.value.paid
+    assert isinstance(paid, Embedded)
+    answered = [n for n in range(len(many)) if n not in paid.rejected and n not in paid.unanswered]
+    assert 7 in paid.rejected
+    assert answered
+    assert 6 in paid.unanswered
+    provider.lift(forbidden)
+    rest = embedder.embed_documents([many[n] for n in sorted(paid.unanswered)])
+    assert rest.rejected.keys() <= {0}
+    bill = provider.paid(MODEL)
+    assert all(bill[sha(text)] == 1 for text in texts(6))
+    np.testing.assert_allclose(np.linalg.norm(paid.vectors[answered], axis=1), 1, atol=1e-6)
 
 
 def test_most_of_a_batch_refused_is_no_refusal_of_texts(provider: Provider, opened: Open) -> None:
