@@ -226,7 +226,7 @@ class RemoteEmbedder:
         try:
             reply = self._service.request(texts, role, cut=cut)
         except failures.RateLimited as exc:
-            self._meter.failed(ticket, retry_after=exc.retry_after, headroom=exc.headroom)
+            self._meter.failed(ticket, retry_after=exc.retry_after, headroom=exc.headroom, too_fast=True)
             raise
         except failures.Transient as exc:
             if exc.unheard:
