@@ -76,9 +76,17 @@ class Searcher:
     """
 
     def __init__(
-        self, index: str, database_url: str | None = None, *, refresh_seconds: float = 5.0, max_connections: int = 8
+        self,
+        index: str,
+        database_url: str | None = None,
+        *,
+        refresh_seconds: float = 5.0,
+        max_connections: int = 8,
+        query_cache: int = 0,
     ) -> None:
+        """`query_cache`: so many query vectors are kept, by space and text; 0 keeps none and embeds every query."""
         from embed_pipeline.postgres.connection import resolve_url
+        from embed_pipeline.query_cache import QueryCache
 
         self.index = index
         self._url = resolve_url(database_url)
@@ -86,6 +94,7 @@ class Searcher:
         self._lock = threading.Lock()
         self._embedders: dict[str, VersionEmbedder] = {}
         self._desk: Desk | None = None
+        self._cache = QueryCache(query_cache)
         self._found: tuple[Any, ...] | None = None
         self._source: Source | None = None
         self._stores: list[VersionStore] = []
@@ -114,7 +123,7 @@ class Searcher:
         for last_try in (False, True):
             serving = self._resolve(version)
             try:
-                return self._ask(serving, serving.embedder.embed_query(text), k, where, exact)
+                return self._ask(serving, self._query(serving, text), k, where, exact)
             except (psycopg.errors.UndefinedTable, VersionRetired):
                 # Retired between our look at the pointer and the search: look again.
                 if last_try:
@@ -125,7 +134,7 @@ class Searcher:
     def embed(self, text: str, version: str | None = None) -> QueryVector:
         """The query vector of `text` with its space, to keep or to search with later."""
         serving = self._resolve(version)
-        return QueryVector(serving.version.name, serving.version.fingerprint, serving.embedder.embed_query(text))
+        return QueryVector(serving.version.name, serving.version.fingerprint, self._query(serving, text))
 
     def search_vector(
         self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None, exact: bool = False
@@ -163,6 +172,14 @@ class Searcher:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _query(self, serving: _Serving, text: str) -> Vectors:
+        fingerprint = serving.version.fingerprint
+        vector = self._cache.get(fingerprint, text)
+        if vector is None:
+            vector = serving.embedder.embed_query(text)
+            self._cache.put(fingerprint, text, vector)
+        return vector
 
     def _ask(self, serving: _Serving, vector: Vectors, k: int, where: Mapping[str, Any] | None, exact: bool) -> Answer:
         with self._pool.connection() as conn:

@@ -186,11 +186,17 @@ class HnswSpec(Declared):
     ef_search: int = Field(100, ge=1, le=1000)
 
 
+MOST_CHARACTERS = 100_000
+
+
 class ChunkerSpec(Declared):
     """How a text is split into the passages that are embedded. Lengths are in characters, not tokens (docs/decisions/0012)."""
 
-    kind: Literal["recursive"] = "recursive"
-    size: int = Field(ge=1, le=100_000, description="characters of a chunk at most")
+    kind: Literal["recursive", "too_long"] = Field(
+        "recursive",
+        description="too_long: whole but for what is over max_tokens; it comes with `too_long: chunk` and is not declared",
+    )
+    size: int = Field(ge=1, le=MOST_CHARACTERS, description="characters of a chunk at most")
     overlap: int = Field(0, ge=0, description="characters that a chunk may repeat of the one before, at most")
 
     @model_validator(mode="after")
@@ -202,6 +208,8 @@ class ChunkerSpec(Declared):
         return self
 
     def __str__(self) -> str:
+        if self.kind == "too_long":
+            return "whole, or split where it is over max_tokens"
         return f"{self.kind}, {self.size} characters, overlap {self.overlap}"
 
 
@@ -252,8 +260,18 @@ class VersionSpec(Declared):
     )
     hnsw: HnswSpec = HnswSpec()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _chunks_what_is_too_long(cls, declared: Any) -> Any:
+        # A version that may split a document has a chunker: by that its store gives a document several vectors.
+        if isinstance(declared, Mapping) and declared.get("too_long") == "chunk" and declared.get("chunker") is None:
+            return {**declared, "chunker": {"kind": "too_long", "size": MOST_CHARACTERS}}
+        return declared
+
     @model_validator(mode="after")
     def _provider_has_what_it_needs(self) -> VersionSpec:
+        if self.chunker is not None and self.chunker.kind == "too_long" and self.too_long != "chunk":
+            raise ValueError("chunker.kind too_long is what `too_long: chunk` declares; declare that instead")
         if self.provider == "onnx":
             missing = [n for n in ("model_path", "tokenizer_path", "max_tokens") if getattr(self, n) is None]
             if missing:
@@ -469,6 +487,11 @@ class IndexSpec(Declared):
                     f"not {version.dimensions}"
                 )
         return self
+
+    @property
+    def asks_providers(self) -> bool:
+        """Whether a version's model is a provider's, which may change it behind its name."""
+        return any(version.is_remote for version in self.versions.values())
 
     def source(self) -> DocumentsSpec:
         """The declared documents table, or the one that this package makes itself."""

@@ -3,7 +3,8 @@
     documents ─┬─> embeddings/v1 [partitioned] ─> ann_index/v1 ─> evaluation/v1 ─┐
                ├─> embeddings/v2 [partitioned] ─> ann_index/v2 ─> evaluation/v2 ─┴─> serving
                ├─> dual_write
-               └─> comparison
+               ├─> comparison
+               └─> model_check (with a version of a provider)
 
 No IO managers: vectors go to the store, and what an asset hands to Dagster is what a person wants to see.
 """
@@ -21,7 +22,7 @@ from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import Lines, reason_of, working_on
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, verify
+from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, model_check, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
@@ -50,7 +51,8 @@ def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [documents_asset(spec)]
     for version in spec.versions:
         assets += [embeddings_asset(spec, version), ann_index_asset(spec, version), evaluation_asset(spec, version)]
-    return [*assets, serving_asset(spec), dual_write_asset(spec), comparison_asset(spec)]
+    asked = [model_check_asset(spec)] if spec.asks_providers else []
+    return [*assets, serving_asset(spec), dual_write_asset(spec), comparison_asset(spec), *asked]
 
 
 def documents_asset(spec: IndexSpec) -> dg.AssetSpec:
@@ -249,6 +251,31 @@ def comparison_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata.compared(compared), check_results=[checks.nothing_bypassed(key, compared)])
 
     return compare
+
+
+def model_check_asset(spec: IndexSpec) -> dg.AssetsDefinition:
+    """Every provider's model asked again for a few texts: one that changed behind its name turns the check red."""
+    names = Names(spec.name)
+    key = names.model_check
+
+    @dg.asset(
+        key=key,
+        deps=[names.documents],
+        check_specs=[checks.same_model_spec(spec, key)],
+        group_name=spec.name,
+        kinds={"postgres"},
+        retry_policy=RETRIES,
+        description=f"Asks the models of {spec.name} for a few kept texts again and compares. A model that changed embeds nothing more "
+        f"until a person has decided. Run by the schedule `{names.model_check_schedule}`.",
+    )
+    def ask_again(context: dg.AssetExecutionContext) -> Materialized:
+        with working_on(spec, register_new=False) as index:
+            found = model_check.check(index)
+        for each in found:
+            (context.log.error if each.outcome == "changed" else context.log.info)(each.sentence)
+        return dg.MaterializeResult(metadata=metadata.models_checked(found), check_results=[checks.same_model(key, found)])
+
+    return ask_again
 
 
 def _kinds(spec: IndexSpec, declared: VersionSpec) -> set[str]:

@@ -1,5 +1,5 @@
 """The checks on a version's evaluation. All block: a cutover in the same run does not happen after one of them failed. And those that
-only tell: on the full comparison, and on the dual-write.
+only tell: on the full comparison, the dual-write and the model check.
 
 They hang on the unpartitioned evaluation since a check on the partitioned embeddings would run in every chunk of a backfill.
 Blocking reaches no further than one run, so the cutover itself asks the library for the same evidence again.
@@ -7,13 +7,14 @@ Blocking reaches no further than one run, so the cutover itself asks the library
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.evaluate.gate import GateResult
+from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.spec import IndexSpec
@@ -23,6 +24,7 @@ COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "proven
 
 NOTHING_BYPASSED = "nothing_bypassed"
 DEAD_LETTERS = "dead_letters"
+SAME_MODEL = "same_model"
 
 
 def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -91,6 +93,29 @@ def dead_letters(spec: IndexSpec, asset: dg.AssetKey, found: Mapping[str, tuple[
         severity=dg.AssetCheckSeverity.ERROR if serving else dg.AssetCheckSeverity.WARN,
         description=f"Documents without a vector: {said}. Run: embed-pipeline dead-letters {spec.name}" if over else None,
         metadata={f"{version} dead letters": number for version, (_, number) in found.items()},
+    )
+
+
+def same_model_spec(spec: IndexSpec, asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """What the model check promises to answer. Blocks nothing in its run: the library itself stops what would mix two spaces."""
+    description = (
+        "Every provider's model still gives the vectors that its version was made with "
+        f"(cosine at least {spec.model_check.min_cosine:g}, model_check.min_cosine)."
+    )
+    return dg.AssetCheckSpec(SAME_MODEL, asset=asset, description=description, blocking=False)
+
+
+def same_model(asset: dg.AssetKey, found: Sequence[ModelCheck]) -> dg.AssetCheckResult:
+    """An error for a model that has changed behind its name; a warning for one that does not answer."""
+    wrong = [each for each in found if each.outcome in ("changed", "unknown")]
+    changed = any(each.outcome == "changed" for each in wrong)
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        asset_key=asset,
+        check_name=SAME_MODEL,
+        severity=dg.AssetCheckSeverity.ERROR if changed else dg.AssetCheckSeverity.WARN,
+        description=" ".join(each.sentence for each in wrong) or None,
+        metadata=metadata.models_checked(found),
     )
 
 

@@ -49,7 +49,8 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
         jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
     control_jobs = [rollback_job(spec), pause_job(spec), resume_job(spec), abort_job(spec)]
     adoption = [adopt_job(spec)] if spec.store.adopted() else []
-    return [*jobs, *adoption, dual_write_job(spec), compare_job(spec), retry_job(spec), *control_jobs]
+    asked = [model_check_job(spec)] if spec.asks_providers else []
+    return [*jobs, *adoption, dual_write_job(spec), compare_job(spec), *asked, retry_job(spec), *control_jobs]
 
 
 def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
@@ -105,6 +106,17 @@ def compare_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
         names.compare_job,
         selection=dg.AssetSelection.assets(names.comparison),
         description=f"Compare every document of {spec.name} with every vector; queue what differs, and say so.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def model_check_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
+    """What the schedule of the model check requests."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.model_check_job,
+        selection=dg.AssetSelection.assets(names.model_check),
+        description=f"Ask the models of {spec.name} for a few kept texts again, and say which one has changed.",
         executor_def=dg.in_process_executor,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -13,6 +13,7 @@ from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.migrate.dual_write import VersionSync
+from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.retire import Retired
 from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.spec import VersionSpec
@@ -157,6 +158,12 @@ def compared(done: Compared) -> Metadata:
     """What a full comparison found; the differences as one number get a plot over time."""
     shown: Metadata = {"sentence": done.sentence, "differences": sum(done.queued.values()), "rearmed": len(done.rearmed)}
     return shown | {f"{version} queued": number for version, number in done.queued.items()}
+
+
+def models_checked(found: Sequence[ModelCheck]) -> Metadata:
+    """How near the models of today are to what was kept; the lowest cosine gets a plot over time."""
+    shown: Metadata = {f"{each.version} outcome": each.outcome for each in found}
+    return shown | {f"{each.version} lowest cosine": each.lowest for each in found if each.lowest is not None}
 
 
 def retired(done: Retired) -> Metadata:

@@ -64,6 +64,18 @@ class Names:
         return f"rollback_{self.index}"
 
     @property
+    def model_check(self) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "model_check"])
+
+    @property
+    def model_check_job(self) -> str:
+        return f"model_check_{self.index}"
+
+    @property
+    def model_check_schedule(self) -> str:
+        return f"{self.index}_model_check"
+
+    @property
     def retry_job(self) -> str:
         return f"retry_dead_letters_{self.index}"
 

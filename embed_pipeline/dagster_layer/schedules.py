@@ -1,5 +1,5 @@
-"""The schedules of one index: filling the next partitions of a version (stopped until a person starts it, since it spends money), and the
-full comparison (running, since what it finds is what nobody looks for).
+"""The schedules of one index: filling the next partitions of a version (stopped until a person starts it, since it spends money), the
+full comparison and the model check (running, since what they find is what nobody looks for).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from embed_pipeline.spec import IndexSpec
 
 
 def build_schedules(spec: IndexSpec) -> list[dg.ScheduleDefinition]:
-    """One schedule for each version, and the full comparison's."""
-    return [*(backfill_schedule(spec, version) for version in spec.versions), compare_schedule(spec)]
+    """One schedule for each version, the full comparison's, and the model check's where a provider is asked."""
+    asked = [model_check_schedule(spec)] if spec.asks_providers else []
+    return [*(backfill_schedule(spec, version) for version in spec.versions), compare_schedule(spec), *asked]
 
 
 def backfill_schedule(spec: IndexSpec, version: str) -> dg.ScheduleDefinition:
@@ -64,18 +65,42 @@ def compare_schedule(spec: IndexSpec) -> dg.ScheduleDefinition:
     def compare(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if unfinished_run(context.instance, names.compare_job):
             return dg.SkipReason("The comparison of an earlier tick is queued or running.")
-        try:
-            with connect(resolve_url(spec.database_url), autocommit=True) as conn:
-                live = versions.live_versions(conn, spec.name)
-        except EmbedPipelineError as problem:
-            return dg.SkipReason(str(problem))
-        except psycopg.errors.UndefinedTable:
-            live = []
-        except psycopg.Error as problem:
-            return dg.SkipReason(f"PostgreSQL did not answer: {problem.diag.message_primary or type(problem).__name__}.")
-        return dg.RunRequest() if live else dg.SkipReason(f"{spec.name} has no live version yet.")
+        return _run_if_live(spec)
 
     return compare
+
+
+def model_check_schedule(spec: IndexSpec) -> dg.ScheduleDefinition:
+    """Requests the model check, once there is a model to ask."""
+    names = Names(spec.name)
+
+    @dg.schedule(
+        name=names.model_check_schedule,
+        job_name=names.model_check_job,
+        cron_schedule=spec.model_check.schedule,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Asks the providers' models of {spec.name} for a few kept texts again; a model that has changed turns the check red.",
+    )
+    def ask_again(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if unfinished_run(context.instance, names.model_check_job):
+            return dg.SkipReason("The model check of an earlier tick is queued or running.")
+        return _run_if_live(spec)
+
+    return ask_again
+
+
+def _run_if_live(spec: IndexSpec) -> dg.RunRequest | dg.SkipReason:
+    try:
+        with connect(resolve_url(spec.database_url), autocommit=True) as conn:
+            live = versions.live_versions(conn, spec.name)
+    except EmbedPipelineError as problem:
+        return dg.SkipReason(str(problem))
+    except psycopg.errors.UndefinedTable:
+        live = []
+    except psycopg.Error as problem:
+        return dg.SkipReason(f"PostgreSQL did not answer: {problem.diag.message_primary or type(problem).__name__}.")
+    return dg.RunRequest() if live else dg.SkipReason(f"{spec.name} has no live version yet.")
 
 
 def first_contiguous(keys: list[str], unfilled: set[str], limit: int) -> list[str]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from embed_pipeline.embedders.chunker import Chunker
+from embed_pipeline.embedders.chunker import Chunker, Passage
 from embed_pipeline.embedders.custom import describe
+from embed_pipeline.embedders.fitting import Fitting
 from embed_pipeline.embedders.metering import Meter
 from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Urgency, Vectors
 from embed_pipeline.embedders.registry import open_embedder
@@ -38,6 +39,9 @@ class VersionEmbedder:
         identity = dict(embedder.identity())
         if self.chunker is not None:
             identity["chunks"] = self.chunker.identity()
+        self._fitting = Fitting(spec) if spec.too_long == "chunk" else None
+        if self._fitting is not None:
+            identity["fitting"] = self._fitting.identity()
         self.fingerprint: str = spec.fingerprint(identity)
         """sha256 (hex) of all that decides a vector: what a stored vector is labelled with."""
         self.model_version: str = spec.model_version or identity.get("model", "")[:12] or "1"
@@ -68,6 +72,23 @@ class VersionEmbedder:
             return self._embedder.pack([self.spec.document_prefix + text for text in texts])
         step = self.spec.texts_per_call
         return [slice(start, min(start + step, len(texts))) for start in range(0, len(texts), step)]
+
+    def passages(self, text: str) -> list[Passage]:
+        """Where the passages of a document are that have a vector each: by the chunker, and none over max_tokens with `too_long: chunk`.
+
+        One for the whole text when the version splits nothing, and when the text is blank: it is rejected in the embedder's words.
+        """
+        whole = [Passage(0, len(text))]
+        found = whole if self.chunker is None else self.chunker.passages(text) or whole
+        return found if self._fitting is None else [part for passage in found for part in self._fitting.passages(text, passage)]
+
+    @property
+    def passage_characters(self) -> int | None:
+        """About how many characters of a long text a passage brings at least; None: a document is one vector."""
+        if self.spec.chunker is None:
+            return None
+        new = self.spec.chunker.size - self.spec.chunker.overlap
+        return new if self._fitting is None else min(new, self._fitting.max_tokens)
 
     def embed_documents(self, texts: Sequence[str], urgency: Urgency = Urgency.BACKFILL) -> Embedded:
         """Vectors of documents: float32, shape (len(texts), dimensions), L2-normalised when the version says so.
@@ -113,12 +134,37 @@ class VersionEmbedder:
         step = max(1, len(asked)) if self.is_remote else self.spec.texts_per_call
         for start in range(0, len(asked), step):
             positions = asked[start : start + step]
-            answer = self._checked(self._call([prefix + texts[n] for n in positions], role, urgency), len(positions))
+            try:
+                answer = self._checked(self._call([prefix + texts[n] for n in positions], role, urgency), len(positions))
+            except EmbedPipelineError as exc:
+                if isinstance(exc.paid, Embedded):
+                    exc.paid = self._paid(exc.paid, positions, len(texts), rejected)
+                raise
             vectors[positions] = answer.vectors
             rejected |= {positions[n]: reason for n, reason in answer.rejected.items()}
             truncated |= {positions[n] for n in answer.truncated}
             tokens += answer.tokens
         return Embedded(vectors, dict(sorted(rejected.items())), frozenset(truncated), tokens)
+
+    def _paid(self, partly: Embedded, positions: list[int], count: int, blank: dict[int, str]) -> Embedded | None:
+        """What was answered before a failure, checked like any answer and at the positions of the caller; None when it is no good."""
+        open_ones = dict.fromkeys(partly.unanswered, "unanswered")
+        try:
+            answer = self._checked(
+                Embedded(partly.vectors, {**partly.rejected, **open_ones}, partly.truncated, partly.tokens), len(positions)
+            )
+        except WrongAnswer:
+            return None
+        vectors = np.zeros((count, self.spec.dimensions), dtype=np.float32)
+        vectors[positions] = answer.vectors
+        said = {positions[n]: reason for n, reason in answer.rejected.items() if n not in partly.unanswered}
+        return Embedded(
+            vectors,
+            dict(sorted({**blank, **said}.items())),
+            frozenset(positions[n] for n in answer.truncated),
+            answer.tokens,
+            frozenset(positions[n] for n in partly.unanswered),
+        )
 
     def _call(self, texts: list[str], role: Role, urgency: Urgency) -> Embedded:
         try:
@@ -146,7 +192,7 @@ class VersionEmbedder:
         if outside:
             raise self._wrong(f"{count} texts with a word on position {outside[0]}, which was not asked")
         rejected = {n: str(reason) for n, reason in answer.rejected.items()}
-        if self.spec.too_long == "reject":
+        if self.spec.too_long != "truncate":
             # The provider cut although the version forbids it: half a text's vector must not pass for the whole's.
             rejected |= dict.fromkeys(cut - rejected.keys(), "over the token limit: the embedder cut it")
         kept = np.array([n not in rejected for n in range(count)], dtype=bool)

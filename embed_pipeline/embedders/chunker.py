@@ -46,6 +46,7 @@ class Chunker:
     """Splits texts as a version declares it. Thread-safe."""
 
     def __init__(self, spec: ChunkerSpec) -> None:
+        self._whole = spec.kind == "too_long"
         # Imported here: it takes a second, and only versions with a chunker need it.
         from langchain_text_splitters import RecursiveCharacterTextSplitter
 
@@ -58,6 +59,9 @@ class Chunker:
 
         Raises EmbedderError when the splitter's chunks are not where they seem to be: then no offset could be trusted.
         """
+        if self._whole:
+            passage = _stripped(text, Passage(0, len(text)))
+            return [passage] if passage.start < passage.end else []
         chunks = self._splitter.split_text(text)
         places = _places(text, self._splitter)
         if len(chunks) != len(places):

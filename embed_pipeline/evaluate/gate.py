@@ -17,6 +17,7 @@ from embed_pipeline.catalog import evidence, serving, versions
 from embed_pipeline.catalog.evidence import Present
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
+from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import HoldoutError, IllegalTransition
 from embed_pipeline.evaluate import metrics, report
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout, require_known_documents
@@ -104,7 +105,7 @@ def _measure(conn: psycopg.Connection, index: OpenIndex, version: Version, holdo
     store = index.store(version)
     depth = max(metrics.parse_metric(name).cutoff for name in _names(index))
     ids = list(holdout.queries)
-    answer = embedder.embed_queries([holdout.queries[query_id] for query_id in ids])
+    answer = embedder.embed_queries([holdout.queries[query_id] for query_id in ids], Urgency.CHECK)
     if answer.rejected:
         position, reason = next(iter(answer.rejected.items()))
         raise HoldoutError(

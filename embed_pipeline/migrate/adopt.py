@@ -21,6 +21,7 @@ import psycopg
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.existing import ExistingDocument, Places, forget_inserted
+from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import AdoptRefused, ConfigurationError, IllegalTransition
 from embed_pipeline.migrate import register
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -205,7 +206,7 @@ def _agreement(index: OpenIndex, version: Version, store: AdoptingStore, sample:
     if not sample:
         return []
     stored = store.existing_vectors([document.doc_id for document in sample])
-    answer = index.embedder_of(version).embed_documents([document.text for document in sample])
+    answer = index.embedder_of(version).embed_documents([document.text for document in sample], Urgency.CHECK)
     found = []
     for position, document in enumerate(sample):
         if document.doc_id not in stored or position in answer.rejected:

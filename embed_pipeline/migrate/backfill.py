@@ -1,16 +1,15 @@
 """Backfill: fill one key-range partition of a version from history. Insert-only, resumable, a good neighbour.
 
-Reading, embedding and writing overlap: the calling thread reads ahead, a pool embeds, one thread writes. What is held in memory is
-bounded by `max_in_flight` batches, whatever the size of the corpus.
+Reading, embedding and writing overlap: the calling thread reads ahead, a pool embeds, one thread writes what comes back
+(`in_flight.py`). What is held in memory is bounded, whatever the size of the corpus.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 
@@ -18,20 +17,25 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Partition, Version
 from embed_pipeline.documents import capture, ranges
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.errors import EmbedPipelineError, IllegalTransition, Stopped
+from embed_pipeline.errors import IllegalTransition, Stopped
 from embed_pipeline.migrate import model_check
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, portions
+from embed_pipeline.migrate.in_flight import Answered, InFlight
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Taken, only_run, write_batch
+from embed_pipeline.migrate.packs import packs
 from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
-from embed_pipeline.stores.protocol import EmbeddedBatch, MissingDocument, VersionStore
+from embed_pipeline.stores.protocol import MissingDocument, VersionStore
 
 queries = Queries(ranges.__file__, "ranges.sql")
 
 LOCKED_TRIES = 40
+
+# Of a provider so many requests' documents are read at once: enough for full requests, whatever a document's length.
+READ_PACKS = 4
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Progress:
     written: int = 0
     rejected: int = 0
     truncated: int = 0
+    tokens: int = 0
     waiting: str = ""
     started: float = field(default_factory=time.monotonic)
 
@@ -69,6 +74,7 @@ class PartitionReport:
     rejected: int
     truncated: int
     seconds: float
+    tokens: int = 0
 
 
 def unfilled(conn: psycopg.Connection, index: OpenIndex, version: str) -> list[str]:
@@ -99,7 +105,13 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
             _fill(reading, index, version, partition, progress, listener)
         documents = reading.repeat(lambda conn: _complete(conn, index, name, partition))
         return PartitionReport(
-            partition_key, documents, progress.written, progress.rejected, progress.truncated, progress.seconds
+            partition_key,
+            documents,
+            progress.written,
+            progress.rejected,
+            progress.truncated,
+            progress.seconds,
+            progress.tokens,
         )
 
 
@@ -170,16 +182,14 @@ def _pass(
     again: bool,
 ) -> int:
     """One pass; returns how many documents it had to leave."""
-    limits = index.batch_sizes.setdefault(
-        store.version.name, BatchSize(embedder.spec.texts_per_call, index.spec.backfill.write_batch)
-    )
+    most = index.spec.backfill.write_batch
+    # A provider's requests have their own size: there the time of writes alone decides.
+    smallest = most if embedder.is_remote else embedder.spec.texts_per_call
+    limits = index.batch_sizes.setdefault(store.version.name, BatchSize(smallest, most))
     throttle = index.throttle(store.version)
-    in_flight: deque[Future[tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]]] = deque()
-    pending_write: Future[int] | None = None
-    left = 0
 
-    def write(embedded: tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]) -> int:
-        batch, letters, truncated = embedded
+    def write(answered: Answered) -> int:
+        batch, letters = answered.batch, answered.letters
         signal("backfill.embedded")
         seconds = 0.0
 
@@ -197,34 +207,19 @@ def _pass(
         limits.wrote(len(batch), seconds)
         progress.written += len(written)
         progress.rejected += len(rejected)
-        progress.truncated += truncated
+        progress.truncated += answered.truncated
+        progress.tokens += batch.tokens
         if listener is not None:
             listener(progress)
         return len(batch) + len(letters) - len(written) - len(rejected)
 
-    with ThreadPoolExecutor(embedder.spec.calls_in_flight) as pool, ThreadPoolExecutor(1) as writer:
-        try:
-            for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
-                reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
-                reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))
-                progress.waiting = ""
-                in_flight.append(pool.submit(_embed, embedder, documents, limits))
-                if len(in_flight) > embedder.spec.calls_in_flight:
-                    embedded = in_flight.popleft().result()
-                    left += pending_write.result() if pending_write else 0
-                    pending_write = writer.submit(write, embedded)
-            while in_flight:
-                embedded = in_flight.popleft().result()
-                left += pending_write.result() if pending_write else 0
-                pending_write = writer.submit(write, embedded)
-        except (EmbedPipelineError, psycopg.Error):
-            # One batch failed; the others in flight are paid for and kept, unless writing is what fails.
-            for future in in_flight:
-                if future.exception() is None:
-                    writer.submit(write, future.result()).result()
-            raise
-        left += pending_write.result() if pending_write else 0
-    return left
+    with InFlight(embedder.spec.calls_in_flight, lambda: limits.size, write) as in_flight:
+        for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
+            reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
+            reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))
+            progress.waiting = ""
+            in_flight.submit(partial(_embed, embedder, documents, limits))
+    return in_flight.left
 
 
 def _batches(
@@ -237,29 +232,38 @@ def _batches(
     *,
     again: bool,
 ) -> Iterator[list[MissingDocument]]:
+    """What is asked for at once, read in key order: of a provider one request, else as many documents as time allows."""
     after: list[str] | None = None
+    begun: list[MissingDocument] = []
     while True:
-        limit = limits.size
+        limit = READ_PACKS * embedder.spec.texts_per_call if embedder.is_remote else limits.size
 
         def read(conn: psycopg.Connection, start: list[str] | None = after, limit: int = limit) -> list[MissingDocument]:
             return store.missing(conn, partition.range, start, limit, unqueued=again, unlocked=again)
 
         documents = reading.repeat(read)
         signal("backfill.read")
-        if documents:
-            yield from portions(embedder, documents)
-        if len(documents) < limit:
+        is_last = len(documents) < limit
+        if not embedder.is_remote:
+            if documents:
+                yield from portions(embedder, documents)
+        elif begun or documents:
+            cut = packs(embedder, begun + documents)
+            # The last request may not be full: what is read next goes into it.
+            begun = [] if is_last else cut.pop()
+            yield from cut
+        if is_last:
             return
         after = index.source.key_of(documents[-1].doc_id)
 
 
-def _embed(
-    embedder: VersionEmbedder, documents: list[MissingDocument], limits: BatchSize
-) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+def _embed(embedder: VersionEmbedder, documents: list[MissingDocument], limits: BatchSize) -> Answered:
     started = time.monotonic()
     batch, letters, truncated = embed_batch(embedder, documents)
-    limits.took(len(documents), time.monotonic() - started)
-    return batch, letters, truncated
+    if not embedder.is_remote:
+        # How long a provider takes says nothing about what one write should hold.
+        limits.took(len(documents), time.monotonic() - started)
+    return Answered(batch, letters, truncated)
 
 
 def _partition(conn: psycopg.Connection, index: OpenIndex, version: Version, key: str) -> Partition:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -21,13 +22,17 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, StoreUnavailable, VersionRetired
 from embed_pipeline.migrate import model_check
-from embed_pipeline.migrate.embed import embed_batch, portions
+from embed_pipeline.migrate.embed import embed_batch, paid_for, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
+from embed_pipeline.migrate.packs import packs
 from embed_pipeline.postgres import failures
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import EmbeddedBatch, VersionStore
 
 T = TypeVar("T")
 
@@ -55,6 +60,7 @@ class VersionSync:
     retried: int = 0
     pending: int = 0
     error: str = ""
+    tokens: int = 0
 
 
 def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Waiting | None = None) -> list[VersionSync]:
@@ -175,26 +181,56 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
     embedder = index.embedder_of(version)
     # After what needs no model: also where nothing may be embedded, a document that is gone is not found again.
     if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
-        _and_hold(line, claim, lambda: model_check.take_first_sample(index, version))
-    # What does not fit into the memory of one portion comes round again.
-    portion = next(portions(embedder, todo))
-    batch, letters, _ = _and_hold(line, claim, lambda: embed_batch(embedder, portion))
+        _embed_and_hold(line, [partial(model_check.take_first_sample, index, version)], 1, claim)[0].result()
+    urgency = Urgency.SERVING if version.state == "active" else Urgency.LIVE
+    asked = [partial(embed_batch, embedder, part, urgency) for part in _parts(embedder, todo)]
+    done = set(settled)
+    problem: BaseException | None = None
+    for embedding in _embed_and_hold(line, asked, embedder.spec.calls_in_flight, claim):
+        try:
+            batch, letters, _ = embedding.result()
+            done |= _write(line, store, claim, batch, letters, result)
+        except (EmbedderError, *RETRIED) as failed:
+            # What the other requests brought is paid for, and is written all the same.
+            problem = problem or failed
+            kept = paid_for(failed)
+            if kept is not None:
+                done |= _write(line, store, claim, kept.batch, kept.letters, result)
+    if problem is not None:
+        raise problem
+    return done
+
+
+def _write(
+    line: Line,
+    store: VersionStore,
+    claim: Claim,
+    batch: EmbeddedBatch,
+    letters: dict[str, tuple[bytes, str]],
+    result: VersionSync,
+) -> set[str]:
+    result.tokens += batch.tokens
     signal("dual_write.embedded")
     written = write_batch(line, store, batch, lambda conn: store.replace(conn, claim, batch))
     rejected = line.repeat(lambda conn: store.reject(conn, claim, letters))
     result.written += len(written)
     result.rejected += len(rejected)
-    return settled | written | rejected
+    return written | rejected
 
 
-def _and_hold(line: Line, claim: Claim, embed: Callable[[], T]) -> T:
+def _parts(embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]]) -> list[list[tuple[str, str, bytes]]]:
+    """What is asked for at once: each request of a provider; else one portion, and what does not fit into its memory comes round again."""
+    return packs(embedder, todo) if embedder.is_remote else [next(portions(embedder, todo))]
+
+
+def _embed_and_hold(line: Line, asked: Sequence[Callable[[], T]], calls: int, claim: Claim) -> list[Future[T]]:
     """Embed outside any transaction, and renew the lease meanwhile: else two workers with a slow provider would take a batch from each
-    other for ever, and pay each time."""
-    with ThreadPoolExecutor(1) as pool:
-        embedding = pool.submit(embed)
-        while not wait([embedding], timeout=LEASE_SECONDS / 3).done:
+    other for ever, and pay each time. Returns when all are answered or have failed."""
+    with ThreadPoolExecutor(min(len(asked), calls)) as pool:
+        embedding = [pool.submit(each) for each in asked]
+        while wait(embedding, timeout=LEASE_SECONDS / 3).not_done:
             line.repeat(lambda conn: queue.renew(conn, claim, LEASE_SECONDS))
-        return embedding.result()
+        return embedding
 
 
 def _release(line: Line, claim: Claim, doc_ids: list[str], *, delay: float, error: str | None) -> None:

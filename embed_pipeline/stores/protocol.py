@@ -24,6 +24,7 @@ class EmbeddedBatch:
     """Documents with their vectors, columnar: `vectors` holds `chunks[i]` rows for document i, in order.
 
     `offsets` has the passage (start, end) of each vector, in characters of the document's text; None: all are whole documents.
+    `tokens`: what the provider billed for it, texts that were rejected included; 0 where nobody bills.
     """
 
     doc_ids: list[str]
@@ -31,6 +32,7 @@ class EmbeddedBatch:
     chunks: list[int]
     vectors: Vectors
     offsets: NDArray[np.int32] | None = None
+    tokens: int = 0
 
     def __len__(self) -> int:
         return len(self.doc_ids)

@@ -21,7 +21,21 @@ from tests.cli.conftest import DOCUMENTS, Place, Ran
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-m", "embed_pipeline.cli.main"]
 VERBS = {
-    *("load", "plan", "backfill", "sync", "gate", "cutover", "rollback", "retire", "pause", "resume", "abort"),
+    *(
+        "load",
+        "plan",
+        "dead-letters",
+        "check-model",
+        "backfill",
+        "sync",
+        "gate",
+        "cutover",
+        "rollback",
+        "retire",
+        "pause",
+        "resume",
+        "abort",
+    ),
     *("status", "verify", "search", "demo", "db", "adopt"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,8 @@ from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores import pgvector
 from tests.articles import DOCUMENTS, at, change, fill, require_consistent, settle, stored, text_hash
+from tests.fakes import asked_texts
+from tests.providers.loopback import waited
 
 Open = Callable[..., OpenIndex]
 
@@ -190,20 +193,26 @@ def test_resumed_backfill_pays_for_nothing_twice(app: psycopg.Connection, open_d
     assert len(paid) == len(set(paid)) == 60
 
 
-def test_batches_beside_a_failing_one_are_kept(app: psycopg.Connection, open_docs: Open) -> None:
+def test_batches_beside_a_failing_one_are_kept(app: psycopg.Connection, open_docs: Open, tmp_path: Path) -> None:
     """Three calls are under way when the first fails: what the other two brought is paid for, and stored."""
     app.execute("UPDATE articles SET body = 'boom' WHERE id = 3")
+    calls, held = tmp_path / "calls", tmp_path / "held"
     version = {
         "provider": "tests.fakes:HashEmbedder",
         "model_name": "m",
         "dimensions": 16,
         "batch_size": 5,
         "max_in_flight": 3,
-        "options": {"raise_on": "boom"},
+        "options": {"raise_on": "boom", "calls_file": str(calls), "wait_while": str(held)},
     }
     index = open_docs(versions={"v1": version})
-    with pytest.raises(EmbedderError, match="boom"):
-        backfill.fill_partition(index, "v1", "00")
+    held.touch()
+    with ThreadPoolExecutor(1) as pool:
+        filled = pool.submit(backfill.fill_partition, index, "v1", "00")
+        waited(lambda: len(asked_texts(calls)) == 15, "not all three were asked for")
+        held.unlink()
+        with pytest.raises(EmbedderError, match="boom"):
+            filled.result()
     assert set(stored(app, "v1")) == {str(n) for n in range(6, 16)}
     assert "00" in backfill.unfilled(app, index, "v1")
 

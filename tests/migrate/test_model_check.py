@@ -10,12 +10,13 @@ import psycopg
 import pytest
 
 from embed_pipeline.catalog import model_samples
+from embed_pipeline.catalog.model_samples import Sample
 from embed_pipeline.errors import CutoverRefused, EmbedderError, ModelChanged
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, model_check
 from embed_pipeline.migrate.model_sample import TEXTS
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.articles import DOCUMENTS, at, change, fill, settle, stored
+from tests.articles import DOCUMENTS, at, change, fill, serve, settle, stored
 from tests.fakes import asked_texts
 
 Open = Callable[..., OpenIndex]
@@ -50,6 +51,13 @@ def outcome(index: OpenIndex) -> str:
     return found.outcome
 
 
+def kept(index: OpenIndex) -> Sample:
+    with index.connection() as conn:
+        found = model_samples.read(conn, "docs", "v1")
+    assert found is not None
+    return found
+
+
 def events(app: psycopg.Connection) -> list[tuple[Any, ...]]:
     return app.execute(
         "SELECT event, from_state, to_state, reason FROM embed_pipeline.audit_events WHERE event LIKE 'model%' ORDER BY id"
@@ -68,13 +76,11 @@ def test_the_sample_is_taken_once_before_the_first_document(
             change(app, 1, "changed again")
             assert not dual_write.sync(index)[0].error
     asked = asked_texts(calls)
-    sample = [" ".join(text.split()) for text in TEXTS]
-    assert asked[: len(TEXTS)] == sample
-    assert not set(asked[len(TEXTS) :]) & set(sample)
-    with index.connection() as conn:
-        kept = model_samples.read(conn, "docs", "v1")
-    assert kept is not None
-    assert (kept.texts, kept.late, kept.changed_at) == (TEXTS, False, None)
+    ours = [" ".join(text.split()) for text in TEXTS]
+    assert asked[: len(TEXTS)] == ours
+    assert not set(asked[len(TEXTS) :]) & set(ours)
+    sample = kept(index)
+    assert (sample.texts, sample.late, sample.changed_at) == (TEXTS, False, None)
     assert events(app) == [("model_sample", None, None, "")]
 
 
@@ -84,8 +90,10 @@ def test_a_changed_model_embeds_nothing_more_until_it_is_the_old_one_again(
     backfill.fill_partition(index, "v1", "00")
     assert outcome(index) == "same"
     turned.touch()
+    agreed = kept(index).agreed_at
     assert outcome(index) == "changed"
     assert outcome(index) == "changed"
+    assert kept(index).agreed_at == agreed, "what was embedded after that may be of the new model"
 
     asked = len(asked_texts(calls))
     with pytest.raises(ModelChanged, match="has changed m: .*last agreed at .* check-model docs v1 --accept"):
@@ -134,6 +142,26 @@ def test_no_cutover_to_a_version_whose_model_has_changed(index: OpenIndex, turne
     assert cutover.cutover(index, "v1").version == "v1"
 
 
+def test_a_rollback_to_it_is_refused_only_by_what_it_would_have_to_embed(
+    open_docs: Open, app: psycopg.Connection, turned: Path
+) -> None:
+    versions = {
+        name: {"provider": "tests.fakes:HashEmbedder", "model_name": name, "dimensions": 16, "options": options}
+        for name, options in (("v1", {"turned": str(turned)}), ("v2", {}))
+    }
+    index = open_docs(versions=versions)
+    serve(index, "v1")
+    serve(index, "v2")
+    turned.touch()
+    assert [each.outcome for each in model_check.check(index)] == ["changed", "same"]
+    assert cutover.rollback(index).version == "v1"
+    assert gate.run(index, "v2").outcome == "pass"
+    cutover.cutover(index, "v2")
+    change(app, 1, "changed")
+    with pytest.raises(ModelChanged):
+        cutover.rollback(index)
+
+
 def test_a_person_may_accept_what_the_model_is_now(index: OpenIndex, app: psycopg.Connection, turned: Path) -> None:
     fill(index, "v1")
     turned.touch()
@@ -175,10 +203,9 @@ def test_a_provider_that_fails_is_unknown_and_stops_nothing_else(open_docs: Open
 def test_a_check_of_a_sample_that_was_replaced_meanwhile_changes_nothing(index: OpenIndex, turned: Path) -> None:
     model_check.check(index)
     turned.touch()
+    old = kept(index)
+    model_check.accept(index, "v1", "")
     with index.connection() as conn:
-        old = model_samples.read(conn, "docs", "v1")
-        assert old is not None
-        model_check.accept(index, "v1", "")
         assert model_samples.note_check(conn, "docs", "v1", old, 0.1, same=False) is None
         assert model_samples.is_changed(conn, "docs", "v1") is False
 

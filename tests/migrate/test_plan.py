@@ -28,6 +28,7 @@ def fake(name: str, **overrides: Any) -> dict[str, Any]:
 
 
 def test_a_plan_changes_nothing(database_url: str, app: psycopg.Connection[Any], holdout: Path, tmp_path: Path) -> None:
+    app.execute("DROP SCHEMA embed_pipeline CASCADE")
     calls = tmp_path / "calls"
     spec = declared(database_url, holdout, versions={"v1": fake("v1", options={"calls_file": str(calls)})})
     found = plan(spec, "v1")

@@ -108,6 +108,7 @@ def test_dead_letters_are_named() -> None:
 
 
 def test_an_index_before_its_first_command(database_url: str, app: psycopg.Connection[Any], holdout: Path) -> None:
+    app.execute("DROP SCHEMA embed_pipeline CASCADE")
     shown = status_of(declared(database_url, holdout, "v1"))
     assert (shown.documents, shown.serving.version, shown.versions[0].state) == (DOCUMENTS, None, "declared")
     assert shown.next.command == "embed-pipeline plan docs v1"

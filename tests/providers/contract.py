@@ -9,8 +9,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from embed_pipeline.embedders.protocol import Embedder
-from embed_pipeline.embedders.registry import open_embedder
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.embedders.metering import Meter
 from embed_pipeline.spec import AccountSpec, VersionSpec
 from tests.providers.keys import VARIABLES
 from tests.providers.loopback import Provider
@@ -24,7 +24,7 @@ NARROW = {"cohere": {"model_name": "embed-english-v3.0", "dimensions": 1024}}
 
 
 @dataclass(frozen=True)
-class Tested:
+class Subject:
     """One service under test; `loopback` is None when it is the real one."""
 
     name: str
@@ -36,8 +36,8 @@ class Tested:
             base["base_url"] = self.loopback.base_url(self.name)
         return VersionSpec.model_validate(base | fields)
 
-    def open(self, account: AccountSpec | None = None, **fields: Any) -> Embedder:
-        return open_embedder(self.spec(**fields), account or AccountSpec(max_tries=3))
+    def open(self, meter: Meter | None = None, **fields: Any) -> VersionEmbedder:
+        return VersionEmbedder.open(self.spec(**fields), account=AccountSpec(max_tries=3), meter=meter)
 
 
 def why_not_live(name: str) -> str | None:

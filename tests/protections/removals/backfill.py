@@ -122,7 +122,7 @@ BACKFILL_RACES = (
     ),
     Removal(
         "batches_in_flight_are_dropped",
-        (Edit("migrate/backfill.py", "if future.exception() is None:", "if False:"),),
+        (Edit("migrate/in_flight.py", "if self._lost:", "if self._problem is not None:"),),
         (
             BACKFILL + "test_batches_beside_a_failing_one_are_kept",
             RESTARTS + "test_batches_in_flight_are_kept_when_reading_fails",
