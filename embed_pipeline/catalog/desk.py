@@ -14,13 +14,12 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from embed_pipeline.catalog.accounts import KINDS, Kind, Price, Terms, queries
-from embed_pipeline.embedders.metering import Headroom, Spent, Ticket
+from embed_pipeline.embedders.metering import BatchTicket, Headroom, Spent, Ticket
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, DatabaseUnavailable, EmbedPipelineError, Stopped
 from embed_pipeline.postgres import failures
@@ -195,11 +194,6 @@ class Desk:
 
     def _clock(self) -> float | None:
         return None if self._now is None else self._now()
-
-
-@dataclass(frozen=True)
-class BatchTicket(Ticket):
-    """What a batch job was expected to take. It may be made again by another process that collects the job."""
 
 
 class DatabaseMeter:

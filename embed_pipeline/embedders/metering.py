@@ -42,6 +42,11 @@ class Ticket:
     slot: int = 0
 
 
+@dataclass(frozen=True)
+class BatchTicket(Ticket):
+    """What a batch job was expected to take. It may be made again by another process that collects the job."""
+
+
 class Meter(Protocol):
     """One version's meter. Thread-safe. Every request is admitted, and every admission ends in `answered` or `failed`."""
 
@@ -50,6 +55,10 @@ class Meter(Protocol):
 
         Raises Stopped when it would exceed the budget, and DatabaseUnavailable when the shared meter cannot be asked.
         """
+        ...
+
+    def admit_batch(self, tokens: int) -> BatchTicket:
+        """The right to submit a batch job of about so many tokens: held by the budget alone. Ends in `answered` or `failed` too."""
         ...
 
     def answered(self, ticket: Ticket, tokens: int, headroom: Headroom | None = None) -> None:
@@ -80,6 +89,10 @@ class Unmetered:
     def admit(self, urgency: Urgency, tokens: int) -> Ticket:
         """At once."""
         return Ticket(urgency, tokens)
+
+    def admit_batch(self, tokens: int) -> BatchTicket:
+        """At once."""
+        return BatchTicket(Urgency.BACKFILL, tokens)
 
     def answered(self, ticket: Ticket, tokens: int, headroom: Headroom | None = None) -> None:
         """Count it."""
