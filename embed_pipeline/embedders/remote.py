@@ -115,6 +115,15 @@ class RemoteEmbedder:
             raise
         return work.embedded(self._spec.dimensions, self._who)
 
+    @property
+    def meter(self) -> Meter:
+        """What its requests pass through."""
+        return self._meter
+
+    def expected_tokens(self, texts: Sequence[str]) -> int:
+        """About how many tokens the provider will bill for `texts`, prefixes included."""
+        return sum(self._counter.count(text) for text in texts)
+
     def identity(self) -> Mapping[str, str]:
         """What decides the vectors and is not in the declaration: input types, and who cuts a text that is too long."""
         identity = dict(self._service.identity())
@@ -270,7 +279,7 @@ class RemoteEmbedder:
         try:
             reply = self._service.request(texts, role, cut=cut)
         except failures.RateLimited as exc:
-            self._meter.failed(ticket, retry_after=exc.retry_after, headroom=exc.headroom)
+            self._meter.failed(ticket, retry_after=exc.retry_after, headroom=exc.headroom, too_fast=True)
             raise
         except failures.Transient as exc:
             if exc.unheard:
