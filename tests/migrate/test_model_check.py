@@ -16,7 +16,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, model_check
 from embed_pipeline.migrate.model_sample import TEXTS
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.articles import DOCUMENTS, at, change, fill, settle, stored
+from tests.articles import DOCUMENTS, at, change, fill, serve, settle, stored
 from tests.fakes import asked_texts
 
 Open = Callable[..., OpenIndex]
@@ -140,6 +140,26 @@ def test_no_cutover_to_a_version_whose_model_has_changed(index: OpenIndex, turne
     turned.unlink()
     assert outcome(index) == "same"
     assert cutover.cutover(index, "v1").version == "v1"
+
+
+def test_a_rollback_to_it_is_refused_only_by_what_it_would_have_to_embed(
+    open_docs: Open, app: psycopg.Connection, turned: Path
+) -> None:
+    versions = {
+        name: {"provider": "tests.fakes:HashEmbedder", "model_name": name, "dimensions": 16, "options": options}
+        for name, options in (("v1", {"turned": str(turned)}), ("v2", {}))
+    }
+    index = open_docs(versions=versions)
+    serve(index, "v1")
+    serve(index, "v2")
+    turned.touch()
+    assert [each.outcome for each in model_check.check(index)] == ["changed", "same"]
+    assert cutover.rollback(index).version == "v1"
+    assert gate.run(index, "v2").outcome == "pass"
+    cutover.cutover(index, "v2")
+    change(app, 1, "changed")
+    with pytest.raises(ModelChanged):
+        cutover.rollback(index)
 
 
 def test_a_person_may_accept_what_the_model_is_now(index: OpenIndex, app: psycopg.Connection, turned: Path) -> None:
