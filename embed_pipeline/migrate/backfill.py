@@ -181,7 +181,10 @@ def _pass(
     """One pass; returns how many documents it had to leave."""
     limits, throttle = _limits(index, store, embedder), index.throttle(store.version)
     write = Writing(writing, store, limits, throttle, progress, listener).write
-    with InFlight(embedder.spec.calls_in_flight, lambda: limits.size, write) as in_flight:
+    calls = embedder.spec.calls_in_flight
+    # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
+    may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
+    with InFlight(calls, lambda: limits.size, write, may_wait=may_wait) as in_flight:
         for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
             reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
             reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))
