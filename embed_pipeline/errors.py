@@ -11,6 +11,8 @@ class EmbedPipelineError(Exception):
     """Base class: something was refused or failed in a way the user can act on."""
 
     exit_code = 1
+    paid: object | None = None
+    """Of an embedder that failed in the middle: what it had answered by then, for who can keep it (`migrate/embed.py`)."""
 
     def __init__(self, message: str, *, next_step: str | None = None) -> None:
         self.message = message

@@ -134,12 +134,37 @@ class VersionEmbedder:
         step = max(1, len(asked)) if self.is_remote else self.spec.texts_per_call
         for start in range(0, len(asked), step):
             positions = asked[start : start + step]
-            answer = self._checked(self._call([prefix + texts[n] for n in positions], role, urgency), len(positions))
+            try:
+                answer = self._checked(self._call([prefix + texts[n] for n in positions], role, urgency), len(positions))
+            except EmbedPipelineError as exc:
+                if isinstance(exc.paid, Embedded):
+                    exc.paid = self._paid(exc.paid, positions, len(texts), rejected)
+                raise
             vectors[positions] = answer.vectors
             rejected |= {positions[n]: reason for n, reason in answer.rejected.items()}
             truncated |= {positions[n] for n in answer.truncated}
             tokens += answer.tokens
         return Embedded(vectors, dict(sorted(rejected.items())), frozenset(truncated), tokens)
+
+    def _paid(self, partly: Embedded, positions: list[int], count: int, blank: dict[int, str]) -> Embedded | None:
+        """What was answered before a failure, checked like any answer and at the positions of the caller; None when it is no good."""
+        open_ones = dict.fromkeys(partly.unanswered, "unanswered")
+        try:
+            answer = self._checked(
+                Embedded(partly.vectors, {**partly.rejected, **open_ones}, partly.truncated, partly.tokens), len(positions)
+            )
+        except WrongAnswer:
+            return None
+        vectors = np.zeros((count, self.spec.dimensions), dtype=np.float32)
+        vectors[positions] = answer.vectors
+        said = {positions[n]: reason for n, reason in answer.rejected.items() if n not in partly.unanswered}
+        return Embedded(
+            vectors,
+            dict(sorted({**blank, **said}.items())),
+            frozenset(positions[n] for n in answer.truncated),
+            answer.tokens,
+            frozenset(positions[n] for n in partly.unanswered),
+        )
 
     def _call(self, texts: list[str], role: Role, urgency: Urgency) -> Embedded:
         try:

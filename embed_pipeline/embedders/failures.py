@@ -39,7 +39,11 @@ class TooLong(Refused):
 
 
 class TooMuch(Refused):
-    """The request as a whole is too large: fewer of its texts would be taken."""
+    """The request as a whole is too large: fewer of its texts would be taken. `texts`: it has too many texts, whatever they are."""
+
+    def __init__(self, words: str, status: int | None = None, *, texts: bool = False) -> None:
+        super().__init__(words, status)
+        self.texts = texts
 
 
 class RateLimited(Failure):
@@ -75,10 +79,13 @@ SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "bi
 SPENT_WORDS = re.compile(r"per month|/ month|monthly", re.IGNORECASE)
 RESUME = "Nothing was marked done; the same command resumes."
 
+# OpenAI, Voyage, text-embeddings-inference; Cohere; Google.
+TOO_MANY_TEXTS = re.compile(r"array too long|batch size|number of texts|too many (?:inputs|texts)|in one batch", re.IGNORECASE)
+# The sum of tokens: OpenAI, Cohere, Voyage, Mistral; or the bytes: a proxy.
 TOO_MUCH = re.compile(
-    r"per request|in the request|request size|in (?:the|your) batch\b.*\bmax|max\w* allowed tokens|tokens in batch|batch size"
-    r"|array too long|number of texts|too many (?:inputs|texts)|body is too large|entity too large",
-    re.IGNORECASE | re.DOTALL,
+    TOO_MANY_TEXTS.pattern
+    + r"|per request|in the request|request size|max\w* allowed tokens|tokens in batch|body is too large|entity too large",
+    re.IGNORECASE,
 )
 TOO_LONG = re.compile(
     r"context (?:length|window)|input length|too many tokens|(?:less|fewer) than \d+ tokens|too long|input is too large to process",
@@ -111,7 +118,7 @@ def of_silence(words: str, key: Key, *, unheard: bool = True) -> Transient:
 
 def _refused(words: str, status: int) -> Refused:
     if TOO_MUCH.search(words) or (status == 413 and not TOO_LONG.search(words)):
-        return TooMuch(words, status)
+        return TooMuch(words, status, texts=TOO_MANY_TEXTS.search(words) is not None)
     if TOO_LONG.search(words):
         return TooLong(words, status, count=_number(COUNT, words), limit=_number(LIMIT, words))
     return Refused(words, status)

@@ -11,12 +11,10 @@ import json
 
 from embed_pipeline.embedders.chunker import Chunker, Passage
 from embed_pipeline.embedders.models import known
-from embed_pipeline.embedders.tokens import ENDS, exact_counter
+from embed_pipeline.embedders.tokens import FEWEST_BYTES, at_most, exact_counter
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec import MOST_CHARACTERS, ChunkerSpec, VersionSpec
 
-# Without a tokenizer: this many bytes are taken for one token. Plain text has about four, figures and rare scripts about two.
-BYTES_PER_TOKEN = 2
 # Parts of equal length would just miss the limit where the text is denser than it is on average.
 ROOM = 0.9
 # The identity holds how the installed splitter splits the chunker's fixed text at this size.
@@ -52,12 +50,10 @@ class Fitting:
 
     def identity(self) -> str:
         """sha256 (hex) of what decides where a text is split: the limit, the tokenizer and the splitter."""
-        rule = f"{BYTES_PER_TOKEN} bytes" if self._exact is None else self._exact.sha256
+        rule = f"{FEWEST_BYTES} bytes" if self._exact is None else self._exact.sha256
         splitter = Chunker(ChunkerSpec(size=PROBE_SIZE)).identity()
         return hashlib.sha256(json.dumps([self.max_tokens, rule, splitter]).encode()).hexdigest()
 
     def _size(self, piece: str) -> int:
         sent = self._prefix + piece
-        if self._exact is not None:
-            return self._exact.count(sent)
-        return -(-len(sent.encode(errors="replace")) // BYTES_PER_TOKEN) + ENDS
+        return at_most(sent) if self._exact is None else self._exact.count(sent)

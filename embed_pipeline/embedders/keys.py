@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from embed_pipeline.spec import AccountSpec, VersionSpec
 # The variables that each provider's own library reads, in its order.
 VARIABLES = {"openai": ("OPENAI_API_KEY",), "cohere": ("CO_API_KEY", "COHERE_API_KEY"), "voyage": ("VOYAGE_API_KEY",)}
 # Providers repeat a wrong key with most of it starred out; the rest of it is nobody's business either.
-STARRED = re.compile(r"[\w-]*\*{3,}[\w-]*")
+STARRED = re.compile(r"[\w-]{0,100}\*{3,}[\w-]{0,100}")
 HIDDEN = "***"
 
 
@@ -28,6 +29,22 @@ class Key:
         if self.value:
             words = words.replace(self.value, HIDDEN)
         return STARRED.sub(HIDDEN, words)
+
+    def keep_out_of(self, logger: str) -> None:
+        """Have this logger's records scrubbed: a library may log a provider's words, and those may repeat the key."""
+        filters = logging.getLogger(logger).filters
+        if not any(isinstance(one, _Scrubbing) and one.key == self for one in filters):
+            logging.getLogger(logger).addFilter(_Scrubbing(self))
+
+
+class _Scrubbing(logging.Filter):
+    def __init__(self, key: Key) -> None:
+        super().__init__()
+        self.key = key
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.key.scrub(record.getMessage()), ()
+        return True
 
 
 def find_key(spec: VersionSpec, account: AccountSpec) -> Key:

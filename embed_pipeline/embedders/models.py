@@ -19,6 +19,8 @@ class Limits:
     """Of all texts of a request together."""
     max_tokens: int | None = None
     """Of one text; None where it is not known."""
+    cuts_silently: bool = False
+    """Whether a longer text is cut without a word: then only a count of ours can tell."""
 
 
 @dataclass(frozen=True)
@@ -100,4 +102,6 @@ def _model(provider: str, name: str, entry: dict[str, Any], shared: dict[str, An
 
 def _limits(shared: dict[str, Any], entry: dict[str, Any]) -> Limits:
     both = shared | entry
-    return Limits(both["texts_per_request"], both["tokens_per_request"], entry.get("max_tokens"))
+    return Limits(
+        both["texts_per_request"], both["tokens_per_request"], entry.get("max_tokens"), entry.get("cuts_silently", False)
+    )

@@ -74,9 +74,9 @@ class OpenAIService:
 
     def _failure(self, exc: Any) -> failures.Failure:
         if isinstance(exc, self._openai.APIStatusError):
-            body = exc.body if isinstance(exc.body, Mapping) else {}
-            words = body.get("message") or body.get("detail") or exc.message
-            return failures.of_status(exc.status_code, str(words), self._key, code=exc.code, headers=exc.response.headers)
+            return failures.of_status(
+                exc.status_code, _words(exc.response.text) or exc.message, self._key, code=exc.code, headers=exc.response.headers
+            )
         words = str(exc)
         # "Connection error." alone would not say which: refused, unknown host, bad certificate.
         if exc.__cause__ is not None and str(exc.__cause__):
@@ -92,3 +92,16 @@ class OpenAIService:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _words(body: str) -> str:
+    """The sentence in an error's body. OpenAI: {"error": {"message": ...}}; others at the top, as plain text, or all of it in a list."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return body.strip()
+    told = told[0] if isinstance(told, list) and told else told
+    for name in ("error", "message", "detail"):
+        while isinstance(told, dict) and name in told:
+            told = told[name]
+    return told if isinstance(told, str) else body.strip()

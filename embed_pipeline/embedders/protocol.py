@@ -40,6 +40,8 @@ class Embedded:
     truncated: frozenset[int] = frozenset()
     tokens: int = 0
     """What the provider counted and bills; 0 where nobody bills."""
+    unanswered: frozenset[int] = frozenset()
+    """Only in `EmbedPipelineError.paid`: the positions that were not answered when it failed. Their rows are zeros."""
 
 
 class Embedder(Protocol):

@@ -19,7 +19,7 @@ from embed_pipeline.embedders.metering import Meter
 from embed_pipeline.embedders.packing import pack
 from embed_pipeline.embedders.protocol import Embedded, Role, Urgency, Vectors
 from embed_pipeline.embedders.service import Reply, Service
-from embed_pipeline.embedders.tokens import Counter, Estimate, Exact, exact_counter, not_a_text
+from embed_pipeline.embedders.tokens import Counter, Estimate, Exact, at_most, exact_counter, not_a_text
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, ProviderRefused, WrongAnswer
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
@@ -53,6 +53,10 @@ class _Work:
         self.rows |= dict(zip(positions, reply.vectors, strict=True))
         self.tokens += tokens
 
+    def reject(self, position: int, reason: str) -> None:
+        self.truncated.discard(position)
+        self.rejected[position] = reason
+
     def embedded(self, dimensions: int, who: str) -> Embedded:
         lengths = {len(row) for row in self.rows.values()} or {dimensions}
         if len(lengths) > 1:
@@ -63,7 +67,9 @@ class _Work:
         vectors = np.zeros((len(self.texts), lengths.pop()), dtype=np.float32)
         for position, row in self.rows.items():
             vectors[position] = row
-        return Embedded(vectors, dict(sorted(self.rejected.items())), frozenset(self.truncated), self.tokens)
+        unanswered = set(range(len(self.texts))) - self.rows.keys() - self.rejected.keys()
+        truncated = frozenset(self.truncated) - unanswered
+        return Embedded(vectors, dict(sorted(self.rejected.items())), truncated, self.tokens, frozenset(unanswered))
 
 
 class RemoteEmbedder:
@@ -95,12 +101,18 @@ class RemoteEmbedder:
         """Vectors of `texts`, not normalised; prefixes are the caller's. Several requests, one after the other, when they need several.
 
         Rejected: a blank text, one over max_tokens (`too_long`), and one that the provider refuses, in its words. Raises
-        ProviderRefused when the provider refuses everything, EmbedderError when it does not answer, WrongAnswer, and what the meter raises.
+        ProviderRefused when the provider refuses everything, EmbedderError when it does not answer, WrongAnswer, and what the meter raises;
+        what was answered until then is in the error's `paid`.
         """
         work = _Work(list(texts), role, urgency)
         asked = [position for position in range(len(texts)) if self._may_be_asked(work, position)]
-        for part in self.pack([work.texts[position] for position in asked]):
-            self._answer(work, asked[part])
+        try:
+            for part in self.pack([work.texts[position] for position in asked]):
+                self._answer(work, asked[part])
+        except EmbedPipelineError as exc:
+            if work.rows:
+                exc.paid = work.embedded(self._spec.dimensions, self._who)
+            raise
         return work.embedded(self._spec.dimensions, self._who)
 
     def identity(self) -> Mapping[str, str]:
@@ -119,55 +131,79 @@ class RemoteEmbedder:
         """Whether the text goes to the provider; rejects or cuts it here where that needs no provider."""
         text = work.texts[position]
         reason = not_a_text(text)
-        if reason is None and self._exact is not None and self._max_tokens is not None:
-            count = self._exact.count(text)
-            if count > self._max_tokens:
-                beginning = self._exact.cut(text, self._max_tokens) if self._spec.too_long == "truncate" else ""
-                if not beginning.strip():
-                    reason = f"{count} tokens, the limit is {self._max_tokens}"
-                else:
-                    work.texts[position] = beginning
-                    work.truncated.add(position)
+        if reason is None and self._max_tokens is not None:
+            if self._exact is not None:
+                reason = self._cut_or_reject(work, position, self._exact, self._max_tokens)
+            elif self._service.limits.cuts_silently and at_most(text) > self._max_tokens:
+                reason = (
+                    f"up to {at_most(text)} tokens, the limit is {self._max_tokens}, and {self._spec.provider} would cut it without a word; "
+                    "with tokenizer_path it could be counted"
+                )
         if reason is not None:
             work.rejected[position] = reason
         return reason is None
 
+    def _cut_or_reject(self, work: _Work, position: int, exact: Exact, limit: int) -> str | None:
+        text = work.texts[position]
+        count = exact.count(text)
+        if count <= limit:
+            return None
+        beginning = exact.cut(text, limit) if self._spec.too_long == "truncate" else ""
+        if not beginning.strip():
+            return f"{count} tokens, the limit is {limit}"
+        work.texts[position] = beginning
+        work.truncated.add(position)
+        return None
+
     def _answer(self, work: _Work, positions: Sequence[int]) -> None:
         """Ask for these together, and when they are refused for parts of them, until each has its vector or its reason."""
         todo: list[tuple[Sequence[int], bool]] = [(positions, False)]
-        proven, refused = False, 0
+        refused: dict[int, failures.Refused] = {}
+        proven = False
         while todo:
             part, cut = todo.pop()
             try:
                 reply, tokens = self._ask([work.texts[n] for n in part], work.role, work.urgency, cut)
             except failures.TooLong as exc:
-                if len(part) > 1:
-                    todo += [(some, cut) for some in self._long_ones_apart(work, part)]
-                elif self._spec.too_long == "truncate" and self._service.cuts and not cut:
-                    # Only here is it known that this text is cut: a provider that may cut does not say whether it did.
-                    todo.append((part, True))
-                else:
-                    work.truncated.discard(part[0])
-                    work.rejected[part[0]] = self._why_too_long(exc, work.texts[part[0]])
+                todo += self._without_the_long_ones(work, part, cut, exc)
             except failures.Refused as exc:
                 if not proven and not isinstance(exc, failures.TooMuch):
-                    self._prove_that_some_are_taken(exc, work)
+                    self._prove_that_some_are_taken(exc, work, refused)
                     proven = True
                 if len(part) > 1:
-                    middle = len(part) // 2
-                    todo += [(part[middle:], cut), (part[:middle], cut)]
+                    todo += [(half, cut) for half in self._halves(part, exc)]
                     continue
-                refused += 1
-                if len(positions) >= LEAST_TO_JUDGE and refused > len(positions) / 2:
-                    raise self._stopped(
-                        f"refuses most of a batch ({refused} of {len(positions)} texts so far)", exc.words, exc.status
-                    ) from None
-                work.truncated.discard(part[0])
-                work.rejected[part[0]] = f"refused by {self._spec.provider}: {exc.words}"
+                refused[part[0]] = exc
+                work.reject(part[0], f"refused by {self._spec.provider}: {exc.words}")
+                if len(positions) >= LEAST_TO_JUDGE and len(refused) > len(positions) / 2:
+                    what = f"refuses most of a batch, {len(refused)} of {len(positions)} texts so far"
+                    raise self._not_the_texts(what, exc, work, refused) from None
             else:
                 work.keep(part, reply, tokens)
                 if cut:
                     work.truncated |= set(part)
+        if len(refused) > 1:
+            # It may have begun to refuse everything in the middle of them.
+            self._prove_that_some_are_taken(list(refused.values())[-1], work, refused)
+
+    def _halves(self, part: Sequence[int], exc: failures.Refused) -> list[Sequence[int]]:
+        middle = len(part) // 2
+        if isinstance(exc, failures.TooMuch) and exc.texts:
+            # A server's own setting, which no list of models has: the next packs are smaller.
+            self._most_texts = min(self._most_texts, middle)
+        return [part[middle:], part[:middle]]
+
+    def _without_the_long_ones(
+        self, work: _Work, part: Sequence[int], cut: bool, exc: failures.TooLong
+    ) -> list[tuple[Sequence[int], bool]]:
+        """What to ask next when one of `part` is too long; a text that is alone is cut or rejected."""
+        if len(part) > 1:
+            return [(some, cut) for some in self._long_ones_apart(work, part)]
+        if self._spec.too_long == "truncate" and self._service.cuts and not cut:
+            # Only here is it known that this text is cut: a provider that may cut does not say whether it did.
+            return [(part, True)]
+        work.reject(part[0], self._why_too_long(exc, work.texts[part[0]]))
+        return []
 
     def _long_ones_apart(self, work: _Work, part: Sequence[int]) -> list[Sequence[int]]:
         """`part` in two: those that may be too long by our count, longest last, and the others; in halves when that tells nothing."""
@@ -190,13 +226,21 @@ class RemoteEmbedder:
             f"about {count} tokens, the limit is {limit}" if count > limit else f"over the limit of {limit} tokens: {exc.words}"
         )
 
-    def _prove_that_some_are_taken(self, refusal: failures.Refused, work: _Work) -> None:
+    def _prove_that_some_are_taken(self, refusal: failures.Refused, work: _Work, refused: Mapping[int, failures.Refused]) -> None:
         """One request of a harmless text. ProviderRefused when that is refused too: then no text is to blame."""
         try:
             _, tokens = self._ask([PROBE], work.role, work.urgency, cut=False)
         except failures.Refused:
-            raise self._stopped("refuses every text, a harmless one too", refusal.words, refusal.status) from None
+            raise self._not_the_texts("refuses every text, a harmless one too", refusal, work, refused) from None
         work.tokens += tokens
+
+    def _not_the_texts(
+        self, what: str, refusal: failures.Refused, work: _Work, refused: Mapping[int, failures.Refused]
+    ) -> ProviderRefused:
+        """The error; what was refused by then is no reason against any text."""
+        for position in refused:
+            del work.rejected[position]
+        return self._stopped(what, refusal.words, refusal.status)
 
     def _ask(self, texts: Sequence[str], role: Role, urgency: Urgency, cut: bool) -> tuple[Reply, int]:
         """One request, again while that makes sense; the reply and the tokens billed. Raises Refused when it is the texts."""

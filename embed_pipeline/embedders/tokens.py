@@ -23,6 +23,8 @@ FIRST_RATIO = 1 / 3
 BIAS = 1.1
 # How much the newest request weighs against all before it.
 NEWEST = 0.2
+# What must fit whatever the tokenizer is: this many bytes for one token. Plain text has about four, figures and rare scripts two.
+FEWEST_BYTES = 2
 # What the ends of a text cost at most.
 ENDS = 3
 
@@ -98,6 +100,11 @@ class Exact:
                 return beginning
             kept -= 1
         return ""
+
+
+def at_most(text: str) -> int:
+    """How many tokens `text` may well have: the same on every day, for a rule that must not learn."""
+    return -(-len(text.encode(errors="replace")) // FEWEST_BYTES) + ENDS
 
 
 def exact_counter(spec: VersionSpec) -> Exact | None:

@@ -30,6 +30,8 @@ class VoyageService:
 
         self._voyageai: Any = voyageai
         self._key = key
+        # It logs the words of a refusal as they come.
+        key.keep_out_of("voyage")
         self._model = spec.model_name
         self._who = f"{spec.provider}, model {spec.model_name},"
         self.limits = models.limits(spec.provider, spec.model_name)

@@ -26,7 +26,7 @@ from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, StoreUnavailable, VersionRetired
 from embed_pipeline.migrate import model_check
-from embed_pipeline.migrate.embed import embed_batch, portions
+from embed_pipeline.migrate.embed import embed_batch, paid_for, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.migrate.packs import packs
@@ -193,6 +193,9 @@ def _work(line: Line, index: OpenIndex, version: Version, claim: Claim, result: 
         except (EmbedderError, *RETRIED) as failed:
             # What the other requests brought is paid for, and is written all the same.
             problem = problem or failed
+            kept = paid_for(failed)
+            if kept is not None:
+                done |= _write(line, store, claim, kept.batch, kept.letters, result)
     if problem is not None:
         raise problem
     return done

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.chunker import Passage
 from embed_pipeline.embedders.protocol import Embedded, Urgency
+from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -19,62 +20,82 @@ MOST_CHUNKS = 4_000
 D = TypeVar("D", bound=tuple[str, str, bytes])
 
 
+class Gathered(NamedTuple):
+    """What came of some documents: what is to be written, the dead letters (id -> hash and reason), how many were truncated."""
+
+    batch: EmbeddedBatch
+    letters: dict[str, tuple[bytes, str]]
+    truncated: int
+
+
 def embed_batch(
     embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]], urgency: Urgency = Urgency.BACKFILL
-) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+) -> Gathered:
     """Embed (id, text, hash) triples: (batch, dead letters, how many documents were truncated).
 
     A document of which one chunk can have no vector is a dead letter as a whole: half a document would be found for half
-    of what it says, and nothing would tell.
+    of what it says, and nothing would tell. An error after some of them were answered has these in `paid`, in the same form (`paid_for`).
     """
-    if embedder.chunker is not None:
-        return _embed_chunked(embedder, documents, urgency)
-    answer = embedder.embed_documents([text for _, text, _ in documents], urgency)
-    kept = [n for n in range(len(documents)) if n not in answer.rejected]
-    batch = EmbeddedBatch(
-        doc_ids=[documents[n][0] for n in kept],
-        hashes=[documents[n][2] for n in kept],
-        chunks=[1] * len(kept),
-        vectors=answer.vectors if len(kept) == len(documents) else answer.vectors[kept],
-        tokens=answer.tokens,
-    )
-    return batch, _letters(documents, answer.rejected), len(answer.truncated)
+    split = None if embedder.chunker is None else [embedder.passages(text) for _, text, _ in documents]
+    if split is not None:
+        signal("embed.split")
+    try:
+        answer = embedder.embed_documents(_pieces(documents, split), urgency)
+    except EmbedPipelineError as problem:
+        if isinstance(problem.paid, Embedded):
+            problem.paid = _gathered(documents, split, problem.paid)
+        raise
+    return _gathered(documents, split, answer)
 
 
-def _embed_chunked(
-    embedder: VersionEmbedder, documents: Sequence[tuple[str, str, bytes]], urgency: Urgency
-) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
-    split = [embedder.passages(text) for _, text, _ in documents]
-    signal("embed.split")
-    answer = embedder.embed_documents(
-        [text[start:end] for (_, text, _), passages in zip(documents, split, strict=True) for start, end in passages], urgency
-    )
-    owners = np.repeat(np.arange(len(documents)), [len(passages) for passages in split])
+def paid_for(problem: BaseException) -> Gathered | None:
+    """What `embed_batch` had gathered before it failed, to be written all the same; None when there is nothing."""
+    paid = problem.paid if isinstance(problem, EmbedPipelineError) else None
+    return paid if isinstance(paid, Gathered) else None
+
+
+def _pieces(documents: Sequence[tuple[str, str, bytes]], split: Sequence[Sequence[Passage]] | None) -> list[str]:
+    if split is None:
+        return [text for _, text, _ in documents]
+    return [text[start:end] for (_, text, _), passages in zip(documents, split, strict=True) for start, end in passages]
+
+
+def _gathered(
+    documents: Sequence[tuple[str, str, bytes]], split: Sequence[Sequence[Passage]] | None, answer: Embedded
+) -> Gathered:
+    """The answer document by document. One with an unanswered passage is left out: it is neither written nor a dead letter."""
+    chunks = [1] * len(documents) if split is None else [len(passages) for passages in split]
+    owners = np.repeat(np.arange(len(documents)), chunks)
+    left = {int(owners[n]) for n in answer.unanswered}
     rejected = _rejected_documents(answer, owners, split)
-    kept = [n for n in range(len(documents)) if n not in rejected]
+    kept = [n for n in range(len(documents)) if n not in rejected and n not in left]
     batch = EmbeddedBatch(
         doc_ids=[documents[n][0] for n in kept],
         hashes=[documents[n][2] for n in kept],
-        chunks=[len(split[n]) for n in kept],
-        vectors=answer.vectors[np.isin(owners, kept)] if rejected else answer.vectors,
-        offsets=np.array([passage for n in kept for passage in split[n]], dtype=np.int32).reshape(-1, 2),
+        chunks=[chunks[n] for n in kept],
+        vectors=answer.vectors if len(kept) == len(documents) else answer.vectors[np.isin(owners, kept)],
+        offsets=None
+        if split is None
+        else np.array([passage for n in kept for passage in split[n]], dtype=np.int32).reshape(-1, 2),
         tokens=answer.tokens,
     )
-    truncated = {int(owners[n]) for n in answer.truncated} - rejected.keys()
-    return batch, _letters(documents, rejected), len(truncated)
+    truncated = {int(owners[n]) for n in answer.truncated} - rejected.keys() - left
+    return Gathered(batch, _letters(documents, rejected), len(truncated))
 
 
-def _rejected_documents(answer: Embedded, owners: np.ndarray, split: Sequence[Sequence[Passage]]) -> dict[int, str]:
+def _rejected_documents(answer: Embedded, owners: np.ndarray, split: Sequence[Sequence[Passage]] | None) -> dict[int, str]:
     """Document -> reason, from the first of its chunks that was rejected."""
     rejected: dict[int, str] = {}
     for position, reason in sorted(answer.rejected.items()):
         document = int(owners[position])
         if document in rejected:
             continue
-        passages = split[document]
-        number = position - int(np.searchsorted(owners, document))
-        start, end = passages[number]
-        where = f"chunk {number + 1} of {len(passages)} (characters {start} to {end}): " if len(passages) > 1 else ""
+        passages = [] if split is None else split[document]
+        where = ""
+        if len(passages) > 1:
+            number = position - int(np.searchsorted(owners, document))
+            start, end = passages[number]
+            where = f"chunk {number + 1} of {len(passages)} (characters {start} to {end}): "
         rejected[document] = where + reason
     return rejected
 

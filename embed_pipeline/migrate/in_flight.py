@@ -15,6 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
+from embed_pipeline.migrate.embed import paid_for
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
 # A write batch of a version with a chunker ends here, however few its documents are.
@@ -93,6 +94,8 @@ class InFlight:
                 answered = work()
         except BaseException as problem:
             self._fail(problem)
+            kept = paid_for(problem)
+            answered = None if kept is None else Answered(*kept)
         with self._changed:
             self._asked -= 1
             if answered is not None:

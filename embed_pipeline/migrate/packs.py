@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.embedders.chunker import Chunker
 
 D = TypeVar("D", bound=tuple[str, str, bytes])
 
@@ -17,12 +16,12 @@ def packs(embedder: VersionEmbedder, documents: Sequence[D]) -> list[list[D]]:
     A document that has more passages than a request takes is a pack of several requests: a document is written whole.
     """
     if embedder.chunker is not None:
-        return list(_of_whole_documents(embedder, embedder.chunker, documents))
+        return list(_of_whole_documents(embedder, documents))
     return [list(documents[part]) for part in embedder.pack([text for _, text, _ in documents])]
 
 
-def _of_whole_documents(embedder: VersionEmbedder, chunker: Chunker, documents: Sequence[D]) -> Iterator[list[D]]:
-    split = [[text[start:end] for start, end in chunker.passages(text)] or [text] for _, text, _ in documents]
+def _of_whole_documents(embedder: VersionEmbedder, documents: Sequence[D]) -> Iterator[list[D]]:
+    split = [[text[start:end] for start, end in embedder.passages(text)] for _, text, _ in documents]
     first = 0
     while first < len(documents):
         # No more is looked at than one request could hold: the rest is cut in its turn.

@@ -178,7 +178,7 @@ def migrate(world: World, instance: dg.DagsterInstance) -> None:
 
     docs = Launcher(world, instance, "v1", "v2")
     assert docs.backfill("v2", "00", "01").success
-    forbidden = provider.fail("refuse", provider="voyage", status=403, words=FORBIDDEN, skip=2)
+    forbidden = provider.fail("refuse", provider="voyage", status=403, words=FORBIDDEN, skip=1)
     stopped = docs.backfill("v2", "02", "03")
     assert not stopped.success
     assert FORBIDDEN in sentence(stopped)

@@ -64,23 +64,24 @@ class Served:
 
     def vectors(self, texts: Sequence[str], dimensions: int, input_type: str | None) -> Vectors:
         """Unit vectors; shorter ones are the beginning of the native one, as with the models that allow it."""
+        width = max(self.native, dimensions)
         if self.space in REAL:
-            raw = np.stack([_padded(vector, self.native, self.space) for vector in _real(self.space).vectors(texts)])
+            raw = np.stack([_padded(vector, width, self.space) for vector in _real(self.space).vectors(texts)])
         else:
             seed = f"{self.provider}/{self.name}\0{self.salt}\0"
             raw = np.stack(
-                [_hashed(seed + text, self.native) if self.space == "hash" else self._words(seed, text) for text in texts]
+                [_hashed(seed + text, width) if self.space == "hash" else self._words(seed, text, width) for text in texts]
             )
         if self.space in REAL and self.salt:
-            raw = raw @ _rotation(f"{self.space}\0{self.salt}", self.native)
+            raw = raw @ _rotation(f"{self.space}\0{self.salt}", width)
         if input_type is not None:
-            raw = raw + INPUT_TYPE_WEIGHT * _hashed(f"input type\0{input_type}", self.native)
+            raw = raw + INPUT_TYPE_WEIGHT * _hashed(f"input type\0{input_type}", width)
         raw = raw[:, :dimensions]
         return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
 
-    def _words(self, seed: str, text: str) -> Vectors:
+    def _words(self, seed: str, text: str, width: int) -> Vectors:
         words = sorted(set(WORD.findall(text.lower()))) or [text]
-        total: Vectors = np.sum([_hashed(f"{seed}{word}", self.native) for word in words], axis=0)
+        total: Vectors = np.sum([_hashed(f"{seed}{word}", width) for word in words], axis=0)
         return total
 
 

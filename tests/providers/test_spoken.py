@@ -92,6 +92,7 @@ def test_input_types_move_a_vector_and_are_on_the_bill(provider: Provider) -> No
     )
     assert 0.9 < np.dot(document, query) < 0.999
     assert [entry["input_type"] for entry in provider.billed()] == ["document", "query"]
+    assert len(client.embed(["same"], model="voyage-3.5", output_dimension=2048).embeddings[0]) == 2048
 
 
 def test_a_text_that_is_too_long_is_cut_or_refused(provider: Provider) -> None:
