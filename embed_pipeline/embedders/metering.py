@@ -65,8 +65,13 @@ class Meter(Protocol):
         """The provider answered, and bills so many tokens."""
         ...
 
-    def failed(self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None) -> None:
-        """The provider refused or did not answer, and bills nothing. `retry_after`: nobody asks this account for so many seconds."""
+    def failed(
+        self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None, too_fast: bool = False
+    ) -> None:
+        """The provider refused or did not answer, and bills nothing. `retry_after`: nobody asks this account for so many seconds.
+
+        `too_fast`: it said that it was asked too often; where it names no limit, the account is asked half as often for a while.
+        """
         ...
 
     def spent(self) -> Spent:
@@ -95,7 +100,9 @@ class Unmetered:
             self._requests += 1
             self._tokens += tokens
 
-    def failed(self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None) -> None:
+    def failed(
+        self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None, too_fast: bool = False
+    ) -> None:
         """Nothing was paid."""
 
     def spent(self) -> Spent:
