@@ -19,6 +19,7 @@ from psycopg_pool import ConnectionPool
 from embed_pipeline.errors import CatalogError, EmbedPipelineError, VersionRetired, WrongSpace
 
 if TYPE_CHECKING:
+    from embed_pipeline.catalog.desk import Desk
     from embed_pipeline.catalog.versions import Version
     from embed_pipeline.documents.source import Source
     from embed_pipeline.embedders.checked import VersionEmbedder
@@ -92,6 +93,7 @@ class Searcher:
         self._refresh_seconds = refresh_seconds
         self._lock = threading.Lock()
         self._embedders: dict[str, VersionEmbedder] = {}
+        self._desk: Desk | None = None
         self._cache = QueryCache(query_cache)
         self._found: tuple[Any, ...] | None = None
         self._source: Source | None = None
@@ -162,6 +164,8 @@ class Searcher:
             store.close()
         for embedder in self._embedders.values():
             embedder.close()
+        if self._desk is not None:
+            self._desk.close()
 
     def __enter__(self) -> Searcher:
         return self
@@ -205,7 +209,7 @@ class Searcher:
                 f"Version {wanted!r} of index {self.index!r} is retired.",
                 next_step=f"Serving is {pointer.version}: search without naming a version.",
             )
-        resolved = _Serving(pointer.generation, version, self._store(conn, version), self._embedder(version))
+        resolved = _Serving(pointer.generation, version, self._store(conn, version), self._embedder(conn, version))
         if name is None:
             with self._lock:
                 self._serving, self._looked = resolved, looked
@@ -235,13 +239,23 @@ class Searcher:
             self._stores.append(store)
             return store
 
-    def _embedder(self, version: Version) -> VersionEmbedder:
+    def _embedder(self, conn: psycopg.Connection, version: Version) -> VersionEmbedder:
+        from embed_pipeline.catalog.accounts import Terms
+        from embed_pipeline.catalog.desk import Desk
         from embed_pipeline.embedders.checked import VersionEmbedder
         from embed_pipeline.spec import VersionSpec
 
         with self._lock:
             if version.fingerprint not in self._embedders:
-                embedder = VersionEmbedder.open(VersionSpec.model_validate(version.spec))
+                spec = VersionSpec.model_validate(version.spec)
+                # Only a version of a provider has an account; who may search another needs no right to read the terms.
+                account, meter = None, None
+                if spec.is_remote:
+                    terms = Terms.read(conn, self.index)
+                    account = terms.account(spec)
+                    self._desk = self._desk or Desk(self._url)
+                    meter = self._desk.meter(self.index, version.name, spec, terms)
+                embedder = VersionEmbedder.open(spec, name=version.name, account=account, meter=meter)
                 if embedder.fingerprint != version.fingerprint:
                     raise WrongSpace(
                         f"The model of {version.name} on this machine has fingerprint {embedder.fingerprint[:12]}, "

@@ -114,8 +114,9 @@ def _require_version(index: OpenIndex, conn: Any, name: str) -> None:
 
 
 def _fill(output: Output, index: OpenIndex, version: str, todo: list[str]) -> list[Any]:
-    from embed_pipeline.migrate.backfill import Progress, fill_partition
+    from embed_pipeline.migrate.backfill import Progress, fill_partition, submit_ahead
 
+    submit_ahead(index, version, todo)
     reports = []
     for number, key in enumerate(todo, start=1):
         with progress.shown(f"{index.name}.{version} partition {key} ({number} of {len(todo)})") as tell:

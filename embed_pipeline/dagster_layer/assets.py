@@ -101,6 +101,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
     """Fill the run's partitions one after another. What is done is logged at once: a crash must not take it back."""
     lines = Lines(context.log)
     started = time.monotonic()
+    backfill.submit_ahead(index, version, context.partition_keys)
     for done, partition in enumerate(context.partition_keys, start=1):
         report = backfill.fill_partition(index, version, partition, lambda progress: lines.say(metadata.progress_line(progress)))
         with index.connection() as conn:

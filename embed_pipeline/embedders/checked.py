@@ -63,6 +63,15 @@ class VersionEmbedder:
         """Whether a provider is asked over the network, with an account, its limits and its bill."""
         return isinstance(self._embedder, RemoteEmbedder)
 
+    @property
+    def meter(self) -> Meter | None:
+        """What the requests of a provider pass through; None where nobody is asked over the network."""
+        return self._embedder.meter if isinstance(self._embedder, RemoteEmbedder) else None
+
+    def expected_tokens(self, texts: Sequence[str]) -> int:
+        """About how many tokens a provider will bill for these texts, prefixes included; 0 where nobody bills."""
+        return self._embedder.expected_tokens(texts) if isinstance(self._embedder, RemoteEmbedder) else 0
+
     def pack(self, texts: Sequence[str]) -> list[slice]:
         """Documents' texts cut into calls of `embed_documents`: contiguous, in order, all of `texts`.
 

@@ -42,6 +42,11 @@ class Ticket:
     slot: int = 0
 
 
+@dataclass(frozen=True)
+class BatchTicket(Ticket):
+    """What a batch job was expected to take. It may be made again by another process that collects the job."""
+
+
 class Meter(Protocol):
     """One version's meter. Thread-safe. Every request is admitted, and every admission ends in `answered` or `failed`."""
 
@@ -52,12 +57,21 @@ class Meter(Protocol):
         """
         ...
 
+    def admit_batch(self, tokens: int) -> BatchTicket:
+        """The right to submit a batch job of about so many tokens: held by the budget alone. Ends in `answered` or `failed` too."""
+        ...
+
     def answered(self, ticket: Ticket, tokens: int, headroom: Headroom | None = None) -> None:
         """The provider answered, and bills so many tokens."""
         ...
 
-    def failed(self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None) -> None:
-        """The provider refused or did not answer, and bills nothing. `retry_after`: nobody asks this account for so many seconds."""
+    def failed(
+        self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None, too_fast: bool = False
+    ) -> None:
+        """The provider refused or did not answer, and bills nothing. `retry_after`: nobody asks this account for so many seconds.
+
+        `too_fast`: it said that it was asked too often; where it names no limit, the account is asked half as often for a while.
+        """
         ...
 
     def spent(self) -> Spent:
@@ -76,13 +90,19 @@ class Unmetered:
         """At once."""
         return Ticket(urgency, tokens)
 
+    def admit_batch(self, tokens: int) -> BatchTicket:
+        """At once."""
+        return BatchTicket(Urgency.BACKFILL, tokens)
+
     def answered(self, ticket: Ticket, tokens: int, headroom: Headroom | None = None) -> None:
         """Count it."""
         with self._lock:
             self._requests += 1
             self._tokens += tokens
 
-    def failed(self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None) -> None:
+    def failed(
+        self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None, too_fast: bool = False
+    ) -> None:
         """Nothing was paid."""
 
     def spent(self) -> Spent:

@@ -7,8 +7,9 @@ Reading, embedding and writing overlap: the calling thread reads ahead, a pool e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import psycopg
@@ -18,13 +19,16 @@ from embed_pipeline.catalog.versions import Partition, Version
 from embed_pipeline.documents import capture, ranges
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import IllegalTransition, Stopped
-from embed_pipeline.migrate import model_check
+from embed_pipeline.migrate import batch_backfill, model_check
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.in_flight import Answered, InFlight
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, Taken, only_run, write_batch
+from embed_pipeline.migrate.outage import Line, Taken, only_run
 from embed_pipeline.migrate.packs import packs
+from embed_pipeline.migrate.writing import Listener as Listener
+from embed_pipeline.migrate.writing import Progress as Progress
+from embed_pipeline.migrate.writing import Writing
 from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -36,32 +40,6 @@ LOCKED_TRIES = 40
 
 # Of a provider so many requests' documents are read at once: enough for full requests, whatever a document's length.
 READ_PACKS = 4
-
-
-@dataclass
-class Progress:
-    """What a person wants to see while a partition fills; handed to the listener after every batch."""
-
-    partition: str
-    total: int
-    written: int = 0
-    rejected: int = 0
-    truncated: int = 0
-    tokens: int = 0
-    waiting: str = ""
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    @property
-    def rate(self) -> float:
-        """Documents written per second so far."""
-        return self.written / self.seconds if self.seconds > 0 else 0.0
-
-
-Listener = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -115,6 +93,18 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
         )
 
 
+def submit_ahead(index: OpenIndex, name: str, keys: Sequence[str]) -> None:
+    """In batch mode: submit the jobs of all these partitions, so that the provider works on them at once. Else nothing.
+
+    Partitions that another run fills are left to it. Without this each partition's job would wait for the one before.
+    """
+    for key in keys if batch_backfill.is_wanted(index, name) else ():
+        with suppress(Stopped), Line(index, taken=_claim(index, name, key)) as line:
+            version, partition = line.repeat(lambda conn, key=key: _begin(conn, index, name, key))  # type: ignore[misc]
+            if not partition.range.is_empty:
+                batch_backfill.submit(line, index, version, partition.range)
+
+
 def _begin(conn: psycopg.Connection, index: OpenIndex, name: str, key: str) -> tuple[Version, Partition]:
     version = index.version(conn, name)
     if not version.is_live:
@@ -152,6 +142,13 @@ def _fill(
     held: list[MissingDocument] = []
     reading.repeat(lambda conn: model_check.prepare(conn, index, version))
     with Line(index, reading.waiting) as writing:
+        batch_backfill.run(
+            reading,
+            index,
+            version,
+            partition.range,
+            Writing(writing, store, _limits(index, store, embedder), index.throttle(version), progress, listener),
+        )
         for attempt in range(LOCKED_TRIES):
             again = attempt > 0
             left = _pass(reading, writing, index, store, embedder, partition, progress, listener, again=again)
@@ -182,44 +179,25 @@ def _pass(
     again: bool,
 ) -> int:
     """One pass; returns how many documents it had to leave."""
-    most = index.spec.backfill.write_batch
-    # A provider's requests have their own size: there the time of writes alone decides.
-    smallest = most if embedder.is_remote else embedder.spec.texts_per_call
-    limits = index.batch_sizes.setdefault(store.version.name, BatchSize(smallest, most))
-    throttle = index.throttle(store.version)
-
-    def write(answered: Answered) -> int:
-        batch, letters = answered.batch, answered.letters
-        signal("backfill.embedded")
-        seconds = 0.0
-
-        def insert(conn: psycopg.Connection) -> set[str]:
-            # The time of this try alone: an outage before it says nothing about how fast the server writes.
-            nonlocal seconds
-            started = time.monotonic()
-            inserted = store.insert_new(conn, batch)
-            seconds = time.monotonic() - started
-            return inserted
-
-        written = write_batch(writing, store, batch, insert)
-        rejected = writing.repeat(lambda conn: store.reject(conn, None, letters))
-        throttle.wrote(seconds)
-        limits.wrote(len(batch), seconds)
-        progress.written += len(written)
-        progress.rejected += len(rejected)
-        progress.truncated += answered.truncated
-        progress.tokens += batch.tokens
-        if listener is not None:
-            listener(progress)
-        return len(batch) + len(letters) - len(written) - len(rejected)
-
-    with InFlight(embedder.spec.calls_in_flight, lambda: limits.size, write) as in_flight:
+    limits, throttle = _limits(index, store, embedder), index.throttle(store.version)
+    write = Writing(writing, store, limits, throttle, progress, listener).write
+    calls = embedder.spec.calls_in_flight
+    # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
+    may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
+    with InFlight(calls, lambda: limits.size, write, may_wait=may_wait) as in_flight:
         for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
             reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
             reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))
             progress.waiting = ""
             in_flight.submit(partial(_embed, embedder, documents, limits))
     return in_flight.left
+
+
+def _limits(index: OpenIndex, store: VersionStore, embedder: VersionEmbedder) -> BatchSize:
+    most = index.spec.backfill.write_batch
+    # A provider's requests have their own size: there the time of writes alone decides.
+    smallest = most if embedder.is_remote else embedder.spec.texts_per_call
+    return index.batch_sizes.setdefault(store.version.name, BatchSize(smallest, most))
 
 
 def _batches(

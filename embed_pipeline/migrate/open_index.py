@@ -11,6 +11,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from embed_pipeline.catalog import schema, versions
+from embed_pipeline.catalog.accounts import Terms
+from embed_pipeline.catalog.desk import DatabaseMeter, Desk
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
@@ -38,6 +40,8 @@ class OpenIndex:
     throttles: dict[str, Throttle] = field(default_factory=dict)
     _idle: list[psycopg.Connection] = field(default_factory=list)
     _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
+    _meters: dict[str, DatabaseMeter] = field(default_factory=dict)
+    _desk: Desk | None = None
     _stores: list[VersionStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -104,8 +108,23 @@ class OpenIndex:
         """The embedder of a declared version, opened once for this handle."""
         with self._lock:
             if name not in self._embedders:
-                self._embedders[name] = VersionEmbedder.open(spec or self.spec.version(name), name=name)
+                declared = spec or self.spec.version(name)
+                meter = self._open_meter(name, declared)
+                account = self.spec.account(declared)
+                self._embedders[name] = VersionEmbedder.open(declared, name=name, account=account, meter=meter)
             return self._embedders[name]
+
+    def meter(self, name: str) -> DatabaseMeter | None:
+        """What the requests of a version's provider pass through, once its embedder is open; None for a version that asks none."""
+        return self._meters.get(name)
+
+    def _open_meter(self, name: str, spec: VersionSpec) -> DatabaseMeter | None:
+        if self._desk is None:
+            self._desk = Desk(self.url)
+        meter = self._desk.meter(self.name, name, spec, Terms.declared(self.spec))
+        if meter is not None:
+            self._meters[name] = meter
+        return meter
 
     def embedder_of(self, version: Version) -> VersionEmbedder:
         """The embedder of a registered version; refused when it is no longer the model that was registered.
@@ -132,12 +151,16 @@ class OpenIndex:
             )
 
     def close(self) -> None:
-        """Close stores, embedders and idle connections."""
+        """Close stores, embedders, the desk at the shared meter, and idle connections."""
         while self._stores:
             self._stores.pop().close()
         for embedder in self._embedders.values():
             embedder.close()
         self._embedders.clear()
+        self._meters.clear()
+        if self._desk is not None:
+            self._desk.close()
+            self._desk = None
         while self._idle:
             self._idle.pop().close()
 

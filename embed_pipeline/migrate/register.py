@@ -12,6 +12,7 @@ from psycopg import errors
 from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, ranges
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
@@ -93,6 +94,7 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
             next_step="Put the declaration back, or declare a new index under another name.",
         )
     _refuse_moved_versions(conn, index, known)
+    Terms.declared(index.spec).keep(conn, index.name)
     was = (known.text_field(), found[4], found[5])
     now = (store.text_field(), source.payload, source.payload_object)
     if (known, was) != (store, now):

@@ -6,10 +6,7 @@ The loopback provider keeps the bill: whatever happens, each document is paid fo
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -28,8 +25,9 @@ from embed_pipeline.demo.corpus import DocstringDocument, read_docstrings
 from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
+from tests.articles import text_hash
 from tests.dagster_layer.conftest import Runner, pointer, sentence
-from tests.providers.loopback import Provider
+from tests.providers.loopback import Provider, waited
 
 ROOT = Path(__file__).parents[2]
 POISON = "zyzzyva"
@@ -96,10 +94,10 @@ class World:
 
     def require_paid_once(self, *names: str) -> None:
         """Each document but the poisonous one was paid for exactly once in each of these versions."""
-        hashes = {hashlib.sha256(text.encode()).hexdigest() for text in self.texts.values() if POISON not in text}
+        hashes = {text_hash(text) for text in self.texts.values() if POISON not in text}
         for name in names:
             paid = self.provider.paid(MODELS[name][1])
-            found = Counter(paid[text_hash] for text_hash in hashes)
+            found = Counter(paid[each] for each in hashes)
             assert found == {1: len(hashes)}, (name, found)
 
     def require_within_limits(self) -> None:
@@ -115,6 +113,12 @@ class World:
         for name, coverage in found.items():
             assert (coverage.differences, coverage.pending) == (0, 0), (name, coverage)
         assert self.dead_letters() == [(name, 1) for name in sorted(names)]
+
+    def stored(self) -> int:
+        """Documents that have a vector in v1."""
+        found = self.app.execute("SELECT count(*) FROM embed_pipeline.provenance WHERE version = 'v1'").fetchone()
+        assert found is not None
+        return int(found[0])
 
     def dead_letters(self) -> list[tuple[str, int]]:
         """How many each version has."""
@@ -216,30 +220,69 @@ def test_a_migration_of_the_whole_demo_corpus_under_limits_that_hold_it(make_wor
     assert max(requests / WHOLE.requests_per_minute, tokens / WHOLE.tokens_per_minute) > 0.9, "no limit held anything"
 
 
+class CommandLine:
+    """The command line in processes of its own, over `world` with version v1."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        declaration = {"type": "embed_pipeline.EmbeddingIndex", "attributes": world.declaration("v1")}
+        self._config = folder / "defs.yaml"
+        self._config.write_text(yaml.safe_dump(declaration))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "embed_pipeline.cli.main", *arguments, "--config", str(self._config)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and what stands on stderr."""
+        process = self.start(*arguments)
+        _, told = process.communicate(timeout=60)
+        return process.returncode, told
+
+
 def test_the_command_line_stops_at_403_in_the_providers_words_and_goes_on_when_it_is_lifted(
     make_world: Callable[..., World], tmp_path: Path
 ) -> None:
     world = make_world(SMALL, read_docstrings(Path(sysconfig.get_path("stdlib")) / "http"))
     world.provider.fail("poison", holds=POISON)
-    config = tmp_path / "defs.yaml"
-    config.write_text(yaml.safe_dump({"type": "embed_pipeline.EmbeddingIndex", "attributes": world.declaration("v1")}))
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "embed_pipeline.cli.main", *arguments, "--config", str(config)]
-        return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=60, check=False)
-
+    shell = CommandLine(world, tmp_path)
     forbidden = world.provider.fail("refuse", status=403, words=FORBIDDEN, skip=4)
-    stopped = run("backfill", "docs", "v1")
-    assert stopped.returncode == 1, stopped
-    assert FORBIDDEN in stopped.stderr
-    assert len(re.findall("Traceback", stopped.stderr)) == 0
+    code, told = shell.run("backfill", "docs", "v1")
+    assert code == 1, told
+    assert FORBIDDEN in told
+    assert "Traceback" not in told
     rejected = world.app.execute("SELECT count(*) FROM embed_pipeline.dead_letters WHERE doc_id <> 'poison'").fetchone()
     assert rejected == (0,)
-    kept = world.app.execute("SELECT count(*) FROM embed_pipeline.provenance").fetchone()
-    assert kept is not None
-    assert 0 < kept[0] < len(world.texts) - 1, "something was paid for and kept, and not everything"
+    assert 0 < world.stored() < len(world.texts) - 1, "something was paid for and kept, and not everything"
 
     world.provider.lift(forbidden)
-    assert run("backfill", "docs", "v1").returncode == 0
+    assert shell.run("backfill", "docs", "v1")[0] == 0
     world.require_paid_once("v1")
     world.require_consistent("v1")
+
+
+def test_a_process_killed_while_one_request_stands_still_pays_for_nothing_again(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world(SMALL, read_docstrings(Path(sysconfig.get_path("stdlib")) / "http"))
+    world.provider.fail("poison", holds=POISON)
+    world.more["partitions"] = 1
+    shell = CommandLine(world, tmp_path)
+    first = min(world.texts)
+    stuck = world.provider.fail("stuck", holds=world.texts[first], times=1)
+    process = shell.start("backfill", "docs", "v1")
+    world.provider.wait_struck(stuck)
+    together = world.size.batch_size
+    waited(lambda: world.stored() >= len(world.texts) - 1 - together, "the others wait for the one that stands still")
+    process.kill()
+    process.communicate()
+    world.provider.lift(stuck)
+    # What stood still was let go, and so paid for, after nobody waited for it any more: that one request cannot be had back.
+    waited(lambda: world.provider.summary()["in_flight"] == 0, "a request is still held")
+
+    assert shell.run("backfill", "docs", "v1")[0] == 0
+    world.require_consistent("v1")
+    paid = world.provider.paid(MODELS["v1"][1])
+    twice = [name for name, text in world.texts.items() if paid[text_hash(text)] != 1 and POISON not in text]
+    assert first in twice
+    assert len(twice) <= together
+    assert [entry["begins"] for entry in world.provider.billed() if paid[entry["hash"]] > 2] == []

@@ -54,7 +54,8 @@ class Fault:
         self._random.seed(self.seed)
 
     def strikes(self, at: str, provider: str, model: str, texts: Sequence[str]) -> bool:
-        if (at == "ends") != self.kind.startswith("batch_") or (at != "ends" and self.at not in ("*", at)):
+        ends_jobs = self.kind.startswith("batch_")
+        if ends_jobs != (at == "ends") or (not ends_jobs and self.at not in ("*", at)):
             return False
         if (self.provider and self.provider != provider) or (self.model and self.model != model):
             return False

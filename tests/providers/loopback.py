@@ -62,7 +62,7 @@ class Provider:
 
     def set(self, **fields: Any) -> None:
         """latency: seconds of every answer. echoes_key: whether refusals repeat the key. batches_held: whether batch jobs stand still."""
-        self._ask("set", **fields)
+        self._ask("settings", **fields)
 
     def fail(self, kind: str, **rule: Any) -> int:
         """Add a rule (kinds and fields: faults.Fault) and return its number."""

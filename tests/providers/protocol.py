@@ -85,9 +85,8 @@ def text_list(value: Any) -> list[str] | None:
 def checked(spoken: Spoken, model: Served, asked: Asked) -> tuple[list[str], list[int], int]:
     """The texts as they are embedded, the tokens billed for each, and the dimensions; Refusal when the provider would refuse."""
     dimensions = asked.dimensions or model.native
-    if asked.dimensions is not None and not model.takes(dimensions):
-        raise spoken.wrong_dimensions(model, dimensions)
-    if asked.dimensions is not None and not model.dimensions and asked.dimensions is not None:
+    # A model of one length refuses the field itself, whatever number stands in it.
+    if asked.dimensions is not None and not (model.dimensions and model.takes(dimensions)):
         raise spoken.wrong_dimensions(model, dimensions)
     if len(asked.texts) > model.request_texts:
         raise spoken.too_many_texts(model, len(asked.texts))

@@ -16,10 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.providers.bill import Limit
 from tests.providers.cohere_jobs import CohereJobs
 from tests.providers.cohere_spoken import Cohere
 from tests.providers.compatible_spoken import TEI, VLLM, Gemini, Ollama
+from tests.providers.control import WISHES
 from tests.providers.faults import Fault
 from tests.providers.jobs import Job, asking
 from tests.providers.openai_jobs import OpenAIJobs
@@ -165,41 +165,12 @@ class Server(ThreadingHTTPServer):
 
     def control(self, what: str, wanted: dict[str, Any]) -> Any:
         """Carry out one wish of a test. Answers are JSON."""
-        state = self.state
         if what == "reset":
-            state.faults.clear()
+            # Whoever is held by a rule goes on, with the state that it began with.
+            self.state.faults.clear()
             self.state = State()
-        elif what == "bill":
-            return state.bill.told()
-        elif what == "summary":
-            return state.bill.summary()
-        elif what == "faults":
-            return state.faults.told()
-        elif what == "fail":
-            return state.faults.add(wanted)
-        elif what == "release":
-            state.faults.release(wanted["number"])
-        elif what == "lift":
-            state.faults.lift(wanted["number"])
-        elif what == "clear":
-            state.faults.clear()
-        elif what == "serve":
-            state.models.serve(**wanted)
-        elif what == "limit":
-            account = wanted.pop("account")
-            state.bill.limits[account] = Limit(**wanted)
-        elif what == "keys":
-            state.keys[wanted["provider"]] = wanted["keys"]
-        elif what == "set":
-            state.latency = wanted.get("latency", state.latency)
-            state.echoes_key = wanted.get("echoes_key", state.echoes_key)
-            for jobs in state.jobs.values():
-                jobs.held = wanted.get("batches_held", jobs.held)
-        elif what == "jobs":
-            return [[job.id, job.end, len(job.lines)] for job in state.jobs[wanted["provider"]].jobs.values()]
-        else:
-            raise ValueError(what)
-        return {}
+            return {}
+        return WISHES[what](self.state, **wanted)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are no news; anything else is a mistake of ours and is shown."""

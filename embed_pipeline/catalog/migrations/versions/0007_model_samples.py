@@ -5,7 +5,7 @@ from __future__ import annotations
 from embed_pipeline.catalog.migrations.scripts import run_script
 
 revision = "0007"
-down_revision = "0004"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

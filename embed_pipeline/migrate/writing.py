@@ -1,0 +1,80 @@
+"""How a backfill writes what came back: insert-only, over as many connections as it takes, and told to who watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psycopg
+
+from embed_pipeline.migrate.batch_size import BatchSize
+from embed_pipeline.migrate.in_flight import Answered
+from embed_pipeline.migrate.outage import Line, write_batch
+from embed_pipeline.migrate.throttle import Throttle
+from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import VersionStore
+
+
+@dataclass
+class Progress:
+    """What a person wants to see while a partition fills; handed to the listener after every batch."""
+
+    partition: str
+    total: int
+    written: int = 0
+    rejected: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    waiting: str = ""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Documents written per second so far."""
+        return self.written / self.seconds if self.seconds > 0 else 0.0
+
+
+Listener = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Writes for one partition. For one thread: the line is its own."""
+
+    line: Line
+    store: VersionStore
+    limits: BatchSize
+    throttle: Throttle
+    progress: Progress
+    listener: Listener | None
+
+    def write(self, answered: Answered) -> int:
+        """Write one batch and its dead letters; returns how many documents had to be left."""
+        batch, letters = answered.batch, answered.letters
+        signal("backfill.embedded")
+        seconds = 0.0
+
+        def insert(conn: psycopg.Connection) -> set[str]:
+            # The time of this try alone: an outage before it says nothing about how fast the server writes.
+            nonlocal seconds
+            started = time.monotonic()
+            inserted = self.store.insert_new(conn, batch)
+            seconds = time.monotonic() - started
+            return inserted
+
+        written = write_batch(self.line, self.store, batch, insert)
+        rejected = self.line.repeat(lambda conn: self.store.reject(conn, None, letters))
+        self.throttle.wrote(seconds)
+        self.limits.wrote(len(batch), seconds)
+        self.progress.written += len(written)
+        self.progress.rejected += len(rejected)
+        self.progress.truncated += answered.truncated
+        self.progress.tokens += batch.tokens
+        if self.listener is not None:
+            self.listener(self.progress)
+        return len(batch) + len(letters) - len(written) - len(rejected)
