@@ -43,6 +43,10 @@ dev: $(READY) ## the Dagster UI on the same index as the demo
 bench: $(READY) ## backfill against a bare binary COPY of the same vectors, and memory
 	$(BIN)/python -m benchmarks.backfill
 
+.PHONY: bench-providers
+bench-providers: $(READY) ## requests in flight at a provider that answers at once, and what the pipeline itself costs
+	$(BIN)/python -m benchmarks.providers
+
 .PHONY: neighbour
 neighbour: $(READY) ## what an application feels of a migration: longest pause and p99, with and without one
 	$(BIN)/python -m benchmarks.neighbour

@@ -18,6 +18,9 @@ from embed_pipeline.embedders.rows import in_order, not_understood
 from embed_pipeline.embedders.service import Reply, asked_dimensions
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
+# The connection was never made: httpx's exceptions, by name, since the library brings a copy of its own.
+NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+
 
 class OpenAIService:
     """The endpoint `/embeddings`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +43,7 @@ class _Work:
     texts: list[str]
     role: Role
     urgency: Urgency
+    counts: dict[int, int] = field(default_factory=dict)
     rows: dict[int, Vectors] = field(default_factory=dict)
     rejected: dict[int, str] = field(default_factory=dict)
     truncated: set[int] = field(default_factory=set)
@@ -107,7 +107,7 @@ class RemoteEmbedder:
         work = _Work(list(texts), role, urgency)
         asked = [position for position in range(len(texts)) if self._may_be_asked(work, position)]
         try:
-            for part in self.pack([work.texts[position] for position in asked]):
+            for part in pack([work.counts[position] for position in asked], self._most_texts, self._most_tokens):
                 self._answer(work, asked[part])
         except EmbedPipelineError as exc:
             if work.rows:
@@ -140,6 +140,8 @@ class RemoteEmbedder:
         """Whether the text goes to the provider; rejects or cuts it here where that needs no provider."""
         text = work.texts[position]
         reason = not_a_text(text)
+        if reason is None:
+            work.counts[position] = self._counter.count(text)
         if reason is None and self._max_tokens is not None:
             if self._exact is not None:
                 reason = self._cut_or_reject(work, position, self._exact, self._max_tokens)
@@ -153,14 +155,14 @@ class RemoteEmbedder:
         return reason is None
 
     def _cut_or_reject(self, work: _Work, position: int, exact: Exact, limit: int) -> str | None:
-        text = work.texts[position]
-        count = exact.count(text)
+        text, count = work.texts[position], work.counts[position]
         if count <= limit:
             return None
         beginning = exact.cut(text, limit) if self._spec.too_long == "truncate" else ""
         if not beginning.strip():
             return f"{count} tokens, the limit is {limit}"
         work.texts[position] = beginning
+        work.counts[position] = exact.count(beginning)
         work.truncated.add(position)
         return None
 
@@ -172,7 +174,9 @@ class RemoteEmbedder:
         while todo:
             part, cut = todo.pop()
             try:
-                reply, tokens = self._ask([work.texts[n] for n in part], work.role, work.urgency, cut)
+                reply, tokens = self._ask(
+                    [work.texts[n] for n in part], work.role, work.urgency, cut, sum(work.counts[n] for n in part)
+                )
             except failures.TooLong as exc:
                 todo += self._without_the_long_ones(work, part, cut, exc)
             except failures.Refused as exc:
@@ -216,7 +220,7 @@ class RemoteEmbedder:
 
     def _long_ones_apart(self, work: _Work, part: Sequence[int]) -> list[Sequence[int]]:
         """`part` in two: those that may be too long by our count, longest last, and the others; in halves when that tells nothing."""
-        counts = {position: self._counter.count(work.texts[position]) for position in part}
+        counts = {position: work.counts[position] for position in part}
         ordered = sorted(part, key=lambda position: counts[position])
         limit = self._max_tokens or max(counts.values())
         middle = sum(count <= limit / 2 for count in counts.values())
@@ -238,7 +242,7 @@ class RemoteEmbedder:
     def _prove_that_some_are_taken(self, refusal: failures.Refused, work: _Work, refused: Mapping[int, failures.Refused]) -> None:
         """One request of a harmless text. ProviderRefused when that is refused too: then no text is to blame."""
         try:
-            _, tokens = self._ask([PROBE], work.role, work.urgency, cut=False)
+            _, tokens = self._ask([PROBE], work.role, work.urgency, False, self._counter.count(PROBE))
         except failures.Refused:
             raise self._not_the_texts("refuses every text, a harmless one too", refusal, work, refused) from None
         work.tokens += tokens
@@ -251,19 +255,22 @@ class RemoteEmbedder:
             del work.rejected[position]
         return self._stopped(what, refusal.words, refusal.status)
 
-    def _ask(self, texts: Sequence[str], role: Role, urgency: Urgency, cut: bool) -> tuple[Reply, int]:
-        """One request, again while that makes sense; the reply and the tokens billed. Raises Refused when it is the texts."""
-        expected = sum(self._counter.count(text) for text in texts)
-        began, fast, tries = time.monotonic(), 0, 0
+    def _ask(self, texts: Sequence[str], role: Role, urgency: Urgency, cut: bool, expected: int) -> tuple[Reply, int]:
+        """One request, again while that makes sense; the reply and the tokens billed. Raises Refused when it is the texts.
+
+        `expected`: the tokens by our count.
+        """
+        held_back, fast, tries = 0.0, 0, 0
         while True:
             try:
                 return self._ask_once(texts, role, urgency, cut, expected)
             except failures.RateLimited as exc:
                 fast += 1
                 wait = exc.retry_after if exc.retry_after is not None else _jitter(fast)
-                if time.monotonic() + wait - began > HELD_BACK_SECONDS:
-                    words = f"has held this request back for {time.monotonic() - began:.0f} s and asks for {wait:.0f} s more"
+                if held_back + wait > HELD_BACK_SECONDS:
+                    words = f"has held this request back for {held_back:.0f} s and asks for {wait:.0f} s more"
                     raise self._gave_up(words, exc) from None
+                held_back += wait
             except failures.Transient as exc:
                 tries += 1
                 if tries >= self._account.max_tries:

@@ -53,6 +53,8 @@ class PartitionReport:
     truncated: int
     seconds: float
     tokens: int = 0
+    usd: float | None = None
+    """What this run paid for it; None where nobody is paid or no price is known."""
 
 
 def unfilled(conn: psycopg.Connection, index: OpenIndex, version: str) -> list[str]:
@@ -70,6 +72,7 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
     Outlives a restart of PostgreSQL and cut connections (`outage.Line`): what is embedded waits in memory until it is written.
     """
     progress = Progress(partition_key, 0)
+    before = index.spent(name, "backfill", "batch")
 
     def waiting(reason: str) -> None:
         progress.waiting = reason
@@ -90,6 +93,7 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
             progress.truncated,
             progress.seconds,
             progress.tokens,
+            index.spent(name, "backfill", "batch").since(before).usd,
         )
 
 
@@ -181,7 +185,10 @@ def _pass(
     """One pass; returns how many documents it had to leave."""
     limits, throttle = _limits(index, store, embedder), index.throttle(store.version)
     write = Writing(writing, store, limits, throttle, progress, listener).write
-    with InFlight(embedder.spec.calls_in_flight, lambda: limits.size, write) as in_flight:
+    calls = embedder.spec.calls_in_flight
+    # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
+    may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
+    with InFlight(calls, lambda: limits.size, write, may_wait=may_wait) as in_flight:
         for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
             reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
             reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))

@@ -1,7 +1,7 @@
 """Requests in flight: a pool asks, and one thread writes what has come back, in the order in which it comes.
 
-What was paid for is written, whatever else fails. What is held in memory is what is in flight, one write batch that gathers and one that
-is being written, whatever the size of the corpus.
+What was paid for is written, whatever else fails. What is held in memory is what is in flight, what may wait to be written, and one write
+batch, whatever the size of the corpus.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from embed_pipeline.migrate.embed import paid_for
+from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
 # A write batch of a version with a chunker ends here, however few its documents are.
@@ -42,11 +43,16 @@ class InFlight:
     After an error nothing more is asked. When it is the writing that fails, what comes back later cannot be kept.
     """
 
-    def __init__(self, calls: int, most: Callable[[], int], write: Callable[[Answered], int]) -> None:
-        """`calls` at once; `write` gets at most `most()` documents, and returns how many it had to leave."""
+    def __init__(
+        self, calls: int, most: Callable[[], int], write: Callable[[Answered], int], *, may_wait: int | None = None
+    ) -> None:
+        """`calls` at once; `write` gets at most `most()` documents, and returns how many it had to leave.
+
+        While `may_wait` documents are answered and not written, nothing more is asked; None: one write batch.
+        """
         self.left = 0
         """How many documents could not be written now. Whole when the block is left."""
-        self._calls, self._most, self._write = calls, most, write
+        self._calls, self._most, self._write, self._may_wait = calls, most, write, may_wait
         self._pool = ThreadPoolExecutor(calls, thread_name_prefix="embed")
         self._writer = threading.Thread(target=self._write_all, name="write", daemon=True)
         self._changed = threading.Condition()
@@ -84,7 +90,8 @@ class InFlight:
             raise self._problem
 
     def _has_room(self) -> bool:
-        return self._asked <= self._calls and sum(each.documents for each in self._ready) < self._most()
+        may_wait = self._most() if self._may_wait is None else self._may_wait
+        return self._asked <= self._calls and sum(each.documents for each in self._ready) < may_wait
 
     def _ask(self, work: Callable[[], Answered]) -> None:
         answered: Answered | None = None
@@ -106,6 +113,7 @@ class InFlight:
         with self._changed:
             self._problem = self._problem or problem
             self._changed.notify_all()
+        signal("in_flight.failed")
 
     def _write_all(self) -> None:
         while True:

@@ -132,10 +132,11 @@ def test_a_rejected_row_may_hold_anything_and_becomes_zeros() -> None:
 
 def test_a_cut_text_is_rejected_unless_the_version_allows_cutting() -> None:
     cut = Embedded(np.ones((1, 3), dtype=np.float32), {}, frozenset({0}))
-    refused = checked(lambda _: cut).embed_documents(["a"])
-    assert refused.rejected == {0: "over the token limit: the embedder cut it"}
-    assert not refused.truncated
-    assert not refused.vectors.any()
+    for allowed in ({}, {"too_long": "chunk", "max_tokens": 100}):
+        refused = checked(lambda _: cut, **allowed).embed_documents(["a"])
+        assert refused.rejected == {0: "over the token limit: the embedder cut it"}
+        assert not refused.truncated
+        assert not refused.vectors.any()
     assert checked(lambda _: cut, too_long="truncate").embed_documents(["a"]).truncated == {0}
 
 

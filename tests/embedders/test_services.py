@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from embed_pipeline.embedders import models
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.keys import find_key
+from embed_pipeline.embedders.metering import Unmetered
 from embed_pipeline.embedders.protocol import Embedded
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.embedders.rows import in_order
@@ -155,8 +157,11 @@ def test_a_request_that_stands_still_ends_with_its_time(provider: Provider, name
 def test_an_endpoint_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY", "a-key-of-no-account")
     spec = VersionSpec(provider=name, model_name=MODEL[name], dimensions=256, base_url="http://127.0.0.1:9/v1")
+    meter = Unmetered()
+    embedder = open_embedder(spec, AccountSpec(api_key_env="KEY", max_tries=1), meter)
     with pytest.raises(EmbedderError, match=r"did not answer, 1 times in a row: .*[Cc]onnect.*refused"):
-        embed(spec, ["a text"], api_key_env="KEY")
+        embedder.embed(["a text"], "document")
+    assert meter.spent().tokens == 0, "what was not sent is not billed"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -230,3 +235,18 @@ def test_every_known_model_has_limits_a_price_and_dimensions_that_it_answers() -
         assert (model.batch_usd_per_million_tokens or 0) < model.usd_per_million_tokens
     assert models.known("openai", "no-such-model") is None
     assert models.limits("cohere", "no-such-model") == models.Limits(96, 128_000, None)
+
+
+def test_the_page_of_the_models_is_the_packaged_list() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/models.md").read_text(encoding="utf-8")
+    assert f"on {models.checked()}." in page
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    shown = [(cells[0], cells[1], *(int(cell.replace(",", "")) for cell in cells[2:5]), cells[6], cells[7]) for cells in rows]
+    prices = [
+        ["" if usd is None else f"{usd:g}" for usd in (model.usd_per_million_tokens, model.batch_usd_per_million_tokens)]
+        for model in models.all_models()
+    ]
+    assert shown == [
+        (model.provider, model.name, model.limits.max_tokens, model.limits.texts, model.limits.tokens, *usd)
+        for model, usd in zip(models.all_models(), prices, strict=True)
+    ]
