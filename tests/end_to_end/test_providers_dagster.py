@@ -46,11 +46,13 @@ class Size:
     tokens_per_minute: int
     batch_size: int
     margin: float
+    dimensions: int
+    queries: int
 
 
 # Limits that a run of seconds does not reach but is paced by, and limits that hold a run of minutes.
-SMALL = Size(("words", "words", "words"), 1500, 400_000, 8, 0.2)
-WHOLE = Size(("small", "large", "turned"), 120, 150_000, 32, 0.05)
+SMALL = Size(("words", "words", "words"), 3000, 2_000_000, 8, 0.2, 256, 100)
+WHOLE = Size(("small", "large", "turned"), 120, 75_000, 32, 0.05, 512, 400)
 
 
 @dataclass
@@ -70,7 +72,7 @@ class World:
         for name in names:
             service, model = MODELS[name]
             base_url = self.provider.base_url(service)
-            versions[name] = {"provider": service, "model_name": model, "dimensions": 256, "base_url": base_url}
+            versions[name] = {"provider": service, "model_name": model, "dimensions": self.size.dimensions, "base_url": base_url}
             versions[name] |= {"batch_size": self.size.batch_size, "max_in_flight": 8}
         limits = {
             "requests_per_minute": self.size.requests_per_minute,
@@ -100,6 +102,12 @@ class World:
             found = Counter(paid[each] for each in hashes)
             assert found == {1: len(hashes)}, (name, found)
 
+    def require_counted(self, *names: str) -> None:
+        """What the catalog says was spent on each version is what stands on the provider's bill."""
+        spent = self.app.execute("SELECT version, sum(tokens)::int FROM embed_pipeline.spending GROUP BY 1").fetchall()
+        billed = {name: sum(entry["tokens"] for entry in self.provider.billed(MODELS[name][1])) for name in names}
+        assert dict(spent) == billed
+
     def require_within_limits(self) -> None:
         for service, _ in MODELS.values():
             requests, tokens = self.provider.most_in_a_minute(service)
@@ -125,12 +133,12 @@ class World:
         return self.app.execute("SELECT version, count(*) FROM embed_pipeline.dead_letters GROUP BY 1 ORDER BY 1").fetchall()
 
 
-def known_items(documents: list[DocstringDocument], words_of_text: bool) -> list[dict[str, str]]:
+def known_items(documents: list[DocstringDocument], size: Size) -> list[dict[str, str]]:
     """Queries: a docstring's summary for models that understand it, the first half of its words for one that counts words."""
     found = []
-    for document in documents:
+    for document in documents[:: max(1, len(documents) // size.queries)]:
         words = document.text.split()
-        query = " ".join(words[: max(8, len(words) // 2)]) + " ?" if words_of_text else document.query
+        query = " ".join(words[: max(8, len(words) // 2)]) + " ?" if size.spaces[0] == "words" else document.query
         found.append({"query": query, "doc_id": document.id})
     return found
 
@@ -145,7 +153,7 @@ def make_world(database_url: str, provider: Provider, tmp_path: Path) -> Iterato
             with app.cursor() as cursor:
                 cursor.executemany("INSERT INTO articles VALUES (%s, %s)", list(texts.items()))
             holdout = tmp_path / "holdout.jsonl"
-            holdout.write_text("\n".join(map(json.dumps, known_items(documents, size.spaces[0] == "words"))))
+            holdout.write_text("\n".join(map(json.dumps, known_items(documents, size))))
             for (service, model), space in zip(MODELS.values(), size.spaces, strict=True):
                 provider.serve(service, model, space=space)
                 provider.limit(service, requests_per_minute=size.requests_per_minute, tokens_per_minute=size.tokens_per_minute)
@@ -202,6 +210,7 @@ def migrate(world: World, instance: dg.DagsterInstance) -> None:
     assert provider.struck(transient) >= 3
     world.require_consistent("v1", "v2", "v3")
     world.require_paid_once("v1", "v2", "v3")
+    world.require_counted("v1", "v2", "v3")
     world.require_within_limits()
 
 
