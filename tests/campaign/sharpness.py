@@ -106,6 +106,10 @@ NOT_RUN: dict[str, str] = {
 
 # The campaign has no part in it.
 LEFT_OUT: dict[str, str] = {
+    "running_backfill_does_not_look_at_its_model": "its models never change behind their names",
+    "dual_write_does_not_look_at_its_model": "its models never change behind their names",
+    "check_speaks_about_another_sample": "its models never change behind their names",
+    "cached_queries_know_no_space": "its readers keep no query vectors",
     "copy_under_the_locks_of_the_documents": "it freezes workers for about a second, and no DELETE may meet one in its COPY",
     "lock_without_timeout": "its load has no transaction of many seconds that a lock request could queue behind",
     "no_trigger_for_replicated_changes": "its load is not replicated",
@@ -120,6 +124,8 @@ LEFT_OUT: dict[str, str] = {
     "versions_drained_one_after_another": "it is about how late a version is",
     "backfill_starts_without_proof": "its triggers are on whenever a backfill begins",
     "our_error_passes_for_the_applications": "it is a message",
+    "a_batch_job_is_submitted_without_a_look": "its models run here",
+    "batch_jobs_are_not_remembered": "its models run here",
     "batches_in_flight_are_dropped": "what is embedded twice costs money and harms no vector",
     "another_model_under_a_registered_name": "its declaration never changes a model",
     "tables_that_pin_nothing": "nothing in it writes past the package",
