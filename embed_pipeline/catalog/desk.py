@@ -206,6 +206,11 @@ class DatabaseMeter:
         self._waits: dict[int, str] = {}
 
     @property
+    def account(self) -> str:
+        """The name of the account that pays."""
+        return str(self._fixed["account"])
+
+    @property
     def waiting(self) -> str:
         """Why the requests of this version that wait do, the longest wait first; empty while none waits."""
         with self._lock:
