@@ -273,3 +273,16 @@ def test_a_query_overtakes_the_backfill_that_waits_in_its_own_process(url: str) 
     desk.close()
     backfill.join(10)
     assert stopped == [True]
+
+
+def test_a_cut_connection_costs_a_correction_at_most_and_nothing_fails(url: str, shared: psycopg.Connection[Any]) -> None:
+    meter = meter_of(url, "cut", prices={"m": PriceSpec(usd_per_million_tokens=1)})
+    cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'embed-pipeline meter' AND datname = %s"
+    first, second = meter.admit(Urgency.BACKFILL, 100), meter.admit(Urgency.BACKFILL, 100)
+    assert shared.execute(cut, (shared.info.dbname,)).fetchall()
+    meter.answered(first, 10)
+    meter.answered(second, 10)
+    assert accounts.spending(shared, "docs")["cut"]["backfill"].tokens == 110
+    assert shared.execute(cut, (shared.info.dbname,)).fetchall()
+    meter.answered(meter.admit(Urgency.BACKFILL, 100), 10)
+    assert accounts.spending(shared, "docs")["cut"]["backfill"].tokens == 120
