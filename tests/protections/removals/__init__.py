@@ -20,6 +20,7 @@ from tests.protections.removals.dagster_layer import DAGSTER_RACES
 from tests.protections.removals.dual_write import DUAL_WRITE_RACES
 from tests.protections.removals.elsewhere import STORE_RACES
 from tests.protections.removals.embedded import EMBEDDED_RACES
+from tests.protections.removals.providers import PROVIDER_RACES
 from tests.protections.removals.qdrant import QDRANT_RACES
 from tests.protections.removals.search import SEARCH_RACES
 from tests.protections.removals.server import SERVER_RACES
@@ -39,5 +40,6 @@ REMOVALS = (
     *DAGSTER_RACES,
     *EMBEDDED_RACES,
     *QDRANT_RACES,
+    *PROVIDER_RACES,
     *STATE_MACHINE_CAN_FAIL,
 )
