@@ -58,7 +58,9 @@ def paid(provider: Provider, name: str = "openai") -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_everything_goes_by_jobs_submitted_together(provider: Provider, open_docs: Open, name: str) -> None:
+def test_everything_goes_by_jobs_submitted_together(
+    provider: Provider, open_docs: Open, app: psycopg.Connection, name: str
+) -> None:
     index = opened(provider, open_docs, name)
     provider.set(batches_held=True)
     with ThreadPoolExecutor(1) as pool:
@@ -67,7 +69,17 @@ def test_everything_goes_by_jobs_submitted_together(provider: Provider, open_doc
         provider.set(batches_held=False)
         assert filling.result() == DOCUMENTS
     assert paid(provider, name) == (DOCUMENTS, 0, 0)
+    billed = sum(entry["tokens"] for entry in provider.billed(MODELS[name][0]) if entry["batch"])
+    spent = app.execute("SELECT requests, tokens FROM embed_pipeline.spending WHERE kind = 'batch'").fetchall()
+    assert spent == [(2, billed)]
     require_consistent(index)
+
+
+def test_a_budget_stops_a_job_before_it_is_submitted(provider: Provider, open_docs: Open) -> None:
+    index = opened(provider, open_docs, "openai", budget={"usd_per_version": 0.000_006})
+    with pytest.raises(Stopped, match="budget"):
+        backfill.fill_partition(index, "v1", "00")
+    assert provider.jobs("openai") == []
 
 
 def test_a_refused_text_and_a_changed_one_are_left_to_the_online_way(
