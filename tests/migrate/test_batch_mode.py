@@ -12,8 +12,8 @@ import pytest
 
 from embed_pipeline.catalog import control
 from embed_pipeline.embedders.remote import PROBE
-from embed_pipeline.errors import ConfigurationError, ProviderRefused, Stopped
-from embed_pipeline.migrate import backfill, batch_backfill, model_sample
+from embed_pipeline.errors import ConfigurationError, ModelChanged, ProviderRefused, Stopped
+from embed_pipeline.migrate import backfill, batch_backfill, model_check, model_sample
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import forget_all, listen
 from tests.articles import DOCUMENTS, change, require_consistent, settle, stored
@@ -143,6 +143,24 @@ def test_stop_reaches_who_waits_for_a_job_and_the_next_run_collects_it(
     provider.set(batches_held=False)
     assert fill(index) == DOCUMENTS
     assert paid(provider) == (DOCUMENTS, 0, 0)
+
+
+def test_what_a_job_brings_is_not_stored_once_its_model_has_changed(
+    provider: Provider, index: OpenIndex, app: psycopg.Connection
+) -> None:
+    def turn() -> None:
+        changed = provider.fail("changed")
+        assert model_check.check(index)[0].outcome == "changed"
+        provider.lift(changed)
+
+    listen("batch.submitted", turn)
+    with pytest.raises(ModelChanged):
+        fill(index)
+    assert not stored(app, "v1")
+    forget_all()
+    assert model_check.check(index)[0].outcome == "same"
+    assert fill(index) == DOCUMENTS
+    assert paid(provider) == (DOCUMENTS, 0, 0), "the job was collected after all"
 
 
 def test_a_provider_without_batches_is_refused_in_a_sentence(provider: Provider, open_docs: Open) -> None:
