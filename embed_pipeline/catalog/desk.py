@@ -237,10 +237,10 @@ class DatabaseMeter:
         """See Meter."""
         self._settle(ticket, None, headroom, retry_after, too_fast)
 
-    def spent(self, kind: Kind | None = None) -> Spent:
-        """What this process has spent through this meter, on one kind of work or on all."""
+    def spent(self, *kinds: Kind) -> Spent:
+        """What this process has spent through this meter, on these kinds of work or on all."""
         with self._lock:
-            parts = [each for name, each in self._spent.items() if kind in (None, name)]
+            parts = [each for name, each in self._spent.items() if not kinds or name in kinds]
         usd = 0.0 if self.price.usd_per_million is not None else None
         for each in parts:
             usd = None if usd is None or each.usd is None else usd + each.usd

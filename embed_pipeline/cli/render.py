@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from embed_pipeline.catalog.accounts import AccountState
     from embed_pipeline.catalog.control import ThrottleState
+    from embed_pipeline.migrate.cost import Cost
     from embed_pipeline.migrate.plan import Plan
     from embed_pipeline.migrate.status import IndexStatus, VersionStatus
     from embed_pipeline.stores.protocol import Coverage
@@ -81,6 +83,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     if found.control.state != "running":
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
     lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
+    lines += [f"  {account_line(each)}" for each in found.accounts]
     header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]
     lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
     for version in found.versions:
@@ -103,6 +106,37 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
     lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
     return lines
+
+
+def usd(amount: float | None) -> str:
+    """`12.34 USD`; small amounts with the digits that tell them from nothing."""
+    if amount is None:
+        return "price unknown"
+    return f"{amount:,.2f} USD" if amount >= 1 or amount == 0 else f"{amount:.2g} USD"
+
+
+def account_line(account: AccountState) -> str:
+    """What an account was asked in the last minute, of what it may be, and why somebody waits for it."""
+    requests = "" if account.max_requests is None else f" of {number(account.max_requests)}"
+    tokens = "" if account.max_tokens is None else f" of {number(account.max_tokens)}"
+    line = f"account {account.account}: {number(account.requests)}{requests} requests, {number(account.tokens)}{tokens} tokens in the last minute"
+    if account.blocked_seconds > 0:
+        line += f"; asked by the provider to wait for {duration(account.blocked_seconds)}"
+    if account.waiting:
+        line += f"; {account.waiting_for} waits for {duration(account.waiting_seconds)}: {account.waiting}"
+    return line
+
+
+def spent_line(version: VersionStatus) -> str:
+    """What a version has cost, in all and by kind of work."""
+    from embed_pipeline.catalog.accounts import total
+
+    everything = total(version.spent)
+    parts = ", ".join(f"{kind} {number(each.tokens)}" for kind, each in version.spent.items())
+    return (
+        f"cost of {version.name}: {usd(everything.usd)}, {count(everything.tokens, 'token')} in {count(everything.requests, 'request')} "
+        f"({parts})"
+    )
 
 
 def throttle_line(last: ThrottleState) -> str:
@@ -142,6 +176,8 @@ def _version_notes(version: VersionStatus) -> list[str]:
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")
     if version.chunker and version.is_live:
         notes.append(f"chunks of {version.name}: {version.chunker}")
+    if version.spent:
+        notes.append(spent_line(version))
     if version.first_dead_letters and version.is_live:
         more = version.dead_letters - len(version.first_dead_letters)
         notes.append(
@@ -179,6 +215,8 @@ def plan_lines(found: Plan) -> list[str]:
             f"  sample      {sample.rejected} of {sample.documents} rejected, {sample.truncated} truncated"
             + (f" ({'; '.join(sample.reasons[:3])})" if sample.reasons else "")
         )
+    if found.cost is not None:
+        lines += _cost_lines(found.cost)
     if found.chunker:
         shown = f"; {sample.chunks_per_document:.1f} for a document of the sample" if sample.documents else ""
         lines.append(f"  chunks      {found.chunker}{shown}")
@@ -190,6 +228,17 @@ def plan_lines(found: Plan) -> list[str]:
     lines += [f"  {'locks' if n == 0 else '':<12}{lock}" for n, lock in enumerate(found.locks)]
     lines += [f"  warning     {warning}" for warning in found.warnings]
     lines.append(f"  next: {found.next_command}")
+    return lines
+
+
+def _cost_lines(cost: Cost) -> list[str]:
+    error = "error unknown" if cost.tokens_error is None else f"+- {number(cost.tokens_error)}"
+    money = usd(cost.usd) + ("" if not cost.usd_error else f" +- {usd(cost.usd_error)}")
+    batch = "" if cost.batch_usd is None or cost.batch_usd == cost.usd else f", {usd(cost.batch_usd)} in batch mode"
+    budget = "" if cost.budget is None else f"; the budget is {usd(cost.budget)}"
+    lines = [f"  cost        about {count(cost.tokens, 'token')} ({error}, 95 %): {money}{batch}{budget}"]
+    if cost.seconds is not None:
+        lines.append(f"  limits      at least {duration(cost.seconds)} under the declared limits of account {cost.account}")
     return lines
 
 

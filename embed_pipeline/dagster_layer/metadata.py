@@ -50,6 +50,12 @@ def adopted(done: Adopted) -> Metadata:
     return shown
 
 
+def paid(tokens: int, usd: float | None) -> Metadata:
+    """What a run asked a provider for; nothing where nobody is paid."""
+    shown: Metadata = {"tokens": tokens} if tokens else {}
+    return shown if usd is None else shown | {"usd": round(usd, 6)}
+
+
 def partition(report: PartitionReport, unfilled: int, seconds_each: float) -> Metadata:
     """One filled partition; `unfilled` are left in the version, at `seconds_each` by this run's pace."""
     return {
@@ -62,7 +68,7 @@ def partition(report: PartitionReport, unfilled: int, seconds_each: float) -> Me
         "documents per second": round(report.written / report.seconds, 1) if report.seconds > 0 else 0.0,
         "partitions left": unfilled,
         "seconds left": round(unfilled * seconds_each, 1),
-    }
+    } | paid(report.tokens, report.usd)
 
 
 def progress_line(progress: Progress) -> str:
@@ -148,7 +154,7 @@ def synced(result: VersionSync) -> Metadata:
         "rejected": result.rejected,
         "retried": result.retried,
         "pending": result.pending,
-    }
+    } | paid(result.tokens, result.usd)
     if result.error:
         shown["error"] = result.error
     return shown

@@ -32,6 +32,11 @@ class Spent:
     tokens: int = 0
     usd: float | None = None
 
+    def since(self, before: Spent) -> Spent:
+        """What came after `before`."""
+        usd = None if self.usd is None else self.usd - (before.usd or 0.0)
+        return Spent(self.requests - before.requests, self.tokens - before.tokens, usd)
+
 
 @dataclass(frozen=True)
 class Ticket:

@@ -53,6 +53,8 @@ class PartitionReport:
     truncated: int
     seconds: float
     tokens: int = 0
+    usd: float | None = None
+    """What this run paid for it; None where nobody is paid or no price is known."""
 
 
 def unfilled(conn: psycopg.Connection, index: OpenIndex, version: str) -> list[str]:
@@ -70,6 +72,7 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
     Outlives a restart of PostgreSQL and cut connections (`outage.Line`): what is embedded waits in memory until it is written.
     """
     progress = Progress(partition_key, 0)
+    before = index.spent(name, "backfill", "batch")
 
     def waiting(reason: str) -> None:
         progress.waiting = reason
@@ -90,6 +93,7 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
             progress.truncated,
             progress.seconds,
             progress.tokens,
+            index.spent(name, "backfill", "batch").since(before).usd,
         )
 
 

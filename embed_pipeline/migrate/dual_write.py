@@ -61,6 +61,8 @@ class VersionSync:
     pending: int = 0
     error: str = ""
     tokens: int = 0
+    usd: float | None = None
+    """What was paid for it; None where nobody is paid or no price is known."""
 
 
 def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Waiting | None = None) -> list[VersionSync]:
@@ -121,6 +123,7 @@ def _in_order(live: list[Version]) -> list[Version]:
 
 def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None, waiting: Waiting | None) -> VersionSync:
     result = VersionSync(version.name)
+    before = index.spent(version.name, "dual-write")
     try:
         with failures.as_sentences(), Line(index, waiting) as line:
             idle = 0
@@ -139,6 +142,7 @@ def _drain_isolated(index: OpenIndex, version: Version, deadline: float | None, 
         # What was not done is still to do: a report that says 0 would be believed.
         with suppress(psycopg.Error, EmbedPipelineError), index.connection() as conn:
             result.pending = queue.pending(conn, index.name, version.name)
+    result.usd = index.spent(version.name, "dual-write").since(before).usd
     return result
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from embed_pipeline.migrate.embed import paid_for
+from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
 # A write batch of a version with a chunker ends here, however few its documents are.
@@ -112,6 +113,7 @@ class InFlight:
         with self._changed:
             self._problem = self._problem or problem
             self._changed.notify_all()
+        signal("in_flight.failed")
 
     def _write_all(self) -> None:
         while True:

@@ -11,12 +11,13 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from embed_pipeline.catalog import schema, versions
-from embed_pipeline.catalog.accounts import Terms
+from embed_pipeline.catalog.accounts import Kind, Terms
 from embed_pipeline.catalog.desk import DatabaseMeter, Desk
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.embedders.metering import Spent
 from embed_pipeline.errors import WrongSpace
 from embed_pipeline.migrate import register
 from embed_pipeline.migrate.batch_size import BatchSize
@@ -117,6 +118,11 @@ class OpenIndex:
     def meter(self, name: str) -> DatabaseMeter | None:
         """What the requests of a version's provider pass through, once its embedder is open; None for a version that asks none."""
         return self._meters.get(name)
+
+    def spent(self, name: str, *kinds: Kind) -> Spent:
+        """What this handle has spent for a version, on these kinds of work or on all. Without a provider: nothing, and no price."""
+        meter = self._meters.get(name)
+        return Spent() if meter is None else meter.spent(*kinds)
 
     def _open_meter(self, name: str, spec: VersionSpec) -> DatabaseMeter | None:
         if self._desk is None:

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from embed_pipeline.catalog import evidence, serving
+from embed_pipeline.catalog.accounts import Price, Terms
+from embed_pipeline.catalog.desk import Desk
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import HoldoutError
 from embed_pipeline.evaluate.holdout import load_holdout, require_known_documents
 from embed_pipeline.evaluate.statistics import required_queries
 from embed_pipeline.evaluate.verdict import POWER
 from embed_pipeline.migrate import pressure, register
+from embed_pipeline.migrate.cost import Cost, cost_of
 from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.look import Look, look
-from embed_pipeline.spec import IndexSpec
+from embed_pipeline.postgres.connection import resolve_url
+from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores import footprint
 from embed_pipeline.stores.footprint import Disk
 
@@ -52,6 +57,8 @@ class Sample:
     chunks: int
     reasons: tuple[str, ...]
     speed: Speed | None
+    billed: tuple[tuple[int, int], ...] = ()
+    """(bytes of text, tokens that the provider billed for it) of each batch."""
 
     @property
     def chunks_per_document(self) -> float:
@@ -91,6 +98,8 @@ class Plan:
     gate: GatePlan
     warnings: tuple[str, ...]
     next_command: str
+    cost: Cost | None = None
+    """What the provider will bill; None where nobody is paid."""
 
 
 def plan(spec: IndexSpec, name: str) -> Plan:
@@ -100,10 +109,15 @@ def plan(spec: IndexSpec, name: str) -> Plan:
     """
     declared = spec.version(name)
     with look(spec) as seen:
-        embedder = VersionEmbedder.open(declared, name=name)
+        price = Terms.declared(spec).price(declared)
+        # Before there is a catalog there is no meter that anybody could share.
+        desk = Desk(resolve_url(spec.database_url)) if seen.has_catalog else None
+        meter = None if desk is None else desk.meter(spec.name, name, declared, Terms.declared(spec))
+        embedder = VersionEmbedder.open(declared, name=name, account=spec.account(declared), meter=meter)
         try:
             documents, text_bytes = (0, 0) if seen.index is None else documents_source.count(seen.conn, seen.index.source)
             sample = _sample(seen, embedder)
+            cost = cost_of(spec, declared, price, sample.billed, documents, text_bytes)
             known = {version.name: version for version in seen.registered}
             return Plan(
                 index=spec.name,
@@ -120,11 +134,14 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 chunker="" if declared.chunker is None else str(declared.chunker),
                 locks=locks(spec, registered=name in known),
                 gate=_gate_plan(seen, name),
-                warnings=tuple(_warnings(seen, name, embedder, documents)),
+                warnings=(*_warnings(seen, name, embedder, documents), *_money_warnings(spec, declared, price, cost)),
                 next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
+                cost=cost,
             )
         finally:
             embedder.close()
+            if desk is not None:
+                desk.close()
 
 
 def locks(spec: IndexSpec, *, registered: bool) -> tuple[str, ...]:
@@ -159,21 +176,23 @@ def _sample(seen: Look, embedder: VersionEmbedder) -> Sample:
     texts = [] if seen.index is None else [text for _, text in documents_source.sample(seen.conn, seen.index.source, SAMPLE)]
     timings: list[tuple[int, float]] = []
     rejected: list[str] = []
+    billed: list[tuple[int, int]] = []
     truncated = chunks = 0
     if texts:
         # Untimed: a model's first call also loads and warms it.
-        embed_batch(embedder, [("", texts[0], b"")])
+        embed_batch(embedder, [("", texts[0], b"")], Urgency.CHECK)
     size = max(1, min(math.ceil(len(texts) / BATCHES), embedder.spec.texts_per_call))
     for start in range(0, len(texts), size):
         batch = texts[start : start + size]
         began = time.perf_counter()
-        embedded, letters, cut = embed_batch(embedder, [(str(n), text, b"") for n, text in enumerate(batch)])
+        embedded, letters, cut = embed_batch(embedder, [(str(n), text, b"") for n, text in enumerate(batch)], Urgency.CHECK)
+        billed.append((sum(len(text.encode()) for text in batch), embedded.tokens))
         timings.append((len(batch), time.perf_counter() - began))
         rejected += [reason for _, reason in letters.values()]
         truncated += cut
         chunks += sum(embedded.chunks)
     reasons = tuple(reason for reason, _ in _counted(rejected))
-    return Sample(len(texts), len(rejected), truncated, chunks, reasons, summarise(timings))
+    return Sample(len(texts), len(rejected), truncated, chunks, reasons, summarise(timings), tuple(billed))
 
 
 def _counted(values: Sequence[str]) -> list[tuple[str, int]]:
@@ -249,6 +268,16 @@ def _warnings(seen: Look, name: str, embedder: VersionEmbedder, documents: int) 
     if loose:
         found.append(f"connected, and not named in throttle.standbys, so no backfill waits for it: {', '.join(loose)}")
     return found
+
+
+def _money_warnings(spec: IndexSpec, version: VersionSpec, price: Price, cost: Cost | None) -> list[str]:
+    if spec.budget is not None and version.is_remote and price.usd_per_million is None:
+        return [
+            f"a budget is declared and the price of {version.model_name} is not known: declare it under prices, or the backfill is refused"
+        ]
+    if cost is not None and cost.may_exceed_budget:
+        return [f"the budget may stop the backfill: budget.usd_per_version is {cost.budget:g}"]
+    return []
 
 
 def _next(index: str, name: str, known: Version | None, documents: int, own_table: bool) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
 import psycopg
 
-from embed_pipeline.catalog import control, dead_letters, evidence, serving, versions
+from embed_pipeline.catalog import accounts, control, dead_letters, evidence, serving, versions
+from embed_pipeline.catalog.accounts import AccountState, Kind
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Pointer
@@ -17,6 +18,7 @@ from embed_pipeline.catalog.states import State
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.documents.queue import Pending
+from embed_pipeline.embedders.metering import Spent
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate.look import Look, look, queries
@@ -63,6 +65,8 @@ class VersionStatus:
     dropped: bool = False
     gate: GateState | None = None
     chunker: str = ""
+    spent: Mapping[Kind, Spent] = field(default_factory=dict)
+    """What its provider was asked and paid for, by kind of work, in all runs and processes; empty where nobody is paid."""
 
     @property
     def is_live(self) -> bool:
@@ -116,6 +120,8 @@ class IndexStatus:
     comparison: Comparison | None = None
     throttle: tuple[ThrottleState, ...] = ()
     """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
+    accounts: tuple[AccountState, ...] = ()
+    """The accounts that its live versions are paid from."""
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -129,11 +135,14 @@ def status_of(spec: IndexSpec) -> IndexStatus:
         conn, index = seen.conn, seen.index
         documents = 0 if index is None else _count(conn, index)
         pending = queue.pending_by_version(conn, spec.name) if seen.has_catalog else {}
+        spent = accounts.spending(conn, spec.name) if seen.has_catalog else {}
         registered = (
             {}
             if index is None
             else {
-                version.name: _version(conn, index, version, pending.get(version.name, Pending(0, 0.0)))
+                version.name: _version(
+                    conn, index, version, pending.get(version.name, Pending(0, 0.0)), spent.get(version.name, {})
+                )
                 for version in seen.registered
             }
         )
@@ -169,6 +178,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             ),
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
+            accounts=_accounts(conn, seen),
         )
 
 
@@ -304,7 +314,15 @@ def _events(conn: psycopg.Connection, index: str) -> tuple[Event, ...]:
     return tuple(Event(*row) for row in conn.execute(queries("last_events"), {"index": index, "limit": EVENTS}))
 
 
-def _version(conn: psycopg.Connection, index: OpenIndex, version: Version, pending: Pending) -> VersionStatus:
+def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
+    used = [VersionSpec.model_validate(version.spec) for version in seen.registered if version.is_live]
+    declared = {spec.account_name: seen.spec.account(spec) for spec in used}
+    return tuple(accounts.account_state(conn, name, account) for name, account in declared.items() if name is not None)
+
+
+def _version(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, pending: Pending, spent: Mapping[Kind, Spent]
+) -> VersionStatus:
     partitions = versions.list_partitions(conn, index.name, version.name)
     store = index.store(version)
     has_vectors = version.dropped_at is None
@@ -335,6 +353,7 @@ def _version(conn: psycopg.Connection, index: OpenIndex, version: Version, pendi
         dropped=not has_vectors,
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name)),
         chunker=_chunker(VersionSpec.model_validate(version.spec)),
+        spent=spent,
     )
 
 

@@ -210,6 +210,7 @@ def test_a_table_that_something_else_made_is_named(
         load(index, jsonl(ROWS), full=False)
 
 
-def test_opening_to_load_registers_nothing(index: OpenIndex, conn: psycopg.Connection[Any]) -> None:
-    row = conn.execute("SELECT to_regnamespace('embed_pipeline') IS NULL").fetchone()
-    assert row == (True,)
+def test_opening_to_load_registers_nothing(bare_database_url: str) -> None:
+    open_to_load(declared(bare_database_url))
+    with psycopg.connect(bare_database_url) as conn:
+        assert conn.execute("SELECT to_regnamespace('embed_pipeline') IS NULL").fetchone() == (True,)

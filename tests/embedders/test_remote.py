@@ -39,8 +39,10 @@ class Recording(Unmetered):
         self.told.append(("answered", tokens))
         super().answered(ticket, tokens, headroom)
 
-    def failed(self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None) -> None:
-        self.told.append(("failed", retry_after))
+    def failed(
+        self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None, too_fast: bool = False
+    ) -> None:
+        self.told.append(("too fast" if too_fast else "failed", retry_after))
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_a_rate_limit_is_told_to_the_meter_and_waited_for(provider: Provider, op
     meter = Recording()
     answer = opened(meter=meter, account={"max_tries": 1}).embed_documents(["a text"])
     assert answer.rejected == {}
-    assert meter.told == [("failed", 0.02), ("failed", 0.02), ("answered", answer.tokens)]
+    assert meter.told == [("too fast", 0.02), ("too fast", 0.02), ("answered", answer.tokens)]
 
 
 def test_a_rate_limit_without_an_end_stops_in_the_providers_words(provider: Provider, opened: Open) -> None:

@@ -50,7 +50,7 @@ class Size:
 
 # Limits that a run of seconds does not reach but is paced by, and limits that hold a run of minutes.
 SMALL = Size(("words", "words", "words"), 1500, 400_000, 8, 0.2)
-WHOLE = Size(("small", "large", "turned"), 60, 150_000, 32, 0.05)
+WHOLE = Size(("small", "large", "turned"), 120, 150_000, 32, 0.05)
 
 
 @dataclass

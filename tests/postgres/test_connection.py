@@ -71,7 +71,7 @@ def test_types_are_found_in_a_schema_off_the_search_path(conn: psycopg.Connectio
 
 
 def test_database_without_the_extension_connects_and_learns_later(conn: psycopg.Connection[TupleRow], database_url: str) -> None:
-    conn.execute("DROP EXTENSION vector")
+    conn.execute("DROP EXTENSION vector CASCADE")
     with connection.connect(database_url, autocommit=True) as bare:
         assert connection.register_types(bare) is False
         connection.check_server(bare)

@@ -124,12 +124,17 @@ def test_backfill_says_when_it_gives_up_and_resumes(
 def test_batches_in_flight_are_kept_when_reading_fails(
     fragile_url: str, open_fragile: Open, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two batches are answered when the third cannot be read; the first is being written, the second waits."""
     index, reads, read = open_fragile("v1"), 0, PgvectorStore.missing
+    failed = threading.Event()
+    listen("backfill.embedded", lambda: failed.wait(20))
+    listen("in_flight.failed", failed.set)
 
     def cancelled(*arguments: Any, **options: Any) -> Any:
         nonlocal reads
         reads += 1
-        if reads == 4:
+        if reads == 3:
+            wait_until(lambda: len(calls.paid("v1")) == 20, "two batches are asked for")
             raise psycopg.errors.QueryCanceled("canceling statement due to user request")
         return read(*arguments, **options)
 
@@ -139,6 +144,7 @@ def test_batches_in_flight_are_kept_when_reading_fails(
     with psycopg.connect(fragile_url) as app:
         kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1__documents")}
     assert kept == set(calls.paid("v1"))
+    assert len(kept) == 20
 
 
 def test_a_partition_taken_by_another_run_meanwhile_is_left_to_it(fragile_url: str, open_fragile: Open) -> None:

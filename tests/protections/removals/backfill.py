@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.protections.removal import Edit, Removal
 from tests.protections.removals.dual_write import NO_LOOK_AT_DOCUMENTS
-from tests.protections.removals.where import BACKFILL, CAPTURE, CHUNKS, CUTOVER, DAGSTER, RESTARTS, WRITE
+from tests.protections.removals.where import BACKFILL, BATCH, CAPTURE, CHUNKS, CUTOVER, DAGSTER, RESTARTS, WRITE
 
 # The backfill overwrites what is there.
 OVERWRITE = (
@@ -128,6 +128,24 @@ BACKFILL_RACES = (
             RESTARTS + "test_batches_in_flight_are_kept_when_reading_fails",
         ),
         r"assert set\(\) ==|Extra items in the right set|AssertionError: assert \{|assert \{",
+    ),
+    Removal(
+        "a_batch_job_is_submitted_without_a_look",
+        (Edit("embedders/batch.py", "found = self._service.find(token) if uncertain else None", "found = None"),),
+        (
+            BATCH + "test_a_process_that_dies_in_between_pays_for_nothing_twice[batch.submitted]",
+            BATCH + "test_a_job_whose_answer_was_lost_is_found_by_its_token",
+        ),
+        r"assert \(\d+, 0, \d+\) == \(60, 0, 0\)|assert 3 == 2",
+    ),
+    Removal(
+        "batch_jobs_are_not_remembered",
+        (
+            Edit("migrate/batch_backfill.py", "    if any(job.is_last for job in jobs):\n        return\n", ""),
+            Edit("migrate/batch_backfill.py", "{doc_id for job in jobs for doc_id in job.doc_ids}", "set[str]()"),
+        ),
+        (BATCH + "test_stop_reaches_who_waits_for_a_job_and_the_next_run_collects_it",),
+        r"assert \(\d+, 0, \d+\) == \(60, 0, 0\)",
     ),
     Removal(
         "an_outage_becomes_dead_letters",
