@@ -16,7 +16,7 @@ from embed_pipeline.errors import ConfigurationError, ModelChanged, ProviderRefu
 from embed_pipeline.migrate import backfill, batch_backfill, model_check, model_sample
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import forget_all, listen
-from tests.articles import DOCUMENTS, change, require_consistent, settle, stored
+from tests.articles import DOCUMENTS, at, change, require_consistent, settle, stored
 from tests.providers.loopback import Provider, waited
 
 Open = Callable[..., OpenIndex]
@@ -146,21 +146,25 @@ def test_stop_reaches_who_waits_for_a_job_and_the_next_run_collects_it(
 
 
 def test_what_a_job_brings_is_not_stored_once_its_model_has_changed(
-    provider: Provider, index: OpenIndex, app: psycopg.Connection
+    provider: Provider, open_docs: Open, app: psycopg.Connection
 ) -> None:
+    """The check goes red while the job is waited for; the job is collected when the model is the old one again."""
+    index = opened(provider, open_docs, "openai", partitions=1)
+    provider.set(batches_held=True)
+
     def turn() -> None:
         changed = provider.fail("changed")
         assert model_check.check(index)[0].outcome == "changed"
         provider.lift(changed)
+        provider.set(batches_held=False)
 
-    listen("batch.submitted", turn)
+    at("batch.waiting", turn)
     with pytest.raises(ModelChanged):
         fill(index)
     assert not stored(app, "v1")
-    forget_all()
     assert model_check.check(index)[0].outcome == "same"
     assert fill(index) == DOCUMENTS
-    assert paid(provider) == (DOCUMENTS, 0, 0), "the job was collected after all"
+    assert paid(provider) == (DOCUMENTS, 0, 0)
 
 
 def test_a_provider_without_batches_is_refused_in_a_sentence(provider: Provider, open_docs: Open) -> None:
