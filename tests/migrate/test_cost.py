@@ -16,6 +16,7 @@ from embed_pipeline.errors import Stopped
 from embed_pipeline.migrate import backfill, dual_write, plan, status
 from embed_pipeline.migrate.cost import estimate
 from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.search import Searcher
 from embed_pipeline.spec import IndexSpec
 from tests.articles import declared
 from tests.providers.loopback import Provider
@@ -57,6 +58,9 @@ def test_planned_reported_and_added_up(app: psycopg.Connection, database_url: st
         report = backfill.fill_partition(index, "v1", "00")
         app.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
         (synced,) = dual_write.sync(index)
+        # Who only knows the database finds account and price there.
+        with Searcher("docs", database_url) as searcher:
+            searcher.search("title 7", version="v1")
         found = status.status(index)
     # The sample of the model check is a kind of its own.
     (version,) = found.versions
@@ -65,6 +69,8 @@ def test_planned_reported_and_added_up(app: psycopg.Connection, database_url: st
     assert synced.tokens == version.spent["dual-write"].tokens > 0
     # The plan itself was paid for as a check too.
     assert accounts.total(version.spent).tokens == billed + before
+    assert version.spent["query"].requests == 1
+    assert version.spent["query"].usd == pytest.approx(version.spent["query"].tokens * PRICE)
     assert report.usd == pytest.approx(report.tokens * PRICE)
     assert metadata.partition(report, 0, 1.0)["usd"] == round(report.tokens * PRICE, 6)
     assert metadata.synced(synced)["tokens"] == synced.tokens
