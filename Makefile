@@ -47,6 +47,10 @@ bench: $(READY) ## backfill against a bare binary COPY of the same vectors, and 
 bench-providers: $(READY) ## requests in flight at a provider that answers at once, and what the pipeline itself costs
 	$(BIN)/python -m benchmarks.providers
 
+.PHONY: limits
+limits: $(READY) ## what several processes get out of an account's limits: never more in any minute, above 95 % of it
+	$(BIN)/python -m benchmarks.limits
+
 .PHONY: neighbour
 neighbour: $(READY) ## what an application feels of a migration: longest pause and p99, with and without one
 	$(BIN)/python -m benchmarks.neighbour

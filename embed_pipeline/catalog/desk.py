@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
+from psycopg import errors
 
 from embed_pipeline.catalog.accounts import KINDS, Kind, Price, Terms, queries
 from embed_pipeline.embedders.metering import BatchTicket, Headroom, Spent, Ticket
@@ -160,7 +161,7 @@ class Desk:
                     return row
             except (psycopg.Error, DatabaseUnavailable) as problem:
                 with self._talking:
-                    lost = failures.is_lost(problem, self._conn)
+                    lost = isinstance(problem, errors.LockNotAvailable) or failures.is_lost(problem, self._conn)
                     if lost and self._conn is not None:
                         self._conn.close()
                         self._conn = None
@@ -185,8 +186,10 @@ class Desk:
             conn.execute(queries("settle"), self._owed.pop(0) | {"now": self._clock()})
 
     def _connection(self) -> psycopg.Connection:
-        if self._conn is None:
+        if self._conn is None or self._conn.closed:
             conn = connect(self._url, autocommit=True, application_name="embed-pipeline meter")
+            # A role may have another default, in which who waited for the account's row would fail instead of seeing it as it is now.
+            conn.execute("SET default_transaction_isolation = 'read committed'")
             # Every request of every process comes by here. A crash of the server forgets the last half second (docs/decisions/0018).
             conn.execute("SET synchronous_commit = off")
             self._conn = conn
@@ -204,6 +207,11 @@ class DatabaseMeter:
         self._lock = threading.Lock()
         self._spent: dict[Kind, Spent] = {}
         self._waits: dict[int, str] = {}
+
+    @property
+    def account(self) -> str:
+        """The name of the account that pays."""
+        return str(self._fixed["account"])
 
     @property
     def waiting(self) -> str:

@@ -192,7 +192,8 @@ def _pass(
         for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
             reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
             reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))
-            progress.waiting = ""
+            # Requests that wait for their account do so in the pool; the next word to the listener says why.
+            progress.waiting = index.provider_wait(store.version.name)
             in_flight.submit(partial(_embed, embedder, documents, limits))
     return in_flight.left
 

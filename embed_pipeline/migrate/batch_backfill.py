@@ -170,6 +170,8 @@ def _settle(line: Line, index: OpenIndex, version: Version, batch: PatientBatch,
             embedder.meter.failed(BatchTicket(Urgency.BACKFILL, job.tokens))
         return
     ended = _wait(line, index, version, batch, job_id, writing)
+    # A job takes up to a day. What it brings is left with the provider while the model is known to have changed meanwhile.
+    line.repeat(lambda conn: model_check.require_same_model(conn, index, version))
     answers = Answers(batch.collect(job_id), version.dimensions)
     signal("batch.collected")
     for answered in _answered(line, index, embedder, job, answers):

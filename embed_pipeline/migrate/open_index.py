@@ -124,6 +124,11 @@ class OpenIndex:
         meter = self._meters.get(name)
         return Spent() if meter is None else meter.spent(*kinds)
 
+    def provider_wait(self, name: str) -> str:
+        """Why requests of a version wait for its provider's account; empty while none does."""
+        meter = self._meters.get(name)
+        return "" if meter is None or not meter.waiting else f"account {meter.account}: {meter.waiting}"
+
     def _open_meter(self, name: str, spec: VersionSpec) -> DatabaseMeter | None:
         if self._desk is None:
             self._desk = Desk(self.url)

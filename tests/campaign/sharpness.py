@@ -124,6 +124,7 @@ LEFT_OUT: dict[str, str] = {
     "versions_drained_one_after_another": "it is about how late a version is",
     "backfill_starts_without_proof": "its triggers are on whenever a backfill begins",
     "our_error_passes_for_the_applications": "it is a message",
+    "admission_without_the_accounts_lock": "its models run here",
     "a_batch_job_is_submitted_without_a_look": "its models run here",
     "batch_jobs_are_not_remembered": "its models run here",
     "batches_in_flight_are_dropped": "what is embedded twice costs money and harms no vector",

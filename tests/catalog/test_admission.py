@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -273,3 +274,33 @@ def test_a_query_overtakes_the_backfill_that_waits_in_its_own_process(url: str) 
     desk.close()
     backfill.join(10)
     assert stopped == [True]
+
+
+def test_a_cut_connection_costs_a_correction_at_most_and_nothing_fails(url: str, shared: psycopg.Connection[Any]) -> None:
+    meter = meter_of(url, "cut", prices={"m": PriceSpec(usd_per_million_tokens=1)})
+    cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'embed-pipeline meter' AND datname = %s"
+    first, second = meter.admit(Urgency.BACKFILL, 100), meter.admit(Urgency.BACKFILL, 100)
+    assert shared.execute(cut, (shared.info.dbname,)).fetchall()
+    meter.answered(first, 10)
+    meter.answered(second, 10)
+    assert accounts.spending(shared, "docs")["cut"]["backfill"].tokens == 110
+    assert shared.execute(cut, (shared.info.dbname,)).fetchall()
+    meter.answered(meter.admit(Urgency.BACKFILL, 100), 10)
+    assert accounts.spending(shared, "docs")["cut"]["backfill"].tokens == 120
+
+
+def test_two_processes_never_both_get_the_last_place(
+    account: Callable[..., Account], url: str, shared: psycopg.Connection[Any]
+) -> None:
+    one, answers = account(requests=1), []
+    # The account is known: two who make its row at the same time take turns anyway.
+    one.ask(BEGIN - 100)
+    with psycopg.connect(url, autocommit=True) as second, ThreadPoolExecutor(1) as pool:
+        other = Account(second, one.fixed["account"], requests=1)
+        with shared.transaction():
+            answers.append(one.ask(BEGIN, Urgency.QUERY)[0])
+            asking = pool.submit(other.ask, BEGIN, Urgency.QUERY, who="b")
+            while not shared.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", (second.info.backend_pid,)).fetchone()[0]:  # type: ignore[index]
+                assert not asking.done(), "the second did not wait for the first"
+        answers.append(asking.result()[0])
+    assert answers == ["go", "wait"]

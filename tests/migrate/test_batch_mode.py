@@ -12,11 +12,11 @@ import pytest
 
 from embed_pipeline.catalog import control
 from embed_pipeline.embedders.remote import PROBE
-from embed_pipeline.errors import ConfigurationError, ProviderRefused, Stopped
-from embed_pipeline.migrate import backfill, batch_backfill, model_sample
+from embed_pipeline.errors import ConfigurationError, ModelChanged, ProviderRefused, Stopped
+from embed_pipeline.migrate import backfill, batch_backfill, model_check, model_sample
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import forget_all, listen
-from tests.articles import DOCUMENTS, change, require_consistent, settle, stored
+from tests.articles import DOCUMENTS, at, change, require_consistent, settle, stored
 from tests.providers.loopback import Provider, waited
 
 Open = Callable[..., OpenIndex]
@@ -58,7 +58,9 @@ def paid(provider: Provider, name: str = "openai") -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_everything_goes_by_jobs_submitted_together(provider: Provider, open_docs: Open, name: str) -> None:
+def test_everything_goes_by_jobs_submitted_together(
+    provider: Provider, open_docs: Open, app: psycopg.Connection, name: str
+) -> None:
     index = opened(provider, open_docs, name)
     provider.set(batches_held=True)
     with ThreadPoolExecutor(1) as pool:
@@ -67,7 +69,17 @@ def test_everything_goes_by_jobs_submitted_together(provider: Provider, open_doc
         provider.set(batches_held=False)
         assert filling.result() == DOCUMENTS
     assert paid(provider, name) == (DOCUMENTS, 0, 0)
+    billed = sum(entry["tokens"] for entry in provider.billed(MODELS[name][0]) if entry["batch"])
+    spent = app.execute("SELECT requests, tokens FROM embed_pipeline.spending WHERE kind = 'batch'").fetchall()
+    assert spent == [(2, billed)]
     require_consistent(index)
+
+
+def test_a_budget_stops_a_job_before_it_is_submitted(provider: Provider, open_docs: Open) -> None:
+    index = opened(provider, open_docs, "openai", budget={"usd_per_version": 0.000_006})
+    with pytest.raises(Stopped, match="budget"):
+        backfill.fill_partition(index, "v1", "00")
+    assert provider.jobs("openai") == []
 
 
 def test_a_refused_text_and_a_changed_one_are_left_to_the_online_way(
@@ -141,6 +153,28 @@ def test_stop_reaches_who_waits_for_a_job_and_the_next_run_collects_it(
     forget_all()
     control.set_state(app, "docs", "running", "")
     provider.set(batches_held=False)
+    assert fill(index) == DOCUMENTS
+    assert paid(provider) == (DOCUMENTS, 0, 0)
+
+
+def test_what_a_job_brings_is_not_stored_once_its_model_has_changed(
+    provider: Provider, open_docs: Open, app: psycopg.Connection
+) -> None:
+    """The check goes red while the job is waited for; the job is collected when the model is the old one again."""
+    index = opened(provider, open_docs, "openai", partitions=1)
+    provider.set(batches_held=True)
+
+    def turn() -> None:
+        changed = provider.fail("changed")
+        assert model_check.check(index)[0].outcome == "changed"
+        provider.lift(changed)
+        provider.set(batches_held=False)
+
+    at("batch.waiting", turn)
+    with pytest.raises(ModelChanged):
+        fill(index)
+    assert not stored(app, "v1")
+    assert model_check.check(index)[0].outcome == "same"
     assert fill(index) == DOCUMENTS
     assert paid(provider) == (DOCUMENTS, 0, 0)
 

@@ -16,6 +16,7 @@ from embed_pipeline.errors import Stopped
 from embed_pipeline.migrate import backfill, dual_write, plan, status
 from embed_pipeline.migrate.cost import estimate
 from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.search import Searcher
 from embed_pipeline.spec import IndexSpec
 from tests.articles import declared
 from tests.providers.loopback import Provider
@@ -25,7 +26,13 @@ PRICE = 0.02 / 1_000_000
 
 
 def paid_index(url: str, holdout: Path, provider: Provider, **more: Any) -> IndexSpec:
-    version = {"provider": "openai", "model_name": MODEL, "dimensions": 16, "base_url": provider.base_url("openai")}
+    version = {
+        "provider": "openai",
+        "model_name": MODEL,
+        "dimensions": 16,
+        "base_url": provider.base_url("openai"),
+        "batch_size": 8,
+    }
     return declared(url, holdout, versions={"v1": version}, partitions=1, **more)
 
 
@@ -51,6 +58,9 @@ def test_planned_reported_and_added_up(app: psycopg.Connection, database_url: st
         report = backfill.fill_partition(index, "v1", "00")
         app.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
         (synced,) = dual_write.sync(index)
+        # Who only knows the database finds account and price there.
+        with Searcher("docs", database_url) as searcher:
+            searcher.search("title 7", version="v1")
         found = status.status(index)
     # The sample of the model check is a kind of its own.
     (version,) = found.versions
@@ -59,6 +69,8 @@ def test_planned_reported_and_added_up(app: psycopg.Connection, database_url: st
     assert synced.tokens == version.spent["dual-write"].tokens > 0
     # The plan itself was paid for as a check too.
     assert accounts.total(version.spent).tokens == billed + before
+    assert version.spent["query"].requests == 1
+    assert version.spent["query"].usd == pytest.approx(version.spent["query"].tokens * PRICE)
     assert report.usd == pytest.approx(report.tokens * PRICE)
     assert metadata.partition(report, 0, 1.0)["usd"] == round(report.tokens * PRICE, 6)
     assert metadata.synced(synced)["tokens"] == synced.tokens
@@ -75,14 +87,17 @@ def test_a_budget_ends_a_backfill_and_a_larger_one_resumes_it(
     app: psycopg.Connection, database_url: str, holdout: Path, provider: Provider
 ) -> None:
     prices = {MODEL: {"usd_per_million_tokens": 1_000}}
-    small = paid_index(database_url, holdout, provider, prices=prices, budget={"usd_per_version": 0.5})
-    assert any("budget" in warning for warning in plan.plan(small.model_copy(update={"budget": small.budget}), "v1").warnings)
-    with opened(small) as index, pytest.raises(Stopped, match="Raise budget.usd_per_version"):
+    app.execute("UPDATE articles SET body = repeat(body || ' ', 20)")
+    tiny = paid_index(database_url, holdout, provider, prices=prices, budget={"usd_per_version": 1})
+    assert "the budget may stop the backfill: budget.usd_per_version is 1" in plan.plan(tiny, "v1").warnings
+    small = paid_index(database_url, holdout, provider, prices=prices, budget={"usd_per_version": 4})
+    with opened(small) as index, pytest.raises(Stopped, match=r"Raise budget.usd_per_version"):
         backfill.fill_partition(index, "v1", "00")
     with psycopg.connect(database_url) as conn:
-        spent = accounts.total(accounts.spending(conn, "docs")["v1"])
-    assert spent.usd is not None
-    assert spent.usd <= 0.5
+        spent = accounts.spending(conn, "docs")["v1"]
+    assert accounts.total(spent).usd == pytest.approx(provider.summary()["tokens"] / 1_000)
+    assert (accounts.total(spent).usd or 0) <= 4
+    assert "backfill" in spent
     with opened(paid_index(database_url, holdout, provider, prices=prices, budget={"usd_per_version": 50})) as index:
         backfill.fill_partition(index, "v1", "00")
         assert status.status(index).versions[0].stored == 60

@@ -7,6 +7,18 @@ from tests.protections.removals.where import MODEL_CHECK
 
 PROVIDER_RACES = (
     Removal(
+        "admission_without_the_accounts_lock",
+        (
+            Edit(
+                "catalog/migrations/sql/0005_providers.sql",
+                "WHERE p.account = the_account FOR UPDATE;\n    IF NOT FOUND",
+                "WHERE p.account = the_account;\n    IF NOT FOUND",
+            ),
+        ),
+        ("tests/catalog/test_admission.py::test_two_processes_never_both_get_the_last_place",),
+        r"\['go', 'go'\]",
+    ),
+    Removal(
         "running_backfill_does_not_look_at_its_model",
         (
             Edit(
