@@ -146,7 +146,8 @@ def nothing_is_left(app: psycopg.Connection, spec: IndexSpec, server: Loopback) 
     client.close()
 
 
-@pytest.mark.parametrize("layout", ["named_vectors", pytest.param("collections", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_migration_in_process(
     app: psycopg.Connection,
     database_url: str,
