@@ -1,0 +1,35 @@
+"""What a user declares: one index, its documents, its store, its embedding versions, its gate.
+
+These models are the contract of `defs.yaml` and the only place where pydantic is used. Everything below them takes plain values.
+"""
+
+from __future__ import annotations
+
+from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, PriceSpec
+from embed_pipeline.spec.base import is_name
+from embed_pipeline.spec.index import IndexSpec, partition_keys
+from embed_pipeline.spec.places import AdoptSpec, DocumentsSpec, PgvectorSpec, QdrantSpec, read_store
+from embed_pipeline.spec.rules import HoldoutSpec, ThrottleSpec
+from embed_pipeline.spec.version import MOST_CHARACTERS, NOT_IDENTITY, REMOTE, ChunkerSpec, HnswSpec, VersionSpec
+
+__all__ = [
+    "MOST_CHARACTERS",
+    "NOT_IDENTITY",
+    "REMOTE",
+    "AccountSpec",
+    "AdoptSpec",
+    "BudgetSpec",
+    "ChunkerSpec",
+    "DocumentsSpec",
+    "HnswSpec",
+    "HoldoutSpec",
+    "IndexSpec",
+    "PgvectorSpec",
+    "PriceSpec",
+    "QdrantSpec",
+    "ThrottleSpec",
+    "VersionSpec",
+    "is_name",
+    "partition_keys",
+    "read_store",
+]

@@ -1,0 +1,41 @@
+"""What every declared model shares: names, and that nothing unknown is taken."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+# Index and version names become parts of table names, Dagster asset keys and job names; 24 + 24 leaves room in 63 bytes.
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,23}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Columns = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+# A function of PostgreSQL takes at most 100 arguments, and a payload column is two of jsonb_build_object.
+PayloadColumns = Annotated[list[str], BeforeValidator(_as_list), Field(max_length=50)]
+
+
+def plain_url(url: str, instead: str) -> str:
+    """The URL without a slash at its end; ValueError when a secret could stand in it, with what to do `instead`."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    if "@" in url or "?" in url:
+        raise ValueError(f"must hold no user, password or key: the catalog keeps it; {instead}")
+    return url.rstrip("/")
+
+
+class Declared(BaseModel):
+    """Base of every declared model: unknown attributes are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def is_name(value: str) -> bool:
+    """Whether `value` may name an index or a version."""
+    return re.match(NAME_PATTERN, value) is not None

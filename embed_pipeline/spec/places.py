@@ -1,0 +1,124 @@
+"""Where documents and vectors are: the user's own table, and a store of one of two kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+
+from embed_pipeline.spec.base import Columns, Declared, Name, PayloadColumns, plain_url
+
+
+class DocumentsSpec(Declared):
+    """The user's own table: where it is, what identifies a row, which columns are the text, in order."""
+
+    table: str = Field(description="schema.table of the documents; the schema defaults to public")
+    key: Columns = Field(description="key column, or columns of a composite key; must be unique and not null")
+    text: Columns = Field(description="text columns in the order in which they are joined")
+    payload: PayloadColumns = Field(
+        default_factory=list, description="columns that a store outside PostgreSQL keeps beside each vector, to filter by"
+    )
+    payload_object: str | None = Field(None, description="a jsonb column whose keys are kept beside each vector like payload")
+
+
+class PgvectorSpec(Declared):
+    """Vectors in tables of the same database. Searches filter by the documents' own columns."""
+
+    # An HNSW index takes up to 2,000 dimensions for vector and 4,000 for halfvec (pgvector's README, "Reference").
+    max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 2_000, "halfvec": 4_000}
+    carries_payload: ClassVar[bool] = False
+
+    kind: Literal["pgvector"] = "pgvector"
+
+    def place(self, index: str) -> str:
+        """What may not change while the index lives, in words: another place would leave every stored vector behind."""
+        return self.kind
+
+    def adopted(self) -> Mapping[str, AdoptSpec]:
+        """Versions whose vectors were there before, by name: none."""
+        return {}
+
+    def text_field(self) -> str | None:
+        """Payload field that repeats the document's text: none."""
+        return None
+
+    def anchored(self, folder: Path) -> PgvectorSpec:
+        """Relative paths made absolute from `folder`: there are none."""
+        return self
+
+
+class AdoptSpec(Declared):
+    """A collection that was there before: it becomes a version as it is, and nothing is embedded again."""
+
+    version: Name
+    collection: str = Field(min_length=1)
+    vector: str = Field("", description="name of the vector; empty: the collection's unnamed one")
+    text: str = Field(min_length=1, description="payload field that holds the document's text")
+
+
+class QdrantSpec(Declared):
+    """Vectors in Qdrant, each point one document with its provenance in the payload. PostgreSQL stays ledger and control plane."""
+
+    # What the server accepts as the size of a vector (Qdrant's API, VectorParams), whatever its datatype.
+    max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 65_536, "halfvec": 65_536}
+    carries_payload: ClassVar[bool] = True
+
+    kind: Literal["qdrant"]
+    url: str | None = Field(None, description="the server; absent: local mode, in this process and without an ANN index")
+    path: Path | None = Field(None, description="folder of local mode; absent: in the package's own folder")
+    layout: Literal["collections", "named_vectors"] = Field(
+        "collections", description="a collection for each version behind an alias, or one collection with a named vector for each"
+    )
+    collection: str | None = Field(
+        None, min_length=1, description="the alias, or the one collection of named_vectors; absent: the index's name"
+    )
+    api_key_env: str = Field("QDRANT_API_KEY", min_length=1, description="environment variable that holds the API key")
+    timeout_seconds: float = Field(30.0, gt=0, description="of one request")
+    max_update_queue: int = Field(50, ge=0, description="updates that a shard may have left to do, above which backfills wait")
+    max_queued_points: int = Field(200_000, ge=0, description="points that wait for the optimizer, above which backfills wait")
+    max_yellow_seconds: float = Field(60.0, ge=0, description="time a collection may be yellow before backfills wait")
+    adopt: AdoptSpec | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_secret(cls, url: str | None) -> str | None:
+        return None if url is None else plain_url(url, "put the key in store.api_key_env's variable")
+
+    @model_validator(mode="after")
+    def _is_in_one_place(self) -> QdrantSpec:
+        if self.url is not None and self.path is not None:
+            raise ValueError("url and path are both given: a server has no folder here; drop one of them")
+        return self
+
+    def place(self, index: str) -> str:
+        """What may not change while the index lives, in words. The server may move, and so may limits and timeouts."""
+        return f"{self.kind}, layout {self.layout}, collection {self.collection or index}"
+
+    def adopted(self) -> Mapping[str, AdoptSpec]:
+        """Versions whose vectors were there before, by name."""
+        return {} if self.adopt is None else {self.adopt.version: self.adopt}
+
+    def text_field(self) -> str | None:
+        """Payload field that repeats the document's text, in the points of every version: readers of an adopted collection know it."""
+        return None if self.adopt is None else self.adopt.text
+
+    def anchored(self, folder: Path) -> QdrantSpec:
+        """Relative paths made absolute from `folder`."""
+        return self if self.path is None else self.model_copy(update={"path": (folder / self.path).resolve()})
+
+
+def _with_kind(value: Any) -> Any:
+    return {"kind": "pgvector"} | value if isinstance(value, dict) else value
+
+
+StoreSpec = Annotated[PgvectorSpec | QdrantSpec, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+"""Where vectors live: one kind of store and what it needs."""
+
+_STORE: TypeAdapter[PgvectorSpec | QdrantSpec] = TypeAdapter(StoreSpec)
+
+
+def read_store(kept: Any) -> PgvectorSpec | QdrantSpec:
+    """The store as the catalog keeps it (`model_dump(mode="json")`)."""
+    return _STORE.validate_python(kept)

@@ -1,0 +1,103 @@
+"""When a version may serve, how history is filled, when to wait, and when a version may go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from embed_pipeline.spec.base import Declared
+
+
+class HoldoutSpec(Declared):
+    """Queries with graded judgements, never used to fit or tune anything."""
+
+    path: Path
+
+
+class GateSpec(Declared):
+    """When a version may serve: non-inferiority of `metric` by `margin` at `confidence`, on at least `min_queries` queries."""
+
+    metric: str = "recall@10"
+    margin: float = Field(0.02, gt=0, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    min_queries: int = Field(100, ge=2)
+    max_dead_letters: int = Field(0, ge=0)
+    floor: float | None = Field(None, ge=0, le=1, description="absolute floor of the metric, also for the first version")
+    min_ann_recall: float = Field(0.95, ge=0, le=1, description="ANN index against exact search, same model")
+    max_age_seconds: int = Field(86_400, ge=1, description="evidence older than this is stale")
+    max_row_change: float = Field(0.05, ge=0, le=1, description="share by which the row count may move before evidence is stale")
+
+
+class BackfillSpec(Declared):
+    """How history is filled."""
+
+    mode: Literal["online", "batch"] = Field(
+        "online", description="batch: through the provider's batch interface, at its price, within a day"
+    )
+    schedule: str = Field(
+        "*/15 1-4 * * *", description="cron of the ticks in the off-peak window, UTC; each fills the next partitions"
+    )
+    partitions_per_run: int = Field(4, ge=1)
+    write_batch: int = Field(3_000, ge=1, le=50_000, description="documents per write transaction at most")
+
+
+class ReconcileSpec(Declared):
+    """When every document is compared with every vector, whatever change capture has seen."""
+
+    schedule: str = Field("17 5 * * *", description="cron of the full comparison, UTC; it reads the whole documents table")
+
+
+class ThrottleSpec(Declared):
+    """When a backfill must wait, or stop, for the sake of the server. Nothing that is not declared is looked at."""
+
+    standbys: list[str] = Field(
+        default_factory=list,
+        description="application_name of every standby that must keep up; empty declares that there is none to wait for",
+    )
+    max_lag_bytes: int = Field(64 * 2**20, ge=0, description="WAL that a standby may have left to replay")
+    max_lag_seconds: float = Field(1.0, gt=0, description="time a standby may be behind while it has something to replay")
+    max_reply_age_seconds: float = Field(
+        20.0, gt=0, description="a standby that was silent for longer is unknown; twice its wal_receiver_status_interval"
+    )
+    slots: list[str] = Field(
+        default_factory=list, description="replication slots whose retained WAL is watched, logical ones too"
+    )
+    max_slot_bytes: int = Field(2**30, ge=0, description="retained WAL of a slot above which backfills wait")
+    stop_slot_bytes: int = Field(8 * 2**30, ge=0, description="retained WAL of a slot above which backfills stop")
+    max_wal_bytes_per_second: int | None = Field(
+        None, ge=1, description="WAL that the whole server may write, the backfill included"
+    )
+    wait_for_autovacuum: bool = Field(
+        False, description="wait while the documents table or a table of the version is vacuumed; this can take hours"
+    )
+    max_active_backends: int | None = Field(
+        None, ge=0, description="other sessions of this database at work, above which backfills wait"
+    )
+    max_write_seconds: float | None = Field(
+        5.0, gt=0, description="after a write batch that took longer, wait as long as it took, 30 s at most"
+    )
+    check_seconds: float = Field(0.5, ge=0.1, le=60, description="at most one reading of the server in this time")
+    stale_after_seconds: float = Field(5.0, gt=0, description="an older reading is unknown, and unknown means wait")
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> ThrottleSpec:
+        if self.stop_slot_bytes < self.max_slot_bytes:
+            raise ValueError("throttle.stop_slot_bytes is below throttle.max_slot_bytes: it would stop before it waits")
+        if self.stale_after_seconds <= self.check_seconds:
+            raise ValueError("throttle.stale_after_seconds must be longer than throttle.check_seconds")
+        return self
+
+    @property
+    def watches_server(self) -> bool:
+        """Whether anything of the server has to be read at all."""
+        limits = (self.max_wal_bytes_per_second, self.max_active_backends)
+        return bool(self.standbys or self.slots or self.wait_for_autovacuum) or any(limit is not None for limit in limits)
+
+
+class RetireSpec(Declared):
+    """What must have passed before a version's vectors may go."""
+
+    soak_seconds: int = Field(86_400, ge=0, description="time the version must have been standby")
+    unread_seconds: int = Field(3_600, ge=0, description="time without any read of it")
