@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pgvector import HalfVector
 
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -64,3 +66,15 @@ def _int4_columns(numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
     fields[..., 0] = 4
     fields[..., 1] = numbers
     return fields.reshape(len(numbers), -1).view(np.uint8)
+
+
+def columns(batch: EmbeddedBatch, *, half: bool) -> dict[str, list[Any]]:
+    """The same rows for an INSERT from `unnest`: one list for each column of the vectors table."""
+    offsets = [(None, None)] * len(batch.vectors) if batch.offsets is None else batch.offsets.tolist()
+    return {
+        "doc_ids": [doc_id for doc_id, chunks in zip(batch.doc_ids, batch.chunks, strict=True) for _ in range(chunks)],
+        "chunks": [chunk for chunks in batch.chunks for chunk in range(chunks)],
+        "embeddings": [HalfVector(row) for row in batch.vectors] if half else list(batch.vectors),
+        "starts": [start for start, _ in offsets],
+        "ends": [end for _, end in offsets],
+    }

@@ -171,7 +171,7 @@ class PgvectorStore:
             signal("replace.locked")
             self._delete(conn, mine)
             signal("replace.deleted")
-            done = self._take_rows(conn, _only(batch, set(mine)))
+            done = self._take_rows(conn, batch.only(set(mine)))
             signal("replace.inserted")
             self._insert_vectors(conn, batch, done)
             signal("replace.written")
@@ -328,13 +328,13 @@ class PgvectorStore:
 
     def _insert_vectors(self, conn: psycopg.Connection, batch: EmbeddedBatch, wanted: set[str]) -> None:
         """Vectors of `wanted`, whose document rows are this transaction's. In one message: whoever freezes in it is thrown out."""
-        chosen = _only(batch, wanted)
+        chosen = batch.only(wanted)
         if not len(chosen):
             return
         query = queries(
             "insert_vectors", version_vectors=self.version.vectors_table, vector_type=sql.Identifier(self.version.precision)
         )
-        conn.execute(query, _columns(chosen, half=self.version.precision == "halfvec"))
+        conn.execute(query, copy_format.columns(chosen, half=self.version.precision == "halfvec"))
 
     def _stored_hashes(self, conn: psycopg.Connection, doc_ids: list[str]) -> dict[str, bytes]:
         query = queries("stored_hashes", version_documents=self.version.documents_table)
@@ -436,47 +436,3 @@ def _equal(where: Mapping[str, Any], values: dict[str, Any]) -> sql.Composable:
         values[name] = value
         conditions.append(sql.SQL("{} = {}").format(sql.Identifier("d", column), sql.Placeholder(name)))
     return sql.SQL(" AND ").join(conditions)
-
-
-def _columns(batch: EmbeddedBatch, *, half: bool) -> dict[str, list[Any]]:
-    """One list for each column of the vectors table, a row for each vector."""
-    offsets = [(None, None)] * len(batch.vectors) if batch.offsets is None else batch.offsets.tolist()
-    return {
-        "doc_ids": [doc_id for doc_id, chunks in zip(batch.doc_ids, batch.chunks, strict=True) for _ in range(chunks)],
-        "chunks": [chunk for chunks in batch.chunks for chunk in range(chunks)],
-        "embeddings": [HalfVector(row) for row in batch.vectors] if half else list(batch.vectors),
-        "starts": [start for start, _ in offsets],
-        "ends": [end for _, end in offsets],
-    }
-
-
-def _only(batch: EmbeddedBatch, wanted: set[str]) -> EmbeddedBatch:
-    """The documents of `batch` in `wanted`, with their vectors."""
-    if len(wanted) == len(batch):
-        return batch
-    kept = [n for n, doc_id in enumerate(batch.doc_ids) if doc_id in wanted]
-    rows = np.isin(np.repeat(np.arange(len(batch)), batch.chunks), kept)
-    return EmbeddedBatch(
-        [batch.doc_ids[n] for n in kept],
-        [batch.hashes[n] for n in kept],
-        [batch.chunks[n] for n in kept],
-        batch.vectors[rows],
-        None if batch.offsets is None else batch.offsets[rows],
-    )
-
-
-def provenance_branch(version: Version) -> sql.Composable:
-    """The version's part of the view embed_pipeline.provenance."""
-    return queries(
-        "provenance_branch",
-        index=sql.Literal(version.index),
-        version=sql.Literal(version.name),
-        version_documents=version.documents_table,
-        version_vectors=version.vectors_table,
-    )
-
-
-def replace_provenance(conn: psycopg.Connection, versions: Sequence[Version]) -> None:
-    """Make the view embed_pipeline.provenance show exactly these versions."""
-    branches = [provenance_branch(version) for version in versions] or [queries("empty_provenance")]
-    conn.execute(queries("replace_provenance", branches=sql.SQL("\nUNION ALL\n").join(branches)))

@@ -37,6 +37,20 @@ class EmbeddedBatch:
     def __len__(self) -> int:
         return len(self.doc_ids)
 
+    def only(self, wanted: set[str]) -> EmbeddedBatch:
+        """The documents in `wanted`, with their vectors."""
+        if len(wanted) == len(self):
+            return self
+        kept = [n for n, doc_id in enumerate(self.doc_ids) if doc_id in wanted]
+        rows = np.isin(np.repeat(np.arange(len(self)), self.chunks), kept)
+        return EmbeddedBatch(
+            [self.doc_ids[n] for n in kept],
+            [self.hashes[n] for n in kept],
+            [self.chunks[n] for n in kept],
+            self.vectors[rows],
+            None if self.offsets is None else self.offsets[rows],
+        )
+
 
 class MissingDocument(NamedTuple):
     """A document that the version has nothing for yet."""

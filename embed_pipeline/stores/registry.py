@@ -31,7 +31,7 @@ def load(store: PgvectorSpec | QdrantSpec) -> None:
 
 def refresh_views(conn: psycopg.Connection) -> None:
     """Make the view embed_pipeline.provenance show exactly the live versions of every index whose vectors are in tables."""
-    from embed_pipeline.stores.pgvector import replace_provenance
+    from embed_pipeline.stores.provenance import replace_provenance
 
     # Views over several indexes are replaced one after another, whoever registers.
     conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('embed_pipeline.provenance', 0))")
