@@ -252,6 +252,7 @@ class Searcher:
                 account, meter = None, None
                 if spec.is_remote:
                     terms = Terms.read(conn, self.index)
+                    spec = terms.routed(version.name, spec)
                     account = terms.account(spec)
                     self._desk = self._desk or Desk(self._url)
                     meter = self._desk.meter(self.index, version.name, spec, terms)

@@ -21,6 +21,7 @@ from embed_pipeline.migrate import cutover, retire
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.pgvector import PgvectorStore
 from tests.articles import fill, serve, settle
+from tests.providers.loopback import Provider
 
 Open = Callable[..., OpenIndex]
 TEXT = "title 7\n\nbody 7"
@@ -249,3 +250,16 @@ def test_halfvec_and_other_distances(open_docs: Open) -> None:
         settle(index)
         with Searcher(name, index.url) as searcher:
             assert searcher.search(TEXT, 3).hits[0].doc_id == "7"
+
+
+def test_a_provider_that_moved_is_asked_where_it_was_last_declared(open_docs: Open, provider: Provider) -> None:
+    """A version keeps the declaration that it was registered with; the way to its provider is none of its space."""
+    version = {"provider": "openai", "model_name": "text-embedding-3-small", "dimensions": 16}
+    open_docs(versions={"v1": version | {"base_url": "http://127.0.0.1:9/v1"}})
+    serve(open_docs(versions={"v1": version | {"base_url": provider.base_url("openai")}}), "v1")
+    with Searcher("docs", open_docs(versions={"v1": version}).url) as elsewhere:
+        # Declared a third time, without a server of its own: now it is the provider itself, which no test asks.
+        assert elsewhere._resolve(None).embedder.spec.base_url is None
+    index = open_docs(versions={"v1": version | {"base_url": provider.base_url("openai")}})
+    with Searcher("docs", index.url) as searcher:
+        assert searcher.search(TEXT, 1).hits[0].doc_id == "7"

@@ -284,7 +284,7 @@ class RemoteEmbedder:
     def _ask_once(self, texts: Sequence[str], role: Role, urgency: Urgency, cut: bool, expected: int) -> tuple[Reply, int]:
         ticket = self._meter.admit(urgency, expected)
         try:
-            reply = self._service.request(texts, role, cut=cut)
+            reply = self._request(texts, role, cut)
         except failures.RateLimited as exc:
             self._meter.failed(ticket, retry_after=exc.retry_after, headroom=exc.headroom, too_fast=True)
             raise
@@ -301,13 +301,6 @@ class RemoteEmbedder:
         except (failures.Failure, EmbedPipelineError):
             self._meter.failed(ticket)
             raise
-        except Exception as exc:
-            self._meter.failed(ticket)
-            # Its text is not shown and it is no cause: a foreign exception may hold the request, and so the key.
-            raise EmbedderError(
-                f"The library of {self._spec.provider} failed with {type(exc).__name__}.",
-                next_step="Install the versions that constraints.txt names, and run the same command again.",
-            ) from None
         except BaseException:
             self._meter.failed(ticket)
             raise
@@ -316,6 +309,24 @@ class RemoteEmbedder:
         if reply.tokens is not None:
             self._counter.learn(texts, reply.tokens)
         return reply, tokens
+
+    def _request(self, texts: Sequence[str], role: Role, cut: bool) -> Reply:
+        """One request. What it raises is of this package, and drags nothing along.
+
+        A library's exception may hold the request, and so the key. Python keeps what an exception replaced, also where `from None`
+        hides it from a traceback; so it is let go here.
+        """
+        try:
+            return self._service.request(texts, role, cut=cut)
+        except (failures.Failure, EmbedPipelineError) as exc:
+            exc.__context__ = None
+            raise
+        except Exception as exc:
+            name = type(exc).__name__
+        raise EmbedderError(
+            f"The library of {self._spec.provider} failed with {name}.",
+            next_step="Install the versions that constraints.txt names, and run the same command again.",
+        )
 
     def _stopped(self, what: str, words: str, status: int | None, next_step: str = "") -> ProviderRefused:
         shown = "" if status is None else f" (status {status})"

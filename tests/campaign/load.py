@@ -7,6 +7,7 @@ rows only. Whatever is killed then is killed by us.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,7 @@ class Writer:
         self.chosen = random.Random(f"{seed} writer {me}")
         self.log = log
         self.number = season * SEASON
+        self.texts = itertools.count()
         self.fresh = (me + 1) * FRESH + season * SEASON
         self.own_fresh: list[int] = []
         self.conn = psycopg.connect(load.url, autocommit=True, application_name=f"application {me}")
@@ -163,7 +165,8 @@ class Writer:
 
     def _text(self) -> str:
         """A text that was never there before, in any document."""
-        text = f"text {self.number} of writer {self.me}"
+        # Numbered on: two documents of one transaction with one text would pass for one that is paid for twice.
+        text = f"text {self.number}.{next(self.texts)} of writer {self.me}"
         more = self.chosen.randint(0, 5) if self.load.long_texts else 0
         return "\n".join([text, *(f"line {line} after {text}" for line in range(more))])
 

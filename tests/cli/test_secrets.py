@@ -68,7 +68,7 @@ def shown(problem: BaseException) -> str:
     seen, words = problem, []
     while seen is not None:
         words.append(f"{seen!r} {seen} {vars(seen)}")
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)  # type: ignore[assignment]
+        seen = seen.__cause__ or seen.__context__  # type: ignore[assignment]
     return " ".join([*traceback.format_exception(problem), *words])
 
 
