@@ -83,7 +83,7 @@ def _make_templates(server: embedded.Server, admin: psycopg.Connection[TupleRow]
 @pytest.fixture
 def database_url(postgres_server: embedded.Server, postgres_admin: psycopg.Connection[TupleRow]) -> Iterator[str]:
     """The URL of a database of this test's own, with the extension `vector` and an empty catalog, dropped afterwards."""
-    with _database(postgres_server, postgres_admin, TEMPLATE) as url:
+    with _database(postgres_server, postgres_admin, template()) as url:
         yield url
 
 
@@ -92,6 +92,11 @@ def bare_database_url(postgres_server: embedded.Server, postgres_admin: psycopg.
     """The same without a catalog: for what happens on the very first use."""
     with _database(postgres_server, postgres_admin, BARE) as url:
         yield url
+
+
+def template() -> str:
+    """The template with a catalog; in a run that another one started the bare one, since its copy of the package makes another catalog."""
+    return BARE if SHARED_HOME in os.environ else TEMPLATE
 
 
 @contextmanager

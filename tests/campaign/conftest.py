@@ -17,7 +17,7 @@ from tests.campaign.declared import with_parameter
 from tests.campaign.load import Load
 from tests.campaign.scenario import Campaign
 from tests.campaign.strikes import SEED
-from tests.conftest import TEMPLATE
+from tests.conftest import template
 from tests.protections.conftest import place, preloaded  # noqa: F401  (fixtures)
 
 
@@ -46,7 +46,7 @@ def campaign(
         if not url:
             name = f"campaign_{uuid.uuid4().hex}"
             postgres_admin.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template()))
             )
             databases.append(sql.Identifier(name))
             url = postgres_server.url(name)

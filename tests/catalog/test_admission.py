@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embed_pipeline import signals
-from embed_pipeline.catalog import accounts
+from embed_pipeline.catalog import accounts, schema
 from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.desk import DatabaseMeter, Desk
 from embed_pipeline.embedders.metering import Headroom, Spent
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, Stopped
+from embed_pipeline.postgres import connection
 from embed_pipeline.spec import AccountSpec, BudgetSpec, PriceSpec, VersionSpec
-from tests.conftest import TEMPLATE, _database
+from tests.conftest import _database, template
 
 BEGIN = 1_000_000.0
 VERSION = VersionSpec.model_validate({"provider": "openai", "model_name": "m", "dimensions": 8})
@@ -70,7 +71,9 @@ class Account:
 @pytest.fixture(scope="module")
 def url(postgres_server: Any, postgres_admin: Any) -> Iterator[str]:
     """One database for all tests of this file: each has an account of its own."""
-    with _database(postgres_server, postgres_admin, TEMPLATE) as made:
+    with _database(postgres_server, postgres_admin, template()) as made:
+        with connection.connect(made, autocommit=True) as conn:
+            schema.ensure(conn, made)
         yield made
 
 

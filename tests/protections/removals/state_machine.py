@@ -13,7 +13,7 @@ STATE_MACHINE_CAN_FAIL = (
     Removal(
         "machine_writes_without_a_look_at_the_document",
         NO_LOOK_AT_DOCUMENTS,
-        (STATE_MACHINE,),
+        (STATE_MACHINE + "_for_long",),
         r"assert \{.* == set\(\)|assert \[|KeyError: '\d'",
     ),
     Removal(
