@@ -10,6 +10,8 @@ STORE ?= pgvector
 LAYOUT ?= collections
 SOAK_SEED ?= 20
 SOAK_SECONDS ?= 30
+# Bytecode is kept: without it each of the hundreds of processes of a test run compiles every library anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## what you can run

@@ -13,6 +13,8 @@ from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values,
 from embed_pipeline.errors import CatalogError, EmbedPipelineError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
     from embed_pipeline.migrate.open_index import OpenIndex
@@ -208,19 +210,19 @@ def gate(ctx: click.Context, index: str, version: str, plot: Path | None, config
         output.text("")
         output.text(found.table.rstrip())
     values = as_values(found)
-    del values["plot"], values["table"]
+    del values["draw"], values["table"]
     output.result(values)
     if plot is not None:
-        _write_plot(output, plot, found.plot)
+        _write_plot(output, plot, found.draw)
     ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
 
 
-def _write_plot(output: Output, path: Path, picture: bytes | None) -> None:
-    if picture is None:
+def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) -> None:
+    if draw is None:
         output.note("there is nothing to draw: no held-out set was used.")
         return
     try:
-        path.write_bytes(picture)
+        path.write_bytes(draw())
     except OSError as problem:
         raise EmbedPipelineError(
             f"The picture cannot be written to {path} ({problem.strerror}); the evidence is stored.",

@@ -118,9 +118,9 @@ def verdict(result: GateResult) -> Metadata:
     shown |= numbers(result.measures)
     if result.table:
         shown["table"] = dg.MetadataValue.md(result.table)
-    if result.plot is not None:
+    if result.draw is not None:
         alt = f"{result.version} of {result.index}: {result.outcome}"
-        shown["plot"] = dg.MetadataValue.md(inline_image(result.plot, alt))
+        shown["plot"] = dg.MetadataValue.md(inline_image(result.draw(), alt))
     return shown
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The verdict with everything that a person or a pipeline wants to see of it."""
+    """The verdict with everything that a person or a pipeline wants to see of it.
+
+    `draw`: makes the picture of it as a PNG, for those who show one; None when no held-out set was used.
+    """
 
     index: str
     version: str
@@ -56,7 +60,7 @@ class GateResult:
     evidence_id: int
     measures: dict[str, Any]
     table: str
-    plot: bytes | None
+    draw: Callable[[], bytes] | None
 
 
 def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None) -> GateResult:
@@ -191,7 +195,9 @@ def _judge(
         evidence_id=evidence_id,
         measures=measures,
         table=report.markdown_table(rows, candidate_name=version.name, baseline_name=baseline_name, confidence=gate.confidence),
-        plot=report.plot_png(rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin),
+        draw=partial(
+            report.plot_png, rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin
+        ),
     )
 
 
