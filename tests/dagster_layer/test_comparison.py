@@ -87,7 +87,7 @@ def test_armed_triggers_are_left_alone_and_long_writers_are_not_met(
         done: list[bool] = []
         thread = threading.Thread(target=lambda: done.append(compared(docs)[0]))
         thread.start()
-        thread.join(timeout=100)
+        thread.join(timeout=60)
         assert done == [True]
         writer.rollback()
 

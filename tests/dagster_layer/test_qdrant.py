@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,15 +15,21 @@ from embed_pipeline.migrate.status import status_of
 from embed_pipeline.spec import IndexSpec
 from tests.dagster_layer.conftest import DOCUMENTS, Declare, Runner, sentence
 from tests.dagster_layer.test_migration import V1, V1_V2, checks, materialized
-from tests.qdrant.conftest import loopback  # noqa: F401  (fixture)
+from tests.qdrant.conftest import shared_loopback  # noqa: F401  (fixture)
 from tests.qdrant.loopback import Loopback, waited
 
 Run = Callable[[IndexSpec], Runner]
 
 
 @pytest.fixture
-def server(loopback: Callable[..., Loopback]) -> Loopback:  # noqa: F811
-    return loopback()
+def server(shared_loopback: Loopback) -> Iterator[Loopback]:  # noqa: F811
+    """An empty one."""
+    yield shared_loopback
+    shared_loopback.clear()
+    client = shared_loopback.client()
+    for each in client.get_collections().collections:
+        client.delete_collection(each.name)
+    client.close()
 
 
 def on(server: Loopback, layout: str = "collections") -> dict[str, str]:
