@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -195,8 +195,10 @@ def _judge(
         evidence_id=evidence_id,
         measures=measures,
         table=report.markdown_table(rows, candidate_name=version.name, baseline_name=baseline_name, confidence=gate.confidence),
-        draw=partial(
-            report.plot_png, rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin
+        draw=cache(
+            partial(
+                report.plot_png, rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin
+            )
         ),
     )
 

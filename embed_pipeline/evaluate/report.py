@@ -73,8 +73,10 @@ def plot_png(
     from matplotlib.figure import Figure
 
     panels = 1 if differences is None else 2
-    figure = Figure(figsize=(4.2 * panels, 2.8), dpi=90, layout="constrained")
+    figure = Figure(figsize=(4.2 * panels, 2.8), dpi=90)
     FigureCanvasAgg(figure)  # sets the figure's canvas
+    # Margins that fit every label there is: looking for the best ones draws everything twice.
+    figure.subplots_adjust(left=0.13 / panels, right=1 - 0.05 / panels, bottom=0.11, top=0.89, wspace=0.22)
     _draw_means(figure.add_subplot(1, panels, 1), rows, candidate_name, baseline_name)
     if differences is not None:
         _draw_differences(figure.add_subplot(1, panels, 2), np.asarray(differences, dtype=np.float64), margin)

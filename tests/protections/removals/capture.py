@@ -217,7 +217,7 @@ CAPTURE_RACES = (
         (
             Edit("migrate/verify.py", "        if off:\n\n", "        if True:\n\n"),
             # So that the test ends soon.
-            Edit("../tests/dagster_layer/test_comparison.py", "thread.join(timeout=100)", "thread.join(timeout=10)"),
+            Edit("../tests/dagster_layer/test_comparison.py", "thread.join(timeout=60)", "thread.join(timeout=10)"),
         ),
         (COMPARISON + "test_armed_triggers_are_left_alone_and_long_writers_are_not_met",),
         r"assert \[\] == \[True\]|assert \[False\]",
