@@ -139,7 +139,7 @@ def hot_documents(run: Campaign, seconds: float) -> None:
         run.pressed = False
         run.strike_sync = lambda: None
         run.count_strike(f"hot documents, {fault.name}", "backfill")
-        _empty(run, "v2")
+        empty(run, "v2")
         worker = run.start("backfill", "v2", fault.arm(run, "backfill"))
         fault.act(run, "backfill", worker)
         run.finish(worker)
@@ -151,7 +151,7 @@ def hot_documents(run: Campaign, seconds: float) -> None:
         run.start_load()
 
 
-def _empty(run: Campaign, version: str) -> None:
+def empty(run: Campaign, version: str) -> None:
     """Every round fills the version anew, beside the dual-write. In Qdrant it only looks again: nobody can take all of its points
     away at one moment, and a point that is gone is no tombstone."""
     with run.connect() as conn, conn.transaction():

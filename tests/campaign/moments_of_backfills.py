@@ -1,0 +1,117 @@
+"""A backfill of v2, held between two statements while the application and a dual-write worker go on."""
+
+from __future__ import annotations
+
+from tests.campaign.scenes import empty
+from tests.campaign.stage import SOON, Scene, Stage
+from tests.campaign.worker import Worker
+from tests.campaign.workers import Strike
+
+# The partition that the scene's documents are in: whatever is above the last cut.
+LAST = "03"
+
+
+def filling(stage: Stage, moment: str) -> Worker:
+    """A backfill of the scene's partition, from nothing, held at a moment."""
+    filler = stage.holding(moment, "backfill", "v2", LAST)
+    stage.held(filler)
+    return filler
+
+
+def registered(stage: Stage) -> None:
+    """The version that the other scenes fill and empty again."""
+    stage.register("v2")
+
+
+def blank_before_the_commit(stage: Stage) -> None:
+    """A backfill has written a document and has not committed; its text becomes blank, and a dual-write sets it aside."""
+    (key,) = stage.documents(1)
+    empty(stage.run, "v2")
+    filler = filling(stage, "insert_new.written")
+    stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", key)
+    worker = stage.syncing()
+    stage.blocked(worker)
+    stage.go(filler)
+    stage.run.finish(worker)
+
+
+def gone_after_the_copy(stage: Stage) -> None:
+    """A backfill has copied its vectors; one of the documents is deleted and one edited before their rows are written."""
+    deleted, edited = stage.documents(2)
+    empty(stage.run, "v2")
+    filler = filling(stage, "insert_new.copied")
+    stage.delete(deleted)
+    stage.edit(edited)
+    stage.go(filler)
+    stage.sync()
+
+
+def locked_for_nothing(stage: Stage) -> None:
+    """The application holds a document while a backfill passes, and nothing comes of it."""
+    (key,) = stage.documents(1)
+    empty(stage.run, "v2")
+    with stage.transaction() as other:
+        other.do("SELECT FROM articles WHERE id = %s FOR UPDATE", key)
+        filler = filling(stage, "backfill.revisiting")
+    stage.go(filler)
+
+
+def waits_for_one_while_another_is_written(stage: Stage) -> None:
+    """A statement of a backfill waits for one document that a dual-write has not committed. Meanwhile another one is edited and written."""
+    # The first two of the partition: the backfill reads them together.
+    first, second = range(1_000, 1_002)
+    empty(stage.run, "v2")
+    stage.edit(first)
+    writer = stage.holding("replace.written")
+    # One thread for each version.
+    stage.held(writer, threads=2)
+    filler = stage.run.start("backfill", "v2", argument=LAST)
+    # The copy of the vectors gives up sooner.
+    stage.blocked(filler, 0.5)
+    stage.edit(second)
+    stage.sync()
+    stage.go(writer)
+    stage.run.finish(filler)
+
+
+def cut_before_the_throttle_asks(stage: Stage) -> None:
+    """The connection goes before the throttle reads over it."""
+    empty(stage.run, "v2")
+    stage.run.count_strike("connections cut", "backfill.read")
+    filler = stage.run.start("backfill", "v2", Strike("backfill.read", "cut"), LAST)
+    if not stage.wait(lambda: not filler.running, "the end of a backfill whose connection was cut", SOON):
+        filler.kill()
+    stage.run.judge(filler)
+
+
+def answer_of_a_batch_is_lost(stage: Stage) -> None:
+    """The answer of a COMMIT is lost. What the backfill says it has written is what stands there: nobody else wrote meanwhile."""
+    empty(stage.run, "v2")
+    stage.run.proxied = True
+    filler = stage.run.start("backfill", "v2", argument=LAST)
+    stage.run.proxied = False
+    assert filler.proxy is not None
+    filler.proxy.arm("swallow", b"COPY")
+    outcome = stage.run.finish(filler)
+    if not filler.proxy.struck.is_set():
+        stage.problem("no answer was lost")
+    there = stage.ask("SELECT count(*) FROM embed_pipeline.docs__v2__documents")
+    if outcome is None or outcome.get("result") != there:
+        stage.problem(f"a backfill wrote {there} documents, an answer was lost, and it says: {outcome}")
+
+
+def filled(stage: Stage) -> None:
+    """All of it, for the oracle."""
+    stage.steps("v2", "backfill")
+
+
+SCENES: tuple[Scene, ...] = (
+    registered,
+    blank_before_the_commit,
+    gone_after_the_copy,
+    locked_for_nothing,
+    waits_for_one_while_another_is_written,
+    cut_before_the_throttle_asks,
+    answer_of_a_batch_is_lost,
+    filled,
+)

@@ -1,0 +1,33 @@
+"""Workers that are held at exact moments of the code while the application goes on, judged by the campaign's oracle.
+
+The random load of `test_campaign.py` meets these moments by chance; here each of them is met every time.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.campaign import moments_of_backfills, moments_of_writes
+from tests.campaign.stage import Scene, Stage
+from tests.campaign.test_campaign import Make
+
+GROUPS = {"writes": moments_of_writes.SCENES, "backfills": moments_of_backfills.SCENES}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_moments(campaign: Make, group: str) -> None:
+    play(campaign, GROUPS[group])
+
+
+def play(campaign: Make, scenes: tuple[Scene, ...]) -> None:
+    """One scene after another, until somebody objects."""
+    run = campaign(keys=10, writers=0, readers=0, syncs=0)
+    run.start_load()
+    stage = Stage(run)
+    for scene in scenes:
+        scene(stage)
+        if run.disturbed():
+            break
+    stage.close()
+    run.syncs = 1
+    run.verdict()
