@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from tests.campaign.load import FIRST
 from tests.campaign.scenes import empty
 from tests.campaign.stage import SOON, Scene, Stage
 from tests.campaign.worker import Worker
 from tests.campaign.workers import Strike
 
-# The partition that the scene's documents are in: whatever is above the last cut.
+# The documents that are there from the beginning are a partition of their own. A backfill reads these together, first of all.
 LAST = "03"
+HELD, VICTIM, BLANK, DELETED, EDITED, LOCKED = range(FIRST, FIRST + 6)
 
 
 def filling(stage: Stage, moment: str) -> Worker:
@@ -25,10 +27,9 @@ def registered(stage: Stage) -> None:
 
 def blank_before_the_commit(stage: Stage) -> None:
     """A backfill has written a document and has not committed; its text becomes blank, and a dual-write sets it aside."""
-    (key,) = stage.documents(1)
     empty(stage.run, "v2")
     filler = filling(stage, "insert_new.written")
-    stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", key)
+    stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", BLANK)
     worker = stage.syncing()
     stage.blocked(worker)
     stage.go(filler)
@@ -37,38 +38,34 @@ def blank_before_the_commit(stage: Stage) -> None:
 
 def gone_after_the_copy(stage: Stage) -> None:
     """A backfill has copied its vectors; one of the documents is deleted and one edited before their rows are written."""
-    deleted, edited = stage.documents(2)
     empty(stage.run, "v2")
     filler = filling(stage, "insert_new.copied")
-    stage.delete(deleted)
-    stage.edit(edited)
+    stage.delete(DELETED)
+    stage.edit(EDITED)
     stage.go(filler)
     stage.sync()
 
 
 def locked_for_nothing(stage: Stage) -> None:
     """The application holds a document while a backfill passes, and nothing comes of it."""
-    (key,) = stage.documents(1)
     empty(stage.run, "v2")
     with stage.transaction() as other:
-        other.do("SELECT FROM articles WHERE id = %s FOR UPDATE", key)
+        other.do("SELECT FROM articles WHERE id = %s FOR UPDATE", LOCKED)
         filler = filling(stage, "backfill.revisiting")
     stage.go(filler)
 
 
 def waits_for_one_while_another_is_written(stage: Stage) -> None:
     """A statement of a backfill waits for one document that a dual-write has not committed. Meanwhile another one is edited and written."""
-    # The first two of the partition: the backfill reads them together.
-    first, second = range(1_000, 1_002)
     empty(stage.run, "v2")
-    stage.edit(first)
+    stage.edit(HELD)
     writer = stage.holding("replace.written")
     # One thread for each version.
     stage.held(writer, threads=2)
     filler = stage.run.start("backfill", "v2", argument=LAST)
     # The copy of the vectors gives up sooner.
     stage.blocked(filler, 0.5)
-    stage.edit(second)
+    stage.edit(VICTIM)
     stage.sync()
     stage.go(writer)
     stage.run.finish(filler)
@@ -100,11 +97,6 @@ def answer_of_a_batch_is_lost(stage: Stage) -> None:
         stage.problem(f"a backfill wrote {there} documents, an answer was lost, and it says: {outcome}")
 
 
-def filled(stage: Stage) -> None:
-    """All of it, for the oracle."""
-    stage.steps("v2", "backfill")
-
-
 SCENES: tuple[Scene, ...] = (
     registered,
     blank_before_the_commit,
@@ -113,5 +105,4 @@ SCENES: tuple[Scene, ...] = (
     waits_for_one_while_another_is_written,
     cut_before_the_throttle_asks,
     answer_of_a_batch_is_lost,
-    filled,
 )

@@ -291,7 +291,9 @@ class Campaign:
         """Let the workers drain the queue, then stop them."""
         self.strike_sync = lambda: None
         self.stop_syncs()
-        self.wait(lambda: self._count("SELECT count(*) FROM embed_pipeline.change_queue") == 0, "the drain of the queue")
+        # Where something is wrong already, a queue that will not drain is waited for no longer than it takes.
+        seconds = STEP_SECONDS / 10 if self.disturbed() else STEP_SECONDS
+        self.wait(lambda: self._count("SELECT count(*) FROM embed_pipeline.change_queue") == 0, "the drain of the queue", seconds)
         self.stop_syncs()
 
     def abandon(self) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.campaign import held, oracle
+from tests.campaign.auditor import Auditor
 from tests.campaign.records import Log
 from tests.campaign.scenario import Campaign
 from tests.campaign.worker import Worker
@@ -59,6 +60,7 @@ class Stage:
         self.run = run
         self.log = Log(run.place / "writer-scene.log")
         self._conn = run.connect()
+        self._auditor = Auditor(run.place, run.frozen_ms / 1000)
         self._keys = itertools.count(OWN)
         self._texts = itertools.count()
 
@@ -126,11 +128,11 @@ class Stage:
         """Wait until it stands there, or has ended without coming there."""
         self.wait(lambda: worker.held >= threads or not worker.running, f"{worker.task.step} at its moment")
 
-    def go(self, *workers: Worker) -> None:
+    def go(self, *workers: Worker) -> list[dict[str, Any] | None]:
+        """Let them go on to their end; how they ended."""
         for worker in workers:
             worker.let_go()
-        for worker in workers:
-            self.run.finish(worker)
+        return [self.run.finish(worker) for worker in workers]
 
     def expired(self) -> None:
         """Wait until no lease is left."""
@@ -165,8 +167,17 @@ class Stage:
         (found,) = [each for each in oracle.versions(self._conn) if each.name == version]
         return oracle.wrong_vectors(self._conn, found)
 
-    def close(self) -> None:
+    def look(self) -> None:
+        """What the auditor says now: the next scene may empty what this one has spoilt."""
+        self.run.problems += self._auditor.look(self._conn)
+
+    def leave(self) -> None:
+        """Leave what the oracle may look at: every live version whole, and somebody to drain the queue."""
+        for version in oracle.versions(self._conn):
+            if version.state != "retired":
+                self.run.complete("backfill", version.name)
         self._conn.close()
+        self.run.syncs = 1
 
 
 Scene = Callable[[Stage], None]

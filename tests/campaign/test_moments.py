@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.campaign import moments_of_backfills, moments_of_writes
+from tests.campaign import moments_of_backfills, moments_of_moves, moments_of_registrations, moments_of_writes
+from tests.campaign.faults import Freeze
 from tests.campaign.stage import Scene, Stage
 from tests.campaign.test_campaign import Make
 
-GROUPS = {"writes": moments_of_writes.SCENES, "backfills": moments_of_backfills.SCENES}
+GROUPS = {
+    "writes": moments_of_writes.SCENES,
+    "backfills": moments_of_backfills.SCENES,
+    "registrations": moments_of_registrations.SCENES,
+    "moves": moments_of_moves.SCENES,
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -21,13 +27,14 @@ def test_moments(campaign: Make, group: str) -> None:
 
 def play(campaign: Make, scenes: tuple[Scene, ...]) -> None:
     """One scene after another, until somebody objects."""
-    run = campaign(keys=10, writers=0, readers=0, syncs=0)
+    # A worker that is thrown out while it is frozen says so.
+    run = campaign(keys=10, writers=0, readers=0, syncs=0, states=Freeze.states)
     run.start_load()
     stage = Stage(run)
     for scene in scenes:
         scene(stage)
+        stage.look()
         if run.disturbed():
             break
-    stage.close()
-    run.syncs = 1
+    stage.leave()
     run.verdict()
