@@ -27,8 +27,10 @@ LOOKS = 4
 
 
 def judged(stage: Stage) -> None:
-    """v2 may serve."""
+    """v2 may serve. Before it is filled, its ANN index is refused."""
     stage.register("v2")
+    stage.run.finish(stage.run.start("ann_index", "v2"))
+    stage.look()
     stage.steps("v2", "backfill", "ann_index", "gate")
 
 

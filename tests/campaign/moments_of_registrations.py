@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
-from tests.campaign.faults import stopped
 from tests.campaign.stage import SOON, Scene, Stage
-from tests.campaign.workers import Strike, cut
-
-# Soon enough that an application's statement is not held up for as long as its own timeout.
-FROZEN_MS = 500
+from tests.campaign.workers import cut
 
 
 def registered_under_open_transactions(stage: Stage) -> None:
@@ -43,14 +36,9 @@ def frozen_under_the_documents_lock(stage: Stage) -> None:
     """A registration freezes while it holds the lock on the documents; the application writes on, with a timeout of its own."""
     (key,) = stage.documents(1)
     stage.run.versions.append("v3")
-    stage.run.count_strike("SIGSTOP", "register.locked")
-    worker = stage.run.start("register", "v3", Strike("register.locked", signal.SIGSTOP), frozen_ms=FROZEN_MS)
-    stage.wait(lambda: stopped(worker) or not worker.running, "the stop of a registration")
-    with stage.transaction() as other:
-        other.do("SET LOCAL statement_timeout = '3s'")
-        other.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), key)
-    os.kill(worker.pid, signal.SIGCONT)
-    stage.run.finish(worker)
+    worker = stage.freezing("register.locked", "register", "v3")
+    stage.in_time("UPDATE articles SET body = %s WHERE id = %s", stage.text(), key)
+    stage.wake(worker)
     stage.steps("v3", "register")
 
 

@@ -52,6 +52,8 @@ def zombie_writes(stage: Stage) -> None:
     stage.expired()
     owner = stage.holding("dual_write.claimed")
     stage.held(owner)
+    if not owner.held:
+        stage.problem(f"a lease had run out, and nobody took over {key}")
     stage.go(zombie)
     if stage.hash_of("v1", key) != before:
         stage.problem(f"a worker whose lease was taken over has written {key}")
@@ -99,6 +101,30 @@ def deleted_under_an_old_snapshot(stage: Stage) -> None:
     stage.sync()
 
 
+def frozen_in_its_write(stage: Stage) -> None:
+    """A worker freezes while it holds a document that the application deletes."""
+    (key,) = stage.documents(1)
+    stage.edit(key)
+    worker = stage.freezing("replace.locked")
+    stage.in_time("DELETE FROM articles WHERE id = %s", key)
+    stage.wake(worker)
+    stage.sync()
+
+
+def changed_while_it_is_embedded(stage: Stage) -> None:
+    """Of the documents that a worker embeds one is edited, one is deleted, and one becomes blank."""
+    edited, deleted, blank = stage.documents(3)
+    for key in (edited, deleted, blank):
+        stage.edit(key)
+    writer = stage.holding("dual_write.embedded")
+    stage.held(writer)
+    stage.edit(edited)
+    stage.delete(deleted)
+    stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", blank)
+    stage.go(writer)
+    stage.sync()
+
+
 SCENES: tuple[Scene, ...] = (
     deleted_and_born_again,
     old_text_comes_back,
@@ -107,4 +133,6 @@ SCENES: tuple[Scene, ...] = (
     held_by_the_application,
     early_number_commits_late,
     deleted_under_an_old_snapshot,
+    frozen_in_its_write,
+    changed_while_it_is_embedded,
 )

@@ -6,12 +6,15 @@ What is right and wrong is judged as ever: by the oracle, the auditor, the recor
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tests.campaign import held, oracle
 from tests.campaign.auditor import Auditor
+from tests.campaign.faults import stopped
 from tests.campaign.records import Log
 from tests.campaign.scenario import Campaign
 from tests.campaign.worker import Worker
@@ -24,6 +27,8 @@ LONG_LEASE = 60.0
 SHORT_LEASE = 0.2
 # For a dual-write worker that has nothing to wait for, and for one that cannot get at what is left.
 ENOUGH, BRIEFLY = 20.0, 0.3
+# Soon enough that an application's statement is not held up for as long as its own timeout.
+FROZEN_MS = 500
 # What happens at once when it happens at all.
 SOON = 8.0
 
@@ -88,7 +93,12 @@ class Stage:
         self.do("UPDATE articles SET body = %s WHERE id = %s", self.text() if text is None else text, key)
 
     def delete(self, key: int) -> None:
-        self.do("DELETE FROM articles WHERE id = %s", key)
+        """Deleted, it is gone from every version at once."""
+        with self.log.timed("scene"), self._conn.transaction():
+            self._conn.execute("DELETE FROM articles WHERE id = %s", (key,))
+            left = self.ask("SELECT count(*) FROM embed_pipeline.provenance WHERE doc_id = %s", str(key))
+            if left:
+                raise AssertionError(f"a document is deleted, and {left} versions still have it")
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED") -> Iterator[Transaction]:
@@ -123,6 +133,27 @@ class Stage:
         if step == "sync_once":
             return self.syncing(Strike(moment, "hold"), lease=lease)
         return self.run.start(step, version, Strike(moment, "hold"), argument)
+
+    def freezing(self, moment: str, step: str = "sync_once", version: str = "") -> Worker:
+        """A worker that is stopped when it comes to a moment; the server ends its transaction soon."""
+        self.run.count_strike("SIGSTOP", moment)
+        argument = str(ENOUGH) if step == "sync_once" else ""
+        worker = self.run.start(
+            step, version, Strike(moment, signal.SIGSTOP), argument, lease_seconds=LONG_LEASE, frozen_ms=FROZEN_MS
+        )
+        self.wait(lambda: stopped(worker) or not worker.running, f"the stop of {step}")
+        return worker
+
+    def wake(self, worker: Worker) -> None:
+        if worker.running:
+            os.kill(worker.pid, signal.SIGCONT)
+        self.run.finish(worker)
+
+    def in_time(self, statement: str, *values: Any) -> None:
+        """A change of the application, which has a timeout."""
+        with self.transaction() as hurried:
+            hurried.do("SET LOCAL statement_timeout = '3s'")
+            hurried.do(statement, *values)
 
     def held(self, worker: Worker, threads: int = 1) -> None:
         """Wait until it stands there, or has ended without coming there."""

@@ -28,7 +28,7 @@ def test_moments(campaign: Make, group: str) -> None:
 def play(campaign: Make, scenes: tuple[Scene, ...]) -> None:
     """One scene after another, until somebody objects."""
     # A worker that is thrown out while it is frozen says so.
-    run = campaign(keys=10, writers=0, readers=0, syncs=0, states=Freeze.states)
+    run = campaign(keys=10, writers=0, readers=0, syncs=0, states=Freeze.states, words=Freeze.words)
     run.start_load()
     stage = Stage(run)
     for scene in scenes:
