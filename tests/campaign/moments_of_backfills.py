@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from tests.campaign.load import FIRST
 from tests.campaign.scenes import empty
-from tests.campaign.stage import SOON, Scene, Stage
+from tests.campaign.stage import BRIEFLY, SOON, Scene, Stage
 from tests.campaign.worker import Worker
 from tests.campaign.workers import Strike
 
 # The documents that are there from the beginning are a partition of their own. A backfill reads these together, first of all.
 LAST = "03"
-HELD, VICTIM, BLANK, DELETED, EDITED, LOCKED = range(FIRST, FIRST + 6)
+HELD, VICTIM, BLANK, DELETED, EDITED, LOCKED, MENDED = range(FIRST, FIRST + 7)
 
 
-def filling(stage: Stage, moment: str) -> Worker:
+def filling(stage: Stage, moment: str, *, may_end: bool = False) -> Worker:
     """A backfill of the scene's partition, from nothing, held at a moment."""
     filler = stage.holding(moment, "backfill", "v2", LAST)
-    stage.held(filler)
+    stage.held(filler, may_end=may_end)
     return filler
 
 
@@ -51,7 +51,7 @@ def locked_for_nothing(stage: Stage) -> None:
     empty(stage.run, "v2")
     with stage.transaction() as other:
         other.do("SELECT FROM articles WHERE id = %s FOR UPDATE", LOCKED)
-        filler = filling(stage, "backfill.revisiting")
+        filler = filling(stage, "backfill.revisiting", may_end=True)
     stage.go(filler)
 
 
@@ -66,9 +66,30 @@ def waits_for_one_while_another_is_written(stage: Stage) -> None:
     # The copy of the vectors gives up sooner.
     stage.blocked(filler, 0.5)
     stage.edit(VICTIM)
-    stage.sync()
+    # What the other worker holds is not for this one.
+    stage.sync(BRIEFLY)
     stage.go(writer)
     stage.run.finish(filler)
+
+
+def mended_before_the_backfill(stage: Stage) -> None:
+    """A text that could have no vector is mended, and a backfill writes it before the dual-write comes to it."""
+    empty(stage.run, "v2")
+    stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", MENDED)
+    stage.sync()
+    stage.edit(MENDED)
+    stage.run.finish(stage.run.start("backfill", "v2", argument=LAST))
+    stage.sync()
+
+
+def filled_by_two(stage: Stage) -> None:
+    """Two backfills of one partition: the second one is refused."""
+    empty(stage.run, "v2")
+    filler = filling(stage, "backfill.embedded")
+    second = stage.run.finish(stage.run.start("backfill", "v2", argument=LAST))
+    if second is None or "result" in second:
+        stage.problem(f"a partition was filled by two at once: {second}")
+    stage.go(filler)
 
 
 def cut_before_the_throttle_asks(stage: Stage) -> None:
@@ -103,6 +124,8 @@ SCENES: tuple[Scene, ...] = (
     gone_after_the_copy,
     locked_for_nothing,
     waits_for_one_while_another_is_written,
+    mended_before_the_backfill,
+    filled_by_two,
     cut_before_the_throttle_asks,
     answer_of_a_batch_is_lost,
 )

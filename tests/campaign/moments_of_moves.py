@@ -38,7 +38,7 @@ def two_cutovers(stage: Stage) -> None:
     """Both stand before the flip at the same time, if they can: one of them moves the pointer."""
     movers = [stage.holding("cutover.covered", "cutover", "v2") for _ in range(2)]
     for mover in movers:
-        stage.held(mover)
+        stage.held(mover, may_end=True)
     outcomes = stage.go(*movers)
     if sum(outcome is not None and "result" in outcome for outcome in outcomes) != 1:
         stage.problem(f"two cutovers at once: {outcomes}")
@@ -76,7 +76,11 @@ def searches_over_a_flip_and_a_retire(stage: Stage) -> None:
         slow = threading.Thread(target=_search, args=(searcher, log, 3))
         slow.start()
         assert waiting.there.wait(SOON)
-        stage.steps("v2", "cutover")
+        mover = stage.holding("cutover.half_moved", "cutover", "v2")
+        stage.held(mover)
+        # Half of a flip is seen by nobody.
+        stage.look()
+        stage.go(mover)
         with log.timed("search") as record:
             record["asked"] = query.version
             readers.note(record, searcher.search_vector(query))

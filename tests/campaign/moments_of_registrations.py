@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+
 from tests.campaign.stage import SOON, Scene, Stage
-from tests.campaign.workers import cut
+from tests.campaign.workers import Strike, cut
 
 
 def registered_under_open_transactions(stage: Stage) -> None:
@@ -43,13 +45,17 @@ def frozen_under_the_documents_lock(stage: Stage) -> None:
 
 
 def retired_under_a_worker(stage: Stage) -> None:
-    """A dual-write worker has vectors in its hands for a version that is retired meanwhile."""
+    """A dual-write worker has vectors in its hands for a version that is retired meanwhile. The first retire is killed half-way."""
     (key,) = stage.documents(1)
     stage.edit(key)
     worker = stage.holding("dual_write.embedded")
     stage.held(worker, threads=len(stage.run.versions))
+    stage.run.count_strike("kill -9", "retire.detached")
+    stage.run.finish(stage.run.start("retire", "v3", Strike("retire.detached", signal.SIGKILL)))
     stage.steps("v3", "retire")
     stage.go(worker)
+    stage.edit(key)
+    stage.sync()
 
 
 def cut_in_the_build(stage: Stage) -> None:
@@ -59,6 +65,8 @@ def cut_in_the_build(stage: Stage) -> None:
         stage.run.count_strike("connections cut", "in the index build")
         worker = stage.run.start("ann_index", "v2")
         stage.blocked(worker)
+        # A second builder is refused.
+        stage.run.finish(stage.run.start("ann_index", "v2"))
         cut(stage.run.load.url, worker.task.name)
         # It comes back, finds what is left, and waits for the report again.
         stage.wait(lambda: not stage.waits(worker), "the end of a cut session")

@@ -47,13 +47,11 @@ def zombie_writes(stage: Stage) -> None:
     (key,) = stage.documents(1)
     before = stage.hash_of("v1", key)
     stage.edit(key)
-    zombie = stage.holding("dual_write.embedded", lease=SHORT_LEASE)
+    zombie = stage.holding("dual_write.embedded", lease=SHORT_LEASE, seconds=BRIEFLY)
     stage.held(zombie)
     stage.expired()
     owner = stage.holding("dual_write.claimed")
     stage.held(owner)
-    if not owner.held:
-        stage.problem(f"a lease had run out, and nobody took over {key}")
     stage.go(zombie)
     if stage.hash_of("v1", key) != before:
         stage.problem(f"a worker whose lease was taken over has written {key}")
@@ -125,6 +123,23 @@ def changed_while_it_is_embedded(stage: Stage) -> None:
     stage.sync()
 
 
+def derived_by_the_application(stage: Stage) -> None:
+    """A trigger of the application's changes the text when another column is written."""
+    (key,) = stage.documents(1)
+    stage.do("UPDATE articles SET draft = %s WHERE id = %s", stage.text(), key)
+    stage.sync()
+
+
+def truncated(stage: Stage) -> None:
+    """All documents go at once, also one that can have no vector."""
+    (key,) = stage.documents(1)
+    stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", key)
+    stage.sync()
+    stage.do("TRUNCATE articles")
+    stage.look()
+    stage.documents(1)
+
+
 SCENES: tuple[Scene, ...] = (
     deleted_and_born_again,
     old_text_comes_back,
@@ -135,4 +150,6 @@ SCENES: tuple[Scene, ...] = (
     deleted_under_an_old_snapshot,
     frozen_in_its_write,
     changed_while_it_is_embedded,
+    derived_by_the_application,
+    truncated,
 )

@@ -52,7 +52,7 @@ CONTEXT.set_forkserver_preload(
 )
 
 # A step that is not done after this time, whatever was done to it, has hung.
-STEP_SECONDS = 90.0
+STEP_SECONDS = float(os.environ.get("CAMPAIGN_STEP_SECONDS", "90"))
 # The longest that an application transaction may be held up (docs/faults.md says what it is made of). Not a measure of speed.
 LONGEST_SECONDS = 10.0
 

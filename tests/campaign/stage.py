@@ -26,7 +26,7 @@ OWN = 50_000
 LONG_LEASE = 60.0
 SHORT_LEASE = 0.2
 # For a dual-write worker that has nothing to wait for, and for one that cannot get at what is left.
-ENOUGH, BRIEFLY = 20.0, 0.3
+ENOUGH, BRIEFLY = 20.0, 0.6
 # Soon enough that an application's statement is not held up for as long as its own timeout.
 FROZEN_MS = 500
 # What happens at once when it happens at all.
@@ -126,12 +126,19 @@ class Stage:
         return self.run.start("sync_once", "", strike, str(seconds), lease_seconds=lease)
 
     def holding(
-        self, moment: str, step: str = "sync_once", version: str = "", argument: str = "", *, lease: float = LONG_LEASE
+        self,
+        moment: str,
+        step: str = "sync_once",
+        version: str = "",
+        argument: str = "",
+        *,
+        lease: float = LONG_LEASE,
+        seconds: float = ENOUGH,
     ) -> Worker:
         """A worker that is held when it comes to a moment."""
         self.run.count_strike("held at a moment", moment)
         if step == "sync_once":
-            return self.syncing(Strike(moment, "hold"), lease=lease)
+            return self.syncing(Strike(moment, "hold"), seconds=seconds, lease=lease)
         return self.run.start(step, version, Strike(moment, "hold"), argument)
 
     def freezing(self, moment: str, step: str = "sync_once", version: str = "") -> Worker:
@@ -155,9 +162,12 @@ class Stage:
             hurried.do("SET LOCAL statement_timeout = '3s'")
             hurried.do(statement, *values)
 
-    def held(self, worker: Worker, threads: int = 1) -> None:
-        """Wait until it stands there, or has ended without coming there."""
+    def held(self, worker: Worker, threads: int = 1, *, may_end: bool = False) -> None:
+        """Wait until it stands there. `may_end`: it need not come there."""
         self.wait(lambda: worker.held >= threads or not worker.running, f"{worker.task.step} at its moment")
+        if worker.held < threads and not may_end:
+            assert worker.task.strike is not None
+            self.problem(f"{worker.task.step} {worker.task.version} did not come to {worker.task.strike.moment}")
 
     def go(self, *workers: Worker) -> list[dict[str, Any] | None]:
         """Let them go on to their end; how they ended."""
