@@ -10,7 +10,8 @@ import pytest
 from tests.campaign import moments_of_backfills, moments_of_moves, moments_of_registrations, moments_of_writes
 from tests.campaign.faults import Freeze
 from tests.campaign.stage import Scene, Stage
-from tests.campaign.test_campaign import Make
+from tests.campaign.strikes import SEED
+from tests.campaign.test_campaign import Make, seeds
 
 GROUPS = {
     "writes": moments_of_writes.SCENES,
@@ -22,13 +23,21 @@ GROUPS = {
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_moments(campaign: Make, group: str) -> None:
-    play(campaign, GROUPS[group])
+    play(campaign, GROUPS[group], SEED)
 
 
-def play(campaign: Make, scenes: tuple[Scene, ...]) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("group", GROUPS)
+def test_many_moments(campaign: Make, group: str) -> None:
+    """Again and again, with workers that are held up at other moments too."""
+    for seed in seeds():
+        play(campaign, GROUPS[group], seed, pressed=True)
+
+
+def play(campaign: Make, scenes: tuple[Scene, ...], seed: int, *, pressed: bool = False) -> None:
     """One scene after another, until somebody objects."""
     # A worker that is thrown out while it is frozen says so.
-    run = campaign(keys=10, writers=0, readers=0, syncs=0, states=Freeze.states, words=Freeze.words)
+    run = campaign(seed, keys=10, writers=0, readers=0, syncs=0, states=Freeze.states, words=Freeze.words, pressed=pressed)
     run.start_load()
     stage = Stage(run)
     for scene in scenes:
