@@ -31,6 +31,12 @@ def faults_file(place: Path) -> Path:
     return place / "faults"
 
 
+def space(version: str) -> int:
+    """v1 0, v2 1, v3 2, v4 1, v5 2, ..."""
+    number = int(version[1:])
+    return 0 if number == 1 else 1 + number % 2
+
+
 def write_holdout(path: Path) -> None:
     """Known items that no writer touches."""
     numbers = range(1, application.ANCHORS + 1)
@@ -41,7 +47,7 @@ def write_holdout(path: Path) -> None:
 def declaration(
     url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False, store: dict[str, Any] | None = None
 ) -> IndexSpec:
-    """Index `docs`: v1, v2 and v3 are three spaces of one width. With `chunked` all but v1 split their texts."""
+    """Index `docs`: v1 has a space of its own, all later ones share two. With `chunked` all but v1 split their texts."""
     return IndexSpec.model_validate(
         {
             "name": "docs",
@@ -58,7 +64,7 @@ def declaration(
                     "max_in_flight": IN_FLIGHT,
                     "chunker": CHUNKER if chunked and name != "v1" else None,
                     "options": {
-                        "space": int(name[1:]) - 1,
+                        "space": space(name),
                         "delay": delay,
                         "calls_file": str(calls_file(place, name)),
                         "faults_file": str(faults_file(place)),

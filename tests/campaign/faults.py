@@ -86,7 +86,8 @@ class Fault:
 def migrate(campaign: Campaign, fault: Fault, *, strikes: int | None = None, until: int | None = None) -> None:
     """One migration, v1 to v2: forward, back, forward again, v1 retired; the fault strikes at every step.
 
-    `strikes`: at so many steps only, the backfill and others drawn by the seed. `until`: the first so many steps only.
+    `strikes`: at so many steps only, the backfill and others drawn by the seed. `until`: the first so many steps only. It ends when
+    something is known to be wrong.
     """
     campaign.versions = ["v1", "v2"]
     steps = STEPS[:until]
@@ -98,6 +99,8 @@ def migrate(campaign: Campaign, fault: Fault, *, strikes: int | None = None, unt
         else:
             campaign.complete(step, version)
         campaign.pass_time(BETWEEN)
+        if campaign.disturbed():
+            return
 
 
 # The load goes on for a moment between two steps.

@@ -11,8 +11,10 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,18 @@ SOME = 40
 
 # The readers of the campaign are applications: what is done to our workers' provider is not done to theirs.
 exempt = False
+
+
+@dataclass
+class Held:
+    """A query that stands in its model: it is there, and may go on."""
+
+    there: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+
+# Queries of this process that are held, by their text.
+held: dict[str, Held] = {}
 
 
 def document_vector(space: int, text: str) -> Vectors:
@@ -85,6 +99,9 @@ class SpaceEmbedder:
         return {"space": str(self.space)}
 
     def embed(self, texts: Sequence[str], role: Role) -> Embedded:
+        for query in [held[text] for text in texts if role == "query" and text in held]:
+            query.there.set()
+            assert query.go.wait(60), "a query was held for ever"
         fault = self._fault()
         if fault == "down":
             raise RuntimeError("the provider is down")

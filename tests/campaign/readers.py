@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from embed_pipeline.search import Searcher
+from embed_pipeline.search import Answer, Searcher
 from tests.campaign import models
 from tests.campaign.load import ANCHORS, anchor_text
 from tests.campaign.records import Log, Record
@@ -37,7 +37,11 @@ def read(url: str, seed: int, named: list[str], stop: Path, log_file: Path) -> N
 
 def _search(searcher: Searcher, text: str, version: str | None, record: Record) -> None:
     record["asked"] = version
-    answer = searcher.search(text, k=5, version=version)
+    note(record, searcher.search(text, k=5, version=version))
+
+
+def note(record: Record, answer: Answer) -> None:
+    """What the oracle wants to know of an answer."""
     record |= {
         "version": answer.version,
         "fingerprint": answer.fingerprint,

@@ -31,6 +31,9 @@ from tests.fakes import append_lines
 # Long enough for a batch, short enough that a test can wait for it to run out.
 LEASE_SECONDS = 0.7
 
+# Nobody is held for longer than a step may last.
+HELD_SECONDS = 90.0
+
 # All moments but those that come for each row of a COPY, or while nobody works.
 PRESSED = (
     *("dual_write.claimed", "dual_write.read", "dual_write.embedded", "settle.locked", "reject.locked", "embed.split"),
@@ -44,17 +47,18 @@ PRESSED = (
 
 @dataclass(frozen=True)
 class Strike:
-    """At the `nth` time that a named moment of the code is reached, the process sends itself a signal, or has its sessions ended."""
+    """At the `nth` time that a named moment of the code is reached, the process sends itself a signal, has its sessions ended, or stands
+    there until it is let go (`hold`): that thread, and every other one that comes there meanwhile."""
 
     moment: str
-    deed: signal.Signals | Literal["cut"]
+    deed: signal.Signals | Literal["cut", "hold"]
     nth: int = 1
 
 
 @dataclass(frozen=True)
 class Task:
     """One verb on one version. `name`: the application_name of its sessions. `package`: where the library must come from, so that no
-    other copy of it is tested by mistake. `pressure`: a seed for being held up at moments of the code."""
+    other copy of it is tested by mistake. `pressure`: a seed for being held up at moments of the code. `lease_seconds`: of a dual-write."""
 
     step: str
     name: str
@@ -65,19 +69,20 @@ class Task:
     strike: Strike | None = None
     pressure: int | None = None
     frozen_ms: int = 30_000
+    lease_seconds: float = LEASE_SECONDS
     argument: str = ""
 
 
 def run(task: Task) -> None:
     """The target of every worker process."""
     assert embed_pipeline.__file__ == task.package, f"{embed_pipeline.__file__} is loaded instead of {task.package}"
-    dual_write.LEASE_SECONDS = LEASE_SECONDS
+    dual_write.LEASE_SECONDS = task.lease_seconds
     connection.FROZEN_MS = task.frozen_ms
     if task.pressure is not None:
         _press(task.pressure)
     spec = IndexSpec.model_validate_json(task.declaration)
     if task.strike is not None:
-        _arm(task.strike, str(spec.database_url), task.name)
+        _arm(task.strike, str(spec.database_url), task)
     outcome: dict[str, Any] = {"pid": os.getpid()}
     task.outcome.with_suffix(".begun").touch()
     try:
@@ -101,20 +106,34 @@ def cut(url: str, name: str) -> int:
         return len(admin.execute(query, (name,)).fetchall())
 
 
-def _arm(strike: Strike, url: str, name: str) -> None:
+def _arm(strike: Strike, url: str, task: Task) -> None:
     left = strike.nth
 
     def reached() -> None:
         nonlocal left
         left -= 1
-        if left == 0 and strike.deed == "cut":
-            cut(url, name)
+        if strike.deed == "hold":
+            if left <= 0:
+                _stand(task)
+        elif left == 0 and strike.deed == "cut":
+            cut(url, task.name)
         elif left == 0:
             assert strike.deed != "cut"
             # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
             signal.pthread_kill(threading.get_ident(), strike.deed)
 
     signals.listen(strike.moment, reached)
+
+
+def _stand(task: Task) -> None:
+    """Say that a thread has come to its moment, and wait there until somebody says that it may go on."""
+    go = task.outcome.with_suffix(".go")
+    if go.exists():
+        return
+    append_lines(task.outcome.with_suffix(".held"), ["held"])
+    deadline = time.monotonic() + HELD_SECONDS
+    while not go.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _press(seed: int) -> None:
@@ -150,14 +169,18 @@ def _fill(index: OpenIndex, task: Task) -> int:
 def _sync(index: OpenIndex, task: Task) -> str:
     """A dual-write worker that never stops by itself; a version that fails is noted and tried again."""
     while True:
-        for result in dual_write.sync(index, budget_seconds=0.2):
-            if result.error:
-                append_lines(task.outcome.with_suffix(".errors"), [f"{result.version}: {result.error}"])
+        _note_errors(task, dual_write.sync(index, budget_seconds=0.2))
 
 
 def _sync_once(index: OpenIndex, task: Task) -> int:
-    """One batch of each version; how many documents were written, removed or set aside."""
-    return sum(each.written + each.settled + each.rejected for each in dual_write.sync(index, budget_seconds=0.001))
+    """The queue of each version worked off once, for so many seconds at most; how many documents were written, removed or set aside."""
+    results = dual_write.sync(index, budget_seconds=float(task.argument))
+    _note_errors(task, results)
+    return sum(each.written + each.settled + each.rejected for each in results)
+
+
+def _note_errors(task: Task, results: list[dual_write.VersionSync]) -> None:
+    append_lines(task.outcome.with_suffix(".errors"), [f"{each.version}: {each.error}" for each in results if each.error])
 
 
 def _gate(index: OpenIndex, task: Task) -> str:

@@ -11,6 +11,7 @@ from embed_pipeline.postgres import embedded
 from tests.protections.patched import ROOT, Preloaded
 from tests.protections.removal import Edit, Removal, edited
 from tests.protections.removals import REMOVALS
+from tests.protections.removals.together import TOGETHER
 from tests.test_docs import TEST, functions_of, tables
 
 IMPORTS = """
@@ -60,7 +61,7 @@ def test_every_process_of_a_run_imports_the_copy(place: Path, preloaded: Preload
     assert run.passed == {"tests/test_place.py::test_place"}, run.output
 
 
-@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.name)
+@pytest.mark.parametrize("removal", [*REMOVALS, *TOGETHER], ids=lambda removal: removal.name)
 def test_every_removal_fits_the_package(removal: Removal) -> None:
     """What it edits stands exactly once where it says, and the tests that it names are there."""
     for edit in removal.edits:
@@ -78,7 +79,7 @@ def test_an_edit_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_of_removals_are_their_own() -> None:
-    names = [removal.name for removal in REMOVALS]
+    names = [removal.name for removal in (*REMOVALS, *TOGETHER)]
     assert len(names) == len(set(names))
 
 

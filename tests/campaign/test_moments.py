@@ -1,0 +1,49 @@
+"""Workers that are held at exact moments of the code while the application goes on, judged by the campaign's oracle.
+
+The random load of `test_campaign.py` meets these moments by chance; here each of them is met every time.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.campaign import moments_of_backfills, moments_of_moves, moments_of_registrations, moments_of_writes
+from tests.campaign.faults import Freeze
+from tests.campaign.stage import Scene, Stage
+from tests.campaign.strikes import SEED
+from tests.campaign.test_campaign import Make, seeds
+
+GROUPS = {
+    "writes": moments_of_writes.SCENES,
+    "backfills": moments_of_backfills.SCENES,
+    "registrations": moments_of_registrations.SCENES,
+    "moves": moments_of_moves.SCENES,
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_moments(campaign: Make, group: str) -> None:
+    play(campaign, GROUPS[group], SEED)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("group", GROUPS)
+def test_many_moments(campaign: Make, group: str) -> None:
+    """Again and again, with workers that are held up at other moments too."""
+    for seed in seeds():
+        play(campaign, GROUPS[group], seed, pressed=True)
+
+
+def play(campaign: Make, scenes: tuple[Scene, ...], seed: int, *, pressed: bool = False) -> None:
+    """One scene after another, until somebody objects."""
+    # A worker that is thrown out while it is frozen says so.
+    run = campaign(seed, keys=10, writers=0, readers=0, syncs=0, states=Freeze.states, words=Freeze.words, pressed=pressed)
+    run.start_load()
+    stage = Stage(run)
+    for scene in scenes:
+        scene(stage)
+        stage.look()
+        if run.disturbed():
+            break
+    stage.leave()
+    run.verdict()
