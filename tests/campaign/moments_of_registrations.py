@@ -54,7 +54,8 @@ def retired_under_a_worker(stage: Stage) -> None:
     stage.run.finish(stage.run.start("retire", "v3", Strike("retire.detached", signal.SIGKILL)))
     stage.steps("v3", "retire")
     stage.go(worker)
-    stage.edit(key)
+    # Nothing of it is left in the triggers.
+    stage.delete(key)
     stage.sync()
 
 

@@ -84,6 +84,9 @@ class Stage:
         for key in keys:
             self.insert(key, self.text())
         self.sync()
+        left = self.ask(QUEUED)
+        if left:
+            self.problem(f"nobody had anything else to do, and {left} changes are still queued")
         return keys
 
     def insert(self, key: int, text: str) -> None:
