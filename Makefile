@@ -60,7 +60,7 @@ neighbour: $(READY) ## what an application feels of a migration: longest pause a
 .PHONY: soak
 soak: $(READY) ## long fault campaigns; SOAK_SEED and SOAK_SECONDS (per scenario) choose what is run and for how long
 	@echo "SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)"
-	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) -m soak -o faulthandler_timeout=1800
+	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=1 -m soak -o faulthandler_timeout=1800
 
 .PHONY: live
 live: $(READY) ## the provider tests against the real services whose keys are in the environment (less than a cent)

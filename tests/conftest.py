@@ -53,6 +53,11 @@ def _roomy(place: str) -> bool:
     return False
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: one that begins last keeps a single core busy for minutes."""
+    items.sort(key=lambda item: "/end_to_end/" not in item.nodeid)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return

@@ -43,7 +43,7 @@ def schedule_tick(docs: Runner, version: str = "v1") -> dg.RunRequest | str:
 
 
 def test_the_sensor_asks_for_a_run_while_changes_wait(declare: Declare, run: Run, app: psycopg.Connection) -> None:
-    app.execute("DROP SCHEMA embed_pipeline CASCADE")
+    app.execute("DROP SCHEMA IF EXISTS embed_pipeline CASCADE")
     docs = run(declare(V1))
     assert tick(docs) == "docs is not registered in its database yet; its first backfill does that."
     docs.fill("v1")
