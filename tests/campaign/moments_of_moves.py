@@ -64,6 +64,18 @@ def late_commit_under_a_rollback(stage: Stage) -> None:
     stage.sync()
 
 
+def answers_of_flips_are_lost(stage: Stage) -> None:
+    """The COMMIT of a cutover is carried out and its answer lost; that of a rollback is still under way when the mover looks."""
+    for step, version, fate in (("cutover", "v2", "swallow"), ("rollback", "v1", "delay")):
+        mover, proxy = stage.losing(fate, b"UPDATE embed_pipeline.serving_pointer", step, version)  # type: ignore[arg-type]
+        stage.blocked(mover)
+        proxy.release()
+        outcome = stage.run.finish(mover)
+        stage.wait(lambda step=step, version=version: stage.run.done(step, version), f"the {step}", SOON)  # type: ignore[misc]
+        if outcome is None or "result" not in outcome:
+            stage.problem(f"the {step} to {version} has happened, and it says: {outcome}")
+
+
 def searches_over_a_flip_and_a_retire(stage: Stage) -> None:
     """Of three searches that began under v1, one has its vector already, one still waits for it, and one goes by a pointer it keeps."""
     stage.run.count_strike("readers over a flip", "cutover")
@@ -108,4 +120,10 @@ def _reading(stage: Stage) -> Iterator[tuple[Searcher, Log]]:
         yield searcher, log
 
 
-SCENES: tuple[Scene, ...] = (judged, two_cutovers, late_commit_under_a_rollback, searches_over_a_flip_and_a_retire)
+SCENES: tuple[Scene, ...] = (
+    judged,
+    two_cutovers,
+    late_commit_under_a_rollback,
+    answers_of_flips_are_lost,
+    searches_over_a_flip_and_a_retire,
+)
