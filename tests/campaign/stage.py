@@ -47,12 +47,12 @@ class Transaction:
     """One of the application's, that stays open meanwhile."""
 
     def __init__(self, stage: Stage, isolation: str) -> None:
-        self._log = stage.log
+        self._stage = stage
         self._conn = stage.run.connect()
         self.do(f"BEGIN ISOLATION LEVEL {isolation}")
 
     def do(self, statement: str, *values: Any) -> None:
-        with self._log.timed("scene"):
+        with self._stage.timed():
             self._conn.execute(statement, values)  # type: ignore[arg-type]
 
     def commit(self) -> None:
@@ -66,7 +66,9 @@ class Stage:
 
     def __init__(self, run: Campaign) -> None:
         self.run = run
-        self.log = Log(run.place / "writer-scene.log")
+        self.refused = False
+        """Whether a statement of the application has failed."""
+        self._log = Log(run.place / "writer-scene.log")
         self._conn = run.connect()
         self._auditor = Auditor(run.place, run.frozen_ms / 1000)
         self._keys = itertools.count(OWN)
@@ -74,8 +76,14 @@ class Stage:
 
     # The application
 
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        with self._log.timed("scene") as record:
+            yield
+        self.refused = self.refused or "error" in record
+
     def do(self, statement: str, *values: Any) -> None:
-        with self.log.timed("scene"):
+        with self.timed():
             self._conn.execute(statement, values)  # type: ignore[arg-type]
 
     def text(self) -> str:
@@ -100,7 +108,7 @@ class Stage:
 
     def delete(self, key: int) -> None:
         """Deleted, it is gone from every version at once."""
-        with self.log.timed("scene"), self._conn.transaction():
+        with self.timed(), self._conn.transaction():
             self._conn.execute("DELETE FROM articles WHERE id = %s", (key,))
             left = self.ask("SELECT count(*) FROM embed_pipeline.provenance WHERE doc_id = %s", str(key))
             if left:
@@ -235,8 +243,8 @@ class Stage:
     def leave(self) -> None:
         """Leave what the oracle may look at: every live version whole, and somebody to drain the queue."""
         for version in oracle.versions(self._conn):
-            if version.state != "retired" and not self.run.disturbed():
-                self.run.complete("backfill", version.name)
+            if version.state != "retired" and not self.run.done("backfill", version.name):
+                self.run.finish(self.run.start("backfill", version.name))
         self._conn.close()
         self.run.syncs = 1
 
