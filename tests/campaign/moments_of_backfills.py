@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+
+from tests.campaign.declared import calls_file
 from tests.campaign.load import FIRST
+from tests.campaign.paid import Paid
 from tests.campaign.scenes import empty
 from tests.campaign.stage import BRIEFLY, SOON, Scene, Stage
 from tests.campaign.worker import Worker
 from tests.campaign.workers import Strike
 
-# The documents that are there from the beginning are a partition of their own. A backfill reads these together, first of all.
+# The documents that are there from the beginning are a partition of their own. A backfill reads these in its first batch, and one more in
+# its second batch, which may be written first.
 LAST = "03"
 HELD, VICTIM, BLANK, DELETED, EDITED, LOCKED, MENDED = range(FIRST, FIRST + 7)
+BLANK_TOO = FIRST + 9
 
 
 def filling(stage: Stage, moment: str, *, may_end: bool = False) -> Worker:
@@ -29,7 +35,7 @@ def blank_before_the_commit(stage: Stage) -> None:
     """A backfill has written a document and has not committed; its text becomes blank, and a dual-write sets it aside."""
     empty(stage.run, "v2")
     filler = filling(stage, "insert_new.written")
-    stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", BLANK)
+    stage.do("UPDATE articles SET title = '', body = '' WHERE id IN (%s, %s)", BLANK, BLANK_TOO)
     worker = stage.syncing()
     stage.blocked(worker)
     stage.go(filler)
@@ -82,6 +88,22 @@ def mended_before_the_backfill(stage: Stage) -> None:
     stage.sync()
 
 
+def cut_in_a_rollback(stage: Stage) -> None:
+    """Not all of a batch can be inserted at once, and the connection goes in the moment in which that is undone."""
+    empty(stage.run, "v2")
+    stage.run.count_strike("connections cut", "in a rollback")
+    stage.run.proxied = True
+    filler = filling(stage, "insert_new.copied")
+    stage.run.proxied = False
+    assert filler.proxy is not None
+    filler.proxy.arm("lose", b"", statement=b"ROLLBACK TO")
+    stage.edit(EDITED)
+    stage.go(filler)
+    if not filler.proxy.struck.is_set():
+        stage.problem("no rollback was cut")
+    stage.sync()
+
+
 def filled_by_two(stage: Stage) -> None:
     """Two backfills of one partition: the second one is refused."""
     empty(stage.run, "v2")
@@ -90,6 +112,22 @@ def filled_by_two(stage: Stage) -> None:
     if second is None or "result" in second:
         stage.problem(f"a partition was filled by two at once: {second}")
     stage.go(filler)
+
+
+def killed_and_resumed(stage: Stage) -> None:
+    """A backfill dies after its first write. The next one asks for nothing that is stored."""
+    empty(stage.run, "v2")
+    stage.run.count_strike("kill -9", "store.committed")
+    dying = stage.run.start("backfill", "v2", Strike("store.committed", signal.SIGKILL), LAST)
+    stage.run.finish(dying)
+    # Its own count: every scene pays for these texts.
+    paid = Paid(calls_file(stage.run.place, "v2"), stage.run.paid_for("v2").in_flight)
+    with stage.run.connect() as conn:
+        paid.note_kill(conn, "v2", dying.pid)
+    resumed = stage.run.start("backfill", "v2", argument=LAST)
+    stage.run.finish(resumed)
+    paid.workers |= {dying.pid, resumed.pid}
+    stage.run.problems += paid.problems(set())
 
 
 def cut_before_the_throttle_asks(stage: Stage) -> None:
@@ -105,14 +143,8 @@ def cut_before_the_throttle_asks(stage: Stage) -> None:
 def answer_of_a_batch_is_lost(stage: Stage) -> None:
     """The answer of a COMMIT is lost. What the backfill says it has written is what stands there: nobody else wrote meanwhile."""
     empty(stage.run, "v2")
-    stage.run.proxied = True
-    filler = stage.run.start("backfill", "v2", argument=LAST)
-    stage.run.proxied = False
-    assert filler.proxy is not None
-    filler.proxy.arm("swallow", b"COPY")
+    filler, _ = stage.losing("swallow", b"COPY", "backfill", "v2", LAST)
     outcome = stage.run.finish(filler)
-    if not filler.proxy.struck.is_set():
-        stage.problem("no answer was lost")
     there = stage.ask("SELECT count(*) FROM embed_pipeline.docs__v2__documents")
     if outcome is None or outcome.get("result") != there:
         stage.problem(f"a backfill wrote {there} documents, an answer was lost, and it says: {outcome}")
@@ -120,11 +152,13 @@ def answer_of_a_batch_is_lost(stage: Stage) -> None:
 
 SCENES: tuple[Scene, ...] = (
     registered,
+    killed_and_resumed,
     blank_before_the_commit,
     gone_after_the_copy,
     locked_for_nothing,
     waits_for_one_while_another_is_written,
     mended_before_the_backfill,
+    cut_in_a_rollback,
     filled_by_two,
     cut_before_the_throttle_asks,
     answer_of_a_batch_is_lost,

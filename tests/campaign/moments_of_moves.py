@@ -11,6 +11,7 @@ from tests.campaign import models, readers
 from tests.campaign.load import anchor_text
 from tests.campaign.records import Log
 from tests.campaign.stage import SOON, Scene, Stage
+from tests.servers.proxy import Fate
 
 # So long that only a notice can tell a searcher of a flip.
 HEARD_ONLY = 3600.0
@@ -32,6 +33,14 @@ def judged(stage: Stage) -> None:
     stage.run.finish(stage.run.start("ann_index", "v2"))
     stage.look()
     stage.steps("v2", "backfill", "ann_index", "gate")
+
+
+def half_of_a_flip(stage: Stage) -> None:
+    """A mover stands between the two halves of a flip: nobody sees one of them."""
+    mover = stage.holding("cutover.half_moved", "cutover", "v2")
+    stage.held(mover)
+    stage.look()
+    stage.go(mover)
 
 
 def two_cutovers(stage: Stage) -> None:
@@ -64,9 +73,22 @@ def late_commit_under_a_rollback(stage: Stage) -> None:
     stage.sync()
 
 
+def answers_of_flips_are_lost(stage: Stage) -> None:
+    """The COMMIT of a rollback is still under way when the mover looks; that of a cutover is carried out, and its answer lost."""
+    moves: list[tuple[str, str, Fate]] = [("rollback", "v1", "delay"), ("cutover", "v2", "swallow")]
+    for step, version, fate in moves:
+        mover, proxy = stage.losing(fate, b"UPDATE embed_pipeline.serving_pointer", step, version)
+        stage.blocked(mover)
+        proxy.release()
+        outcome = stage.run.finish(mover)
+        stage.wait(lambda step=step, version=version: stage.run.done(step, version), f"the {step}", SOON)  # type: ignore[misc]
+        if outcome is None or "result" not in outcome:
+            stage.problem(f"the {step} to {version} has happened, and it says: {outcome}")
+
+
 def searches_over_a_flip_and_a_retire(stage: Stage) -> None:
-    """Of three searches that began under v1, one has its vector already, one still waits for it, and one goes by a pointer it keeps."""
-    stage.run.count_strike("readers over a flip", "cutover")
+    """Of three searches that began under v2, one has its vector already, one still waits for it, and one goes by a pointer it keeps."""
+    stage.run.count_strike("readers over a flip", "rollback")
     stage.run.count_strike("readers over a flip", "retire")
     with _reading(stage) as (searcher, log):
         stage.wait(lambda: bool(stage.ask(LISTENS)), "a searcher that listens", SOON)
@@ -76,16 +98,12 @@ def searches_over_a_flip_and_a_retire(stage: Stage) -> None:
         slow = threading.Thread(target=_search, args=(searcher, log, 3))
         slow.start()
         assert waiting.there.wait(SOON)
-        mover = stage.holding("cutover.half_moved", "cutover", "v2")
-        stage.held(mover)
-        # Half of a flip is seen by nobody.
-        stage.look()
-        stage.go(mover)
+        stage.steps("v1", "rollback")
         with log.timed("search") as record:
             record["asked"] = query.version
             readers.note(record, searcher.search_vector(query))
-        stage.wait(lambda: _search(searcher, log, 1) == "v2", "the notice of a flip", SOON)
-        stage.steps("v1", "retire")
+        stage.wait(lambda: _search(searcher, log, 1) == "v1", "the notice of a flip", SOON)
+        stage.steps("v2", "retire")
         waiting.go.set()
         slow.join()
         del models.held[anchor_text(3)]
@@ -108,4 +126,11 @@ def _reading(stage: Stage) -> Iterator[tuple[Searcher, Log]]:
         yield searcher, log
 
 
-SCENES: tuple[Scene, ...] = (judged, two_cutovers, late_commit_under_a_rollback, searches_over_a_flip_and_a_retire)
+SCENES: tuple[Scene, ...] = (
+    judged,
+    half_of_a_flip,
+    late_commit_under_a_rollback,
+    two_cutovers,
+    answers_of_flips_are_lost,
+    searches_over_a_flip_and_a_retire,
+)

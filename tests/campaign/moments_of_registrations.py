@@ -59,6 +59,15 @@ def retired_under_a_worker(stage: Stage) -> None:
     stage.sync()
 
 
+def answer_of_a_registration_is_lost(stage: Stage) -> None:
+    """Either all of a registration has happened, or nothing."""
+    stage.run.versions.append("v4")
+    worker, _ = stage.losing("swallow", b"INSERT INTO embed_pipeline.index_versions", "register", "v4")
+    stage.run.finish(worker)
+    stage.look()
+    stage.steps("v4", "register")
+
+
 def cut_in_the_build(stage: Stage) -> None:
     """An index build waits for a report of the application, as PostgreSQL has it, and its connection goes: what it has begun stays."""
     with stage.transaction("REPEATABLE READ") as report:
@@ -80,5 +89,6 @@ SCENES: tuple[Scene, ...] = (
     registered_under_open_transactions,
     frozen_under_the_documents_lock,
     retired_under_a_worker,
+    answer_of_a_registration_is_lost,
     cut_in_the_build,
 )

@@ -114,7 +114,7 @@ def changed_while_it_is_embedded(stage: Stage) -> None:
     edited, deleted, blank = stage.documents(3)
     for key in (edited, deleted, blank):
         stage.edit(key)
-    writer = stage.holding("dual_write.embedded")
+    writer = stage.holding("dual_write.embedded", "one_batch")
     stage.held(writer)
     stage.edit(edited)
     stage.delete(deleted)

@@ -19,6 +19,7 @@ from tests.campaign.records import Log
 from tests.campaign.scenario import Campaign
 from tests.campaign.worker import Worker
 from tests.campaign.workers import Strike
+from tests.servers.proxy import Fate, Proxy
 
 # Far above the keys that a campaign begins with.
 OWN = 50_000
@@ -31,10 +32,12 @@ ENOUGH, BRIEFLY = 20.0, 0.6
 FROZEN_MS = 500
 # What happens at once when it happens at all.
 SOON = 8.0
+# Who waits for a lock for so long does not wait for another worker's next statement.
+WAITS_SECONDS = 0.05
 
 WAITS = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s AND wait_event_type = 'Lock'
-               AND clock_timestamp() - query_start > %s * interval '1 second')
+               AND clock_timestamp() - query_start > %s * interval '1 second' AND cardinality(pg_blocking_pids(pid)) > 0)
 """
 LEASED = "SELECT count(*) FROM embed_pipeline.change_queue WHERE leased_until >= clock_timestamp()"
 QUEUED = "SELECT count(*) FROM embed_pipeline.change_queue"
@@ -44,12 +47,12 @@ class Transaction:
     """One of the application's, that stays open meanwhile."""
 
     def __init__(self, stage: Stage, isolation: str) -> None:
-        self._log = stage.log
+        self._stage = stage
         self._conn = stage.run.connect()
         self.do(f"BEGIN ISOLATION LEVEL {isolation}")
 
     def do(self, statement: str, *values: Any) -> None:
-        with self._log.timed("scene"):
+        with self._stage.timed():
             self._conn.execute(statement, values)  # type: ignore[arg-type]
 
     def commit(self) -> None:
@@ -63,7 +66,9 @@ class Stage:
 
     def __init__(self, run: Campaign) -> None:
         self.run = run
-        self.log = Log(run.place / "writer-scene.log")
+        self.refused = False
+        """Whether a statement of the application has failed."""
+        self._log = Log(run.place / "writer-scene.log")
         self._conn = run.connect()
         self._auditor = Auditor(run.place, run.frozen_ms / 1000)
         self._keys = itertools.count(OWN)
@@ -71,8 +76,14 @@ class Stage:
 
     # The application
 
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        with self._log.timed("scene") as record:
+            yield
+        self.refused = self.refused or "error" in record
+
     def do(self, statement: str, *values: Any) -> None:
-        with self.log.timed("scene"):
+        with self.timed():
             self._conn.execute(statement, values)  # type: ignore[arg-type]
 
     def text(self) -> str:
@@ -97,7 +108,7 @@ class Stage:
 
     def delete(self, key: int) -> None:
         """Deleted, it is gone from every version at once."""
-        with self.log.timed("scene"), self._conn.transaction():
+        with self.timed(), self._conn.transaction():
             self._conn.execute("DELETE FROM articles WHERE id = %s", (key,))
             left = self.ask("SELECT count(*) FROM embed_pipeline.provenance WHERE doc_id = %s", str(key))
             if left:
@@ -142,7 +153,7 @@ class Stage:
         self.run.count_strike("held at a moment", moment)
         if step == "sync_once":
             return self.syncing(Strike(moment, "hold"), seconds=seconds, lease=lease)
-        return self.run.start(step, version, Strike(moment, "hold"), argument)
+        return self.run.start(step, version, Strike(moment, "hold"), argument, lease_seconds=lease)
 
     def freezing(self, moment: str, step: str = "sync_once", version: str = "") -> Worker:
         """A worker that is stopped when it comes to a moment; the server ends its transaction soon."""
@@ -158,6 +169,20 @@ class Stage:
         if worker.running:
             os.kill(worker.pid, signal.SIGCONT)
         self.run.finish(worker)
+
+    def losing(self, fate: Fate, said: bytes, step: str, version: str, argument: str = "") -> tuple[Worker, Proxy]:
+        """A worker for which the COMMIT of the transaction that said this meets a fate, when that has happened."""
+        self.run.count_strike(f"answer of a COMMIT lost: {fate}", step)
+        self.run.proxied = True
+        worker = self.run.start(step, version, argument=argument)
+        self.run.proxied = False
+        assert worker.proxy is not None
+        worker.proxy.arm(fate, said)
+        struck = worker.proxy.struck
+        self.wait(lambda: struck.is_set() or not worker.running, f"a COMMIT of {step}")
+        if not struck.is_set():
+            self.problem(f"no COMMIT of {step} {version} was lost")
+        return worker, worker.proxy
 
     def in_time(self, statement: str, *values: Any) -> None:
         """A change of the application, which has a timeout."""
@@ -182,11 +207,11 @@ class Stage:
         """Wait until no lease is left."""
         self.wait(lambda: self.ask(LEASED) == 0, "the end of a lease")
 
-    def waits(self, worker: Worker, seconds: float = 0.0) -> bool:
+    def waits(self, worker: Worker, seconds: float = WAITS_SECONDS) -> bool:
         """Whether it waits for a lock, for so long already."""
         return bool(self.ask(WAITS, worker.task.name, seconds))
 
-    def blocked(self, worker: Worker, seconds: float = 0.0) -> None:
+    def blocked(self, worker: Worker, seconds: float = WAITS_SECONDS) -> None:
         """Wait until it waits for a lock, or has ended without."""
         self.wait(lambda: self.waits(worker, seconds) or not worker.running, f"{worker.task.step} at a lock")
 
@@ -218,8 +243,8 @@ class Stage:
     def leave(self) -> None:
         """Leave what the oracle may look at: every live version whole, and somebody to drain the queue."""
         for version in oracle.versions(self._conn):
-            if version.state != "retired":
-                self.run.complete("backfill", version.name)
+            if version.state != "retired" and not self.run.done("backfill", version.name):
+                self.run.finish(self.run.start("backfill", version.name))
         self._conn.close()
         self.run.syncs = 1
 

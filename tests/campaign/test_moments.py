@@ -43,7 +43,7 @@ def play(campaign: Make, scenes: tuple[Scene, ...], seed: int, *, pressed: bool 
     for scene in scenes:
         scene(stage)
         stage.look()
-        if run.disturbed():
+        if run.disturbed() or stage.refused:
             break
     stage.leave()
     run.verdict()

@@ -20,9 +20,11 @@ import psycopg
 
 import embed_pipeline
 from embed_pipeline import errors, signals
+from embed_pipeline.catalog import versions
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.migrate.outage import Line
 from embed_pipeline.postgres import connection, failures
 from embed_pipeline.spec import IndexSpec
 from tests.campaign.records import describe
@@ -179,6 +181,14 @@ def _sync_once(index: OpenIndex, task: Task) -> int:
     return sum(each.written + each.settled + each.rejected for each in results)
 
 
+def _one_batch(index: OpenIndex, task: Task) -> int:
+    """One batch of each version and no more, where `sync_once` would go on to what came meanwhile."""
+    with Line(index) as line:
+        for version in line.repeat(lambda conn: versions.live_versions(conn, index.name)):
+            dual_write._one_batch(line, index, version, dual_write.VersionSync(version.name))
+    return 0
+
+
 def _note_errors(task: Task, results: list[dual_write.VersionSync]) -> None:
     append_lines(task.outcome.with_suffix(".errors"), [f"{each.version}: {each.error}" for each in results if each.error])
 
@@ -212,6 +222,7 @@ STEPS: dict[str, Callable[[OpenIndex, Task], Any]] = {
     "backfill": _fill,
     "sync": _sync,
     "sync_once": _sync_once,
+    "one_batch": _one_batch,
     "ann_index": _ann,
     "gate": _gate,
     "cutover": _cutover,

@@ -1,7 +1,7 @@
 """A TCP proxy before PostgreSQL that loses answers: the one fault that no signal to a process can make.
 
-It understands just enough of the protocol to see a COMMIT go by. What happens to a COMMIT is armed before, for the first transaction in
-which a given text was sent:
+It understands just enough of the protocol to see a COMMIT go by, or another statement. What happens to it is armed before, for the first
+transaction in which a given text was sent:
 
     swallow   the COMMIT reaches the server, its answer does not reach the client, and the connection breaks
     lose      the COMMIT does not reach the server, and the connection breaks on both sides
@@ -30,7 +30,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
-        self._armed: tuple[Fate, bytes, int] | None = None
+        self._armed: tuple[Fate, bytes, int, bytes] | None = None
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._clients: list[socket.socket] = []
@@ -39,9 +39,12 @@ class Proxy:
         self._released = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def arm(self, fate: Fate, in_transaction_with: bytes, nth: int = 1) -> None:
-        """The `nth` COMMIT from now of a transaction in which this text was sent meets this fate; all others pass."""
-        self._armed = (fate, in_transaction_with, nth)
+    def arm(self, fate: Fate, in_transaction_with: bytes, nth: int = 1, *, statement: bytes = COMMIT) -> None:
+        """The `nth` COMMIT from now of a transaction in which this text was sent meets this fate; all others pass.
+
+        `statement`: how another statement begins that meets it instead.
+        """
+        self._armed = (fate, in_transaction_with, nth, statement)
 
     def release(self) -> None:
         """Let a delayed COMMIT go on to the server."""
@@ -85,7 +88,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 sent += data
-                fate = self._fate(sent) if COMMIT in data else None
+                fate = self._fate(sent, data)
                 if fate is not None:
                     self._strike(fate, client, server, data)
                     return
@@ -96,12 +99,12 @@ class Proxy:
             _shut(server)
         _shut(client)
 
-    def _fate(self, sent: bytes) -> Fate | None:
+    def _fate(self, sent: bytes, data: bytes) -> Fate | None:
         with self._lock:
-            if self._armed is None or self._armed[1] not in sent:
+            if self._armed is None or self._armed[1] not in sent or self._armed[3] not in data:
                 return None
-            fate, text, nth = self._armed
-            self._armed = None if nth == 1 else (fate, text, nth - 1)
+            fate, text, nth, statement = self._armed
+            self._armed = None if nth == 1 else (fate, text, nth - 1, statement)
             return fate if nth == 1 else None
 
     def _strike(self, fate: Fate, client: socket.socket, server: socket.socket, data: bytes) -> None:
