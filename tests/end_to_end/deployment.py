@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.running import DATABASE_VARIABLE, ROOT, RUN, Dagster, wait
+from tests.end_to_end.running import DATABASE_VARIABLE, ROOT, RUN, Dagster, storage_beside, wait
 
 EVENTS = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
   ... on MessageEvent { message } ... on ErrorEvent { error { message } } } } } }"""
@@ -106,17 +106,18 @@ def deployed(declaration: str, url: str, place: Path, *, poll_seconds: int = 30)
     (home / "dagster.yaml").write_text(settings.replace("poll_interval_seconds: 30", f"poll_interval_seconds: {poll_seconds}"))
     # On a busy machine the code server takes more than a minute to start a run, and Dagster takes the run for failed.
     patient = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "300"}
-    environment = os.environ | {DATABASE_VARIABLE: url, "DAGSTER_HOME": str(home)} | patient
-    made = Deployment(project, environment, place / "dagster.log")
-    try:
-        # In this order: who does not find the code server at its start looks again only after a long while.
-        made.start("code server")
-        wait(made.listens, 300)
-        made.start("webserver", "daemon")
-        wait(made.is_up, 300)
-        yield made
-    finally:
-        made.stop()
+    with storage_beside(url) as storage:
+        environment = os.environ | {DATABASE_VARIABLE: url, "DAGSTER_HOME": str(home)} | patient | storage
+        made = Deployment(project, environment, place / "dagster.log")
+        try:
+            # In this order: who does not find the code server at its start looks again only after a long while.
+            made.start("code server")
+            wait(made.listens, 300)
+            made.start("webserver", "daemon")
+            wait(made.is_up, 300)
+            yield made
+        finally:
+            made.stop()
 
 
 def worker_of(client: Dagster, run_id: str) -> int:

@@ -16,6 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from embed_pipeline.dagster_layer.storage import URL_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 DATABASE_VARIABLE = "E2E_DATABASE_URL"
@@ -88,6 +95,17 @@ def wait(look: Callable[[], Any], seconds: float) -> Any:
 
 
 @contextmanager
+def storage_beside(url: str) -> Iterator[dict[str, str]]:
+    """A database of its own for what one Dagster stores: two on one storage take each other's runs. Gives its place in the environment."""
+    name = f"{conninfo_to_dict(url)['dbname']}_dagster"
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        parts = urlsplit(url)
+        yield {URL_VARIABLE: urlunsplit(parts._replace(path=f"/{name}"))}
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
 def running(project: Path, defs: str, database_url: str) -> Iterator[Dagster]:
     """`make dev` in a new project with one declaration, until the end of the block."""
     (project / "assets" / "docs").mkdir(parents=True)
@@ -99,10 +117,8 @@ def running(project: Path, defs: str, database_url: str) -> Iterator[Dagster]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {DATABASE_VARIABLE: database_url, "EMBED_PIPELINE_HOME": os.environ["EMBED_PIPELINE_HOME"]}
     log = (project / "dagster.log").open("wb")
     command = [sys.executable, "-m", "embed_pipeline.dagster_layer.dev", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
     client = Dagster(port)
 
     def up() -> Any:
@@ -112,13 +128,16 @@ def running(project: Path, defs: str, database_url: str) -> Iterator[Dagster]:
         except (urllib.error.URLError, ConnectionError):
             return None
 
-    try:
-        wait(up, 240)
-        yield client
-    finally:
-        process.send_signal(signal.SIGINT)
+    with storage_beside(database_url) as storage:
+        environment = os.environ | {DATABASE_VARIABLE: database_url} | storage
+        process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
         try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        log.close()
+            wait(up, 240)
+            yield client
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            log.close()

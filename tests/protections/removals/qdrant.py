@@ -72,6 +72,7 @@ QDRANT_RACES = (
         (POINTS + "test_a_backfill_inserts_a_deleted_document[local-collections]",),
         r"assert '1' not in",
         hangs=True,
+        seconds=40.0,
     ),
     Removal(
         "settling_writes_nothing",
@@ -201,6 +202,7 @@ QDRANT_RACES = (
         (POINTS + "test_points_are_removed_by_somebody_else_while_they_are_written",),
         r".",
         hangs=True,
+        seconds=40.0,
     ),
     Removal(
         "foreign_points_pass_for_ours",
