@@ -41,7 +41,7 @@ CAUGHT: dict[str, tuple[str, str]] = {
     "flip_in_several_transactions": (MOVES, "the pointer says"),
     "standby_is_not_dual_written": (MOVES, "changes are still queued"),
     "retired_tables_stay_in_the_triggers": (REGISTRATIONS, "UndefinedTable"),
-    "registration_in_two_transactions": (REGISTRATIONS, 'docs__v4__documents" does not exist'),
+    "registration_in_two_transactions": (REGISTRATIONS, 'is registered without its partitions|__v4__documents" does not exist'),
     "update_trigger_with_a_column_list": (WRITES, "is stale, and nothing is queued"),
     "truncate_leaves_dead_letters": (WRITES, "has a dead letter that is stale, and nothing is queued"),
     "interrupted_retire_stays_interrupted": (REGISTRATIONS, "is retired already"),
