@@ -12,6 +12,7 @@ from tests.campaign import (
     moments_of_moves,
     moments_of_operators,
     moments_of_registrations,
+    moments_of_searchers,
     moments_of_writes,
 )
 from tests.campaign.faults import Freeze
@@ -25,6 +26,7 @@ GROUPS = {
     "registrations": moments_of_registrations.SCENES,
     "moves": moments_of_moves.SCENES,
     "operators": moments_of_operators.SCENES,
+    "searchers": moments_of_searchers.SCENES,
 }
 
 
