@@ -12,7 +12,6 @@ from tests.campaign import (
     moments_of_moves,
     moments_of_registrations,
     moments_of_tables,
-    moments_of_waiting,
     moments_of_writes,
 )
 from tests.campaign.faults import Freeze
@@ -27,7 +26,6 @@ GROUPS = {
     "registrations": moments_of_registrations.SCENES,
     "moves": moments_of_moves.SCENES,
     "tables": moments_of_tables.SCENES,
-    "waiting": moments_of_waiting.SCENES,
 }
 
 
