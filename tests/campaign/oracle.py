@@ -7,10 +7,12 @@ It is called when the application is still and the queue had time to drain. Ever
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import psycopg
@@ -37,6 +39,11 @@ LEGAL = {
     ("standby", "active"),
     ("standby", "retired"),
 }
+
+KEY = """
+SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+WHERE i.indrelid = 'articles'::regclass AND i.indisprimary ORDER BY array_position(i.indkey, a.attnum)
+"""
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,45 @@ def versions(conn: psycopg.Connection) -> list[Registered]:
 
 
 def texts(conn: psycopg.Connection) -> dict[str, str]:
-    """The text of every document, put together as docs/reference/yaml.md says: non-empty columns, joined by a blank line."""
-    rows = conn.execute("SELECT id::text, title, body FROM articles")
-    return {key: "\n\n".join(part for part in (title, body) if part) for key, title, body in rows}
+    """The text of every document."""
+    return {doc_id: text for doc_id, text, _ in documents(conn)}
+
+
+def documents(conn: psycopg.Connection) -> Iterator[tuple[str, str, str]]:
+    """Id, text and xmin of every document. The text is put together as docs/reference/yaml.md says: non-empty columns, joined by a
+    blank line."""
+    key = [name for (name,) in conn.execute(KEY)]
+    columns = ", ".join([*key, "title", "body", "xmin::text"])
+    # In binary: whatever the session makes of a value as text is none of the oracle's business.
+    for *values, title, body, xmin in conn.execute(f"SELECT {columns} FROM articles", binary=True):  # type: ignore[arg-type]
+        yield doc_id_of(values), "\n\n".join(part for part in (title, body) if part), xmin
+
+
+def doc_id_of(key: Sequence[object]) -> str:
+    """The id of the document with this key: its text, or a JSON array of the texts of its columns."""
+    parts = [_key_text(value) for value in key]
+    return parts[0] if len(parts) == 1 else json.dumps(parts, ensure_ascii=False)
+
+
+def _key_text(value: object) -> str:
+    """As a session in UTC with ISO dates and hexadecimal bytes writes it."""
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    if isinstance(value, datetime):
+        # Keys of whole seconds only.
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+    return str(value)
+
+
+def order(doc_id: str) -> list[int | str]:
+    """What sorts the documents by their keys: numbers, or texts that are all of one length."""
+    parts = json.loads(doc_id) if doc_id.startswith("[") else [doc_id]
+    return order_of(parts)
+
+
+def order_of(parts: Sequence[str]) -> list[int | str]:
+    """The same of a key's columns as texts."""
+    return [int(part) if part.lstrip("-").isdigit() else part for part in parts]
 
 
 @contextmanager

@@ -66,7 +66,8 @@ class Campaign:
     worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
     `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
     moments of the code. `audited`: an auditor looks on while the load runs. `tablespace`: where the versions' tables are, and nothing else.
-    `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise.
+    `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise. `table`: the documents', of another
+    kind than the load's writers work on.
     """
 
     place: Path
@@ -86,6 +87,7 @@ class Campaign:
     tablespace: str = ""
     chunked: bool = False
     store: dict[str, Any] = field(default_factory=lambda: {"kind": "pgvector"})
+    table: application.Table = application.PLAIN
     changes: dict[str, Any] = field(default_factory=dict)
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
@@ -110,18 +112,17 @@ class Campaign:
 
     def declaration(self, url: str = "") -> IndexSpec:
         url = url or self.url or self.load.url
-        return declaration(
-            url, self.place, self.versions, self.delay, chunked=self.chunked, store=self.store, changes=self.changes
-        )
+        more = {"chunked": self.chunked, "store": self.store, "changes": self.changes, "table": self.table}
+        return declaration(url, self.place, self.versions, self.delay, **more)
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self.load.url, autocommit=True)
 
     def prepare(self) -> None:
         """The application's table, and v1 serving."""
-        write_holdout(self.place / "holdout.jsonl")
         with self.connect() as conn:
-            application.prepare(conn, self.load.keys)
+            application.prepare(conn, self.load.keys, self.table)
+            write_holdout(self.place / "holdout.jsonl", oracle.texts(conn))
             if self.tablespace:
                 schema.ensure(conn, self.url or self.load.url)
                 names = map(sql.Identifier, (conn.info.dbname, self.tablespace))
