@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.campaign import moments_of_backfills, moments_of_moves, moments_of_registrations, moments_of_writes
+from tests.campaign import (
+    moments_of_backfills,
+    moments_of_moves,
+    moments_of_payments,
+    moments_of_registrations,
+    moments_of_waiting,
+    moments_of_writes,
+)
 from tests.campaign.faults import Freeze
 from tests.campaign.stage import Scene, Stage
 from tests.campaign.strikes import SEED
@@ -18,6 +25,8 @@ GROUPS = {
     "backfills": moments_of_backfills.SCENES,
     "registrations": moments_of_registrations.SCENES,
     "moves": moments_of_moves.SCENES,
+    "waiting": moments_of_waiting.SCENES,
+    "payments": moments_of_payments.SCENES,
 }
 
 
