@@ -44,37 +44,56 @@ def write_holdout(path: Path) -> None:
     path.write_text("\n".join(json.dumps(row) for row in rows))
 
 
+def changed(declared: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A declaration with some of its values changed, at any depth."""
+    merged = {
+        key: changed(declared.get(key) or {}, value) if isinstance(value, dict) else value for key, value in changes.items()
+    }
+    return declared | merged
+
+
 def declaration(
-    url: str, place: Path, versions: list[str], delay: float, *, chunked: bool = False, store: dict[str, Any] | None = None
+    url: str,
+    place: Path,
+    versions: list[str],
+    delay: float,
+    *,
+    chunked: bool = False,
+    store: dict[str, Any] | None = None,
+    changes: dict[str, Any] | None = None,
 ) -> IndexSpec:
-    """Index `docs`: v1 has a space of its own, all later ones share two. With `chunked` all but v1 split their texts."""
+    """Index `docs`: v1 has a space of its own, all later ones share two. With `chunked` all but v1 split their texts. `changes`: of
+    whatever is declared here."""
     return IndexSpec.model_validate(
-        {
-            "name": "docs",
-            "database_url": url,
-            "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
-            "store": store or {"kind": "pgvector"},
-            "partitions": 4,
-            "versions": {
-                name: {
-                    "provider": "tests.campaign.models:SpaceEmbedder",
-                    "model_name": f"model-{name}",
-                    "dimensions": models.DIMENSIONS,
-                    "batch_size": BATCH,
-                    "max_in_flight": IN_FLIGHT,
-                    "chunker": CHUNKER if chunked and name != "v1" else None,
-                    "options": {
-                        "space": space(name),
-                        "delay": delay,
-                        "calls_file": str(calls_file(place, name)),
-                        "faults_file": str(faults_file(place)),
-                    },
-                }
-                for name in versions
+        changed(
+            {
+                "name": "docs",
+                "database_url": url,
+                "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
+                "store": store or {"kind": "pgvector"},
+                "partitions": 4,
+                "versions": {
+                    name: {
+                        "provider": "tests.campaign.models:SpaceEmbedder",
+                        "model_name": f"model-{name}",
+                        "dimensions": models.DIMENSIONS,
+                        "batch_size": BATCH,
+                        "max_in_flight": IN_FLIGHT,
+                        "chunker": CHUNKER if chunked and name != "v1" else None,
+                        "options": {
+                            "space": space(name),
+                            "delay": delay,
+                            "calls_file": str(calls_file(place, name)),
+                            "faults_file": str(faults_file(place)),
+                        },
+                    }
+                    for name in versions
+                },
+                "holdout": {"path": str(place / "holdout.jsonl")},
+                "gate": {"min_queries": 2, "margin": 0.2, "max_row_change": 1.0, "max_dead_letters": 1_000_000},
+                "backfill": {"write_batch": WRITE_BATCH},
+                "retire": {"soak_seconds": 0, "unread_seconds": 0},
             },
-            "holdout": {"path": str(place / "holdout.jsonl")},
-            "gate": {"min_queries": 2, "margin": 0.2, "max_row_change": 1.0, "max_dead_letters": 1_000_000},
-            "backfill": {"write_batch": WRITE_BATCH},
-            "retire": {"soak_seconds": 0, "unread_seconds": 0},
-        }
+            changes or {},
+        )
     )

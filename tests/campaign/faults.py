@@ -269,7 +269,11 @@ class BadModel(Fault):
 def hurry_queue(campaign: Campaign) -> None:
     """What a worker gave back after a failure comes round after seconds; nobody waits for that here."""
     with campaign.connect() as conn:
-        conn.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL WHERE lease_id IS NULL")
+        # Whoever is at a row is not waited for.
+        conn.execute(
+            "UPDATE embed_pipeline.change_queue SET leased_until = NULL WHERE seq IN "
+            "(SELECT seq FROM embed_pipeline.change_queue WHERE lease_id IS NULL ORDER BY seq FOR UPDATE SKIP LOCKED)"
+        )
 
 
 @dataclass

@@ -26,6 +26,11 @@ SELECT max(query_start)::text FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = %s AND query LIKE '%%pg_locks%%'
 """
 LOOKS = 4
+# Read in the transaction that they wait for: what it sees of others' sessions must not be what it saw before.
+WAITING = """
+SELECT count(*) FROM pg_stat_activity, pg_stat_clear_snapshot()
+WHERE datname = current_database() AND application_name LIKE 'campaign-%' AND wait_event_type = 'Lock'
+"""
 
 
 def registration_beside_a_long_transaction(stage: Stage) -> None:
@@ -103,10 +108,21 @@ def many_come_first(stage: Stage) -> None:
     stage.run.count_strike("several at once", "the first registration of all")
     with _fresh_database(stage) as url:
         own, stage.run.url = stage.run.url, url
-        workers = [stage.run.start("register", "v1") for _ in range(MANY)]
+        with psycopg.connect(url) as other:
+            # Who is first stands here until all have come.
+            other.execute("CREATE SCHEMA embed_pipeline")
+            workers = [stage.run.start("register", "v1") for _ in range(MANY)]
+            stage.wait(lambda: _waiting(other) == MANY, "the arrival of all at a database without a catalog")
+            other.rollback()
         for worker in workers:
             _registered(stage, worker)
         stage.run.url = own
+
+
+def _waiting(conn: psycopg.Connection) -> int:
+    row = conn.execute(WAITING).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _registered(stage: Stage, worker: Worker) -> None:

@@ -139,6 +139,7 @@ def truncated(stage: Stage) -> None:
     stage.do("UPDATE articles SET title = '', body = '' WHERE id = %s", key)
     stage.sync()
     stage.do("TRUNCATE articles")
+    stage.untouched.clear()
     stage.look()
     stage.documents(1)
 

@@ -66,7 +66,7 @@ class Campaign:
     worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
     `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
     moments of the code. `audited`: an auditor looks on while the load runs. `tablespace`: where the versions' tables are, and nothing else.
-    `store`: as it is declared.
+    `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise.
     """
 
     place: Path
@@ -86,6 +86,7 @@ class Campaign:
     tablespace: str = ""
     chunked: bool = False
     store: dict[str, Any] = field(default_factory=lambda: {"kind": "pgvector"})
+    changes: dict[str, Any] = field(default_factory=dict)
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
     strikes: dict[str, int] = field(default_factory=dict)
@@ -109,7 +110,9 @@ class Campaign:
 
     def declaration(self, url: str = "") -> IndexSpec:
         url = url or self.url or self.load.url
-        return declaration(url, self.place, self.versions, self.delay, chunked=self.chunked, store=self.store)
+        return declaration(
+            url, self.place, self.versions, self.delay, chunked=self.chunked, store=self.store, changes=self.changes
+        )
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self.load.url, autocommit=True)

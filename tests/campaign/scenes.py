@@ -65,7 +65,7 @@ def bypassed(run: Campaign, rounds: int) -> None:
         run.stop_load()
         run.settle()
         run.look()
-        _set_triggers(run, "DISABLE")
+        set_triggers(run, "DISABLE")
         run.count_strike("triggers disabled", "after the cutover")
         run.start_load()
         time.sleep(0.5)
@@ -99,7 +99,7 @@ def bypassed(run: Campaign, rounds: int) -> None:
         run.start_load()
 
 
-def _set_triggers(run: Campaign, action: str) -> None:
+def set_triggers(run: Campaign, action: str) -> None:
     """Our triggers only: the application's own derives its texts."""
     with run.connect() as conn:
         names = conn.execute(

@@ -23,6 +23,8 @@ from tests.servers.proxy import Fate, Proxy
 
 # Far above the keys that a campaign begins with.
 OWN = 50_000
+# So many documents are made at once, for several scenes: it takes a worker each time.
+TOGETHER = 8
 # Longer than any scene: nobody takes over the work of a worker that is held.
 LONG_LEASE = 60.0
 SHORT_LEASE = 0.2
@@ -72,6 +74,7 @@ class Stage:
         self._conn = run.connect()
         self._auditor = Auditor(run.place, run.frozen_ms / 1000)
         self._keys = itertools.count(OWN)
+        self.untouched: list[int] = []
         self._texts = itertools.count()
 
     # The application
@@ -90,15 +93,16 @@ class Stage:
         return f"text {next(self._texts)} of the scene"
 
     def documents(self, count: int) -> list[int]:
-        """New documents, with vectors in every live version."""
-        keys = list(itertools.islice(self._keys, count))
-        for key in keys:
-            self.insert(key, self.text())
-        self.sync()
-        left = self.ask(QUEUED)
-        if left:
-            self.problem(f"nobody had anything else to do, and {left} changes are still queued")
-        return keys
+        """Documents that no scene has touched, with vectors in every live version."""
+        while len(self.untouched) < count:
+            for key in itertools.islice(self._keys, TOGETHER):
+                self.insert(key, self.text())
+                self.untouched.append(key)
+            self.sync()
+            left = self.ask(QUEUED)
+            if left:
+                self.problem(f"nobody had anything else to do, and {left} changes are still queued")
+        return [self.untouched.pop(0) for _ in range(count)]
 
     def insert(self, key: int, text: str) -> None:
         self.do("INSERT INTO articles (id, title, body) VALUES (%s, 'scene', %s)", key, text)

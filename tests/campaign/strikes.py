@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Form = TypeVar("Form")
 
 SEED = int(os.environ.get("SOAK_SEED", "20"))
 # Seconds that a long scenario goes on for; it ends with the round that it is in.
 SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+
+
+def in_turn(forms: Sequence[Form]) -> list[Form]:
+    """The one whose turn it is: seeds in a row take all of them."""
+    return [forms[SEED % len(forms)]]
 
 
 def pytest_report_header() -> str:

@@ -1,4 +1,6 @@
-"""The same campaign with vectors in Qdrant, in both layouts: a server in a process of its own, the same load, the same oracle.
+"""The same campaign with vectors in Qdrant, a server in a process of its own, the same load, the same oracle.
+
+Of the two layouts a soak takes the one whose turn it is.
 
 The engine behind it is qdrant-client's local mode, which `tests/qdrant` holds against the real one. There is no auditor: Qdrant and the
 ledger have no snapshot in common.
@@ -16,6 +18,7 @@ from tests.campaign import scenes
 from tests.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Twins
 from tests.campaign.qdrant_faults import Away, Strange
 from tests.campaign.scenario import Campaign
+from tests.campaign.strikes import in_turn
 from tests.campaign.test_campaign import FEW, FROZEN_MS, one_migration, own_server, seeds  # noqa: F401  (own_server: fixture)
 from tests.qdrant.loopback import Loopback
 
@@ -57,7 +60,7 @@ def test_migration(campaign: Make, qdrant: Loopback) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 @pytest.mark.parametrize("name", ["kill", "freeze", "twins", "bad_model", "truncate", "chunked", "away", "strange"])
 def test_many_migrations(campaign: Make, qdrant: Loopback, name: str, layout: str) -> None:
     """Whole migrations, struck at every step."""
@@ -67,7 +70,7 @@ def test_many_migrations(campaign: Make, qdrant: Loopback, name: str, layout: st
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 def test_rollbacks_lose_nothing(campaign: Make, qdrant: Loopback, layout: str) -> None:
     run = campaign(**stored_in(qdrant, layout))
     scenes.edits_then_rollback(run, rounds=2)
@@ -75,7 +78,7 @@ def test_rollbacks_lose_nothing(campaign: Make, qdrant: Loopback, layout: str) -
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 def test_capture_bypassed(campaign: Make, qdrant: Loopback, layout: str) -> None:
     run = campaign(**stored_in(qdrant, layout))
     scenes.bypassed(run, rounds=2)
@@ -83,7 +86,7 @@ def test_capture_bypassed(campaign: Make, qdrant: Loopback, layout: str) -> None
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 def test_hot_documents(campaign: Make, qdrant: Loopback, layout: str) -> None:
     options = {"syncs": 3, "delay": 0.03, "states": Freeze.states, "frozen_ms": FROZEN_MS}
     run = campaign(keys=12, writers=3, **options, **stored_in(qdrant, layout))

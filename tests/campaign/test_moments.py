@@ -10,6 +10,7 @@ import pytest
 from tests.campaign import (
     moments_of_backfills,
     moments_of_moves,
+    moments_of_operators,
     moments_of_payments,
     moments_of_registrations,
     moments_of_waiting,
@@ -25,6 +26,7 @@ GROUPS = {
     "backfills": moments_of_backfills.SCENES,
     "registrations": moments_of_registrations.SCENES,
     "moves": moments_of_moves.SCENES,
+    "operators": moments_of_operators.SCENES,
     "waiting": moments_of_waiting.SCENES,
     "payments": moments_of_payments.SCENES,
 }

@@ -1,12 +1,10 @@
 """The campaign is run without a protection, one after another, and must fail: an oracle that is never seen to object proves nothing.
 
-Every protection of tests/protections has its place in `sharpness.py`. A soak takes a third of them out, which third its seed says: three
-seeds in a row take out all. SOAK_WITHOUT names others: `all`, or names with commas between them.
+Every protection of tests/protections has its place in `sharpness.py`. Which of them a soak takes out says tests/protections/chosen.py.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 
 from embed_pipeline.postgres import embedded
 from tests.campaign.sharpness import BEHIND, CAUGHT, LEFT_OUT
-from tests.campaign.strikes import SEED
+from tests.protections.chosen import chosen
 from tests.protections.patched import ROOT, Preloaded
 from tests.protections.removals import REMOVALS
 from tests.protections.removals.elsewhere import STORE_RACES
@@ -30,15 +28,8 @@ SECONDS = 120.0
 SMALL = {"SOAK_SEED": "20", "SOAK_SECONDS": "0", "CAMPAIGN_STEP_SECONDS": "20"}
 
 
-def chosen(without: str, seed: int) -> list[str]:
-    """The protections that this run takes out."""
-    if without:
-        return list(CAUGHT) if without == "all" else without.split(",")
-    return [name for number, name in enumerate(CAUGHT) if number % 3 == seed % 3]
-
-
 @pytest.mark.soak
-@pytest.mark.parametrize("name", chosen(os.environ.get("SOAK_WITHOUT", ""), SEED))
+@pytest.mark.parametrize("name", chosen(CAUGHT))
 def test_the_campaign_fails_without_the_protection(
     place: Path, preloaded: Preloaded, postgres_server: embedded.Server, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -51,10 +42,6 @@ def test_the_campaign_fails_without_the_protection(
         pytest.skip("the scenario cannot be run here")
     assert run.code == 1, run.output
     assert re.search(sees, run.output), f"it failed for another reason:\n{run.output}"
-
-
-def test_three_seeds_in_a_row_take_out_all() -> None:
-    assert sorted(name for seed in range(7, 10) for name in chosen("", seed)) == sorted(CAUGHT)
 
 
 def test_every_protection_has_its_place_in_the_list() -> None:

@@ -20,6 +20,7 @@ from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
 from tests.articles import declared
+from tests.campaign.strikes import in_turn
 from tests.dagster_layer.conftest import Runner
 from tests.end_to_end.following import Reader, Writer, beside, readers_of
 from tests.end_to_end.running import DATABASE_VARIABLE, Dagster, running, wait
@@ -168,7 +169,7 @@ def test_migration_in_process(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 def test_migration_over_graphql(
     app: psycopg.Connection,
     database_url: str,

@@ -1,4 +1,7 @@
-"""Every protection taken out of a copy of the package, one at a time: the tests that are there for it must fail."""
+"""Every protection taken out of a copy of the package, one at a time: the tests that are there for it must fail.
+
+Which of them a soak takes out says `chosen.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from embed_pipeline.postgres import embedded
+from tests.protections.chosen import chosen
 from tests.protections.patched import ROOT, Preloaded
 from tests.protections.removal import Edit, Removal, edited
 from tests.protections.removals import REMOVALS
@@ -34,16 +38,20 @@ def test_place() -> None:
 """
 
 
+BY_NAME = {removal.name: removal for removal in REMOVALS}
+
+
 def function(test: str) -> str:
     """The test without the parameters of one case."""
     return test.partition("[")[0]
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.name)
+@pytest.mark.parametrize("name", chosen(BY_NAME))
 def test_the_tests_fail_without_the_protection(
-    place: Path, preloaded: Preloaded, postgres_server: embedded.Server, removal: Removal
+    place: Path, preloaded: Preloaded, postgres_server: embedded.Server, name: str
 ) -> None:
+    removal = BY_NAME[name]
     removal.apply(place / "embed_pipeline")
     run = preloaded.run(place, removal.tests, postgres_server.log.parent, removal.seconds)
     if run.code is None:
@@ -76,6 +84,10 @@ def test_an_edit_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     for old in ("pass", "gone"):
         with pytest.raises(ValueError, match="not once"):
             edited(tmp_path / "twice.py", Edit("twice.py", old, ""))
+
+
+def test_three_seeds_in_a_row_take_out_all() -> None:
+    assert sorted(name for seed in range(7, 10) for name in chosen(BY_NAME, "", seed)) == sorted(BY_NAME)
 
 
 def test_names_of_removals_are_their_own() -> None:

@@ -1,7 +1,7 @@
 """The protections of docs/races.md, each taken out, with the tests that must then fail.
 
 To add one: find the least edit that takes the protection out and leaves the code running, write a `Removal` for it in the file
-of its heading in docs/races.md, and run `pytest -m soak tests/protections -k NAME`. `old` must stand exactly once in its file, so take
+of its heading in docs/races.md, and run `SOAK_WITHOUT=NAME pytest -m soak tests/protections`. `old` must stand exactly once in its file, so take
 enough of its line, and no more: an unmarked test says when a change of the package has moved it. `sees` is a part of what pytest
 prints as the reason; copy it from the first run, and read there that the test failed for want of the protection. Where one
 protection stands behind another, take out all of them in one removal. Every race has a removal that names one of its tests.

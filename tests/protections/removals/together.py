@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tests.protections.removal import Edit, Removal, edits_of
 from tests.protections.removals.cutover import CUTOVER_RACES
+from tests.protections.removals.dagster_layer import DAGSTER_RACES
 
 TOGETHER = (
     Removal(
@@ -32,6 +33,16 @@ TOGETHER = (
             *edits_of("flip_does_not_look_again", CUTOVER_RACES),
             # The trigger of the catalog.
             *edits_of("cutover_does_not_drain", CUTOVER_RACES)[2:],
+        ),
+        (),
+        "",
+    ),
+    Removal(
+        "cutover_does_not_ask_for_evidence_and_pointer_moved_by_hand",
+        (
+            *edits_of("cutover_does_not_ask_for_evidence", DAGSTER_RACES),
+            # The trigger of the catalog.
+            *edits_of("pointer_moved_by_hand", CUTOVER_RACES),
         ),
         (),
         "",
