@@ -94,7 +94,7 @@ CAUGHT: dict[str, tuple[str, str]] = {
     "coverage_before_the_drain": (OPERATORS, "a document without a vector: cutover v2 was not refused"),
     "cutover_does_not_ask_for_evidence_and_pointer_moved_by_hand": (
         OPERATORS,
-        "v2 was served without evidence",
+        "was served without evidence",
     ),
     "any_space_in_python": (SEARCHERS, "a query of another space met the vectors of v1"),
     "any_space_in_sql": (SEARCHERS, "an answer of v1 names another fingerprint"),

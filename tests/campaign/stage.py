@@ -181,7 +181,8 @@ class Stage:
         assert worker.proxy is not None
         struck = worker.proxy.struck
         self.wait(lambda: struck.is_set() or not worker.running, f"a COMMIT of {step}")
-        if not struck.is_set():
+        # A worker may notice the cut and end before the server has done what it was asked.
+        if not struck.wait(SOON):
             self.problem(f"no COMMIT of {step} {version} was lost")
         return worker, worker.proxy
 
