@@ -9,7 +9,7 @@ WORKERS ?= 3
 STORE ?= pgvector
 LAYOUT ?= collections
 SOAK_SEED ?= 20
-SOAK_SECONDS ?= 30
+SOAK_SECONDS ?= 20
 # Bytecode is kept: without it each of the hundreds of processes of a test run compiles every library anew.
 unexport PYTHONDONTWRITEBYTECODE
 

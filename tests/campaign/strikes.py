@@ -14,7 +14,7 @@ Form = TypeVar("Form")
 
 SEED = int(os.environ.get("SOAK_SEED", "20"))
 # Seconds that a long scenario goes on for; it ends with the round that it is in.
-SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 
 
 def in_turn(forms: Sequence[Form]) -> list[Form]:

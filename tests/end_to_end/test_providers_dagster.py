@@ -52,7 +52,7 @@ class Size:
 
 # Limits that a run of seconds does not reach but is paced by, and limits that hold a run of minutes.
 SMALL = Size(("words", "words", "words"), 3000, 2_000_000, 8, 0.2, 256, 100)
-LONG = Size(("small", "large", "turned"), 160, 100_000, 32, 0.05, 512, 200)
+LONG = Size(("small", "large", "turned"), 120, 75_000, 32, 0.05, 512, 200)
 
 
 @dataclass
