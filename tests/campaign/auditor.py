@@ -112,8 +112,8 @@ class Auditor:
         row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::double precision").fetchone()
         assert row is not None
         texts, written = {}, {}
-        for key, title, body, xmin in conn.execute("SELECT id::text, title, body, xmin::text FROM articles"):
-            texts[key] = "\n\n".join(part for part in (title, body) if part)
+        for key, text, xmin in oracle.documents(conn):
+            texts[key] = text
             written[key] = xmin
         digests = {key: _hash(text) for key, text in texts.items()}
         self.known.update((digests[key], text) for key, text in texts.items())
@@ -144,9 +144,8 @@ class Auditor:
         }
         filled = _filled(conn, version.name)
         for doc_id in (now.texts.keys() | rows.keys() | letters.keys()) - queued:
-            yield from _unexplained(
-                doc_id, now, rows.get(doc_id), letters.get(doc_id), any(int(doc_id) in each for each in filled)
-            )
+            is_filled = any(each.has(doc_id) for each in filled)
+            yield from _unexplained(doc_id, now, rows.get(doc_id), letters.get(doc_id), is_filled)
         yield from self._went_back(now, version.name)
 
     def _wrong_vectors(self, conn: psycopg.Connection, version: Registered, rows: dict[str, Row]) -> Iterator[str]:
@@ -245,13 +244,25 @@ def _wrong_state(conn: psycopg.Connection, version: Registered) -> Iterator[str]
         yield f"is {version.state}, and has no valid ANN index"
 
 
-def _filled(conn: psycopg.Connection, version: str) -> list[range]:
+@dataclass(frozen=True)
+class Filled:
+    """Keys from `lower` on, and before `upper`; None: without a bound."""
+
+    lower: list[int | str] | None
+    upper: list[int | str] | None
+
+    def has(self, doc_id: str) -> bool:
+        key = oracle.order(doc_id)
+        return (self.lower is None or self.lower <= key) and (self.upper is None or key < self.upper)
+
+
+def _filled(conn: psycopg.Connection, version: str) -> list[Filled]:
     rows = conn.execute(
-        "SELECT lower_key[1]::bigint, upper_key[1]::bigint FROM embed_pipeline.partitions "
-        "WHERE version = %s AND completed_at IS NOT NULL AND NOT is_empty",
+        "SELECT lower_key, upper_key FROM embed_pipeline.partitions WHERE version = %s AND completed_at IS NOT NULL AND NOT is_empty",
         (version,),
     )
-    return [range(lower if lower is not None else -(2**62), upper if upper is not None else 2**62) for lower, upper in rows]
+    bounds = ([None if bound is None else oracle.order_of(bound) for bound in row] for row in rows)
+    return [Filled(lower, upper) for lower, upper in bounds]
 
 
 def _hash(text: str) -> bytes:

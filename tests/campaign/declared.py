@@ -37,10 +37,11 @@ def space(version: str) -> int:
     return 0 if number == 1 else 1 + number % 2
 
 
-def write_holdout(path: Path) -> None:
-    """Known items that no writer touches."""
-    numbers = range(1, application.ANCHORS + 1)
-    rows = [{"query_id": str(n), "query": application.anchor_text(n), "doc_id": str(n), "grade": 1} for n in numbers]
+def write_holdout(path: Path, texts: dict[str, str]) -> None:
+    """Known items that no writer touches. `texts`: of all documents."""
+    ids = {text: doc_id for doc_id, text in texts.items()}
+    queries = {n: application.anchor_text(n) for n in range(1, application.ANCHORS + 1)}
+    rows = [{"query_id": str(n), "query": query, "doc_id": ids[query], "grade": 1} for n, query in queries.items()]
     path.write_text("\n".join(json.dumps(row) for row in rows))
 
 
@@ -60,6 +61,7 @@ def declaration(
     *,
     chunked: bool = False,
     store: dict[str, Any] | None = None,
+    table: application.Table = application.PLAIN,
     changes: dict[str, Any] | None = None,
 ) -> IndexSpec:
     """Index `docs`: v1 has a space of its own, all later ones share two. With `chunked` all but v1 split their texts. `changes`: of
@@ -69,7 +71,7 @@ def declaration(
             {
                 "name": "docs",
                 "database_url": url,
-                "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
+                "documents": {"table": "articles", "key": list(table.key), "text": ["title", "body"]},
                 "store": store or {"kind": "pgvector"},
                 "partitions": 4,
                 "versions": {

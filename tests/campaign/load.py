@@ -60,6 +60,18 @@ SELECT version FROM embed_pipeline.provenance WHERE doc_id = %s AND EXISTS (
 
 
 @dataclass(frozen=True)
+class Table:
+    """A documents table. `key`: its columns; `keyed`: the key of the document with the number n, in SQL."""
+
+    create: str
+    key: tuple[str, ...]
+    keyed: str
+
+
+PLAIN = Table(TABLE, ("id",), "n")
+
+
+@dataclass(frozen=True)
 class Load:
     """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions.
 
@@ -76,14 +88,15 @@ class Load:
     long_texts: bool = False
 
 
-def prepare(conn: psycopg.Connection, keys: int) -> None:
+def prepare(conn: psycopg.Connection, keys: int, table: Table = PLAIN) -> None:
     """The application's table: the anchors, and documents to work on."""
-    conn.execute(TABLE)
+    conn.execute(table.create)  # type: ignore[arg-type]
     conn.execute(DERIVE)
-    conn.execute(REFILL, {"anchors": ANCHORS})
+    insert = f"INSERT INTO articles ({', '.join(table.key)}, title, body) SELECT {table.keyed}, "
+    conn.execute(insert + "'title ' || n, 'anchor ' || n FROM generate_series(1, %s) AS n", (ANCHORS,))  # type: ignore[arg-type]
     conn.execute(
-        "INSERT INTO articles (id, title, body) SELECT %(first)s + n, 'title ' || n, 'first text of ' || n "
-        "FROM generate_series(0, %(keys)s - 1) AS n",
+        insert + "'title ' || n - %(first)s, 'first text of ' || n - %(first)s "  # type: ignore[arg-type]
+        "FROM generate_series(%(first)s, %(first)s + %(keys)s - 1) AS n",
         {"first": FIRST, "keys": keys},
     )
 

@@ -133,6 +133,17 @@ def derived_by_the_application(stage: Stage) -> None:
     stage.sync()
 
 
+def replicated(stage: Stage) -> None:
+    """Written as logical replication does it: ordinary triggers do not fire."""
+    edited, deleted = stage.documents(2)
+    with stage.transaction() as applied:
+        applied.do("SET LOCAL session_replication_role = replica")
+        applied.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), edited)
+        applied.do("DELETE FROM articles WHERE id = %s", deleted)
+    stage.look()
+    stage.sync()
+
+
 def truncated(stage: Stage) -> None:
     """All documents go at once, also one that can have no vector."""
     (key,) = stage.documents(1)
@@ -155,5 +166,6 @@ SCENES: tuple[Scene, ...] = (
     frozen_in_its_write,
     changed_while_it_is_embedded,
     derived_by_the_application,
+    replicated,
     truncated,
 )

@@ -7,10 +7,12 @@ It is called when the application is still and the queue had time to drain. Ever
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import psycopg
@@ -20,6 +22,12 @@ from psycopg.pq import TransactionStatus
 from tests.campaign import held, models
 from tests.campaign.held import Vector
 
+# A cutover stands on evidence that was there before and passed; a rollback asks for none.
+UNPROVEN = """
+SELECT a.version FROM embed_pipeline.audit_events a LEFT JOIN embed_pipeline.gate_evidence e
+    ON e.id = a.evidence_id AND (e.index_name, e.version, e.outcome) = (a.index_name, a.version, 'pass') AND e.created_at <= a.at
+WHERE a.index_name = 'docs' AND a.event = 'cutover' AND a.to_state = 'active' AND e.id IS NULL
+"""
 # What the state machine of docs/states.md allows; None: not registered yet.
 LEGAL = {
     (None, "building"),
@@ -31,6 +39,11 @@ LEGAL = {
     ("standby", "active"),
     ("standby", "retired"),
 }
+
+KEY = """
+SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+WHERE i.indrelid = 'articles'::regclass AND i.indisprimary ORDER BY array_position(i.indkey, a.attnum)
+"""
 
 
 @dataclass(frozen=True)
@@ -65,9 +78,45 @@ def versions(conn: psycopg.Connection) -> list[Registered]:
 
 
 def texts(conn: psycopg.Connection) -> dict[str, str]:
-    """The text of every document, put together as docs/reference/yaml.md says: non-empty columns, joined by a blank line."""
-    rows = conn.execute("SELECT id::text, title, body FROM articles")
-    return {key: "\n\n".join(part for part in (title, body) if part) for key, title, body in rows}
+    """The text of every document."""
+    return {doc_id: text for doc_id, text, _ in documents(conn)}
+
+
+def documents(conn: psycopg.Connection) -> Iterator[tuple[str, str, str]]:
+    """Id, text and xmin of every document. The text is put together as docs/reference/yaml.md says: non-empty columns, joined by a
+    blank line."""
+    key = [name for (name,) in conn.execute(KEY)]
+    columns = ", ".join([*key, "title", "body", "xmin::text"])
+    # In binary: whatever the session makes of a value as text is none of the oracle's business.
+    for *values, title, body, xmin in conn.execute(f"SELECT {columns} FROM articles", binary=True):  # type: ignore[arg-type]
+        yield doc_id_of(values), "\n\n".join(part for part in (title, body) if part), xmin
+
+
+def doc_id_of(key: Sequence[object]) -> str:
+    """The id of the document with this key: its text, or a JSON array of the texts of its columns."""
+    parts = [_key_text(value) for value in key]
+    return parts[0] if len(parts) == 1 else json.dumps(parts, ensure_ascii=False)
+
+
+def _key_text(value: object) -> str:
+    """As a session in UTC with ISO dates and hexadecimal bytes writes it."""
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    if isinstance(value, datetime):
+        # Keys of whole seconds only.
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+    return str(value)
+
+
+def order(doc_id: str) -> list[int | str]:
+    """What sorts the documents by their keys: numbers, or texts that are all of one length."""
+    parts = json.loads(doc_id) if doc_id.startswith("[") else [doc_id]
+    return order_of(parts)
+
+
+def order_of(parts: Sequence[str]) -> list[int | str]:
+    """The same of a key's columns as texts."""
+    return [int(part) if part.lstrip("-").isdigit() else part for part in parts]
 
 
 @contextmanager
@@ -183,6 +232,7 @@ def wrong_catalog(conn: psycopg.Connection) -> list[str]:
         states[name] = after
         if after == "active":
             served.append(name)
+    found += [f"the audit says {name} was served without evidence" for (name,) in conn.execute(UNPROVEN)]
     now = {version.name: version.state for version in versions(conn)}
     if now != states:
         found.append(f"the versions are {now}, the audit ends with {states}")
@@ -207,7 +257,7 @@ def wrong_answers(
     """Whether every search was ranked in one space, by the version that it names, and that version was live.
 
     `late_seconds`: how long a searcher may believe a pointer whose flip it did not hear of. `anchors`: documents that nobody touches
-    must be found by whatever serves.
+    must be found by whatever serves. An answer for which its record knows how many documents there are has so many.
     """
     known = {version.name: version for version in versions(conn)}
     served = [name for name, _, after in _transitions(conn) if after == "active"]
@@ -241,6 +291,8 @@ def _wrong_answer(
     hits: list[tuple[str, float]] = record["hits"]  # type: ignore[assignment]
     if any(distance == 1.0 for _, distance in hits):
         yield f"a query of another space met the vectors of {version.name}"
+    if len(hits) < record.get("wanted", 0):  # type: ignore[operator]
+        yield f"{version.name} found {len(hits)} documents of {record['wanted']} that were there"
     # Only the same text is that near; how near tells which model made the query and the vector.
     if hits and hits[0][1] < 0.1 and abs(hits[0][1] - models.own_distance(version.space)) > 1e-3:
         yield f"an answer of {version.name} was ranked at the distance of another model"

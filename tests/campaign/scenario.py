@@ -36,7 +36,7 @@ from tests.campaign.load import Load
 from tests.campaign.paid import Paid
 from tests.campaign.worker import Worker
 from tests.campaign.workers import LEASE_SECONDS, Strike, Task
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Fate, Proxy
 
 CONTEXT = get_context("forkserver")
 # Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
@@ -66,7 +66,8 @@ class Campaign:
     worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
     `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
     moments of the code. `audited`: an auditor looks on while the load runs. `tablespace`: where the versions' tables are, and nothing else.
-    `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise.
+    `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise. `table`: the documents', of another
+    kind than the load's writers work on.
     """
 
     place: Path
@@ -86,6 +87,7 @@ class Campaign:
     tablespace: str = ""
     chunked: bool = False
     store: dict[str, Any] = field(default_factory=lambda: {"kind": "pgvector"})
+    table: application.Table = application.PLAIN
     changes: dict[str, Any] = field(default_factory=dict)
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
@@ -110,18 +112,17 @@ class Campaign:
 
     def declaration(self, url: str = "") -> IndexSpec:
         url = url or self.url or self.load.url
-        return declaration(
-            url, self.place, self.versions, self.delay, chunked=self.chunked, store=self.store, changes=self.changes
-        )
+        more = {"chunked": self.chunked, "store": self.store, "changes": self.changes, "table": self.table}
+        return declaration(url, self.place, self.versions, self.delay, **more)
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self.load.url, autocommit=True)
 
     def prepare(self) -> None:
         """The application's table, and v1 serving."""
-        write_holdout(self.place / "holdout.jsonl")
         with self.connect() as conn:
-            application.prepare(conn, self.load.keys)
+            application.prepare(conn, self.load.keys, self.table)
+            write_holdout(self.place / "holdout.jsonl", oracle.texts(conn))
             if self.tablespace:
                 schema.ensure(conn, self.url or self.load.url)
                 names = map(sql.Identifier, (conn.info.dbname, self.tablespace))
@@ -185,10 +186,14 @@ class Campaign:
         *,
         lease_seconds: float = LEASE_SECONDS,
         frozen_ms: int | None = None,
+        lost: tuple[Fate, bytes] | None = None,
     ) -> Worker:
-        """Start a worker for one step. `frozen_ms`: another one than the campaign's."""
+        """Start a worker for one step. `frozen_ms`: another one than the campaign's. `lost`: what becomes of the COMMIT of the first
+        transaction in which a text is sent."""
         self._started += 1
-        proxy = Proxy(self.url or self.load.url) if self.proxied else None
+        proxy = Proxy(self.url or self.load.url) if self.proxied or lost else None
+        if proxy is not None and lost is not None:
+            proxy.arm(*lost)
         name = f"campaign-{self._started:04}"
         url = with_parameter(proxy.url if proxy else self.url or self.load.url, "application_name", name)
         task = Task(

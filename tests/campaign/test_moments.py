@@ -13,11 +13,14 @@ from tests.campaign import (
     moments_of_operators,
     moments_of_payments,
     moments_of_registrations,
+    moments_of_searchers,
+    moments_of_tables,
     moments_of_waiting,
     moments_of_writes,
 )
 from tests.campaign.faults import Freeze
-from tests.campaign.stage import Scene, Stage
+from tests.campaign.load import PLAIN
+from tests.campaign.stage import Stage
 from tests.campaign.strikes import SEED
 from tests.campaign.test_campaign import Make, seeds
 
@@ -27,14 +30,20 @@ GROUPS = {
     "registrations": moments_of_registrations.SCENES,
     "moves": moments_of_moves.SCENES,
     "operators": moments_of_operators.SCENES,
+    "searchers": moments_of_searchers.SCENES,
+    "tables": moments_of_tables.SCENES,
     "waiting": moments_of_waiting.SCENES,
     "payments": moments_of_payments.SCENES,
 }
 
 
+# Of the other groups it is the plain one.
+TABLES = {"tables": moments_of_tables.BY_TIME}
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_moments(campaign: Make, group: str) -> None:
-    play(campaign, GROUPS[group], SEED)
+    play(campaign, group, SEED)
 
 
 @pytest.mark.soak
@@ -42,16 +51,18 @@ def test_moments(campaign: Make, group: str) -> None:
 def test_many_moments(campaign: Make, group: str) -> None:
     """Again and again, with workers that are held up at other moments too."""
     for seed in seeds():
-        play(campaign, GROUPS[group], seed, pressed=True)
+        play(campaign, group, seed, pressed=True)
 
 
-def play(campaign: Make, scenes: tuple[Scene, ...], seed: int, *, pressed: bool = False) -> None:
+def play(campaign: Make, group: str, seed: int, *, pressed: bool = False) -> None:
     """One scene after another, until somebody objects."""
     # A worker that is thrown out while it is frozen says so.
-    run = campaign(seed, keys=10, writers=0, readers=0, syncs=0, states=Freeze.states, words=Freeze.words, pressed=pressed)
+    excused = {"states": Freeze.states, "words": Freeze.words}
+    table = TABLES.get(group, PLAIN)
+    run = campaign(seed, keys=10, writers=0, readers=0, syncs=0, table=table, pressed=pressed, **excused)
     run.start_load()
     stage = Stage(run)
-    for scene in scenes:
+    for scene in GROUPS[group]:
         scene(stage)
         stage.look()
         if run.disturbed() or stage.refused:
