@@ -35,6 +35,9 @@ SLOW_SECONDS = 0.2
 # A provider that fails for some fails for one text in so many.
 SOME = 40
 
+# While the provider is this, a text waits, or fails, that says so.
+AWKWARD, WAITS, FAILS = "awkward", "this waits:", "this fails:"
+
 # The readers of the campaign are applications: what is done to our workers' provider is not done to theirs.
 exempt = False
 
@@ -103,13 +106,15 @@ class SpaceEmbedder:
             query.there.set()
             assert query.go.wait(60), "a query was held for ever"
         fault = self._fault()
-        if fault == "down":
+        if fault in ("down", f"down in {self.space}"):
             raise RuntimeError("the provider is down")
         if role == "document":
             now = time.monotonic()
             append_lines(self.calls_file, [json.dumps([os.getpid(), now, text]) for text in texts])
         if fault == "some" and any(unlucky(text) for text in texts):
             raise RuntimeError("the provider fails for some texts")
+        if fault == AWKWARD:
+            self._be_awkward(texts)
         time.sleep(SLOW_SECONDS if fault == "slow" else self.delay)
         make = document_vector if role == "document" else query_vector
         rejected = {n: "told to refuse it" for n, text in enumerate(texts) if refused(text)}
@@ -118,6 +123,12 @@ class SpaceEmbedder:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _be_awkward(self, texts: Sequence[str]) -> None:
+        if any(FAILS in text for text in texts):
+            raise RuntimeError("the provider fails for this text")
+        while any(WAITS in text for text in texts) and self._fault() == AWKWARD:
+            time.sleep(0.005)
 
     def _fault(self) -> str:
         if exempt:

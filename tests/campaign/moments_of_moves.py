@@ -23,6 +23,7 @@ LOOKED = """
 SELECT max(query_start)::text FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = %s AND query LIKE '%%pg_locks%%'
 """
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
 # One that does not wait for them looks twice.
 LOOKS = 4
 
@@ -81,6 +82,8 @@ def answers_of_flips_are_lost(stage: Stage) -> None:
         stage.blocked(mover)
         proxy.release()
         outcome = stage.run.finish(mover)
+        # The session that the answer was lost of holds the mover's lock until the server has ended it.
+        stage.wait(lambda name=mover.task.name: stage.ask(SESSIONS, name) == 0, "the end of a lost session")  # type: ignore[misc]
         stage.wait(lambda step=step, version=version: stage.run.done(step, version), f"the {step}", SOON)  # type: ignore[misc]
         if outcome is None or "result" not in outcome:
             stage.problem(f"the {step} to {version} has happened, and it says: {outcome}")

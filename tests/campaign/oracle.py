@@ -22,6 +22,12 @@ from psycopg.pq import TransactionStatus
 from tests.campaign import held, models
 from tests.campaign.held import Vector
 
+# A cutover stands on evidence that was there before and passed; a rollback asks for none.
+UNPROVEN = """
+SELECT a.version FROM embed_pipeline.audit_events a LEFT JOIN embed_pipeline.gate_evidence e
+    ON e.id = a.evidence_id AND (e.index_name, e.version, e.outcome) = (a.index_name, a.version, 'pass') AND e.created_at <= a.at
+WHERE a.index_name = 'docs' AND a.event = 'cutover' AND a.to_state = 'active' AND e.id IS NULL
+"""
 # What the state machine of docs/states.md allows; None: not registered yet.
 LEGAL = {
     (None, "building"),
@@ -226,6 +232,7 @@ def wrong_catalog(conn: psycopg.Connection) -> list[str]:
         states[name] = after
         if after == "active":
             served.append(name)
+    found += [f"the audit says {name} was served without evidence" for (name,) in conn.execute(UNPROVEN)]
     now = {version.name: version.state for version in versions(conn)}
     if now != states:
         found.append(f"the versions are {now}, the audit ends with {states}")
@@ -250,7 +257,7 @@ def wrong_answers(
     """Whether every search was ranked in one space, by the version that it names, and that version was live.
 
     `late_seconds`: how long a searcher may believe a pointer whose flip it did not hear of. `anchors`: documents that nobody touches
-    must be found by whatever serves.
+    must be found by whatever serves. An answer for which its record knows how many documents there are has so many.
     """
     known = {version.name: version for version in versions(conn)}
     served = [name for name, _, after in _transitions(conn) if after == "active"]
@@ -284,6 +291,8 @@ def _wrong_answer(
     hits: list[tuple[str, float]] = record["hits"]  # type: ignore[assignment]
     if any(distance == 1.0 for _, distance in hits):
         yield f"a query of another space met the vectors of {version.name}"
+    if len(hits) < record.get("wanted", 0):  # type: ignore[operator]
+        yield f"{version.name} found {len(hits)} documents of {record['wanted']} that were there"
     # Only the same text is that near; how near tells which model made the query and the vector.
     if hits and hits[0][1] < 0.1 and abs(hits[0][1] - models.own_distance(version.space)) > 1e-3:
         yield f"an answer of {version.name} was ranked at the distance of another model"

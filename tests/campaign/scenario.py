@@ -36,7 +36,7 @@ from tests.campaign.load import Load
 from tests.campaign.paid import Paid
 from tests.campaign.worker import Worker
 from tests.campaign.workers import LEASE_SECONDS, Strike, Task
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Fate, Proxy
 
 CONTEXT = get_context("forkserver")
 # Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
@@ -186,10 +186,14 @@ class Campaign:
         *,
         lease_seconds: float = LEASE_SECONDS,
         frozen_ms: int | None = None,
+        lost: tuple[Fate, bytes] | None = None,
     ) -> Worker:
-        """Start a worker for one step. `frozen_ms`: another one than the campaign's."""
+        """Start a worker for one step. `frozen_ms`: another one than the campaign's. `lost`: what becomes of the COMMIT of the first
+        transaction in which a text is sent."""
         self._started += 1
-        proxy = Proxy(self.url or self.load.url) if self.proxied else None
+        proxy = Proxy(self.url or self.load.url) if self.proxied or lost else None
+        if proxy is not None and lost is not None:
+            proxy.arm(*lost)
         name = f"campaign-{self._started:04}"
         url = with_parameter(proxy.url if proxy else self.url or self.load.url, "application_name", name)
         task = Task(

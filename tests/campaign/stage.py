@@ -177,11 +177,8 @@ class Stage:
     def losing(self, fate: Fate, said: bytes, step: str, version: str, argument: str = "") -> tuple[Worker, Proxy]:
         """A worker for which the COMMIT of the transaction that said this meets a fate, when that has happened."""
         self.run.count_strike(f"answer of a COMMIT lost: {fate}", step)
-        self.run.proxied = True
-        worker = self.run.start(step, version, argument=argument)
-        self.run.proxied = False
+        worker = self.run.start(step, version, argument=argument, lost=(fate, said))
         assert worker.proxy is not None
-        worker.proxy.arm(fate, said)
         struck = worker.proxy.struck
         self.wait(lambda: struck.is_set() or not worker.running, f"a COMMIT of {step}")
         if not struck.is_set():

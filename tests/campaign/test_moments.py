@@ -11,8 +11,11 @@ from tests.campaign import (
     moments_of_backfills,
     moments_of_moves,
     moments_of_operators,
+    moments_of_payments,
     moments_of_registrations,
+    moments_of_searchers,
     moments_of_tables,
+    moments_of_waiting,
     moments_of_writes,
 )
 from tests.campaign.faults import Freeze
@@ -27,7 +30,10 @@ GROUPS = {
     "registrations": moments_of_registrations.SCENES,
     "moves": moments_of_moves.SCENES,
     "operators": moments_of_operators.SCENES,
+    "searchers": moments_of_searchers.SCENES,
     "tables": moments_of_tables.SCENES,
+    "waiting": moments_of_waiting.SCENES,
+    "payments": moments_of_payments.SCENES,
 }
 
 

@@ -67,6 +67,10 @@ BROKEN = {
         "VALUES ('docs', 'v1', 'cutover', 'ready', 'active')",
         "the audit says v1 went from ready to active when it was active",
     ),
+    "a cutover that stands on nothing": (
+        UNCHECKED + "UPDATE embed_pipeline.audit_events SET evidence_id = NULL",
+        "the audit says v1 was served without evidence",
+    ),
     "a transition that is not told": (
         UNCHECKED + "UPDATE embed_pipeline.index_versions SET state = 'standby'",
         "the audit ends with {'v1': 'active'}",
@@ -125,6 +129,7 @@ WRONG_ANSWERS = {
     "the vectors of another space": ({"hits": [("1", 1.0)]}, "a query of another space"),
     "another model's query": ({"hits": [("1", models.own_distance(1))]}, "at the distance of another model"),
     "a document is not found": ({"hits": [("2", 0.7)]}, "did not find a document"),
+    "too few are found": ({"wanted": 3}, "v1 found 2 documents of 3 that were there"),
     "nothing is found": ({"hits": []}, "did not find a document"),
 }
 
