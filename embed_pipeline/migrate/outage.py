@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
+from psycopg import errors
 
 from embed_pipeline.errors import DatabaseUnavailable, Stopped, StoreUnavailable
 from embed_pipeline.postgres import failures
@@ -32,6 +33,8 @@ T = TypeVar("T")
 GIVE_UP_SECONDS = 90.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+# Documents that move from partition to partition all the time meet one statement that often at most.
+MOVED_TRIES = 20
 # For the server to end the session of a lost connection.
 END_SECONDS = 10.0
 
@@ -79,15 +82,23 @@ class Line:
         self._held.close()
 
     def repeat(self, work: Callable[[psycopg.Connection], T]) -> T:
-        """What `work` returns. Done again, after a growing pause, while the server or the store of the vectors is away.
+        """What `work` returns. Done again, after a growing pause, while the server or the store of the vectors is away; at once when a
+        document that it wanted to lock went to another partition of its table.
 
         Raises DatabaseUnavailable or StoreUnavailable after GIVE_UP_SECONDS without an answer, or when told to stop; every other error
         passes as it is.
         """
-        pause = FIRST_PAUSE_SECONDS
+        pause, moved = FIRST_PAUSE_SECONDS, 0
         while True:
             try:
                 answer = work(self._connection())
+            except errors.SerializationFailure:
+                # A document went to another partition of its table after the statement's snapshot, which PostgreSQL takes for an error
+                # when the row is to be locked, also where locked rows are skipped. The next snapshot has it at its new place.
+                moved += 1
+                if moved > MOVED_TRIES:
+                    raise
+                continue
             except (psycopg.Error, DatabaseUnavailable, StoreUnavailable) as problem:
                 if not self._is_away(problem):
                     raise

@@ -86,7 +86,7 @@ def documents(conn: psycopg.Connection) -> Iterator[tuple[str, str, str]]:
     """Id, text and xmin of every document. The text is put together as docs/reference/yaml.md says: non-empty columns, joined by a
     blank line."""
     key = [name for (name,) in conn.execute(KEY)]
-    columns = ", ".join([*key, "title", "body", "xmin::text"])
+    columns = ", ".join([*key, "title::text", "body::text", "xmin::text"])
     # In binary: whatever the session makes of a value as text is none of the oracle's business.
     for *values, title, body, xmin in conn.execute(f"SELECT {columns} FROM articles", binary=True):  # type: ignore[arg-type]
         yield doc_id_of(values), "\n\n".join(part for part in (title, body) if part), xmin

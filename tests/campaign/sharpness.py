@@ -83,6 +83,7 @@ CAUGHT: dict[str, tuple[str, str]] = {
     "no_truncate_trigger_on_partitions": (TABLES, "is an orphan, and nothing is queued"),
     "settings_of_the_writers_session": (TABLES, "is stale, and nothing is queued"),
     "settings_of_our_own_connections": (TABLES, "is missing"),
+    "a_document_that_moves_is_the_end": (TABLES, "backfill v2 failed: SerializationFailure"),
     "pointer_moved_by_hand": (OPERATORS, "the pointer says"),
     "history_rewritten_by_hand": (OPERATORS, "the audit ends with"),
     "evidence_never_goes_stale": (OPERATORS, "evidence about other documents: cutover v2 was not refused"),

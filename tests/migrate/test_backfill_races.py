@@ -257,3 +257,48 @@ def test_connection_goes_in_the_moment_of_a_rollback(open_docs: Open, monkeypatc
     fill(index, "v1")
     assert gone
     require_consistent(index)
+
+
+# A text that is read only when nobody holds a lock of the test's: the application changes its row under a statement that reads it.
+GATED = """
+DROP TABLE articles;
+CREATE TYPE gated AS (words text);
+CREATE FUNCTION words_of(gated) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(7);
+    RETURN $1.words;
+END $$;
+CREATE CAST (gated AS text) WITH FUNCTION words_of(gated);
+CREATE TABLE articles (id bigint PRIMARY KEY, body gated) PARTITION BY RANGE (id);
+CREATE TABLE low PARTITION OF articles FOR VALUES FROM (0) TO (50);
+CREATE TABLE high PARTITION OF articles FOR VALUES FROM (50) TO (100);
+INSERT INTO articles SELECT n, ROW ('body ' || n)::gated FROM generate_series(1, 20) AS n;
+"""
+GATE_WAITS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+
+
+def test_document_goes_to_another_partition_under_the_insert(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """A partitioned table: the row goes to another partition after the statement's snapshot and before its lock. PostgreSQL ends such a
+    statement, also one that skips what is locked."""
+    app.execute(GATED)
+    index = open_docs("v1", documents={"table": "articles", "key": "id", "text": "body"})
+    second_app.autocommit = True
+
+    def move() -> None:
+        waited(lambda: app.execute(GATE_WAITS).fetchone() == (1,), "the insert did not come to the text")
+        second_app.execute("UPDATE articles SET id = id + 50 WHERE id = 2")
+        second_app.execute("SELECT pg_advisory_unlock(7)")
+
+    moving = threading.Thread(target=move)
+
+    def close_the_gate() -> None:
+        second_app.execute("SELECT pg_advisory_lock(7)")
+        moving.start()
+
+    at("insert_new.copied", close_the_gate)
+    fill(index, "v1")
+    moving.join()
+    settle(index)
+    assert "52" in stored(app, "v1")
