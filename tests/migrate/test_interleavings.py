@@ -33,7 +33,7 @@ LONG = {
     "bound": 2,
     "most": 100_000,
     # Most of the orders are there only after the first ones: less than this finds no more than the short form does.
-    "seconds": max(40.0, float(os.environ.get("SOAK_SECONDS", "30"))),
+    "seconds": max(40.0, float(os.environ.get("SOAK_SECONDS", "20"))),
     "seed": int(os.environ.get("SOAK_SEED", "7")),
 }
 
