@@ -45,9 +45,13 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retir
         readers.tell(index)
         store = index.store(version)
         freed = store.size_bytes(conn)
+        if not store.tables():
+            # In no transaction: a large collection takes minutes, and one that stands open meanwhile is ended as a frozen one.
+            store.drop(conn)
 
         def drop() -> None:
-            store.drop(conn)
+            if store.tables():
+                store.drop(conn)
             # Once more: a worker may have been at it until a moment ago.
             queue.forget_version(conn, index.name, name)
             dead_letters.forget(conn, index.name, name, None)

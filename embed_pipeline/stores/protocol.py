@@ -156,7 +156,10 @@ class VersionStore(Protocol):
         ...
 
     def drop(self, conn: psycopg.Connection) -> None:
-        """Remove them; doing it twice is allowed. May talk to a network: the caller holds no lock on the documents."""
+        """Remove them; doing it twice is allowed. The caller holds no lock on the documents, and has a transaction for what is in `tables()`.
+
+        Elsewhere it may take minutes over a network, and has none.
+        """
         ...
 
     def serve(self, generation: int) -> None:
