@@ -13,6 +13,7 @@ from qdrant_client import QdrantClient, models
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.signals import signal
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.qdrant import configuration, indexing
 from embed_pipeline.stores.qdrant.engine import MINIMUM_SERVER, AlreadyThere, CollectionGone, Engine
@@ -25,6 +26,10 @@ class Layout(Protocol):
 
     def place(self, version: Version) -> Place:
         """Where the version's vectors are, whether made yet or not."""
+        ...
+
+    def vector_of(self, version: str, fingerprint: str) -> str:
+        """The name of the vector that a version's label in a point belongs to."""
         ...
 
     def prepare(self, version: Version) -> None:
@@ -61,9 +66,12 @@ class Collections:
     def place(self, version: Version) -> Place:
         if self._adopt is not None and version.name == self._adopt.version:
             return Place(self._adopt.collection, self._adopt.vector, shared=False)
-        # A plain client that follows the alias names the same vector before and after a cutover.
-        vector = "" if self._adopt is None else self._adopt.vector
+        vector = self.vector_of(version.name, version.fingerprint)
         return Place(f"{self.alias}__{version.name}__{version.fingerprint[:8]}", vector, shared=False)
+
+    def vector_of(self, version: str, fingerprint: str) -> str:
+        """A plain client that follows the alias names the same vector before and after a cutover."""
+        return "" if self._adopt is None else self._adopt.vector
 
     def prepare(self, version: Version) -> None:
         require_version(self._engine)
@@ -129,9 +137,12 @@ class NamedVectors:
         self.collection = collection if spec.adopt is None else spec.adopt.collection
 
     def place(self, version: Version) -> Place:
-        if self._adopt is not None and version.name == self._adopt.version:
-            return Place(self.collection, self._adopt.vector, shared=True)
-        return Place(self.collection, f"{version.name}__{version.fingerprint[:8]}", shared=True)
+        return Place(self.collection, self.vector_of(version.name, version.fingerprint), shared=True)
+
+    def vector_of(self, version: str, fingerprint: str) -> str:
+        if self._adopt is not None and version == self._adopt.version:
+            return self._adopt.vector
+        return f"{version}__{fingerprint[:8]}"
 
     def prepare(self, version: Version) -> None:
         require_version(self._engine)
@@ -175,6 +186,7 @@ class NamedVectors:
         if configuration.params_of(found, place.vector) is not None:
             wait_until_green(self._engine, self.collection)
             self._engine.call(lambda client: client.delete_vector_name(self.collection, place.vector))
+        signal("qdrant.vector_gone")
         everywhere = models.Filter()
         self._engine.call(
             lambda client: client.delete_payload(self.collection, [f"{KEY}.versions.{version.name}"], points=everywhere)

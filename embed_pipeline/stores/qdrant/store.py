@@ -170,7 +170,7 @@ class QdrantStore:
             if now is None or now.source_hash != letters[doc_id][0] or (claim is None and self._is_there(read)):
                 return None
             # Written even when there is nothing to take away: a backfill's insert that is on its way must find the point taken.
-            return _document(doc_id, read, now).without(self.version.name, self.place.vector)
+            return self._document(doc_id, read, now).without(self.version.name, self.place.vector)
 
         with documents.writing(conn, self.version.index):
             emptied = self._change(conn, list(letters), decide)
@@ -191,7 +191,7 @@ class QdrantStore:
                 return _tombstone(doc_id)
             if read is None or self._hash(read) != now.source_hash.hex() or self.place.vector not in read.vectors:
                 return None
-            return _document(doc_id, read, now)
+            return self._document(doc_id, read, now)
 
         with documents.writing(conn, self.version.index):
             written = self._change(conn, list(claim.seqs), decide, keep_own=True)
@@ -257,8 +257,21 @@ class QdrantStore:
             start += chunks
         return contents
 
+    def _document(self, doc_id: str, read: Stored | None, now: Now) -> Content:
+        """The point of a document that is there: its payload as the ledger has it, its vectors and their labels as they were read."""
+        vectors = {} if read is None else read.vectors
+        labels = {} if read is None else read.versions
+        if self.place.shared:
+            # A label whose vector is gone is of a version that is being retired: written back, it would outlive it.
+            labels = {
+                name: label
+                for name, label in labels.items()
+                if name == self.version.name or self._layout.vector_of(name, str(label.get("fingerprint"))) in vectors
+            }
+        return Content(doc_id, vectors, labels, payload=now.payload, payload_hash=now.payload_hash)
+
     def _with_vector(self, doc_id: str, read: Stored | None, now: Now, new: tuple[bytes, Any, dict[str, Any]]) -> Content:
-        found = _document(doc_id, read, now).without(self.version.name, self.place.vector)
+        found = self._document(doc_id, read, now).without(self.version.name, self.place.vector)
         return Content(
             doc_id=doc_id,
             vectors={**found.vectors, self.place.vector: new[1]},
@@ -379,17 +392,6 @@ class QdrantStore:
         condition = nearest.condition(self.source, where) if where else None
         with self._unless_retired():
             return nearest.search(self._engine, self.place, self.version, query, k, exact=exact, condition=condition)
-
-
-def _document(doc_id: str, read: Stored | None, now: Now) -> Content:
-    """The point of a document that is there: its payload as the ledger has it, its vectors as they were read."""
-    return Content(
-        doc_id=doc_id,
-        vectors={} if read is None else read.vectors,
-        versions={} if read is None else read.versions,
-        payload=now.payload,
-        payload_hash=now.payload_hash,
-    )
 
 
 def _tombstone(doc_id: str) -> Content:

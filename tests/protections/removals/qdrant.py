@@ -79,7 +79,7 @@ QDRANT_RACES = (
         (
             Edit(
                 STORE,
-                "            return _document(doc_id, read, now)\n\n",
+                "            return self._document(doc_id, read, now)\n\n",
                 "            unchanged.add(doc_id)\n            return None\n\n        unchanged: set[str] = set()\n",
             ),
             Edit(
@@ -251,8 +251,8 @@ QDRANT_RACES = (
         (
             Edit(
                 STORE,
-                "        payload=now.payload,\n        payload_hash=now.payload_hash,\n",
-                "        payload=now.payload if read is None else read.payload,\n        payload_hash=now.payload_hash,\n",
+                "        return Content(doc_id, vectors, labels, payload=now.payload, payload_hash=now.payload_hash)\n",
+                "        payload = now.payload if read is None else read.payload\n        return Content(doc_id, vectors, labels, payload=payload, payload_hash=now.payload_hash)\n",
             ),
         ),
         (POINTS + "test_payload_is_kept_in_step",),
@@ -323,6 +323,18 @@ QDRANT_RACES = (
         ),
         ("tests/stores/qdrant/test_interrupted_retire.py::test_it_is_finished_by_the_same_command[local-collections]",),
         r"Gone|retired",
+    ),
+    Removal(
+        "labels_without_vectors_are_carried",
+        (
+            Edit(
+                STORE,
+                '                if name == self.version.name or self._layout.vector_of(name, str(label.get("fingerprint"))) in vectors\n',
+                "                if True\n",
+            ),
+        ),
+        (POINTS + "test_a_neighbour_is_being_retired_while_its_points_are_read",),
+        r"'v1'",
     ),
     Removal(
         "points_are_removed_in_a_transaction",

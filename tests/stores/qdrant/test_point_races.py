@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,38 @@ def test_another_version_is_retired_between_reading_and_writing(app: psycopg.Con
     assert results["v2"].error == ""
     settle(index)
     assert hashes(index, app, "v2")["1"] == text_hash("title 1\n\nnewer")
+
+
+def test_a_neighbour_is_being_retired_while_its_points_are_read(
+    app: psycopg.Connection, open_docs: Open, qdrant_at: Callable[[str], Declared]
+) -> None:
+    """Its vector is gone and its labels not yet: what is written back must not bring a label back."""
+    index = open_docs("v1", "v2", store=qdrant_at("loopback-named_vectors"))
+    serve(index, "v1")
+    serve(index, "v2")
+    change(app, 1, "newer")
+    with index.connection() as conn:
+        dual_write_only(index, conn, "v1")
+    decided, gone = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        decided.set()
+        assert gone.wait(30)
+
+    def write_meanwhile() -> None:
+        at("qdrant.decided", hold)
+        writing.start()
+        assert decided.wait(30)
+
+    writing = threading.Thread(target=dual_write.sync, args=(index,))
+    at("qdrant.vector_gone", write_meanwhile)
+    retire.retire(index, "v1", confirm="v1")
+    gone.set()
+    writing.join()
+    settle(index)
+    store = store_of(index, "v2")
+    point = store._engine.call(lambda client: client.retrieve(store.place.collection, [1], with_payload=True))[0]
+    assert set((point.payload or {})["embed_pipeline"]["versions"]) == {"v2"}
 
 
 def dual_write_only(index: OpenIndex, conn: psycopg.Connection, name: str) -> None:
