@@ -251,8 +251,8 @@ QDRANT_RACES = (
         (
             Edit(
                 STORE,
-                "        return Content(doc_id, vectors, labels, payload=now.payload, payload_hash=now.payload_hash)\n",
-                "        payload = now.payload if read is None else read.payload\n        return Content(doc_id, vectors, labels, payload=payload, payload_hash=now.payload_hash)\n",
+                "vectors, labels, payload=now.payload, ",
+                "vectors, labels, payload=now.payload if read is None else read.payload, ",
             ),
         ),
         (POINTS + "test_payload_is_kept_in_step",),
