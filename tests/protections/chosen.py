@@ -9,12 +9,20 @@ import os
 from collections.abc import Iterable
 
 from tests.campaign.strikes import SEED
+from tests.protections.removals import REMOVALS
+from tests.protections.removals.together import TOGETHER
 
+KNOWN = {removal.name for removal in (*REMOVALS, *TOGETHER)}
 WITHOUT = os.environ.get("SOAK_WITHOUT", "")
 
 
 def chosen(names: Iterable[str], without: str = WITHOUT, seed: int = SEED) -> list[str]:
-    """Those of the names that this run takes out."""
+    """Those of the names that this run takes out. ValueError when no protection has the name that is asked for: nothing would be run."""
     if without:
+        unknown = set(without.split(",")) - KNOWN - {"all"}
+        if unknown:
+            raise ValueError(
+                f"SOAK_WITHOUT names no protection: {', '.join(sorted(unknown))}. They stand in tests/protections/removals."
+            )
         return [name for name in names if without == "all" or name in without.split(",")]
     return [name for number, name in enumerate(names) if number % 3 == seed % 3]

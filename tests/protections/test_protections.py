@@ -90,6 +90,11 @@ def test_three_seeds_in_a_row_take_out_all() -> None:
     assert sorted(name for seed in range(7, 10) for name in chosen(BY_NAME, "", seed)) == sorted(BY_NAME)
 
 
+def test_a_name_that_no_protection_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="no protection: no_such_one"):
+        chosen(BY_NAME, "no_truncate_trigger,no_such_one")
+
+
 def test_names_of_removals_are_their_own() -> None:
     names = [removal.name for removal in (*REMOVALS, *TOGETHER)]
     assert len(names) == len(set(names))
