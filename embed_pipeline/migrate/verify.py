@@ -12,6 +12,7 @@ from embed_pipeline.documents import capture
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.register import arm, in_short_lock
 from embed_pipeline.stores.protocol import Coverage
 
@@ -103,9 +104,10 @@ def _what_is_off(conn: psycopg.Connection, index: OpenIndex, live: list[Version]
     off = capture.disarmed(conn, index.source, index.name, captured) if live else []
     if off:
         return off
-    for version in captured:
-        try:
-            capture.prove_live(conn, index.source, index.name, version)
-        except DocumentsTableError as problem:
-            off.append(problem.message)
+    with Line(index) as line:
+        for version in captured:
+            try:
+                line.repeat(lambda conn, version=version: capture.prove_live(conn, index.source, index.name, version))  # type: ignore[misc]
+            except DocumentsTableError as problem:
+                off.append(problem.message)
     return off
