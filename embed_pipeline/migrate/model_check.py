@@ -151,6 +151,7 @@ def _embed(index: OpenIndex, version: Version, texts: tuple[str, ...]) -> tuple[
 
 def _compare(conn: psycopg.Connection, index: OpenIndex, version: Version, sample: Sample) -> ModelCheck:
     answer = index.embedder_of(version).embed_documents(sample.texts, Urgency.CHECK)
+    signal("model_check.embedded")
     cosines = _cosines(sample.vectors, answer.vectors)
     lowest, median = float(cosines.min()), float(np.median(cosines))
     same = lowest >= index.spec.model_check.min_cosine

@@ -38,6 +38,9 @@ SOME = 40
 # While the provider is this, a text waits, or fails, that says so.
 AWKWARD, WAITS, FAILS = "awkward", "this waits:", "this fails:"
 
+# While the provider is this, and the number of a space, the model of that space is another one under the same name.
+TURNED = "turned"
+
 # The readers of the campaign are applications: what is done to our workers' provider is not done to theirs.
 exempt = False
 
@@ -117,8 +120,9 @@ class SpaceEmbedder:
             self._be_awkward(texts)
         time.sleep(SLOW_SECONDS if fault == "slow" else self.delay)
         make = document_vector if role == "document" else query_vector
+        seen = f"{TURNED} " if fault == f"{TURNED} {self.space}" else ""
         rejected = {n: "told to refuse it" for n, text in enumerate(texts) if refused(text)}
-        vectors = np.array([make(self.space, text) for text in texts], dtype=np.float32).reshape(len(texts), DIMENSIONS)
+        vectors = np.array([make(self.space, seen + text) for text in texts], dtype=np.float32).reshape(len(texts), DIMENSIONS)
         return Embedded(_spoiled(vectors, fault), rejected)
 
     def close(self) -> None:

@@ -10,13 +10,14 @@ from tests.campaign.paid import Paid
 from tests.campaign.scenes import empty
 from tests.campaign.stage import BRIEFLY, SOON, Scene, Stage
 from tests.campaign.worker import Worker
-from tests.campaign.workers import Strike
+from tests.campaign.workers import Strike, cut
 
 # The documents that are there from the beginning are a partition of their own. A backfill reads these in its first batch, and one more in
 # its second batch, which may be written first.
 LAST = "03"
-HELD, VICTIM, BLANK, DELETED, EDITED, LOCKED, MENDED = range(FIRST, FIRST + 7)
+HELD, VICTIM, BLANK, DELETED, EDITED, LOCKED, MENDED, COPIED = range(FIRST, FIRST + 8)
 BLANK_TOO = FIRST + 9
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
 
 
 def filling(stage: Stage, moment: str, *, may_end: bool = False) -> Worker:
@@ -49,6 +50,15 @@ def gone_after_the_copy(stage: Stage) -> None:
     stage.delete(DELETED)
     stage.edit(EDITED)
     stage.go(filler)
+    stage.sync()
+
+
+def frozen_in_its_copy(stage: Stage) -> None:
+    """A backfill is stopped while the server waits for its next vector. No timeout ends a COPY, so nobody may have to wait for this one."""
+    empty(stage.run, "v2")
+    filler = stage.freezing("store.copying", "backfill", "v2", LAST)
+    stage.in_time("DELETE FROM articles WHERE id = %s", COPIED)
+    stage.wake(filler)
     stage.sync()
 
 
@@ -114,6 +124,34 @@ def filled_by_two(stage: Stage) -> None:
     stage.go(filler)
 
 
+def cut_and_taken_by_another(stage: Stage) -> None:
+    """The sessions of a backfill are ended, and another one takes its partition before it is back."""
+    empty(stage.run, "v2")
+    stage.run.count_strike("connections cut", "backfill.embedded")
+    first = filling(stage, "backfill.embedded")
+    cut(stage.run.load.url, first.task.name)
+    stage.wait(lambda: stage.ask(SESSIONS, first.task.name) == 0, "the end of cut sessions")
+    second = filling(stage, "backfill.embedded")
+    (outcome,) = stage.go(first)
+    if outcome is None or "result" in outcome:
+        stage.problem(f"a partition was filled by two at once, after the first one had lost its connection: {outcome}")
+    stage.go(second)
+
+
+def hung_up(stage: Stage) -> None:
+    """The connection of a backfill goes and the server does not know: the lock that is left is its own, and no reason to end."""
+    empty(stage.run, "v2")
+    stage.run.count_strike("connections cut", "on one side")
+    stage.run.proxied = True
+    filler = filling(stage, "backfill.embedded")
+    stage.run.proxied = False
+    assert filler.proxy is not None
+    filler.proxy.hang_up()
+    (outcome,) = stage.go(filler)
+    if outcome is None or "result" not in outcome:
+        stage.problem(f"what a backfill's own lost session had left behind ended it: {outcome}")
+
+
 def killed_and_resumed(stage: Stage) -> None:
     """A backfill dies after its first write. The next one asks for nothing that is stored."""
     empty(stage.run, "v2")
@@ -155,11 +193,14 @@ SCENES: tuple[Scene, ...] = (
     killed_and_resumed,
     blank_before_the_commit,
     gone_after_the_copy,
+    frozen_in_its_copy,
     locked_for_nothing,
     waits_for_one_while_another_is_written,
     mended_before_the_backfill,
     cut_in_a_rollback,
     filled_by_two,
+    cut_and_taken_by_another,
+    hung_up,
     cut_before_the_throttle_asks,
     answer_of_a_batch_is_lost,
 )

@@ -52,6 +52,8 @@ SESSIONS = (
 )
 # The partition of a version in which the scenes' documents are.
 LAST = "03"
+# Behind copied vectors an insert waits for 200 ms and begins anew. Who waits for longer waits until the gate opens.
+FOR_GOOD_SECONDS = 0.4
 WANTED = "WHERE at = %s AND code = %s"
 
 Key = tuple[datetime, bytes]
@@ -175,7 +177,7 @@ def moved_under_a_backfill(stage: Stage) -> None:
     with stage.transaction() as mover:
         mover.do("SELECT pg_advisory_lock(7)")
         filler.let_go()
-        stage.blocked(filler)
+        stage.blocked(filler, FOR_GOOD_SECONDS)
         mover.do(f"UPDATE articles SET at = at + %s {WANTED}", (OTHERS - SOME) * HOUR, *moved)
     stage.run.finish(filler)
     stage.sync()

@@ -26,6 +26,7 @@ SELECT max(query_start)::text FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = %s AND query LIKE '%%pg_locks%%'
 """
 LOOKS = 4
+TIMEOUT_SECONDS = 1
 WAITING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE 'campaign-%' AND wait_event_type = 'Lock'
@@ -63,9 +64,33 @@ def comparison_beside_a_long_transaction(stage: Stage) -> None:
     stage.sync()
 
 
+def build_beside_a_long_transaction(stage: Stage) -> None:
+    """The database ends statements after a second, as is meant for the application's. An index build waits longer than that."""
+    stage.steps("v2", "backfill")
+    stage.run.count_strike("statement timeout", "the index build")
+    with _statement_timeout(stage):
+        with stage.transaction() as long:
+            long.do("LOCK TABLE embed_pipeline.docs__v2__vectors IN ROW EXCLUSIVE MODE")
+            builder = stage.run.start("ann_index", "v2")
+            stage.blocked(builder, 2 * TIMEOUT_SECONDS)
+        outcome = stage.run.finish(builder)
+    if outcome is None or "result" not in outcome:
+        stage.problem(f"a timeout that is meant for the application ended an index build: {outcome}")
+
+
+@contextmanager
+def _statement_timeout(stage: Stage) -> Iterator[None]:
+    """For every session that begins meanwhile."""
+    database = sql.Identifier(stage.ask("SELECT current_database()"))
+    value = sql.Literal(f"{TIMEOUT_SECONDS}s")
+    stage.do(sql.SQL("ALTER DATABASE {} SET statement_timeout = {}").format(database, value).as_string(None))
+    yield
+    stage.do(sql.SQL("ALTER DATABASE {} RESET statement_timeout").format(database).as_string(None))
+
+
 def move_beside_a_report(stage: Stage) -> None:
     """A transaction that only reads the documents, and locks one, holds no change back: a cutover does not wait for it."""
-    stage.steps("v2", "backfill", "ann_index", "gate")
+    stage.steps("v2", "ann_index", "gate")
     stage.run.count_strike("a long transaction", "cutover")
     with stage.transaction() as report:
         report.do("CREATE TEMPORARY TABLE report AS SELECT count(*) FROM articles")
@@ -153,6 +178,7 @@ def _fresh_database(stage: Stage) -> Iterator[str]:
 SCENES: tuple[Scene, ...] = (
     registration_beside_a_long_transaction,
     comparison_beside_a_long_transaction,
+    build_beside_a_long_transaction,
     move_beside_a_report,
     the_other_version_is_down,
     many_come_first,

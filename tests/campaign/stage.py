@@ -159,10 +159,10 @@ class Stage:
             return self.syncing(Strike(moment, "hold"), seconds=seconds, lease=lease)
         return self.run.start(step, version, Strike(moment, "hold"), argument, lease_seconds=lease)
 
-    def freezing(self, moment: str, step: str = "sync_once", version: str = "") -> Worker:
+    def freezing(self, moment: str, step: str = "sync_once", version: str = "", argument: str = "") -> Worker:
         """A worker that is stopped when it comes to a moment; the server ends its transaction soon."""
         self.run.count_strike("SIGSTOP", moment)
-        argument = str(ENOUGH) if step == "sync_once" else ""
+        argument = str(ENOUGH) if step == "sync_once" else argument
         worker = self.run.start(
             step, version, Strike(moment, signal.SIGSTOP), argument, lease_seconds=LONG_LEASE, frozen_ms=FROZEN_MS
         )

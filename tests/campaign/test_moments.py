@@ -9,6 +9,7 @@ import pytest
 
 from tests.campaign import (
     moments_of_backfills,
+    moments_of_models,
     moments_of_moves,
     moments_of_operators,
     moments_of_payments,
@@ -34,6 +35,7 @@ GROUPS = {
     "tables": moments_of_tables.SCENES,
     "waiting": moments_of_waiting.SCENES,
     "payments": moments_of_payments.SCENES,
+    "models": moments_of_models.SCENES,
 }
 
 

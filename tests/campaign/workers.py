@@ -22,7 +22,7 @@ import embed_pipeline
 from embed_pipeline import errors, signals
 from embed_pipeline.catalog import versions
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, model_check, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex, opened
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.postgres import connection, failures
@@ -213,6 +213,15 @@ def _ann(index: OpenIndex, task: Task) -> int:
     return ann_index.build(index, task.version).oid
 
 
+def _check_model(index: OpenIndex, task: Task) -> str:
+    (found,) = model_check.check(index, task.version)
+    return found.outcome
+
+
+def _accept_model(index: OpenIndex, task: Task) -> str:
+    return model_check.accept(index, task.version, "its provider says so").outcome
+
+
 def _reconcile(index: OpenIndex, task: Task) -> dict[str, int]:
     return verify.reconcile(index).queued
 
@@ -228,5 +237,7 @@ STEPS: dict[str, Callable[[OpenIndex, Task], Any]] = {
     "cutover": _cutover,
     "rollback": _rollback,
     "retire": _retire,
+    "check_model": _check_model,
+    "accept_model": _accept_model,
     "reconcile": _reconcile,
 }
