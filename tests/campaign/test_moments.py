@@ -9,6 +9,7 @@ import pytest
 
 from tests.campaign import (
     moments_of_backfills,
+    moments_of_chunks,
     moments_of_models,
     moments_of_moves,
     moments_of_operators,
@@ -36,6 +37,7 @@ GROUPS = {
     "waiting": moments_of_waiting.SCENES,
     "payments": moments_of_payments.SCENES,
     "models": moments_of_models.SCENES,
+    "chunks": moments_of_chunks.SCENES,
 }
 
 
