@@ -45,7 +45,7 @@ SERVER_FAULTS: list[Any] = [
 ]
 # Steps that a short form strikes; a long one strikes them all.
 FEW = 2
-HOT_SECONDS = 6.0
+HOT_SECONDS = 3.0
 
 
 def seeds() -> Iterator[int]:

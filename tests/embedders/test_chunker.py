@@ -28,7 +28,7 @@ def chunkers(draw: st.DrawFn) -> ChunkerSpec:
     return ChunkerSpec(size=size, overlap=draw(st.integers(0, size - 1)))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXTS, chunkers())
 def test_nothing_but_white_space_is_outside_all_passages(text: str, spec: ChunkerSpec) -> None:
     passages = Chunker(spec).passages(text)
@@ -36,7 +36,7 @@ def test_nothing_but_white_space_is_outside_all_passages(text: str, spec: Chunke
     assert all(character.isspace() for position, character in enumerate(text) if position not in inside)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXTS, chunkers())
 def test_passages_are_the_splitters_chunks_in_order_and_overlap_no_more_than_declared(text: str, spec: ChunkerSpec) -> None:
     chunker = Chunker(spec)
