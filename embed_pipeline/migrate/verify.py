@@ -104,6 +104,7 @@ def _what_is_off(conn: psycopg.Connection, index: OpenIndex, live: list[Version]
     off = capture.disarmed(conn, index.source, index.name, captured) if live else []
     if off:
         return off
+    # The document that the proof wants to lock may go to another partition of its table meanwhile.
     with Line(index) as line:
         for version in captured:
             try:
