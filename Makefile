@@ -64,7 +64,7 @@ soak: $(READY) ## long fault campaigns; SOAK_SEED and SOAK_SECONDS (per scenario
 
 .PHONY: live
 live: $(READY) ## the provider tests against the real services whose keys are in the environment (less than a cent)
-	EMBED_PIPELINE_LIVE=1 $(BIN)/python -m pytest -rs tests/providers/test_contract.py -k live
+	EMBED_PIPELINE_LIVE=1 $(BIN)/python -m pytest -rs tests/unit/providers/test_contract.py -k live
 
 .PHONY: clean
 clean: ## stop the embedded PostgreSQL and remove what was set up

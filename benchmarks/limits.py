@@ -25,7 +25,7 @@ from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.postgres import embedded
 from embed_pipeline.postgres.connection import connect
 from embed_pipeline.spec import AccountSpec, VersionSpec
-from tests.providers.loopback import Process
+from tests.harness.providers.loopback import Process
 
 THREADS = 8
 TEXT = "how a text becomes a vector of numbers"

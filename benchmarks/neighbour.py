@@ -3,7 +3,7 @@
     python -m benchmarks.neighbour [--rounds 3] [--seconds 12] [--documents 3000]
 
 The same load on the same server in one run; rounds with and without a migration take turns. The processes of the load and the verdict on
-them are those of the fault campaign (tests/campaign): it is the application that is measured, and it should be one and the same.
+them are those of the fault campaign (tests/faults/campaign): it is the application that is measured, and it should be one and the same.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.postgres import embedded
-from tests.campaign import records
-from tests.campaign.faults import STEPS
-from tests.campaign.load import Load
-from tests.campaign.scenario import Campaign
+from tests.faults.campaign import records
+from tests.faults.campaign.faults import STEPS
+from tests.faults.campaign.load import Load
+from tests.faults.campaign.scenario import Campaign
 
 # A killed transaction, a cancelled one, a lock that was not to be had.
 KILLED = ("40001", "40P01", "55P03", "57014")

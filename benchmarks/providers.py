@@ -26,8 +26,8 @@ from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.postgres import embedded
 from embed_pipeline.postgres.connection import connect
 from embed_pipeline.spec import IndexSpec
-from tests.providers.keys import KEYS, VARIABLES
-from tests.providers.loopback import Process
+from tests.harness.providers.keys import KEYS, VARIABLES
+from tests.harness.providers.loopback import Process
 
 # Small requests, so that a quarter of the documents fills all calls too and the two peaks of memory can be compared.
 MODEL, DIMENSIONS, TEXTS_PER_CALL = "text-embedding-3-small", 1536, 32

@@ -1,4 +1,4 @@
 import pytest
 
 # Asserts in modules that tests share say what they compared, as those in the tests do.
-pytest.register_assert_rewrite("tests.articles", "tests.migrate.machine_world")
+pytest.register_assert_rewrite("tests.harness.articles", "tests.races.machine_world")

@@ -19,15 +19,14 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from embed_pipeline import signals
 from embed_pipeline.catalog import schema
 from embed_pipeline.postgres import connection, embedded, home
-from tests.articles import app, forget_listeners, holdout, open_docs, second_app  # noqa: F401  (fixtures for every test)
-from tests.campaign.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
-from tests.providers.loopback import provider, provider_process  # noqa: F401  (fixtures for every test)
+from tests.harness.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
 
 # A database with the extension alone, and one with the catalog too: to migrate it again for each test took more time than the tests.
 BARE, TEMPLATE = "test_bare", "test_template"
-# Names the home of a server that runs already, for a run of tests that another one starts (tests/protections).
+# Names the home of a server that runs already, for a run of tests that another one starts (tests/mutations).
 SHARED_HOME = "EMBED_PIPELINE_TESTS_HOME"
 # Where Linux keeps files in memory, and what a run of the tests may put there. A database for each test is copied three times as fast,
 # and what others write to a disk delays no fsync: one of SQLite took a minute beside the copies.
@@ -130,3 +129,9 @@ def conn(database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """An autocommit connection, as the product opens it, to `database_url`."""
     with connection.connect(database_url, autocommit=True) as connected:
         yield connected
+
+
+@pytest.fixture(autouse=True)
+def forget_listeners() -> Iterator[None]:
+    yield
+    signals.forget_all()

@@ -1,6 +1,6 @@
 """An application beside a migration: one who writes, one who searches through the Searcher, one who asks Qdrant alone.
 
-The models are tests.fakes:HashEmbedder, salted with the version's name: a text is next to itself in its own space, and to nothing in any
+The models are tests.harness.fakes:HashEmbedder, salted with the version's name: a text is next to itself in its own space, and to nothing in any
 other. So an answer that was ranked in more than one space, or by the query of another one, is seen in its distances.
 """
 
@@ -19,7 +19,7 @@ import psycopg
 from qdrant_client import QdrantClient
 
 from embed_pipeline.search import Searcher
-from tests.fakes import unit_vector
+from tests.harness.fakes import unit_vector
 
 DIMENSIONS = 16
 # Between two steps of an actor.

@@ -14,8 +14,8 @@ import pytest
 
 from tests.end_to_end.deployment import Deployment, deployed, ended, worker_of
 from tests.end_to_end.running import LAUNCH_BACKFILL, LAUNCH_RUN, Dagster, wait
-from tests.fakes import asked_texts
-from tests.servers.seen import oracle
+from tests.harness.fakes import asked_texts
+from tests.harness.postgres.seen import oracle
 
 DEFS = """
 type: embed_pipeline.EmbeddingIndex
@@ -26,7 +26,7 @@ attributes:
   partitions: 4
   backfill: {{partitions_per_run: 4}}
   versions:
-    v1: {{provider: "tests.fakes:HashEmbedder", model_name: one, dimensions: 16, options: {{salt: v1, calls_file: "{calls}"}}}}
+    v1: {{provider: "tests.harness.fakes:HashEmbedder", model_name: one, dimensions: 16, options: {{salt: v1, calls_file: "{calls}"}}}}
 """
 
 RUNS_OF = """query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}) {

@@ -17,11 +17,11 @@ import psycopg
 import pytest
 
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.articles import serve
-from tests.campaign.oracle import wrong_catalog
 from tests.end_to_end.deployment import Deployment, deployed, ended, story, worker_of
 from tests.end_to_end.running import LAUNCH_RUN, Dagster, wait
-from tests.servers.seen import oracle
+from tests.faults.campaign.oracle import wrong_catalog
+from tests.harness.articles import serve
+from tests.harness.postgres.seen import oracle
 
 DEFS = """
 type: embed_pipeline.EmbeddingIndex
@@ -32,8 +32,8 @@ attributes:
   partitions: 4
   backfill: {{partitions_per_run: 4}}
   versions:
-    v1: {{provider: "tests.fakes:HashEmbedder", model_name: model-v1, dimensions: 16, options: {{salt: v1}}}}
-    v2: {{provider: "tests.fakes:HashEmbedder", model_name: model-v2, dimensions: 16, options: {{salt: v2}}}}
+    v1: {{provider: "tests.harness.fakes:HashEmbedder", model_name: model-v1, dimensions: 16, options: {{salt: v1}}}}
+    v2: {{provider: "tests.harness.fakes:HashEmbedder", model_name: model-v2, dimensions: 16, options: {{salt: v2}}}}
   holdout: {{path: "{holdout}"}}
   gate: {{min_queries: 2, margin: 0.2}}
   retire: {{soak_seconds: 0, unread_seconds: 0}}

@@ -21,9 +21,9 @@ attributes:
   partitions: 4
   backfill: {{partitions_per_run: 2}}
   versions:
-    v1: {{provider: "tests.fakes:HashEmbedder", model_name: one, dimensions: 16, options: {{salt: v1}}}}
+    v1: {{provider: "tests.harness.fakes:HashEmbedder", model_name: one, dimensions: 16, options: {{salt: v1}}}}
     v2:
-      provider: "tests.fakes:HashEmbedder"
+      provider: "tests.harness.fakes:HashEmbedder"
       model_name: two
       dimensions: 16
       options: {{salt: v2, raise_on: "body 20", mended: "{mended}"}}

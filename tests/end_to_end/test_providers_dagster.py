@@ -25,9 +25,9 @@ from embed_pipeline.demo.corpus import DocstringDocument, read_docstrings
 from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
-from tests.articles import text_hash
-from tests.dagster_layer.conftest import Runner, pointer, sentence
-from tests.providers.loopback import Provider, waited
+from tests.database.dagster_layer.conftest import Runner, pointer, sentence
+from tests.harness.articles import text_hash
+from tests.harness.providers.loopback import Provider, waited
 
 ROOT = Path(__file__).parents[2]
 POISON = "zyzzyva"

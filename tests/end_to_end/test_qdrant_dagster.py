@@ -19,13 +19,13 @@ from embed_pipeline.configuration import load_indexes
 from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
-from tests.articles import declared
-from tests.campaign.strikes import in_turn
-from tests.dagster_layer.conftest import Runner
+from tests.database.dagster_layer.conftest import Runner
 from tests.end_to_end.following import Reader, Writer, beside, readers_of
 from tests.end_to_end.running import DATABASE_VARIABLE, Dagster, running, wait
-from tests.qdrant.conftest import loopback  # noqa: F401  (fixture)
-from tests.qdrant.loopback import Loopback
+from tests.harness.articles import declared
+from tests.harness.qdrant.conftest import loopback  # noqa: F401  (fixture)
+from tests.harness.qdrant.loopback import Loopback
+from tests.harness.strikes import in_turn
 
 LAYOUTS = ("collections", "named_vectors")
 # Few documents, and somebody writes all along: their number moves by more than the usual 5 %, and between an exact search and the other.
@@ -42,8 +42,8 @@ attributes:
   partitions: 4
   backfill: {{partitions_per_run: 2}}
   versions:
-    v1: {{provider: "tests.fakes:HashEmbedder", model_name: one, dimensions: 16, options: {{salt: v1}}}}
-    v2: {{provider: "tests.fakes:HashEmbedder", model_name: two, dimensions: 16, options: {{salt: v2}}}}
+    v1: {{provider: "tests.harness.fakes:HashEmbedder", model_name: one, dimensions: 16, options: {{salt: v1}}}}
+    v2: {{provider: "tests.harness.fakes:HashEmbedder", model_name: two, dimensions: 16, options: {{salt: v2}}}}
   holdout: {{path: "{holdout}"}}
   gate: {gate}
   retire: {{soak_seconds: 0, unread_seconds: 0}}

@@ -10,7 +10,7 @@ from qdrant_client import models
 from embed_pipeline.catalog import versions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant.store import QdrantStore
-from tests.articles import stored
+from tests.harness.articles import stored
 
 
 def hashes(index: OpenIndex, app: psycopg.Connection, name: str) -> dict[str, str]:

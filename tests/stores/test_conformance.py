@@ -15,7 +15,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.search import Searcher
-from tests.articles import DOCUMENTS, at, counted, fill, require_consistent, serve, settle, text_hash
+from tests.harness.articles import DOCUMENTS, at, counted, fill, require_consistent, serve, settle, text_hash
 from tests.stores.holding import hashes
 
 Open = Callable[..., OpenIndex]
@@ -170,7 +170,7 @@ def test_search_finds_the_nearest_and_filters(app: psycopg.Connection, open_stor
 @pytest.mark.parametrize("distance", ["cosine", "inner_product", "l2"])
 def test_distances_mean_the_same_everywhere(app: psycopg.Connection, open_stored: Open, database_url: str, distance: str) -> None:
     version = {
-        "provider": "tests.fakes:HashEmbedder",
+        "provider": "tests.harness.fakes:HashEmbedder",
         "model_name": "m",
         "dimensions": 16,
         "distance": distance,
@@ -195,7 +195,7 @@ def test_distances_mean_the_same_everywhere(app: psycopg.Connection, open_stored
 def test_passages(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
     """A document that grows and shrinks is found by its nearest passage, whole and once."""
     version = {
-        "provider": "tests.fakes:HashEmbedder",
+        "provider": "tests.harness.fakes:HashEmbedder",
         "model_name": "m",
         "dimensions": 16,
         "chunker": {"size": 20, "overlap": 0},
@@ -217,7 +217,7 @@ def test_passages(app: psycopg.Connection, open_stored: Open, database_url: str)
 
 
 def test_halves_are_kept_as_halves(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
-    version = {"provider": "tests.fakes:HashEmbedder", "model_name": "m", "dimensions": 16, "precision": "halfvec"}
+    version = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "m", "dimensions": 16, "precision": "halfvec"}
     index = open_stored(versions={"v1": version})
     serve(index, "v1")
     settle(index)

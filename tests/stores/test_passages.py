@@ -12,12 +12,12 @@ from embed_pipeline import Searcher
 from embed_pipeline.catalog import evidence
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.search import Answer
-from tests.articles import fill, serve, settle
+from tests.harness.articles import fill, serve, settle
 
 Open = Callable[..., OpenIndex]
 QUERY = "a passage about rivers"
 VERSION = {
-    "provider": "tests.fakes:WordsEmbedder",
+    "provider": "tests.harness.fakes:WordsEmbedder",
     "model_name": "words",
     "dimensions": 256,
     "chunker": {"size": 40, "overlap": 5},

@@ -11,7 +11,7 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 
 from embed_pipeline.spec import IndexSpec
-from tests.fakes import unit_vector
+from tests.harness.fakes import unit_vector
 
 DOCUMENTS = 60
 DIMENSIONS = 16
@@ -32,7 +32,7 @@ def text_of(number: int) -> str:
 
 
 def vector_of(text: str, version: str = "v1") -> list[float]:
-    """What tests.fakes:HashEmbedder makes of a text, for the version of that salt."""
+    """What tests.harness.fakes:HashEmbedder makes of a text, for the version of that salt."""
     vector: list[float] = unit_vector(f"{version}\0{text}", DIMENSIONS).tolist()
     return vector
 
@@ -101,7 +101,7 @@ def declared(url: str, folder: Path, store: dict[str, Any], *names: str, **overr
     """Index `docs` over the documents table that the package makes; `calls_<version>` in `folder` gets every text embedded."""
     versions = {
         name: {
-            "provider": "tests.fakes:HashEmbedder",
+            "provider": "tests.harness.fakes:HashEmbedder",
             "model_name": f"model-{name}",
             "dimensions": DIMENSIONS,
             "options": {"salt": name, "calls_file": str(folder / f"calls_{name}")},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embed_pipeline.stores.qdrant import adopting as store_adopting
-from tests.qdrant.loopback import Loopback
+from tests.harness.qdrant.loopback import Loopback
 from tests.stores.qdrant.world import World
 
 

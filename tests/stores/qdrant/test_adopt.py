@@ -19,7 +19,7 @@ from embed_pipeline.migrate import adopt as adopting
 from embed_pipeline.migrate import cutover, retire
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
-from tests.articles import serve, settle, text_hash
+from tests.harness.articles import serve, settle, text_hash
 from tests.stores.qdrant.by_hand import DOCUMENTS, MARK, Collection, declared, doc_id, text_of
 from tests.stores.qdrant.world import (
     OWN_TABLE,

@@ -22,9 +22,9 @@ from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.qdrant import engine as engine_module
 from embed_pipeline.stores.qdrant import engines
 from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRefused
-from tests.articles import DOCUMENTS, counted, fill, require_consistent, settle
-from tests.fakes import asked_texts
-from tests.qdrant.loopback import Loopback
+from tests.harness.articles import DOCUMENTS, counted, fill, require_consistent, settle
+from tests.harness.fakes import asked_texts
+from tests.harness.qdrant.loopback import Loopback
 from tests.stores.holding import store_of
 
 Open = Callable[..., OpenIndex]

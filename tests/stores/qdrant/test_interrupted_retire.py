@@ -11,9 +11,9 @@ from embed_pipeline.migrate import retire
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.status import status
 from embed_pipeline.postgres import connection
-from tests.articles import fill, serve
-from tests.qdrant.loopback import Loopback
-from tests.stores.conftest import Declared
+from tests.harness.articles import fill, serve
+from tests.harness.qdrant.loopback import Loopback
+from tests.harness.stores import Declared
 
 
 class Died(Exception):

@@ -12,9 +12,9 @@ from embed_pipeline.errors import ConfigurationError, StoreUnavailable
 from embed_pipeline.migrate import retire
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.search import Searcher
-from tests.articles import fill, serve
-from tests.qdrant.loopback import Loopback
-from tests.stores.conftest import LAYOUTS, Declared
+from tests.harness.articles import fill, serve
+from tests.harness.qdrant.loopback import Loopback
+from tests.harness.stores import LAYOUTS, Declared
 from tests.stores.holding import points, store_of
 
 Open = Callable[..., OpenIndex]
@@ -64,7 +64,7 @@ def test_shard_keys_of_ones_own_are_refused(open_docs: Open, qdrant_at: At, shar
     params = models.VectorParams(size=16, distance=models.Distance.COSINE)
     shared_loopback.client().create_collection(existing, {"text": params}, sharding_method=models.ShardingMethod.CUSTOM)
     adopt = {"version": "v1", "collection": existing, "vector": "text", "text": "body"}
-    version = {"provider": "tests.fakes:HashEmbedder", "model_name": "m", "dimensions": 16}
+    version = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "m", "dimensions": 16}
     with pytest.raises(ConfigurationError, match=f"{existing} is sharded by keys of your own"):
         open_docs(store=store | {"adopt": adopt}, versions={"v2": version})
 

@@ -14,9 +14,9 @@ from embed_pipeline import signals
 from embed_pipeline.errors import Stopped, StoreUnavailable
 from embed_pipeline.migrate import backfill
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.articles import DOCUMENTS, require_consistent
-from tests.qdrant.loopback import Loopback
-from tests.stores.conftest import Declared
+from tests.harness.articles import DOCUMENTS, require_consistent
+from tests.harness.qdrant.loopback import Loopback
+from tests.harness.stores import Declared
 from tests.stores.holding import store_of
 
 Open = Callable[..., OpenIndex]

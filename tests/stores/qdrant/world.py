@@ -14,8 +14,8 @@ from embed_pipeline.migrate import adopt as adopting
 from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
-from tests.fakes import asked_texts
-from tests.qdrant.loopback import Loopback
+from tests.harness.fakes import asked_texts
+from tests.harness.qdrant.loopback import Loopback
 from tests.stores.qdrant.by_hand import MARK, Collection, declared, text_of, vector_of
 
 OWN_TABLE = {"table": "notes", "key": "id", "text": ["body"], "payload": ["lang", "year"]}

@@ -1,0 +1,95 @@
+"""Documents that have no vector, as a person meets them: listed with their reasons, and tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+
+from embed_pipeline import signals
+from embed_pipeline.configuration import load_indexes
+from embed_pipeline.dagster_layer.component import build_definitions
+from embed_pipeline.migrate import dead_letters
+from embed_pipeline.migrate.open_index import opened
+from tests.database.cli.conftest import Place, Ran, version
+from tests.database.cli.test_flow import ok
+
+Run = Callable[..., Ran]
+POISON = ({"id": "p1", "text": "poison one"}, {"id": "p2", "text": "poison two"})
+
+
+@pytest.fixture
+def mended(place: Place, run: Run, tmp_path: Path) -> Path:
+    """v1 serves nothing yet and rejects two documents, until this file exists."""
+    marker = tmp_path / "mended"
+    place.declare(versions={"v1": version(options={"salt": "one", "fail_on": "poison", "mended": str(marker)})}, partitions=1)
+    ok(run("load", "docs", place.write_documents(*POISON), "--json"))
+    ok(run("backfill", "docs", "v1", "--json"))
+    return marker
+
+
+def listed(run: Run, *more: str) -> tuple[int, list[tuple[str, bool]]]:
+    (found,) = ok(run("dead-letters", "docs", *more, "--json"))["versions"]
+    return found["count"], [(each["doc_id"], each["still_so"]) for each in found["shown"]]
+
+
+def test_letters_are_listed_and_tried_again(mended: Path, run: Run, conn: psycopg.Connection[Any]) -> None:
+    assert listed(run) == (2, [("p1", True), ("p2", True)])
+    told = run("dead-letters", "docs", "v1").out
+    assert "told to fail on 'poison'" in told
+    assert told.endswith("or run: embed-pipeline dead-letters docs v1 --retry\n")
+    assert listed(run, "--limit", "1") == (2, [("p1", True)])
+    assert "and 1 more" in run("dead-letters", "docs", "--limit", "1").out
+
+    conn.execute("UPDATE docs SET text = 'poison again' WHERE id = 'p2'")
+    assert listed(run) == (2, [("p1", True), ("p2", False)])
+
+    # Tried again before anything was mended, they come back; afterwards they are written.
+    assert ok(run("dead-letters", "docs", "--retry", "--json"))["queued"] == {"v1": 2}
+    assert ok(run("sync", "docs", "--json"))["versions"][0]["rejected"] == 2
+    assert listed(run) == (2, [("p1", True), ("p2", True)])
+    mended.touch()
+    assert "v1: 2 documents queued" in run("dead-letters", "docs", "v1", "--retry").out
+    assert ok(run("sync", "docs", "--json"))["versions"][0]["written"] == 2
+    assert listed(run) == (0, [])
+    assert run("verify", "docs").code == 0
+    assert run("dead-letters", "docs", "v9").code == 1
+
+
+def test_a_crash_while_retrying_loses_no_letter(mended: Path, place: Place, run: Run, conn: psycopg.Connection[Any]) -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    signals.listen("dead_letters.requeued", die)
+    with opened(load_indexes(place.config)["docs"]) as index, pytest.raises(KeyboardInterrupt):
+        dead_letters.retry(index)
+    assert listed(run)[0] == 2
+    assert conn.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,)
+
+
+def test_dagster_shows_them_on_the_dual_write_and_tries_again(mended: Path, place: Place, run: Run) -> None:
+    docs = build_definitions(load_indexes(place.config)["docs"])
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def check() -> tuple[bool, dg.AssetCheckSeverity]:
+            (found,) = docs.resolve_job_def("dual_write_docs").execute_in_process(instance=instance).get_asset_check_evaluations()
+            return found.passed, found.severity
+
+        assert check() == (False, dg.AssetCheckSeverity.WARN), "nothing is served that lacks them"
+        place.declare(gate={"min_queries": 2, "margin": 0.2, "max_dead_letters": 2}, versions=_declared(place), partitions=1)
+        assert run("gate", "docs", "v1").code == 0
+        assert run("cutover", "docs", "v1").code == 0
+        assert check() == (False, dg.AssetCheckSeverity.ERROR), "searches miss them now"
+        mended.touch()
+        again = docs.resolve_job_def("retry_dead_letters_docs").execute_in_process(instance=instance)
+        assert again.success
+        assert check()[0]
+
+
+def _declared(place: Place) -> dict[str, Any]:
+    spec = load_indexes(place.config)["docs"]
+    return {name: each.model_dump(mode="json", exclude_defaults=True) for name, each in spec.versions.items()}

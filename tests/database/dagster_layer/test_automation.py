@@ -1,0 +1,116 @@
+"""Ticks of the sensor and of the schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import psycopg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from embed_pipeline.dagster_layer.assets import DUAL_WRITE_BUDGET_SECONDS
+from embed_pipeline.dagster_layer.schedules import first_contiguous
+from embed_pipeline.spec import IndexSpec
+from tests.database.dagster_layer.conftest import Declare, Runner
+
+Run = Callable[[IndexSpec], Runner]
+V1 = {"v1": {}}
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """On disk, since the context of a schedule's tick opens its instance again."""
+    # Not entered: an instance that is entered again by a context leaves itself behind as the current one.
+    made = dg.DagsterInstance.local_temp()
+    yield made
+    made.dispose()
+
+
+def tick(docs: Runner) -> dg.RunRequest | str:
+    """One tick of the sensor: what it requests, or why it does not."""
+    sensor = docs.definitions.resolve_sensor_def("docs_dual_write")
+    with dg.build_sensor_context(instance=docs.instance, definitions=docs.definitions) as context:
+        answer = sensor.evaluate_tick(context)
+    return answer.run_requests[0] if answer.run_requests else str(answer.skip_message)
+
+
+def schedule_tick(docs: Runner, version: str = "v1") -> dg.RunRequest | str:
+    schedule = docs.definitions.resolve_schedule_def(f"docs_{version}_backfill")
+    with dg.build_schedule_context(instance=docs.instance) as context:
+        answer = schedule.evaluate_tick(context)
+    return answer.run_requests[0] if answer.run_requests else str(answer.skip_message)
+
+
+def test_the_sensor_asks_for_a_run_while_changes_wait(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    app.execute("DROP SCHEMA IF EXISTS embed_pipeline CASCADE")
+    docs = run(declare(V1))
+    assert tick(docs) == "docs is not registered in its database yet; its first backfill does that."
+    docs.fill("v1")
+    assert tick(docs) == "No changed document waits."
+
+    app.execute("UPDATE articles SET body = 'changed' WHERE id = 5")
+    request = tick(docs)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key is None, "Dagster never asks again for a run key, also after its run failed"
+    assert request.tags["dagster/priority"] == "10"
+    assert float(request.tags["dagster/max_runtime"]) > DUAL_WRITE_BUDGET_SECONDS
+
+    assert docs.job("dual_write_docs").success
+    assert tick(docs) == "No changed document waits."
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+def test_the_sensor_waits_for_its_own_run(
+    declare: Declare, run: Run, app: psycopg.Connection, status: dg.DagsterRunStatus
+) -> None:
+    docs = run(declare(V1))
+    docs.fill("v1")
+    app.execute("UPDATE articles SET body = 'changed' WHERE id = 5")
+    create_run_for_test(docs.instance, job_name="dual_write_docs", status=dg.DagsterRunStatus.FAILURE)
+    create_run_for_test(docs.instance, job_name="dual_write_others", status=status)
+    assert isinstance(tick(docs), dg.RunRequest)
+    create_run_for_test(docs.instance, job_name="dual_write_docs", status=status)
+    assert tick(docs) == "A dual-write is queued or running."
+
+
+def test_a_database_that_does_not_answer_is_a_reason_and_no_stack_trace(declare: Declare, run: Run) -> None:
+    docs = run(declare(V1, database_url="postgresql://someone:secret@127.0.0.1:1/nowhere"))
+    for answer in (tick(docs), schedule_tick(docs)):
+        assert isinstance(answer, str)
+        assert answer.startswith("PostgreSQL at postgresql://someone:***@127.0.0.1:1/nowhere is not available")
+
+
+def test_the_schedule_asks_for_the_next_partitions(declare: Declare, run: Run) -> None:
+    docs = run(declare(V1, backfill={"partitions_per_run": 2}))
+
+    def wanted() -> tuple[str, str]:
+        request = schedule_tick(docs)
+        assert isinstance(request, dg.RunRequest)
+        tags = request.tags
+        return tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]
+
+    assert wanted() == ("00", "01"), "an index that is not registered yet has everything to fill"
+    assert docs.backfill("v1", "01", "01").success
+    assert wanted() == ("00", "00")
+    assert docs.backfill("v1", "00", "00").success
+    assert wanted() == ("02", "03")
+    waiting = create_run_for_test(docs.instance, job_name="backfill_docs_v1", status=dg.DagsterRunStatus.STARTED)
+    assert schedule_tick(docs) == "The backfill of an earlier tick is queued or running."
+    docs.instance.delete_run(waiting.run_id)
+    assert docs.backfill("v1", "02", "03").success
+    assert schedule_tick(docs) == "Every partition of v1 is filled."
+
+
+@pytest.mark.parametrize(
+    ("unfilled", "expected"),
+    [
+        (set(), []),
+        ({"00", "01", "02", "03"}, ["00", "01"]),
+        ({"01", "03"}, ["01"]),
+        ({"02", "03"}, ["02", "03"]),
+        ({"03"}, ["03"]),
+    ],
+)
+def test_first_contiguous(unfilled: set[str], expected: list[str]) -> None:
+    assert first_contiguous(["00", "01", "02", "03"], unfilled, 2) == expected

@@ -1,0 +1,108 @@
+"""The full comparison as Dagster runs it: what bypassed change capture is queued by the run, and a person sees a warning."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import psycopg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from embed_pipeline.migrate import register
+from embed_pipeline.migrate.status import status_of
+from embed_pipeline.spec import IndexSpec
+from tests.database.dagster_layer.conftest import Declare, Runner
+
+Run = Callable[[IndexSpec], Runner]
+V1 = {"v1": {}}
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """On disk, since the context of a schedule's tick opens its instance again."""
+    made = dg.DagsterInstance.local_temp()
+    yield made
+    made.dispose()
+
+
+def compared(docs: Runner) -> tuple[bool, dg.AssetCheckSeverity, str]:
+    """One run of the job: (passed, severity, what it says)."""
+    result = docs.job("compare_docs")
+    assert result.success, "what was found is repaired by the dual-write: the run itself did its work"
+    (check,) = result.get_asset_check_evaluations()
+    assert check.asset_key == dg.AssetKey(["docs", "comparison"])
+    return check.passed, check.severity, check.description or ""
+
+
+def tick(docs: Runner) -> dg.RunRequest | str:
+    schedule = docs.definitions.resolve_schedule_def("docs_compare")
+    with dg.build_schedule_context(instance=docs.instance) as context:
+        answer = schedule.evaluate_tick(context)
+    return answer.run_requests[0] if answer.run_requests else str(answer.skip_message)
+
+
+def bypass(app: psycopg.Connection) -> None:
+    """Change, delete and insert while the triggers are off, and leave them off."""
+    app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    app.execute("UPDATE articles SET body = 'unseen edit' WHERE id = 1")
+    app.execute("DELETE FROM articles WHERE id = 2")
+    app.execute("INSERT INTO articles VALUES (100, 'unseen insert')")
+
+
+def test_what_bypassed_capture_is_found_repaired_and_said(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1))
+    docs.serve("v1")
+    clean = "Every vector agrees with its document, and change capture is armed."
+    assert compared(docs) == (True, dg.AssetCheckSeverity.WARN, clean)
+    seen = status_of(docs.spec).comparison
+    assert seen is not None
+    assert (seen.differences, seen.sentence) == (0, clean)
+
+    bypass(app)
+    passed, severity, said = compared(docs)
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert said.startswith("Something bypassed change capture: 3 documents of v1 differed and are queued, change capture was off")
+    assert "embed_pipeline_docs_update" in said
+    seen = status_of(docs.spec).comparison
+    assert seen is not None
+    assert (seen.differences, seen.sentence) == (3, said)
+
+    app.execute("UPDATE articles SET body = 'seen again' WHERE id = 3")
+    assert docs.job("dual_write_docs").success
+    # The next comparison reads everything again and finds nothing: it was repaired, and change capture is on.
+    assert compared(docs)[0]
+
+
+def test_armed_triggers_are_left_alone_and_long_writers_are_not_met(
+    declare: Declare, run: Run, app: psycopg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arming needs the documents lock; with nothing to arm a comparison must pass beside a long transaction."""
+    docs = run(declare(V1))
+    docs.serve("v1")
+    monkeypatch.setattr(register, "LOCK_TRIES", 1)
+    with psycopg.connect(database_url) as writer:
+        writer.execute("UPDATE articles SET body = 'long' WHERE id = 1")
+        done: list[bool] = []
+        thread = threading.Thread(target=lambda: done.append(compared(docs)[0]))
+        thread.start()
+        thread.join(timeout=60)
+        assert done == [True]
+        writer.rollback()
+
+
+def test_the_schedule_waits_for_a_version_and_for_its_own_run(declare: Declare, run: Run) -> None:
+    docs = run(declare(V1))
+    assert tick(docs) == "docs has no live version yet."
+    docs.fill("v1")
+    assert isinstance(tick(docs), dg.RunRequest)
+    create_run_for_test(docs.instance, job_name="compare_docs", status=dg.DagsterRunStatus.STARTED)
+    assert tick(docs) == "The comparison of an earlier tick is queued or running."
+
+
+def test_a_comparison_registers_no_new_version(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """A schedule that registers what is new in the YAML would begin migrations at night."""
+    run(declare(V1)).serve("v1")
+    assert compared(run(declare({"v1": {}, "v2": {}})))[0]
+    assert app.execute("SELECT version FROM embed_pipeline.versions").fetchall() == [("v1",)]

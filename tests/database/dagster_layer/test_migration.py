@@ -1,0 +1,259 @@
+"""One migration as a person runs it in Dagster, and everything it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import dagster as dg
+import psycopg
+
+from embed_pipeline.spec import IndexSpec
+from tests.database.dagster_layer.conftest import Declare, Runner, failure, pointer, sentence, words
+
+Run = Callable[[IndexSpec], Runner]
+
+V1 = {"v1": {"drop": 0.4}}
+V1_V2 = V1 | {"v2": {}}
+# Blind to nearly every word: finds next to nothing.
+V1_WORSE = V1 | {"worse": {"drop": 0.97}}
+
+
+def materialized(result: dg.ExecuteInProcessResult, *path: str) -> dict[str, object]:
+    """Metadata of the last materialization of an asset in a run."""
+    events = [
+        event.step_materialization_data.materialization
+        for event in result.all_events
+        if event.is_step_materialization and event.asset_key == dg.AssetKey(path)
+    ]
+    return {name: value.value for name, value in events[-1].metadata.items()}
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+
+
+def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    run(declare(V1)).serve("v1")
+    assert pointer(app) == "v1"
+    docs = run(declare(V1_V2))
+
+    filled = docs.backfill("v2")
+    assert filled.success
+    assert docs.filled("v2") == {"00", "01", "02", "03"}
+    assert docs.filled("v1") == {"00", "01", "02", "03"}
+    last = materialized(filled, "docs", "embeddings", "v2")
+    assert (last["documents"], last["written"], last["dagster/partition_row_count"]) == (10, 10, 10)
+    assert (last["partitions left"], last["seconds left"]) == (0, 0)
+
+    judged = docs.job("gate_docs_v2")
+    assert judged.success
+    assert checks(judged) == {"coverage": True, "provenance": True, "ann_recall": True, "held_out_recall": True}
+    built = materialized(judged, "docs", "ann_index", "v2")
+    assert built["bytes"] > 0
+    verdict = materialized(judged, "docs", "evaluation", "v2")
+    assert verdict["outcome"] == "pass"
+    assert verdict["baseline"] == "v1"
+    assert str(verdict["table"]).startswith("| metric | v1 | v2 |")
+    assert "](data:image/png;base64," in str(verdict["plot"])
+    assert pointer(app) == "v1", "a gate moves nothing"
+
+    moved = docs.job("cutover_docs_v2")
+    assert moved.success
+    assert pointer(app) == "v2"
+    served = materialized(moved, "docs", "serving")
+    assert (served["version"], served["previous"], served["generation"]) == ("v2", "v1", 2)
+
+    back = docs.job("rollback_docs")
+    assert back.success
+    assert pointer(app) == "v1"
+    assert materialized(back, "docs", "serving")["version"] == "v1"
+    reason = app.execute("SELECT reason FROM embed_pipeline.events WHERE event = 'rollback' ORDER BY id DESC LIMIT 1").fetchone()
+    assert reason == (f"Dagster run {back.run_id}",)
+
+    refused = docs.op_job("retire_docs_v2", confirm="v1")
+    assert "does not name the version 'v2'" in sentence(refused)
+    retired = docs.op_job("retire_docs_v2", confirm="v2", reason="not wanted")
+    assert retired.success
+    assert app.execute("SELECT state FROM embed_pipeline.versions WHERE version = 'v2'").fetchone() == ("retired",)
+
+
+def test_empty_partitions_are_filled_too(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    app.execute("DELETE FROM articles WHERE id > 2")
+    docs = run(declare(V1))
+    docs.fill("v1")
+    assert docs.filled("v1") == {"00", "01", "02", "03"}
+
+
+def test_a_failing_partition_leaves_the_others_green_and_a_relaunch_completes(
+    declare: Declare, run: Run, app: psycopg.Connection
+) -> None:
+    docs = run(declare({"v1": {"raise_on": "w25x5"}}))
+    failed = docs.backfill("v1")
+    assert not failed.success
+    assert docs.filled("v1") == {"00", "01"}, "document 25 stands in partition 02"
+    assert "told to raise on 'w25x5'" in failure(failed).step_failure_data.error_display_string
+
+    app.execute("UPDATE articles SET body = 'mended' WHERE id = 25")
+    again = docs.backfill("v1", "02", "03")
+    assert again.success
+    assert docs.filled("v1") == {"00", "01", "02", "03"}
+    assert docs.job("gate_docs_v1").success
+
+
+def test_the_ann_index_is_refused_while_partitions_are_missing(declare: Declare, run: Run) -> None:
+    docs = run(declare(V1))
+    assert docs.backfill("v1", "00", "01").success
+    refused = docs.job("gate_docs_v1")
+    assert sentence(refused).startswith("2 of 4 partitions of docs.v1 are not filled (first: 02).")
+
+
+def test_serving_alone_is_refused_without_evidence(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    run(declare(V1)).serve("v1")
+    docs = run(declare(V1_V2))
+    docs.fill("v2")
+    only = dg.AssetSelection.assets(["docs", "ann_index", "v2"])
+    assert dg.materialize([*docs.definitions.assets], selection=only, instance=docs.instance).success
+
+    serving = dg.AssetSelection.assets(["docs", "serving"])
+    refused = dg.materialize([*docs.definitions.assets], selection=serving, instance=docs.instance, raise_on_error=False)
+    assert sentence(refused).startswith("There is no evidence that v2 may serve docs.")
+    assert pointer(app) == "v1"
+
+
+def test_a_worse_model_fails_its_check_and_never_serves(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    run(declare(V1)).serve("v1")
+    docs = run(declare(V1_WORSE))
+    docs.fill("worse")
+    judged = docs.job("gate_docs_worse")
+    assert not judged.success
+    assert checks(judged)["coverage"]
+    assert not checks(judged)["held_out_recall"]
+
+    cut = docs.job("cutover_docs_worse")
+    assert not cut.success
+    assert not [event for event in cut.all_events if event.step_key == "docs__serving" and event.is_step_start]
+    assert pointer(app) == "v1"
+
+    # Nobody gets round it by launching the last asset alone.
+    serving = dg.AssetSelection.assets(["docs", "serving"])
+    config = {"ops": {"docs__serving": {"config": {"version": "worse"}}}}
+    alone = dg.materialize(
+        [*docs.definitions.assets], selection=serving, run_config=config, instance=docs.instance, raise_on_error=False
+    )
+    assert sentence(alone).startswith("The gate of docs did not pass worse: fail:")
+    assert pointer(app) == "v1"
+
+
+def test_the_first_version_without_held_out_set_may_serve(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1, holdout=None))
+    docs.fill("v1")
+    judged = docs.job("gate_docs_v1")
+    assert checks(judged) == {"coverage": True, "provenance": True, "ann_recall": True, "held_out_recall": True}
+    assert docs.job("cutover_docs_v1").success
+    assert pointer(app) == "v1"
+
+
+def test_too_many_dead_letters_fail_coverage(declare: Declare, run: Run) -> None:
+    docs = run(declare({"v1": {"fail_on": "w7x5"}}))
+    docs.fill("v1")
+    judged = docs.job("gate_docs_v1")
+    assert not judged.success
+    assert not checks(judged)["coverage"]
+
+
+def test_a_missing_vector_fails_coverage(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1))
+    docs.fill("v1")
+    app.execute("DELETE FROM embed_pipeline.docs__v1__vectors WHERE doc_id = '3'")
+    judged = docs.job("gate_docs_v1")
+    assert not judged.success
+    assert not checks(judged)["coverage"]
+
+
+def test_a_vector_with_another_label_fails_provenance(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1))
+    docs.fill("v1")
+    for (name,) in app.execute(
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'embed_pipeline.docs__v1__documents'::regclass AND contype = 'c'"
+    ).fetchall():
+        app.execute(f'ALTER TABLE embed_pipeline.docs__v1__documents DROP CONSTRAINT "{name}"')
+    app.execute("UPDATE embed_pipeline.docs__v1__documents SET fingerprint = 'other' WHERE doc_id = '3'")
+    judged = docs.job("gate_docs_v1")
+    assert not judged.success
+    assert checks(judged) == {"coverage": True, "provenance": False, "ann_recall": True, "held_out_recall": True}
+
+
+def test_dual_write_observes_and_never_fills_a_partition(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    run(declare(V1)).serve("v1")
+    docs = run(declare(V1_V2))
+    # Registers v2; nothing of it is filled.
+    assert docs.job("dual_write_docs").success
+    app.execute("UPDATE articles SET body = %s WHERE id = 5", (words(99),))
+    synced = docs.job("dual_write_docs")
+    assert synced.success
+    assert materialized(synced, "docs", "dual_write") == {
+        "v1 written": 1,
+        "v1 pending": 0,
+        "v2 written": 1,
+        "v2 pending": 0,
+    }
+    observed = {
+        event.asset_key.path[-1]: event.asset_observation_data.asset_observation.metadata["written"].value
+        for event in synced.all_events
+        if event.is_asset_observation
+    }
+    assert observed == {"v1": 1, "v2": 1}
+    assert docs.filled("v2") == set()
+
+
+def test_dual_write_of_a_broken_model_fails_and_the_other_version_is_written(
+    declare: Declare, run: Run, app: psycopg.Connection
+) -> None:
+    run(declare(V1)).serve("v1")
+    docs = run(declare(V1 | {"v2": {"raise_on": "poison"}}))
+    assert docs.job("dual_write_docs").success
+    app.execute("UPDATE articles SET body = 'poison' WHERE id = 5")
+    synced = docs.job("dual_write_docs")
+    assert not synced.success
+    row = app.execute(
+        "SELECT count(*) FROM embed_pipeline.provenance WHERE version = 'v1' AND doc_id = '5'"
+        " AND source_hash = encode(sha256('poison'), 'hex')"
+    ).fetchone()
+    assert row == (1,)
+
+
+def test_pause_and_resume(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1))
+    assert not docs.op_job("pause_docs").success, "an index that is not registered has nothing to pause"
+    assert docs.job("dual_write_docs").success
+    assert docs.op_job("pause_docs", reason="peak hours").success
+    state = "SELECT state, reason FROM embed_pipeline.control"
+    row = app.execute(state).fetchone()
+    assert row is not None
+    assert row[0] == "paused"
+    assert row[1].startswith("peak hours (Dagster run ")
+    assert docs.job("resume_docs").success
+    row = app.execute(state).fetchone()
+    assert row is not None
+    assert row[0] == "running"
+    assert docs.op_job("abort_docs", reason="wrong model").success
+    stopped = docs.backfill("v1")
+    assert "aborted by" in sentence(stopped)
+    assert "wrong model" in sentence(stopped)
+    assert docs.job("resume_docs").success
+
+
+def test_pause_gets_through_when_the_documents_table_is_gone(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1))
+    assert docs.job("dual_write_docs").success
+    app.execute("DROP TABLE articles")
+    assert docs.job("pause_docs").success
+    assert docs.job("abort_docs").success
+    assert app.execute("SELECT state FROM embed_pipeline.control").fetchone() == ("aborted",)
+
+
+def test_a_database_that_does_not_answer_is_one_sentence(declare: Declare, run: Run) -> None:
+    docs = run(declare(V1, database_url="postgresql://someone:secret@127.0.0.1:1/nowhere"))
+    failed = docs.job("gate_docs_v1")
+    assert "PostgreSQL at postgresql://someone:***@127.0.0.1:1/nowhere is not available" in sentence(failed)
+    assert not any("secret" in str(event) for event in failed.all_events)

@@ -1,0 +1,66 @@
+"""A request that is refused for one of its texts is asked for in parts; what these brought is paid for, whatever comes after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from embed_pipeline.embedders import remote
+from embed_pipeline.errors import ProviderRefused
+from embed_pipeline.migrate import backfill, dual_write
+from embed_pipeline.migrate.open_index import OpenIndex
+from tests.harness.articles import require_consistent, settle, text_hash
+from tests.harness.providers.loopback import Provider
+
+Open = Callable[..., OpenIndex]
+MODEL = "text-embedding-3-small"
+
+
+@pytest.fixture
+def index(app: psycopg.Connection, open_docs: Open, provider: Provider) -> OpenIndex:
+    version = {"provider": "openai", "model_name": MODEL, "dimensions": 16, "base_url": provider.base_url("openai")}
+    app.execute("UPDATE articles SET body = 'poison' WHERE id = 3")
+    app.execute("UPDATE articles SET body = 'forbidden' WHERE id = 40")
+    provider.fail("poison", holds="poison")
+    return open_docs(versions={"v1": version}, partitions=1)
+
+
+def paid_more_than_once(provider: Provider) -> dict[str, int]:
+    harmless = {text_hash(remote.PROBE)}
+    return {text: times for text, times in provider.paid(MODEL).items() if times > 1 and text not in harmless}
+
+
+def test_backfill_keeps_the_answered_parts_of_a_request_that_fails(
+    app: psycopg.Connection, index: OpenIndex, provider: Provider
+) -> None:
+    rule = provider.fail("refuse", status=403, holds="forbidden", skip=1)
+    with pytest.raises(ProviderRefused):
+        backfill.fill_partition(index, "v1", "00")
+    kept = app.execute("SELECT count(*) FROM embed_pipeline.docs__v1__documents").fetchone()
+    assert kept is not None
+    assert 0 < kept[0] < 59
+    provider.lift(rule)
+    backfill.fill_partition(index, "v1", "00")
+    require_consistent(index)
+    assert paid_more_than_once(provider) == {}
+
+
+def test_dual_write_keeps_the_answered_parts_of_a_request_that_fails(
+    app: psycopg.Connection, index: OpenIndex, provider: Provider
+) -> None:
+    backfill.fill_partition(index, "v1", "00")
+    app.execute("UPDATE articles SET title = title || ' again'")
+    before = app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone()
+    rule = provider.fail("refuse", status=403, holds="forbidden", skip=1)
+    (result,) = dual_write.sync(index)
+    assert "status 403" in result.error
+    after = app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone()
+    assert before is not None
+    assert after is not None
+    assert 0 < after[0] < before[0]
+    provider.lift(rule)
+    app.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
+    settle(index)
+    assert paid_more_than_once(provider) == {}

@@ -1,0 +1,6 @@
+"""The table of articles with an index over it, and the loopback provider."""
+
+from __future__ import annotations
+
+from tests.harness.articles import app, holdout, open_docs, second_app  # noqa: F401  (fixtures)
+from tests.harness.providers.loopback import provider, provider_process  # noqa: F401  (fixtures)

@@ -1,0 +1,66 @@
+"""Campaigns, each on a database of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from embed_pipeline.postgres import embedded
+from tests.conftest import template
+from tests.faults.campaign.declared import with_parameter
+from tests.faults.campaign.load import Load
+from tests.faults.campaign.scenario import Campaign
+from tests.harness.strikes import SEED
+from tests.mutations.conftest import place, preloaded  # noqa: F401  (fixtures)
+
+
+@pytest.fixture
+def campaign(
+    postgres_server: embedded.Server,
+    postgres_admin: psycopg.Connection[TupleRow],
+    tmp_path: Path,
+    record_property: Callable[[str, Any], None],
+) -> Iterator[Callable[..., Campaign]]:
+    """Makes campaigns, each on a database of its own with v1 serving: `campaign(seed, keys=..., writers=..., ...)`."""
+    made: list[Campaign] = []
+    databases: list[sql.Identifier] = []
+
+    def make(
+        seed: int = SEED,
+        *,
+        url: str = "",
+        keys: int = 120,
+        writers: int = 2,
+        truncates: bool = False,
+        hot: bool = False,
+        chunked: bool = False,
+        **more: Any,
+    ) -> Campaign:
+        if not url:
+            name = f"campaign_{uuid.uuid4().hex}"
+            postgres_admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template()))
+            )
+            databases.append(sql.Identifier(name))
+            url = postgres_server.url(name)
+        # The application's statements take as long as they take, whatever the database says for others.
+        application = with_parameter(url, "options", "-c statement_timeout=0")
+        load = Load(application, keys, writers, truncates=truncates, hot=hot, long_texts=chunked)
+        each = Campaign(tmp_path / str(len(made)), seed, load, url=url, chunked=chunked, **more)
+        made.append(each)
+        record_property("strikes", each.strikes)
+        each.prepare()
+        return each
+
+    yield make
+    for each in made:
+        each.abandon()
+    for database in databases:
+        postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))

@@ -1,0 +1,139 @@
+"""Cutovers, rollbacks and a retire: two at once, over a late commit, and under a reader who began before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from embed_pipeline.search import Searcher
+from tests.faults.campaign import models, readers
+from tests.faults.campaign.load import anchor_text
+from tests.faults.campaign.records import Log
+from tests.faults.campaign.stage import SOON, Scene, Stage
+from tests.harness.postgres.proxy import Fate
+
+# So long that only a notice can tell a searcher of a flip.
+HEARD_ONLY = 3600.0
+LISTENS = (
+    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN embed_pipeline_serving')"
+)
+# When a mover looked last for the transactions that changed documents before its mark.
+LOOKED = """
+SELECT max(query_start)::text FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = %s AND query LIKE '%%pg_locks%%'
+"""
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+# One that does not wait for them looks twice.
+LOOKS = 4
+
+
+def judged(stage: Stage) -> None:
+    """v2 may serve. Before it is filled, its ANN index is refused."""
+    stage.register("v2")
+    stage.run.finish(stage.run.start("ann_index", "v2"))
+    stage.look()
+    stage.steps("v2", "backfill", "ann_index", "gate")
+
+
+def half_of_a_flip(stage: Stage) -> None:
+    """A mover stands between the two halves of a flip: nobody sees one of them."""
+    mover = stage.holding("cutover.half_moved", "cutover", "v2")
+    stage.held(mover)
+    stage.look()
+    stage.go(mover)
+
+
+def two_cutovers(stage: Stage) -> None:
+    """Both stand before the flip at the same time, if they can: one of them moves the pointer."""
+    movers = [stage.holding("cutover.covered", "cutover", "v2") for _ in range(2)]
+    for mover in movers:
+        stage.held(mover, may_end=True)
+    outcomes = stage.go(*movers)
+    if sum(outcome is not None and "result" in outcome for outcome in outcomes) != 1:
+        stage.problem(f"two cutovers at once: {outcomes}")
+
+
+def late_commit_under_a_rollback(stage: Stage) -> None:
+    """A change that was numbered before the mark of a rollback is committed before its flip: what serves then has it."""
+    (key,) = stage.documents(1)
+    with stage.transaction() as late:
+        late.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), key)
+        mover = stage.holding("cutover.covered", "rollback", "v1")
+        looks: set[str | None] = {None}
+
+        def waits() -> bool:
+            looks.add(stage.ask(LOOKED, mover.task.name))
+            return len(looks) > LOOKS
+
+        stage.wait(lambda: mover.held > 0 or waits(), "the mark of a rollback")
+    stage.held(mover)
+    stage.go(mover)
+    if stage.run.done("rollback", "v1"):
+        stage.run.problems += [f"at once after the rollback: {each}" for each in stage.wrong("v1")]
+    stage.sync()
+
+
+def answers_of_flips_are_lost(stage: Stage) -> None:
+    """The COMMIT of a rollback is still under way when the mover looks; that of a cutover is carried out, and its answer lost."""
+    moves: list[tuple[str, str, Fate]] = [("rollback", "v1", "delay"), ("cutover", "v2", "swallow")]
+    for step, version, fate in moves:
+        mover, proxy = stage.losing(fate, b"UPDATE embed_pipeline.serving_pointer", step, version)
+        stage.blocked(mover)
+        proxy.release()
+        outcome = stage.run.finish(mover)
+        # The session that the answer was lost of holds the mover's lock until the server has ended it.
+        stage.wait(lambda name=mover.task.name: stage.ask(SESSIONS, name) == 0, "the end of a lost session")  # type: ignore[misc]
+        stage.wait(lambda step=step, version=version: stage.run.done(step, version), f"the {step}", SOON)  # type: ignore[misc]
+        if outcome is None or "result" not in outcome:
+            stage.problem(f"the {step} to {version} has happened, and it says: {outcome}")
+
+
+def searches_over_a_flip_and_a_retire(stage: Stage) -> None:
+    """Of three searches that began under v2, one has its vector already, one still waits for it, and one goes by a pointer it keeps."""
+    stage.run.count_strike("readers over a flip", "rollback")
+    stage.run.count_strike("readers over a flip", "retire")
+    with _reading(stage) as (searcher, log):
+        stage.wait(lambda: bool(stage.ask(LISTENS)), "a searcher that listens", SOON)
+        _search(searcher, log, 1)
+        query = searcher.embed(anchor_text(2))
+        waiting = models.held[anchor_text(3)] = models.Held()
+        slow = threading.Thread(target=_search, args=(searcher, log, 3))
+        slow.start()
+        assert waiting.there.wait(SOON)
+        stage.steps("v1", "rollback")
+        with log.timed("search") as record:
+            record["asked"] = query.version
+            readers.note(record, searcher.search_vector(query))
+        stage.wait(lambda: _search(searcher, log, 1) == "v1", "the notice of a flip", SOON)
+        stage.steps("v2", "retire")
+        waiting.go.set()
+        slow.join()
+        del models.held[anchor_text(3)]
+
+
+def _search(searcher: Searcher, log: Log, number: int) -> str:
+    """A search for a document that nobody touches; which version answered."""
+    with log.timed("search") as record:
+        record |= {"anchor": str(number), "asked": None}
+        readers.note(record, searcher.search(anchor_text(number)))
+    return str(record.get("version"))
+
+
+@contextmanager
+def _reading(stage: Stage) -> Iterator[tuple[Searcher, Log]]:
+    with (
+        Log(stage.run.place / "reader-scene.log") as log,
+        Searcher("docs", stage.run.load.url, refresh_seconds=HEARD_ONLY, max_connections=2) as searcher,
+    ):
+        yield searcher, log
+
+
+SCENES: tuple[Scene, ...] = (
+    judged,
+    half_of_a_flip,
+    late_commit_under_a_rollback,
+    two_cutovers,
+    answers_of_flips_are_lost,
+    searches_over_a_flip_and_a_retire,
+)

@@ -1,0 +1,185 @@
+"""Who waits for whom: an application with one long transaction on the documents, versions beside a slow one, many who come first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from tests.conftest import BARE
+from tests.faults.campaign import load as application
+from tests.faults.campaign.declared import faults_file, space
+from tests.faults.campaign.load import FIRST
+from tests.faults.campaign.stage import QUEUED, Scene, Stage
+from tests.faults.campaign.worker import Worker
+
+LONG, SHORT, LOCKED = FIRST, FIRST + 1, FIRST + 2
+# Processes that find no catalog, all at once.
+MANY = 3
+# When a mover looked last for the transactions that changed documents before its mark. One that finds none looks once.
+LOOKED = """
+SELECT max(query_start)::text FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = %s AND query LIKE '%%pg_locks%%'
+"""
+LOOKS = 4
+TIMEOUT_SECONDS = 1
+WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'campaign-%' AND wait_event_type = 'Lock'
+"""
+
+
+def registration_beside_a_long_transaction(stage: Stage) -> None:
+    """The application has a transaction open for longer than a lock request may wait; its other ones, which have a timeout, go on."""
+    stage.run.count_strike("a long transaction", "register")
+    stage.run.versions.append("v2")
+    with stage.transaction() as long:
+        long.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), LONG)
+        worker = stage.run.start("register", "v2")
+        stage.blocked(worker)
+        stage.in_time("UPDATE articles SET body = %s WHERE id = %s", stage.text(), SHORT)
+    stage.run.finish(worker)
+    stage.run.complete("register", "v2")
+
+
+def comparison_beside_a_long_transaction(stage: Stage) -> None:
+    """Nothing has to be armed, so a full comparison waits for nobody; what a backfill has still to bring is not queued by it."""
+    stage.sync()
+    stage.run.count_strike("a long transaction", "full comparison")
+    with stage.transaction() as long:
+        long.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), LONG)
+        worker = stage.run.start("reconcile", "")
+        stage.wait(lambda: stage.waits(worker) or not worker.running, "the end of a full comparison")
+        if worker.running:
+            stage.problem("a full comparison with nothing to arm waits for a transaction of the application")
+            worker.kill()
+        outcome = stage.run.finish(worker)
+        queued = stage.ask(QUEUED)
+    if queued:
+        stage.problem(f"nothing but what a backfill has to bring was missing, and the full comparison queued {queued}: {outcome}")
+    stage.sync()
+
+
+def build_beside_a_long_transaction(stage: Stage) -> None:
+    """The database ends statements after a second, as is meant for the application's. An index build waits longer than that."""
+    stage.steps("v2", "backfill")
+    stage.run.count_strike("statement timeout", "the index build")
+    with _statement_timeout(stage):
+        with stage.transaction() as long:
+            long.do("LOCK TABLE embed_pipeline.docs__v2__vectors IN ROW EXCLUSIVE MODE")
+            builder = stage.run.start("ann_index", "v2")
+            stage.blocked(builder, 2 * TIMEOUT_SECONDS)
+        outcome = stage.run.finish(builder)
+    if outcome is None or "result" not in outcome:
+        stage.problem(f"a timeout that is meant for the application ended an index build: {outcome}")
+
+
+@contextmanager
+def _statement_timeout(stage: Stage) -> Iterator[None]:
+    """For every session that begins meanwhile."""
+    database = sql.Identifier(stage.ask("SELECT current_database()"))
+    value = sql.Literal(f"{TIMEOUT_SECONDS}s")
+    stage.do(sql.SQL("ALTER DATABASE {} SET statement_timeout = {}").format(database, value).as_string(None))
+    yield
+    stage.do(sql.SQL("ALTER DATABASE {} RESET statement_timeout").format(database).as_string(None))
+
+
+def move_beside_a_report(stage: Stage) -> None:
+    """A transaction that only reads the documents, and locks one, holds no change back: a cutover does not wait for it."""
+    stage.steps("v2", "ann_index", "gate")
+    stage.run.count_strike("a long transaction", "cutover")
+    with stage.transaction() as report:
+        report.do("CREATE TEMPORARY TABLE report AS SELECT count(*) FROM articles")
+        report.do("SELECT FROM articles WHERE id = %s FOR UPDATE", LOCKED)
+        mover = stage.run.start("cutover", "v2")
+        looks: set[str | None] = {None}
+
+        def waits() -> bool:
+            looks.add(stage.ask(LOOKED, mover.task.name))
+            return len(looks) > LOOKS
+
+        stage.wait(lambda: waits() or not mover.running, "the end of a cutover")
+        if mover.running:
+            stage.problem("a cutover waits for a transaction that has changed no document")
+            mover.kill()
+        stage.run.finish(mover)
+    stage.run.complete("cutover", "v2")
+
+
+def the_other_version_is_down(stage: Stage) -> None:
+    """The model of v1 is down, which is standby. What serves is written all the same, and v1 may go."""
+    stage.run.count_strike("the model of one version is down", "dual-write")
+    words, stage.run.words = stage.run.words, f"{stage.run.words}|the provider is down"
+    faults_file(stage.run.place).write_text(f"down in {space('v1')}")
+    text = stage.text()
+    stage.edit(SHORT, text)
+    stage.sync()
+    faults_file(stage.run.place).unlink()
+    title = stage.ask("SELECT title FROM articles WHERE id = %s", SHORT)
+    if stage.hash_of("v2", SHORT) != hashlib.sha256(f"{title}\n\n{text}".encode()).digest():
+        stage.problem("v2 serves and has to wait because the model of v1 is down")
+    stage.run.words = words
+    # With it goes what it was to try again in a few seconds.
+    stage.steps("v1", "retire")
+
+
+def many_come_first(stage: Stage) -> None:
+    """On a database without a catalog several processes register the first version at once: one makes the catalog, all are served."""
+    stage.run.count_strike("several at once", "the first registration of all")
+    with _fresh_database(stage) as url:
+        own, stage.run.url = stage.run.url, url
+        # A transaction sees the sessions as they were when it looked first: another connection counts.
+        with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as looking:
+            # Who is first stands here until all have come.
+            other.execute("CREATE SCHEMA embed_pipeline")
+            workers = [stage.run.start("register", "v1") for _ in range(MANY)]
+            stage.wait(lambda: _waiting(looking) == MANY, "the arrival of all at a database without a catalog")
+            other.rollback()
+        for worker in workers:
+            _registered(stage, worker)
+        stage.run.url = own
+
+
+def _waiting(conn: psycopg.Connection) -> int:
+    row = conn.execute(WAITING).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _registered(stage: Stage, worker: Worker) -> None:
+    outcome = stage.run.finish(worker)
+    if outcome is None or "result" not in outcome:
+        stage.problem(f"several registered the first version of all at once: {outcome}")
+
+
+@contextmanager
+def _fresh_database(stage: Stage) -> Iterator[str]:
+    """The application's table, and nothing of ours."""
+    with stage.run.connect() as conn:
+        ours = conn.info.dbname
+        name = f"{ours}_fresh"
+        names = {"name": sql.Identifier(name), "template": sql.Identifier(BARE)}
+        conn.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log").format(**names))
+        try:
+            url = stage.run.load.url.replace(f"/{ours}", f"/{name}")
+            assert conninfo_to_dict(url)["dbname"] == name
+            with psycopg.connect(url, autocommit=True) as fresh:
+                application.prepare(fresh, 1)
+            yield url
+        finally:
+            with suppress(psycopg.errors.InvalidCatalogName):
+                conn.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
+
+
+SCENES: tuple[Scene, ...] = (
+    registration_beside_a_long_transaction,
+    comparison_beside_a_long_transaction,
+    build_beside_a_long_transaction,
+    move_beside_a_report,
+    the_other_version_is_down,
+    many_come_first,
+)

@@ -1,0 +1,156 @@
+"""An application's table of articles, and an index over it with models that need no download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from embed_pipeline import signals
+from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, verify
+from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.spec import IndexSpec
+
+DOCUMENTS = 60
+QUERIES = 30
+
+
+def declared(url: str, holdout: Path, *names: str, **overrides: Any) -> IndexSpec:
+    """The declaration of index `docs` with these versions; each name is a space of its own."""
+    versions = {
+        name: {
+            "provider": "tests.harness.fakes:HashEmbedder",
+            "model_name": f"model-{name}",
+            "dimensions": 16,
+            "options": {"salt": name},
+        }
+        for name in names
+    }
+    declaration: dict[str, Any] = {
+        "name": "docs",
+        "database_url": url,
+        "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
+        "partitions": 4,
+        "versions": versions,
+        "holdout": {"path": str(holdout)},
+        "gate": {"min_queries": 2, "margin": 0.2},
+        "retire": {"soak_seconds": 0, "unread_seconds": 0},
+    }
+    return IndexSpec.model_validate(declaration | overrides)
+
+
+def counted(calls: Path, **more: Any) -> dict[str, Any]:
+    """A version whose model writes every text that it is asked for into `calls` (tests/harness/fakes.py: asked_texts)."""
+    return {
+        "provider": "tests.harness.fakes:HashEmbedder",
+        "model_name": "m",
+        "dimensions": 16,
+        "options": {"calls_file": str(calls)},
+    } | more
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    """Known-item queries: the query is the document's own text, so exact search always finds it."""
+    path = tmp_path / "holdout.jsonl"
+    rows = [{"query_id": str(n), "query": f"title {n}\n\nbody {n}", "doc_id": str(n), "grade": 1} for n in range(1, QUERIES + 1)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[psycopg.Connection]:
+    """The application's own connection, with its table of articles."""
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute("CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text, views integer NOT NULL DEFAULT 0)")
+        conn.execute(
+            "INSERT INTO articles (id, title, body) SELECT n, 'title ' || n, 'body ' || n FROM generate_series(1, %s) AS n",
+            (DOCUMENTS,),
+        )
+        yield conn
+
+
+@pytest.fixture
+def second_app(database_url: str, app: psycopg.Connection) -> Iterator[psycopg.Connection]:
+    """Another connection of the application, not in autocommit."""
+    with psycopg.connect(database_url) as conn:
+        yield conn
+        conn.rollback()
+
+
+@pytest.fixture
+def open_docs(database_url: str, app: psycopg.Connection, holdout: Path) -> Iterator[Callable[..., OpenIndex]]:
+    """Opens index `docs` with the named versions; closes what it opened."""
+    opened: list[OpenIndex] = []
+
+    def open_with(*names: str, **overrides: Any) -> OpenIndex:
+        index = open_index(declared(database_url, holdout, *names, **overrides))
+        opened.append(index)
+        return index
+
+    yield open_with
+    for index in opened:
+        index.close()
+
+
+def change(app: psycopg.Connection, doc_id: int, text: str) -> None:
+    """Give the document another body."""
+    app.execute("UPDATE articles SET body = %s WHERE id = %s", (text, doc_id))
+
+
+def at(moment: str, action: Callable[[], object]) -> None:
+    """Run `action` the first time that `moment` is reached."""
+    done = threading.Event()
+
+    def once() -> None:
+        if not done.is_set():
+            done.set()
+            action()
+
+    signals.listen(moment, once)
+
+
+def fill(index: OpenIndex, name: str) -> None:
+    """Backfill every partition and build the ANN index."""
+    for key in index.spec.partition_keys():
+        backfill.fill_partition(index, name, key)
+    ann_index.build(index, name)
+
+
+def serve(index: OpenIndex, name: str) -> None:
+    """Take a version through to serving."""
+    fill(index, name)
+    gate.run(index, name)
+    cutover.cutover(index, name)
+
+
+def settle(index: OpenIndex) -> None:
+    """Dual-write until the queue is empty, and require that every vector agrees with its document."""
+    for result in dual_write.sync(index):
+        assert result.error == ""
+        assert result.pending == 0
+    require_consistent(index)
+
+
+def require_consistent(index: OpenIndex) -> None:
+    for name, coverage in verify.verify(index).items():
+        assert (coverage.differences, coverage.pending) == (0, 0), (name, coverage)
+
+
+def stored(app: psycopg.Connection, version: str) -> dict[str, str]:
+    """doc_id -> source_hash of every stored document of a version, read straight from its tables."""
+    rows = app.execute(
+        "SELECT doc_id, source_hash FROM embed_pipeline.provenance WHERE index = 'docs' AND version = %s", (version,)
+    )
+    return dict(rows.fetchall())
+
+
+def text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

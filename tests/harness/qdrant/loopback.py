@@ -1,0 +1,129 @@
+"""A Qdrant server for tests: a process of its own on 127.0.0.1, over local mode, that can be told to fail.
+
+It is driven by the real `QdrantClient(url=...)` from as many processes as a test needs. `Control` speaks to a running one
+by its url, from any process; `Loopback` starts, kills and restarts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.request import Request, urlopen
+
+from qdrant_client import QdrantClient
+
+from tests.harness.qdrant.server import API_KEY
+
+ROOT = Path(__file__).parents[3]
+# No condition a test waits for takes this long, on however busy a machine.
+DEADLINE_SECONDS = 60
+
+
+class Control:
+    """The control endpoint of a running server. Faults and the log live in its memory: a kill ends them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def _ask(self, method: str, path: str, wanted: dict[str, Any] | None = None) -> Any:
+        body = None if wanted is None else json.dumps(wanted).encode()
+        with urlopen(Request(f"{self.url}/_control/{path}", body, method=method), timeout=DEADLINE_SECONDS) as answer:
+            return json.loads(answer.read())
+
+    def fail(self, kind: str, **rule: Any) -> int:
+        """Add a rule (see `faults.Fault` for kinds and fields) and return its number."""
+        return int(self._ask("POST", "faults", {"kind": kind, **rule}))
+
+    def clear(self) -> None:
+        """Take away all rules and conditions; whoever is held goes on."""
+        self._ask("DELETE", "faults")
+
+    def release(self, number: int) -> None:
+        self._ask("POST", "release", {"number": number})
+
+    def struck(self, number: int) -> int:
+        """How often the rule has struck."""
+        return int(next(rule["struck"] for rule in self._ask("GET", "faults") if rule["number"] == number))
+
+    def wait_struck(self, number: int, times: int = 1) -> None:
+        """Return when the rule has struck that often: a held request stands still by then."""
+        waited(lambda: self.struck(number) >= times, f"fault {number} has not struck {times} times")
+
+    def conditions(self, collection: str = "*", **wanted: Any) -> None:
+        """What collections say of themselves (see `faults.Conditions`); a name wins over "*", an alias is its own name."""
+        self._ask("POST", "conditions", {"collection": collection, **wanted})
+
+    def requests(self, since: int = 0) -> list[dict[str, Any]]:
+        """The log, oldest first: the requests numbered above `since`."""
+        return list(self._ask("GET", f"requests?{since}"))
+
+
+class Loopback(Control):
+    """The process. With a folder it keeps its data over kill and restart; without one it forgets everything."""
+
+    def __init__(self, folder: Path | None = None, api_key: str | None = None, version: str = "1.19.2") -> None:
+        self.folder, self.api_key, self.version = folder, api_key, version
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__("")
+
+    def start(self) -> Loopback:
+        """Start it; it answers when this returns. After the first start the port stays the same."""
+        command = [sys.executable, "-m", "tests.harness.qdrant.server", "--port", str(self.port), "--version", self.version]
+        if self.folder is not None:
+            command += ["--folder", str(self.folder)]
+        environment = {key: value for key, value in os.environ.items() if key != API_KEY}
+        environment |= {"PYTHONPATH": str(ROOT)} | ({} if self.api_key is None else {API_KEY: self.api_key})
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the loopback server ended with {self.process.wait()}; its error is above"
+        self.port = int(line)
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    def kill(self) -> None:
+        """kill -9. It is gone when this returns."""
+        assert self.process is not None
+        self.process.kill()
+        self._buried()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.kill()
+
+    def _buried(self) -> None:
+        assert self.process is not None
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def client(self, **options: Any) -> QdrantClient:
+        """The real client, with the server's key. Options are the client's own."""
+        return QdrantClient(url=self.url, **{"api_key": self.api_key, "check_compatibility": False, "timeout": 30, **options})
+
+    def __enter__(self) -> Loopback:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+def waited(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)

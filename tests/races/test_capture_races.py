@@ -1,0 +1,344 @@
+"""Change capture: whatever the application did before, it can still do, and every change of a text reaches the queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from embed_pipeline import signals
+from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.migrate import backfill, dual_write, verify
+from embed_pipeline.migrate.open_index import OpenIndex
+from tests.harness.articles import fill, serve, settle, stored, text_hash
+
+Open = Callable[..., OpenIndex]
+
+
+def queued(app: psycopg.Connection, version: str = "v1") -> list[str]:
+    rows = app.execute("SELECT doc_id FROM embed_pipeline.queue WHERE version = %s ORDER BY seq", (version,))
+    return [doc_id for (doc_id,) in rows]
+
+
+def test_every_kind_of_change_is_carried(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    serve(index, "v1")
+    app.execute("INSERT INTO articles (id, title, body) VALUES (100, 'new', 'one')")
+    app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+    app.execute("DELETE FROM articles WHERE id = 2")
+    app.execute("UPDATE articles SET id = 300 WHERE id = 3")
+    with app.cursor() as cursor, cursor.copy("COPY articles (id, title, body) FROM STDIN") as copy:
+        copy.write_row((400, "copied", "in"))
+    assert queued(app) == ["100", "1", "2", "3", "300", "400"] or sorted(queued(app)) == sorted(
+        ["100", "1", "2", "3", "300", "400"]
+    )
+    settle(index)
+    found = stored(app, "v1")
+    assert found["1"] == text_hash("title 1\n\nedited")
+    assert found["400"] == text_hash("copied\n\nin")
+    assert not {"2", "3"} & set(found)
+
+
+def test_other_columns_are_none_of_our_business(app: psycopg.Connection, open_docs: Open) -> None:
+    open_docs("v1")
+    app.execute("UPDATE articles SET views = views + 1")
+    app.execute("UPDATE articles SET body = body")
+    assert queued(app) == []
+
+
+def test_delete_removes_the_vectors_in_the_same_transaction(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    fill(open_docs("v1"), "v1")
+    second_app.execute("DELETE FROM articles WHERE id = 5")
+    assert "5" in stored(app, "v1")
+    second_app.commit()
+    assert "5" not in stored(app, "v1")
+
+
+def test_trigger_fires_for_derived_column(app: psycopg.Connection, open_docs: Open) -> None:
+    """The text is written by the application's own BEFORE trigger; the UPDATE names another column."""
+    app.execute(
+        "CREATE FUNCTION derive() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.body := 'seen ' || NEW.views || ' times'; RETURN NEW; END $$"
+    )
+    app.execute("CREATE TRIGGER derive BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION derive()")
+    index = open_docs("v1")
+    fill(index, "v1")
+    app.execute("UPDATE articles SET views = 9 WHERE id = 7")
+    settle(index)
+    assert stored(app, "v1")["7"] == text_hash("title 7\n\nseen 9 times")
+
+
+def test_truncate_takes_dead_letters_along(app: psycopg.Connection, open_docs: Open) -> None:
+    """A document that could have no vector has no row among the vectors: its dead letter must not outlive it."""
+    index = open_docs("v1")
+    serve(index, "v1")
+    app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == [("1",)]
+    app.execute("TRUNCATE articles")
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
+
+
+def test_full_comparison_finds_dead_letters_of_documents_that_are_gone(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    serve(index, "v1")
+    app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
+    settle(index)
+    app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    app.execute("DELETE FROM articles WHERE id = 1")
+    assert verify.reconcile(index).queued == {"v1": 1}
+    settle(index)
+    assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
+
+
+def test_truncate_is_seen(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    fill(index, "v1")
+    app.execute("TRUNCATE articles")
+    assert stored(app, "v1") == {}
+    settle(index)
+
+
+def test_replicated_changes_are_seen(app: psycopg.Connection, open_docs: Open) -> None:
+    """Logical replication applies with session_replication_role = replica, which fires ordinary triggers not at all."""
+    index = open_docs("v1")
+    fill(index, "v1")
+    app.execute("SET session_replication_role = replica")
+    app.execute("UPDATE articles SET body = 'replicated' WHERE id = 1")
+    app.execute("DELETE FROM articles WHERE id = 2")
+    app.execute("SET session_replication_role = origin")
+    settle(index)
+    assert stored(app, "v1")["1"] == text_hash("title 1\n\nreplicated")
+    assert "2" not in stored(app, "v1")
+
+
+def test_role_without_rights_can_write(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    fill(index, "v1")
+    role = sql.Identifier(f"writer_{app.info.dbname}")
+    app.execute(sql.SQL("CREATE ROLE {}").format(role))
+    try:
+        app.execute(sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON articles TO {}").format(role))
+        app.execute(sql.SQL("SET ROLE {}").format(role))
+        app.execute("INSERT INTO articles (id, title, body) VALUES (100, 'by', 'a plain role')")
+        app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+        app.execute("DELETE FROM articles WHERE id = 2")
+        app.execute("RESET ROLE")
+        settle(index)
+        app.execute(sql.SQL("SET ROLE {}").format(role))
+        app.execute("TRUNCATE articles")
+    finally:
+        app.execute("RESET ROLE")
+        app.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        app.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_repeatable_read_writer_older_than_the_registration(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """Its snapshot is from before v2: versions read from a table would not include v2, the trigger's body does."""
+    serve(open_docs("v1"), "v1")
+    second_app.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    second_app.execute("SELECT count(*) FROM articles")
+    index = open_docs("v1", "v2")
+    for key in index.spec.partition_keys():
+        backfill.fill_partition(index, "v2", key)
+    second_app.execute("UPDATE articles SET body = 'late' WHERE id = 1")
+    second_app.commit()
+    settle(index)
+    assert stored(app, "v2")["1"] == text_hash("title 1\n\nlate")
+
+
+@pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])
+def test_strict_transactions_never_fail_because_of_us(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open, level: psycopg.IsolationLevel
+) -> None:
+    """A worker leases and rewrites rows after the application's snapshot; an upsert or an inline delete would raise 40001."""
+    index = open_docs("v1")
+    fill(index, "v1")
+    app.execute("UPDATE articles SET body = 'first' WHERE id IN (1, 2)")
+    second_app.isolation_level = level
+    second_app.execute("SELECT count(*) FROM articles")
+    dual_write.sync(index)
+    second_app.execute("UPDATE articles SET body = 'second' WHERE id = 1")
+    second_app.execute("DELETE FROM articles WHERE id = 2")
+    second_app.commit()
+    settle(index)
+    assert stored(app, "v1")["1"] == text_hash("title 1\n\nsecond")
+    assert "2" not in stored(app, "v1")
+
+
+@pytest.mark.parametrize("names", [("v1",), ("v1", "v2")])
+def test_registration_waits_for_writers_in_flight(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open, names: tuple[str, ...]
+) -> None:
+    """A writer that began before the triggers knew the version commits a change that neither queue nor backfill would see."""
+    if len(names) > 1:
+        serve(open_docs(*names[:-1]), names[0])
+    second_app.execute("UPDATE articles SET body = 'in flight' WHERE id = 1")
+    registered = threading.Event()
+    indexes: list[OpenIndex] = []
+
+    def register() -> None:
+        indexes.append(open_docs(*names))
+        registered.set()
+
+    thread = threading.Thread(target=register)
+    thread.start()
+    assert not registered.wait(1.0)
+    second_app.commit()
+    assert registered.wait(20)
+    thread.join()
+    fill(indexes[0], names[-1])
+    settle(indexes[0])
+    assert stored(app, names[-1])["1"] == text_hash("title 1\n\nin flight")
+
+
+def test_backfill_refuses_while_capture_is_off(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    app.execute("ALTER TABLE articles DISABLE TRIGGER embed_pipeline_docs_update")
+    with pytest.raises(DocumentsTableError, match=r"embed_pipeline_docs_update.*gone or disabled"):
+        backfill.fill_partition(index, "v1", "00")
+    assert stored(app, "v1") == {}
+
+
+def test_canary_sees_a_trigger_that_does_nothing(app: psycopg.Connection, open_docs: Open) -> None:
+    """The trigger is there and enabled; only a change that really arrives proves that it works."""
+    index = open_docs("v1")
+    app.execute(
+        "CREATE OR REPLACE FUNCTION embed_pipeline.capture_docs_update() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RETURN NULL; END $$"
+    )
+    with pytest.raises(DocumentsTableError, match="did not reach the change queue"):
+        backfill.fill_partition(index, "v1", "00")
+
+
+def test_canary_tells_our_broken_trigger_from_the_applications_rules(app: psycopg.Connection, open_docs: Open) -> None:
+    """An error of our own function is no rule of the application's: it must not pass for a live dual-write."""
+    index = open_docs("v1")
+    app.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'read only'; END $$; "
+        "CREATE TRIGGER refuse BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    backfill.fill_partition(index, "v1", "00")
+    app.execute("DROP TRIGGER refuse ON articles")
+    app.execute(
+        "CREATE OR REPLACE FUNCTION embed_pipeline.capture_docs_update() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$"
+    )
+    with pytest.raises(DocumentsTableError, match=r"its own trigger fails \(broken\)"):
+        backfill.fill_partition(index, "v1", "01")
+
+
+def test_full_comparison_repairs_what_no_trigger_saw(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    serve(index, "v1")
+    app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    app.execute("UPDATE articles SET body = 'unseen' WHERE id = 1")
+    app.execute("DELETE FROM articles WHERE id = 2")
+    app.execute("INSERT INTO articles (id, title, body) VALUES (100, 'unseen', 'too')")
+    app.execute("ALTER TABLE articles ENABLE TRIGGER USER")
+    coverage = verify.verify(index)["v1"]
+    assert (coverage.stale, coverage.orphaned, coverage.missing) == (1, 1, 1)
+    assert verify.reconcile(index).queued == {"v1": 3}
+    settle(index)
+
+
+def test_partitioned_table_with_direct_writes_and_attach(database_url: str, app: psycopg.Connection, open_docs: Open) -> None:
+    app.execute("DROP TABLE articles")
+    app.execute("CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text) PARTITION BY RANGE (id)")
+    app.execute("CREATE TABLE low PARTITION OF articles FOR VALUES FROM (0) TO (50)")
+    app.execute("CREATE TABLE high PARTITION OF articles FOR VALUES FROM (50) TO (100)")
+    app.execute("INSERT INTO articles SELECT n, 'title ' || n, 'body ' || n FROM generate_series(1, 60) AS n")
+    index = open_docs("v1")
+    fill(index, "v1")
+    app.execute("UPDATE low SET body = 'directly' WHERE id = 1")
+    app.execute("INSERT INTO high VALUES (70, 'directly', 'inserted')")
+    app.execute("DELETE FROM high WHERE id = 51")
+    settle(index)
+    app.execute("CREATE TABLE more (LIKE articles INCLUDING ALL)")
+    app.execute("ALTER TABLE articles ATTACH PARTITION more FOR VALUES FROM (100) TO (200)")
+    app.execute("INSERT INTO more VALUES (150, 'in a partition', 'that was attached later')")
+    app.execute("TRUNCATE low")
+    settle(index)
+    assert stored(app, "v1")["150"] == text_hash("in a partition\n\nthat was attached later")
+
+
+@pytest.mark.parametrize(
+    ("columns", "key", "values"),
+    [
+        ("id uuid PRIMARY KEY", "id", "md5(n::text)::uuid"),
+        ("id text PRIMARY KEY", "id", "'document ' || n"),
+        ("id timestamptz PRIMARY KEY", "id", "'2026-01-01'::timestamptz + n * interval '1 hour'"),
+        ("id numeric(9, 2) PRIMARY KEY", "id", "n / 4.0"),
+        ("a integer NOT NULL, b text NOT NULL, PRIMARY KEY (a, b)", ["a", "b"], "n, 'part \"' || n % 3"),
+    ],
+)
+def test_keys_of_any_type(app: psycopg.Connection, open_docs: Open, columns: str, key: object, values: str) -> None:
+    app.execute("DROP TABLE articles")
+    app.execute(f"CREATE TABLE articles ({columns}, title text)")  # type: ignore[arg-type]
+    app.execute(f"INSERT INTO articles SELECT {values}, 'title ' || n FROM generate_series(1, 40) AS n")  # type: ignore[arg-type]
+    index = open_docs("v1", documents={"table": "articles", "key": key, "text": "title"})
+    app.execute("SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'German'")
+    fill(index, "v1")
+    app.execute("UPDATE articles SET title = 'edited' WHERE title = 'title 7'")
+    app.execute("DELETE FROM articles WHERE title = 'title 8'")
+    settle(index)
+    assert len(stored(app, "v1")) == 39
+
+
+def test_two_indexes_over_one_table(app: psycopg.Connection, open_docs: Open, database_url: str) -> None:
+    first, second = open_docs("v1"), open_docs("v1", name="other")
+    fill(first, "v1")
+    fill(second, "v1")
+    app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+    for index in (first, second):
+        settle(index)
+
+
+def test_two_processes_register_one_version(app: psycopg.Connection, open_docs: Open) -> None:
+    """Both find it new; the second one comes to the lock when the first one is done, and takes the version as it is."""
+    both: list[OpenIndex] = []
+
+    def first() -> None:
+        signals.forget_all()
+        both.append(open_docs("v1"))
+
+    signals.listen("register.cut", first)
+    both.append(open_docs("v1"))
+    assert app.execute("SELECT count(*) FROM embed_pipeline.events WHERE event = 'register'").fetchone() == (1,)
+    for index in both:
+        with index.connection() as conn:
+            assert index.version(conn, "v1").state == "building"
+
+
+def test_writers_are_let_through_while_registration_waits(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """Our lock request gives up after its timeout, so a writer queued behind it goes on although a long one still runs."""
+    second_app.execute("UPDATE articles SET body = 'long' WHERE id = 1")
+    thread = threading.Thread(target=open_docs, args=("v1",))
+    thread.start()
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE relation = 'articles'::regclass AND mode = 'ShareRowExclusiveLock' AND NOT granted"
+    )
+    while app.execute(waiting).fetchone() == (0,):
+        pass
+    app.execute("SET lock_timeout = '10s'")
+    for n in range(10, 20):
+        app.execute("UPDATE articles SET body = 'short' WHERE id = %s", (n,))
+    second_app.commit()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+def test_signals_cost_nothing_and_are_forgotten() -> None:
+    signals.listen("register.locked", lambda: None)
+    signals.forget_all()
+    signals.signal("register.locked")

@@ -1,0 +1,449 @@
+"""Cutover, rollback and retire: wholly or not at all, whatever comes in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from embed_pipeline import signals
+from embed_pipeline.catalog import serving, versions
+from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, RetireRefused, Stopped, VersionRetired
+from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line
+from tests.harness.articles import fill, require_consistent, serve, settle, stored, text_hash
+
+Open = Callable[..., OpenIndex]
+
+
+@pytest.fixture
+def judged(open_docs: Open) -> OpenIndex:
+    """v1 serves; v2 is filled and has passed the gate."""
+    serve(open_docs("v1"), "v1")
+    index = open_docs("v1", "v2")
+    fill(index, "v2")
+    assert gate.run(index, "v2").outcome == "pass"
+    return index
+
+
+def pointer(app: psycopg.Connection) -> tuple[str | None, int]:
+    now = serving.read(app, "docs")
+    return now.version, now.generation
+
+
+def test_cutover_with_pending_changes(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """What was committed before the mark is carried to the new version before it serves."""
+    app.execute("UPDATE articles SET body = 'pending' WHERE id = 1")
+    cutover.cutover(judged, "v2")
+    assert stored(app, "v2")["1"] == text_hash("title 1\n\npending")
+    settle(judged)
+
+
+def test_change_that_arrives_after_the_drain_fails_back(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """The final transaction looks again: a pending change below the mark leaves the pointer where it was, and it is tried again."""
+    tries: list[int] = []
+
+    def late() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            app.execute(
+                "INSERT INTO embed_pipeline.change_queue (seq, index_name, version, doc_id) OVERRIDING SYSTEM VALUE "
+                "VALUES (-1, 'docs', 'v2', '1')"
+            )
+
+    signals.listen("cutover.covered", late)
+    cutover.cutover(judged, "v2")
+    assert len(tries) == 2
+    assert pointer(app) == ("v2", 2)
+
+
+def test_open_transaction_below_the_mark_is_waited_for(
+    app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex
+) -> None:
+    """A sequence value is no barrier: an open transaction may hold a smaller number that nobody can see yet."""
+    second_app.execute("UPDATE articles SET body = 'open' WHERE id = 1")
+    moved = threading.Event()
+
+    def move() -> None:
+        cutover.cutover(judged, "v2")
+        moved.set()
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    assert not moved.wait(0.7)
+    assert pointer(app) == ("v1", 1)
+    second_app.commit()
+    assert moved.wait(20)
+    thread.join()
+    assert stored(app, "v2")["1"] == text_hash("title 1\n\nopen")
+
+
+def test_open_transaction_elsewhere_is_not_waited_for(
+    app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has written another table, reads the documents and locks one of them: none of that can be a change below the mark."""
+    monkeypatch.setattr(cutover, "SETTLE_SECONDS", 0.3)
+    second_app.execute("CREATE TEMPORARY TABLE report AS SELECT count(*) FROM articles")
+    second_app.execute("SELECT FROM articles WHERE id = 1 FOR UPDATE")
+    assert cutover.cutover(judged, "v2").version == "v2"
+
+
+def test_open_transaction_past_the_deadline_is_named(
+    app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutover, "SETTLE_SECONDS", 0.3)
+    second_app.execute("UPDATE articles SET body = 'open' WHERE id = 1")
+    with pytest.raises(CutoverRefused, match=f"pid {second_app.info.backend_pid}"):
+        cutover.cutover(judged, "v2")
+    assert pointer(app) == ("v1", 1)
+
+
+def test_cutover_answer_lost_after_commit(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """The connection breaks between commit and its answer: the generation knows that it happened."""
+
+    def lose() -> None:
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    signals.listen("cutover.flipped", lose)
+    assert cutover.cutover(judged, "v2").version == "v2"
+    assert pointer(app) == ("v2", 2)
+
+
+@pytest.mark.parametrize("moment", ["cutover.covered", "cutover.half_moved"])
+def test_cutover_connection_lost_before_commit(app: psycopg.Connection, judged: OpenIndex, moment: str) -> None:
+    """Before the last transaction, and in the middle of it: the states, the pointer and the audit are those before."""
+
+    def kill() -> None:
+        app.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'embed-pipeline'"
+        )
+
+    signals.listen(moment, kill)
+    with pytest.raises(CutoverRefused, match="nothing was moved"):
+        cutover.cutover(judged, "v2")
+    assert pointer(app) == ("v1", 1)
+    assert [version.state for version in versions.list_versions(app, "docs")] == ["active", "ready"]
+    signals.forget_all()
+    cutover.cutover(judged, "v2")
+    assert pointer(app) == ("v2", 2)
+
+
+def test_two_cutovers(app: psycopg.Connection, judged: OpenIndex) -> None:
+    refused: list[str] = []
+
+    def second() -> None:
+        signals.forget_all()
+        try:
+            cutover.cutover(judged, "v2")
+        except CutoverRefused as problem:
+            refused.append(str(problem))
+
+    signals.listen("cutover.marked", second)
+    cutover.cutover(judged, "v2")
+    assert "Another cutover, rollback or retire of docs is running" in refused[0]
+    assert pointer(app) == ("v2", 2)
+
+
+def test_pointer_moved_by_another_is_seen(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """Without the lock (its connection died silently) the compare-and-set still lets only one through."""
+    wanted = serving.Flip("docs", "v2", "cutover", generation=0, mark=1, coverage_id=1, evidence_id=1, reason="")
+    with pytest.raises(CutoverRefused, match="Somebody else moved"):
+        serving.flip(app, wanted)
+
+
+def test_no_cutover_without_evidence(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    fill(index, "v1")
+    with pytest.raises(CutoverRefused, match="no evidence that v1 may serve"):
+        cutover.cutover(index, "v1")
+    assert pointer(app) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("statement", "refusal"),
+    [
+        ("UPDATE embed_pipeline.serving_pointer SET version = 'v2'", "moved by hand"),
+        (
+            "UPDATE embed_pipeline.serving_pointer SET version = 'v2', previous_version = 'v1', generation = 2, mark = 0, move = 'cutover'",
+            "no recent complete coverage",
+        ),
+        ("UPDATE embed_pipeline.index_versions SET state = 'active' WHERE version = 'v2'", "one_active_version"),
+        ("UPDATE embed_pipeline.index_versions SET state = 'standby' WHERE version = 'v1'", "differ"),
+        ("UPDATE embed_pipeline.index_versions SET state = 'building' WHERE version = 'v1'", "cannot go from active to building"),
+        ("UPDATE embed_pipeline.index_versions SET fingerprint = repeat('a', 64)", "immutable"),
+        ("DELETE FROM embed_pipeline.audit_events", "append-only"),
+        ("UPDATE embed_pipeline.gate_evidence SET outcome = 'pass'", "append-only"),
+    ],
+)
+def test_sql_at_a_prompt_cannot_skip_the_gate(app: psycopg.Connection, open_docs: Open, statement: str, refusal: str) -> None:
+    serve(open_docs("v1"), "v1")
+    fill(open_docs("v1", "v2"), "v2")
+    with pytest.raises(psycopg.errors.IntegrityError, match=refusal):
+        app.execute(statement)  # type: ignore[arg-type]
+    assert pointer(app) == ("v1", 1)
+
+
+def test_hand_made_flip_without_passing_evidence_is_refused(app: psycopg.Connection, open_docs: Open) -> None:
+    """Everything else is right: state, coverage, mark, generation. Only the evidence is missing."""
+    from embed_pipeline.migrate import verify
+
+    serve(open_docs("v1"), "v1")
+    index = open_docs("v1", "v2")
+    fill(index, "v2")
+    coverage_id = verify.record_coverage(app, index, "v2", verify.verify(index, "v2")["v2"])
+    wanted = serving.Flip("docs", "v2", "cutover", 1, mark=0, coverage_id=coverage_id, evidence_id=None, reason="by hand")
+    with pytest.raises(psycopg.errors.CheckViolation, match="no fresh, passing evidence for v2 against v1"):
+        serving.flip(app, wanted)
+    assert pointer(app) == ("v1", 1)
+
+
+def test_verdict_goes_stale_when_rows_move(app: psycopg.Connection, judged: OpenIndex) -> None:
+    app.execute("INSERT INTO articles (id, title, body) SELECT n, 'more ' || n, '' FROM generate_series(1000, 1020) AS n")
+    with pytest.raises(CutoverRefused, match=r"stale: it judged 60 documents, and there are 81 now"):
+        cutover.cutover(judged, "v2")
+
+
+def test_verdict_goes_stale_when_the_held_out_set_changes(
+    app: psycopg.Connection,
+    judged: OpenIndex,
+    holdout,  # type: ignore[no-untyped-def]
+) -> None:
+    holdout.write_text(holdout.read_text() + '\n{"query_id": "x", "query": "another", "doc_id": "5"}')
+    with pytest.raises(CutoverRefused, match="the held-out set has changed"):
+        cutover.cutover(judged, "v2")
+
+
+def test_verdict_goes_stale_when_the_index_is_built_anew(app: psycopg.Connection, judged: OpenIndex) -> None:
+    app.execute("DROP INDEX embed_pipeline.docs__v2__hnsw")
+    with pytest.raises(CutoverRefused, match="ANN index of docs.v2 is missing"):
+        cutover.cutover(judged, "v2")
+    ann_index.build(judged, "v2")
+    with pytest.raises(CutoverRefused, match="built anew"):
+        cutover.cutover(judged, "v2")
+
+
+def test_broken_ann_index_is_repaired(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """A killed CREATE INDEX CONCURRENTLY leaves an invalid index that no search uses."""
+    app.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'embed_pipeline.docs__v2__hnsw'::regclass")
+    with pytest.raises(CutoverRefused, match="invalid"):
+        cutover.cutover(judged, "v2")
+    assert ann_index.build(judged, "v2").valid
+
+
+def test_cutover_refuses_incomplete_coverage(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """Coverage reads the vectors, not a flag: every partition says complete."""
+    app.execute("DELETE FROM embed_pipeline.docs__v2__documents WHERE doc_id = '17'")
+    with pytest.raises(CutoverRefused, match="17 is"):
+        cutover.cutover(judged, "v2")
+    assert pointer(app) == ("v1", 1)
+
+
+def test_too_many_dead_letters_refuse_the_cutover_by_name(app: psycopg.Connection, judged: OpenIndex) -> None:
+    app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 44")
+    dual_write.sync(judged)
+    with pytest.raises(CutoverRefused, match=r"44 \(empty text\)"):
+        cutover.cutover(judged, "v2")
+
+
+def test_dead_letter_made_by_the_drain_counts(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """The edit that makes a text blank waits in the queue when the cutover begins, and is set aside by its own drain."""
+    app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 44")
+    with pytest.raises(CutoverRefused, match=r"44 \(empty text\)"):
+        cutover.cutover(judged, "v2")
+    assert pointer(app) == ("v1", 1)
+
+
+def test_ann_index_waits_for_all_partitions(open_docs: Open) -> None:
+    index = open_docs("v1")
+    backfill.fill_partition(index, "v1", "00")
+    with pytest.raises(IllegalTransition, match="3 of 4 partitions"):
+        ann_index.build(index, "v1")
+    with pytest.raises(IllegalTransition, match="nothing complete to judge"):
+        gate.run(index, "v1")
+
+
+def test_two_builds_of_one_ann_index(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:
+    """The first build waits for an old transaction; a second one beside it is refused at once, in words."""
+    index = open_docs("v1")
+    for key in index.spec.partition_keys():
+        backfill.fill_partition(index, "v1", key)
+    second_app.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    second_app.execute("SELECT count(*) FROM articles")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ann_index.build, index, "v1")
+        deadline = time.monotonic() + 30
+        while not app.execute("SELECT FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'").fetchall():
+            assert time.monotonic() < deadline
+        second = pool.submit(ann_index.build, index, "v1")
+        try:
+            with pytest.raises(Stopped, match="being built by another run"):
+                second.result(timeout=10)
+        finally:
+            second_app.rollback()
+        assert first.result(timeout=30).valid
+
+
+def test_gate_refuses_judgements_of_unknown_documents(app: psycopg.Connection, judged: OpenIndex) -> None:
+    app.execute("DELETE FROM articles WHERE id = 3")
+    settle(judged)
+    with pytest.raises(HoldoutError, match="3"):
+        gate.run(judged, "v2")
+
+
+def test_gate_fails_a_worse_version_and_leaves_serving_alone(app: psycopg.Connection, open_docs: Open) -> None:
+    good = {"provider": "tests.harness.fakes:HashEmbedder", "dimensions": 16, "model_name": "m", "options": {"salt": "a"}}
+    # The classic wiring fault: documents were embedded with a prefix that queries do not have a counterpart for.
+    bad = good | {"document_prefix": "passage: "}
+    serve(open_docs(versions={"v1": good}), "v1")
+    index = open_docs(versions={"v1": good, "v2": bad})
+    fill(index, "v2")
+    result = gate.run(index, "v2")
+    assert result.outcome == "fail"
+    with pytest.raises(CutoverRefused, match="did not pass v2"):
+        cutover.cutover(index, "v2")
+    assert pointer(app) == ("v1", 1)
+
+
+def test_rollback_after_writes_is_current(app: psycopg.Connection, judged: OpenIndex) -> None:
+    cutover.cutover(judged, "v2")
+    app.execute("UPDATE articles SET body = 'after cutover' WHERE id = 1")
+    app.execute("DELETE FROM articles WHERE id = 2")
+    app.execute("INSERT INTO articles (id, title, body) VALUES (500, 'born', 'after cutover')")
+    # Standby is dual-written like the version that serves: a rollback has nothing to catch up with.
+    dual_write.sync(judged)
+    assert stored(app, "v1")["1"] == text_hash("title 1\n\nafter cutover")
+    moved = cutover.rollback(judged)
+    assert moved.version == "v1"
+    found = stored(app, "v1")
+    assert found["1"] == text_hash("title 1\n\nafter cutover")
+    assert "2" not in found
+    assert "500" in found
+    settle(judged)
+    # And forward again on the evidence that is still fresh.
+    assert cutover.cutover(judged, "v2").generation == 4
+    require_consistent(judged)
+
+
+def test_rollback_needs_a_version_that_served(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    serve(index, "v1")
+    with pytest.raises(CutoverRefused, match="nothing to roll docs back to"):
+        cutover.rollback(index)
+
+
+def test_retire_refuses_what_serves_and_a_wrong_confirmation(judged: OpenIndex) -> None:
+    with pytest.raises(RetireRefused, match="does not name the version"):
+        retire.retire(judged, "v1", "v2")
+    with pytest.raises(RetireRefused, match="v1 serves docs"):
+        retire.retire(judged, "v1", "v1")
+
+
+def test_retire_refuses_before_the_soak_and_a_recent_reader(app: psycopg.Connection, open_docs: Open, judged: OpenIndex) -> None:
+    cutover.cutover(judged, "v2")
+    patient = open_docs("v1", "v2", retire={"soak_seconds": 3600, "unread_seconds": 0})
+    with pytest.raises(RetireRefused, match="of the 3600 s in retire.soak_seconds"):
+        retire.retire(patient, "v1", "v1")
+    careful = open_docs("v1", "v2", retire={"soak_seconds": 0, "unread_seconds": 3600})
+    app.execute("SELECT embed_pipeline.note_read('docs', 'v1')")
+    with pytest.raises(RetireRefused, match="was read"):
+        retire.retire(careful, "v1", "v1")
+
+
+def test_retire_fails_no_writer(app: psycopg.Connection, judged: OpenIndex) -> None:
+    cutover.cutover(judged, "v2")
+    signals.listen("retire.detached", lambda: app.execute("DELETE FROM articles WHERE id = 9"))
+    retire.retire(judged, "v1", "v1")
+    app.execute("DELETE FROM articles WHERE id = 10")
+    settle(judged)
+    assert app.execute("SELECT to_regclass('embed_pipeline.docs__v1__vectors')").fetchone() == (None,)
+    assert stored(app, "v1") == {}
+
+
+@pytest.mark.parametrize("moment", ["dual_write.claimed", "dual_write.read", "dual_write.embedded"])
+def test_retire_under_a_dual_write_worker(app: psycopg.Connection, judged: OpenIndex, moment: str) -> None:
+    """The tables go while a worker has a batch for them in hand: its work is over, and that is no failure."""
+    cutover.cutover(judged, "v2")
+    app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+    done: list[retire.Retired] = []
+
+    def gone() -> None:
+        signals.forget_all()
+        done.append(retire.retire(judged, "v1", "v1"))
+
+    signals.listen(moment, gone)
+    # One version after the other, so that it is the retired one's worker that comes to the moment.
+    with Line(judged) as line:
+        version = line.repeat(lambda conn: judged.version(conn, "v1"))
+        with pytest.raises(VersionRetired, match="was retired meanwhile"):
+            dual_write._one_batch(line, judged, version, dual_write.VersionSync("v1"))
+    assert [each.version for each in done] == ["v1"]
+    settle(judged)
+    assert app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,)
+
+
+def test_retire_under_a_sync_is_no_failure(app: psycopg.Connection, judged: OpenIndex) -> None:
+    cutover.cutover(judged, "v2")
+    app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+    # So that it is the worker of v1 that comes to the moment.
+    assert dual_write.drain(judged, "v2", 2**62, 20) == 0
+
+    def gone() -> None:
+        signals.forget_all()
+        retire.retire(judged, "v1", "v1")
+
+    signals.listen("dual_write.read", gone)
+    assert {each.version: each.error for each in dual_write.sync(judged)} == {"v1": "", "v2": ""}
+    settle(judged)
+
+
+def test_retire_under_a_backfill_leaves_nothing_behind(app: psycopg.Connection, judged: OpenIndex, open_docs: Open) -> None:
+    """A version is given up while it is being filled; the worker finds out and says so, and no dead letter of it stays."""
+    app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 4")
+    index = open_docs("v1", "v2", "v3")
+
+    def gone() -> None:
+        signals.forget_all()
+        retire.retire(index, "v3", "v3")
+
+    signals.listen("backfill.embedded", gone)
+    with pytest.raises(VersionRetired, match="v3 of docs was retired meanwhile"):
+        backfill.fill_partition(index, "v3", "00")
+    assert app.execute("SELECT count(*) FROM embed_pipeline.dead_letters WHERE version = 'v3'").fetchone() == (0,)
+
+
+def test_retire_is_finished_by_the_same_command_after_a_crash(app: psycopg.Connection, judged: OpenIndex) -> None:
+    cutover.cutover(judged, "v2")
+
+    def crash() -> None:
+        raise KeyboardInterrupt
+
+    signals.listen("retire.detached", crash)
+    with pytest.raises(KeyboardInterrupt):
+        retire.retire(judged, "v1", "v1")
+    signals.forget_all()
+    assert retire.retire(judged, "v1", "v1").freed_bytes > 0
+    with pytest.raises(RetireRefused, match="retired already"):
+        retire.retire(judged, "v1", "v1")
+
+
+def test_audit_has_each_transition_once(app: psycopg.Connection, judged: OpenIndex) -> None:
+    cutover.cutover(judged, "v2")
+    cutover.rollback(judged, "looked odd")
+    rows = app.execute(
+        "SELECT event, version, from_state, to_state, reason FROM embed_pipeline.events WHERE to_state IS NOT NULL AND version = 'v2' ORDER BY id"
+    ).fetchall()
+    assert [row[:4] for row in rows] == [
+        ("register", "v2", None, "building"),
+        ("ready", "v2", "building", "ready"),
+        ("cutover", "v2", "ready", "active"),
+        ("rollback", "v2", "active", "standby"),
+    ]
+    assert rows[-1][4] == "looked odd"
+    assert versions.get(app, "docs", "v1").state == "active"

@@ -1,0 +1,47 @@
+"""What the race tests run as a process of its own. The fault campaign has its workers in tests/faults/campaign."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import psycopg
+
+from embed_pipeline import signals
+from embed_pipeline.migrate import backfill, dual_write
+from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.postgres import connection, failures
+from embed_pipeline.spec import IndexSpec
+
+
+def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> None:
+    """A worker that stops itself at `moment`, in the middle of its work. Exit code 3: its connection was gone when it woke."""
+    connection.FROZEN_MS = frozen_ms
+    noticed = threading.Event()
+
+    def freeze() -> None:
+        signals.forget_all()
+        # Thrown out, it takes another connection and goes on there.
+        signals.listen("outage.waiting", noticed.set)
+        frozen.touch()
+        # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+    spec = IndexSpec.model_validate_json(declaration)
+    if moment.startswith("register"):
+        signals.listen(moment, freeze)
+        try:
+            with opened(spec):
+                sys.exit(0)
+        except psycopg.Error as problem:
+            # Said, not waited for: a registration is begun anew by whoever reads the sentence.
+            sys.exit(3 if failures.sentence(problem) else 1)
+    with opened(spec) as index:
+        signals.listen(moment, freeze)
+        if moment.startswith(("insert", "capture", "store")):
+            backfill.fill_partition(index, "v1", "00")
+        else:
+            dual_write.sync(index)
+    sys.exit(3 if noticed.is_set() else 0)

@@ -1,0 +1,228 @@
+"""What one index is in Dagster, as a snapshot: names here are what pipelines and dashboards rely on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster.components.core.component_tree import ComponentTreeException
+from dagster.components.core.defs_module import CompositeYamlComponent
+from dagster.components.core.package_entry import discover_entry_point_package_objects
+from dagster.components.core.snapshot import get_package_entry_snap
+from dagster_shared.serdes.objects import EnvRegistryKey
+
+from embed_pipeline import EmbeddingIndex
+from embed_pipeline.configuration import load_indexes
+from embed_pipeline.dagster_layer.component import EXAMPLE, IndexScaffolder, build_definitions
+from embed_pipeline.definitions import refuse_another_projects_assets
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.spec import IndexSpec
+
+PROJECT = Path(__file__).parents[3]
+
+# Unreachable: whatever loads definitions and touches the database fails.
+SPEC = IndexSpec.model_validate(
+    {
+        "name": "docs",
+        "database_url": "postgresql://nobody:secret@127.0.0.1:1/nowhere",
+        "partitions": 12,
+        "backfill": {"partitions_per_run": 3, "schedule": "5 2 * * *"},
+        "versions": {
+            name: {"provider": "tests.harness.fakes:HashEmbedder", "model_name": name, "dimensions": 8} for name in ("v1", "v2")
+        },
+    }
+)
+
+DECLARATION = """
+type: embed_pipeline.EmbeddingIndex
+attributes:
+  name: docs
+  partitions: 4
+  database_url: postgresql://someone:secret@host/db
+  versions:
+    v1: {provider: "tests.harness.fakes:HashEmbedder", model_name: m, dimensions: 8}
+  holdout: {path: sub/holdout.jsonl}
+"""
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return build_definitions(SPEC)
+
+
+def test_assets_and_their_dependencies(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    found = {
+        key.to_user_string(): sorted(p.to_user_string() for p in graph.get(key).parent_keys) for key in graph.get_all_asset_keys()
+    }
+    assert found == {
+        "docs/documents": [],
+        "docs/embeddings/v1": ["docs/documents"],
+        "docs/embeddings/v2": ["docs/documents"],
+        "docs/ann_index/v1": ["docs/embeddings/v1"],
+        "docs/ann_index/v2": ["docs/embeddings/v2"],
+        "docs/evaluation/v1": ["docs/ann_index/v1"],
+        "docs/evaluation/v2": ["docs/ann_index/v2"],
+        "docs/serving": ["docs/evaluation/v1", "docs/evaluation/v2"],
+        "docs/dual_write": ["docs/documents"],
+        "docs/comparison": ["docs/documents"],
+    }
+    assert not graph.get(dg.AssetKey(["docs", "documents"])).is_materializable
+
+
+def test_only_the_embeddings_are_partitioned(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    partitioned = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).is_partitioned}
+    assert partitioned == {"docs/embeddings/v1", "docs/embeddings/v2"}
+    embeddings = graph.get(dg.AssetKey(["docs", "embeddings", "v1"]))
+    assert embeddings.partitions_def.get_partition_keys() == [f"{number:02d}" for number in range(12)]
+    assert embeddings.backfill_policy == dg.BackfillPolicy.multi_run(max_partitions_per_run=3)
+    assert embeddings.pools == {"docs_backfill"}
+    built = graph.get(dg.AssetKey(["docs", "ann_index", "v1"]))
+    assert isinstance(built.partition_mappings[embeddings.key], dg.AllPartitionMapping)
+
+
+def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    found = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
+    names = ("coverage", "provenance", "ann_recall", "held_out_recall")
+    judging = {(f"docs/evaluation/{version}", name) for version in ("v1", "v2") for name in names}
+    assert found == judging | {("docs/comparison", "nothing_bypassed"), ("docs/dual_write", "dead_letters")}
+    blocking = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys if graph.get(key).blocking}
+    assert blocking == judging
+
+
+def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    of_versions = {f"{verb}_docs_{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
+    jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    of_the_index = {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs", "abort_docs"}
+    of_the_index |= {"retry_dead_letters_docs"}
+    assert jobs == of_versions | of_the_index
+    (sensor,) = repository.sensor_defs
+    assert (sensor.name, sensor.job_name, sensor.minimum_interval_seconds) == ("docs_dual_write", "dual_write_docs", 5)
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+    schedules = {each.name: (each.job_name, each.cron_schedule, each.execution_timezone) for each in repository.schedule_defs}
+    fillers = {f"docs_{v}_backfill": (f"backfill_docs_{v}", "5 2 * * *", "UTC") for v in ("v1", "v2")}
+    assert schedules == fillers | {"docs_compare": ("compare_docs", "17 5 * * *", "UTC")}
+    running = {each.name for each in repository.schedule_defs if each.default_status == dg.DefaultScheduleStatus.RUNNING}
+    assert running == {"docs_compare"}, "filling spends money, so a person starts it; comparing is what nobody thinks of"
+
+
+def test_two_indexes_live_in_one_code_location() -> None:
+    other = SPEC.model_copy(update={"name": "wiki"})
+    dg.Definitions.validate_loadable(dg.Definitions.merge(build_definitions(SPEC), build_definitions(other)))
+
+
+def load(folder: Path, text: str = DECLARATION) -> EmbeddingIndex:
+    file = folder / "defs.yaml"
+    file.write_text(text)
+    # Dagster's context for tests takes the working directory for the project's definitions.
+    with contextlib.chdir(folder):
+        composite = EmbeddingIndex.from_yaml_path(file)
+    assert isinstance(composite, CompositeYamlComponent)
+    (component,) = composite.components
+    assert isinstance(component, EmbeddingIndex)
+    return component
+
+
+def refusal(folder: Path, text: str) -> dg.DagsterInvalidDefinitionError:
+    """Why the declaration is refused; whatever Dagster prints around it shows no password."""
+    with pytest.raises(ComponentTreeException) as caught:
+        load(folder, text)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    cause = caught.value.__cause__
+    assert isinstance(cause, dg.DagsterInvalidDefinitionError)
+    return cause
+
+
+def test_the_component_reads_what_the_command_line_reads(tmp_path: Path) -> None:
+    spec = load(tmp_path).spec
+    assert spec == load_indexes(tmp_path)["docs"]
+    assert spec.holdout is not None
+    assert spec.holdout.path == tmp_path / "sub" / "holdout.jsonl"
+
+
+def test_templates_are_resolved_before_the_values_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = DECLARATION.replace("postgresql://someone:secret@host/db", '"{{ env.DOCS_URL }}"')
+    text = text.replace("partitions: 4", 'partitions: "{{ env.DOCS_PARTITIONS }}"')
+    monkeypatch.setenv("DOCS_URL", "postgresql://elsewhere/db")
+    monkeypatch.setenv("DOCS_PARTITIONS", "7")
+    spec = load(tmp_path, text).spec
+    assert (spec.database_url, spec.partitions) == ("postgresql://elsewhere/db", 7)
+    monkeypatch.delenv("DOCS_URL")
+    assert "DOCS_URL is not set" in str(refusal(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("dimensions: 8", "dimensions: eight", "versions.v1.dimensions: Input should be a valid integer"),
+        ("partitions: 4", "colour: red", "colour: Extra inputs are not permitted"),
+        ('"tests.harness.fakes:HashEmbedder"', "onnx", "versions.v1: provider onnx needs model_path, tokenizer_path, max_tokens"),
+        ("versions:", "revisions:", "versions: Field required"),
+        ("name: docs", "name: Docs-1", "name: String should match pattern"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_without_the_password(tmp_path: Path, before: str, after: str, expected: str) -> None:
+    said = str(refusal(tmp_path, DECLARATION.replace(before, after)))
+    assert said.startswith(f"{tmp_path / 'defs.yaml'}: {expected}")
+
+
+def test_the_example_that_scaffolding_writes_is_valid(tmp_path: Path) -> None:
+    spec = load(tmp_path, EXAMPLE.read_text().replace("NAME", "articles")).spec
+    assert (spec.name, list(spec.versions)) == ("articles", ["v1"])
+    uncommented = EXAMPLE.read_text().replace("NAME", "articles").replace("  # ", "  ")
+    for name in ("documents", "holdout", "database_url"):
+        assert f"  {name}:" in uncommented, f"{name} is shown"
+
+
+def test_scaffolding_writes_the_example(tmp_path: Path) -> None:
+    folder = tmp_path / "my-articles"
+    request: dg.ScaffoldRequest[Any] = dg.ScaffoldRequest(
+        type_name="embed_pipeline.EmbeddingIndex",
+        target_path=folder,
+        scaffold_format="yaml",
+        project_root=tmp_path,
+        params=None,
+    )
+    IndexScaffolder().scaffold(request)
+    assert list(load_indexes(folder)) == ["my_articles"]
+
+
+def test_dg_finds_the_component_with_its_schema() -> None:
+    key = EnvRegistryKey(namespace="embed_pipeline", name="EmbeddingIndex")
+    found = {key: each for key, each in discover_entry_point_package_objects().items() if key.namespace == "embed_pipeline"}
+    assert list(found) == [key], "what else is exported would be offered as a component"
+    snapshot = get_package_entry_snap(key, found[key])
+    assert snapshot.component_schema == IndexSpec.model_json_schema()
+
+
+def test_dg_accepts_this_project(tmp_path: Path) -> None:
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "DAGSTER_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "dagster_dg_cli.cli", "check", "defs"]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All component YAML validated successfully." in done.stdout
+    assert "All definitions loaded successfully." in done.stdout
+    assert "BetaWarning" not in done.stderr
+
+
+def test_the_assets_of_another_project_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTHONPATH names another checkout: its `assets` would be loaded, with its indexes and its databases, and every run be green."""
+    for name in ("here", "elsewhere"):
+        (tmp_path / name / "assets").mkdir(parents=True)
+        (tmp_path / name / "assets" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "assets", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigurationError, match="elsewhere is found before"):
+        refuse_another_projects_assets(tmp_path / "here")
+    monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    refuse_another_projects_assets(tmp_path / "here")

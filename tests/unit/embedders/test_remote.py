@@ -1,0 +1,291 @@
+"""What is asked again, what is set aside and what stops: a provider's failures, told apart, against the loopback provider."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embed_pipeline.embedders import remote
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.embedders.metering import Headroom, Ticket, Unmetered
+from embed_pipeline.embedders.protocol import Embedded, Urgency
+from embed_pipeline.errors import ConfigurationError, EmbedderError, ProviderRefused, Stopped
+from embed_pipeline.spec import AccountSpec, VersionSpec
+from tests.harness.providers.loopback import Provider
+from tests.harness.real_models import TOKENIZER
+
+MODEL = "text-embedding-3-small"
+Open = Callable[..., VersionEmbedder]
+
+
+class Recording(Unmetered):
+    """A meter that keeps what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, int | float | None]] = []
+        self.urgencies: set[Urgency] = set()
+
+    def admit(self, urgency: Urgency, tokens: int) -> Ticket:
+        self.urgencies.add(urgency)
+        return super().admit(urgency, tokens)
+
+    def answered(self, ticket: Ticket, tokens: int, headroom: Headroom | None = None) -> None:
+        self.told.append(("answered", tokens))
+        super().answered(ticket, tokens, headroom)
+
+    def failed(
+        self, ticket: Ticket, *, retry_after: float | None = None, headroom: Headroom | None = None, too_fast: bool = False
+    ) -> None:
+        self.told.append(("too fast" if too_fast else "failed", retry_after))
+
+
+@pytest.fixture
+def opened(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """A version on the loopback provider whose waits are short."""
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+
+    def opened(
+        name: str = "openai", *, meter: Unmetered | None = None, account: dict[str, Any] | None = None, **fields: Any
+    ) -> Any:
+        model = {"openai": MODEL, "cohere": "embed-english-v3.0", "voyage": "voyage-3.5"}[name]
+        dimensions = {"openai": 16, "cohere": 1024, "voyage": 1024}[name]
+        base = {"provider": name, "model_name": model, "dimensions": dimensions, "base_url": provider.base_url(name)}
+        spec = VersionSpec.model_validate(base | fields)
+        return VersionEmbedder.open(spec, name="v2", account=AccountSpec(**({"max_tries": 4} | (account or {}))), meter=meter)
+
+    return opened
+
+
+def texts(count: int) -> list[str]:
+    return [f"text number {n}" for n in range(count)]
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_failures_that_pass_are_tried_again_and_everything_is_paid_once(provider: Provider, opened: Open) -> None:
+    provider.fail("refuse", status=503, rate=0.4, seed=1)
+    meter = Recording()
+    many = texts(30)
+    answer = opened(batch_size=2, meter=meter, account={"max_tries": 50}).embed_documents(many, Urgency.LIVE)
+    assert answer.rejected == {}
+    assert provider.paid(MODEL) == {sha(text): 1 for text in many}
+    assert answer.tokens == meter.spent().tokens == sum(entry["tokens"] for entry in provider.billed())
+    assert ("failed", None) in meter.told
+    assert meter.urgencies == {Urgency.LIVE}
+
+
+def test_what_does_not_pass_stops_after_the_declared_tries(provider: Provider, opened: Open) -> None:
+    rule = provider.fail("refuse", status=500, words="our disk is full")
+    with pytest.raises(EmbedderError, match=r"did not answer, 4 times in a row: our disk is full\. Run the same command"):
+        opened().embed_documents(["a text"])
+    assert provider.struck(rule) == 4
+
+
+def test_an_answer_that_never_came_is_counted_because_it_may_be_billed(provider: Provider, opened: Open) -> None:
+    provider.fail("lost", times=1)
+    meter = Recording()
+    opened(meter=meter).embed_documents(["a text of some length"])
+    assert [what for what, _ in meter.told] == ["answered", "answered"]
+    assert meter.spent().tokens >= sum(entry["tokens"] for entry in provider.billed())
+
+
+def test_a_rate_limit_is_told_to_the_meter_and_waited_for(provider: Provider, opened: Open) -> None:
+    provider.fail("refuse", status=429, words="Please try again in 20ms.", times=2)
+    meter = Recording()
+    answer = opened(meter=meter, account={"max_tries": 1}).embed_documents(["a text"])
+    assert answer.rejected == {}
+    assert meter.told == [("too fast", 0.02), ("too fast", 0.02), ("answered", answer.tokens)]
+
+
+def test_a_rate_limit_without_an_end_stops_in_the_providers_words(provider: Provider, opened: Open) -> None:
+    provider.fail("refuse", status=429, words="Slow down. Try again in 2h.")
+    with pytest.raises(EmbedderError, match=r"asks for 7200 s more: Slow down"):
+        opened().embed_documents(["a text"])
+
+
+@pytest.mark.parametrize(("kind", "status"), [("refuse", 403), ("refuse", 404), ("quota", 429)])
+def test_what_is_refused_for_everything_stops_at_once(provider: Provider, opened: Open, kind: str, status: int) -> None:
+    rule = provider.fail(kind, status=status)
+    with pytest.raises(
+        ProviderRefused, match=rf"openai, model {MODEL}, refuses everything \(status {status}\): .* the same command resumes"
+    ):
+        opened().embed_documents(texts(3))
+    assert provider.struck(rule) == 1
+
+
+def test_refused_texts_are_found_and_set_aside_and_the_others_are_paid_once(provider: Provider, opened: Open) -> None:
+    provider.fail("poison", holds="poison")
+    many = texts(40)
+    many[7] = many[8] = many[30] = "poison"
+    answer = opened().embed_documents(many)
+    assert list(answer.rejected) == [7, 8, 30]
+    assert answer.rejected[7] == "refused by openai: Your request was rejected as a result of our safety system."
+    paid = provider.paid(MODEL)
+    assert paid.pop(sha(remote.PROBE)) == 2, "a harmless text proves that not everything is refused, before and after"
+    assert paid == {sha(text): 1 for text in many if text != "poison"}
+    alone = opened(batch_size=1).embed_documents([text for text in many if text != "poison"]).vectors
+    np.testing.assert_array_equal(np.delete(answer.vectors, [7, 8, 30], axis=0), alone)
+
+
+def test_a_refusal_of_everything_is_no_refusal_of_texts(provider: Provider, opened: Open) -> None:
+    """400 for whatever is asked: without the harmless text every document would become a dead letter."""
+    rule = provider.fail("refuse", status=400, words="This endpoint moves house today.")
+    with pytest.raises(
+        ProviderRefused, match=r"refuses every text, a harmless one too \(status 400\): This endpoint moves house"
+    ):
+        opened().embed_documents(texts(3))
+    assert provider.struck(rule) == 2
+
+
+def test_a_refusal_of_everything_that_begins_among_refused_texts_makes_no_dead_letters(provider: Provider, opened: Open) -> None:
+    provider.fail("poison", holds="poison")
+    # After: the whole, the harmless text, the half with the bad text, the bad text, its neighbour.
+    provider.fail("refuse", status=400, words="This endpoint moves house today.", skip=5)
+    with pytest.raises(ProviderRefused, match="a harmless one too") as stopped:
+        opened().embed_documents(["poison", *texts(3)])
+    assert isinstance(stopped.value.paid, Embedded)
+    assert stopped.value.paid.rejected == {}
+    assert stopped.value.paid.unanswered == {0, 2, 3}
+
+
+def test_what_was_answered_before_a_failure_is_handed_over_and_is_not_paid_for_again(provider: Provider, opened: Open) -> None:
+    many = ["poison", *texts(6), " "]
+    provider.fail("poison", holds="poison")
+    # The whole is refused, the harmless text answered, the half with the bad text refused, and of the rest some are answered.
+    forbidden = provider.fail("refuse", status=403, holds="number 5")
+    embedder = opened()
+    with pytest.raises(ProviderRefused) as stopped:
+        embedder.embed_documents(many)
+    paid = stopped.value.paid
+    assert isinstance(paid, Embedded)
+    answered = [n for n in range(len(many)) if n not in paid.rejected and n not in paid.unanswered]
+    assert 7 in paid.rejected
+    assert answered
+    assert 6 in paid.unanswered
+    provider.lift(forbidden)
+    rest = embedder.embed_documents([many[n] for n in sorted(paid.unanswered)])
+    assert rest.rejected.keys() <= {0}
+    bill = provider.paid(MODEL)
+    assert all(bill[sha(text)] == 1 for text in texts(6))
+    np.testing.assert_allclose(np.linalg.norm(paid.vectors[answered], axis=1), 1, atol=1e-6)
+
+
+def test_most_of_a_batch_refused_is_no_refusal_of_texts(provider: Provider, opened: Open) -> None:
+    provider.fail("poison", holds="number")
+    with pytest.raises(
+        ProviderRefused, match=r"refuses most of a batch, 6 of 10 texts so far \(status 400\): Your request was rejected"
+    ):
+        opened().embed_documents(texts(10))
+    few = opened().embed_documents([*texts(4), "fine"])
+    assert list(few.rejected) == [0, 1, 2, 3], "of a few texts all may be bad"
+
+
+@pytest.mark.parametrize("name", ["openai", "cohere", "voyage"])
+def test_texts_that_are_too_long_are_set_aside_with_both_numbers(provider: Provider, opened: Open, name: str) -> None:
+    embedder = opened(name)
+    provider.serve(name, embedder.spec.model_name, max_tokens=100)
+    many = [*texts(20), "y" * 4_000, *texts(10), "z" * 5_000]
+    answer = embedder.embed_documents(many)
+    assert list(answer.rejected) == [20, 31]
+    if name == "voyage":  # it says the limit alone
+        assert answer.rejected[20].startswith("about ")
+        assert answer.rejected[20].endswith(" tokens, the limit is 100")
+    else:
+        assert answer.rejected[20] == "1000 tokens, the limit is 100"
+    paid = provider.paid(embedder.spec.model_name)
+    assert paid == {sha(text): many.count(text) for text in many if len(text) < 4_000}, "and no harmless text was needed"
+
+
+def test_a_tokenizer_counts_before_anything_is_asked(provider: Provider, opened: Open) -> None:
+    answer = opened(tokenizer_path=TOKENIZER, max_tokens=10).embed_documents(["short", "one two three " * 5])
+    assert answer.rejected == {1: "17 tokens, the limit is 10"}
+    assert [entry["begins"] for entry in provider.billed()] == ["short"]
+
+
+@pytest.mark.parametrize("name", ["cohere", "voyage"])
+def test_what_the_provider_cuts_is_known_and_what_it_does_not_cut_is_not_said_to_be(
+    provider: Provider, opened: Open, name: str
+) -> None:
+    embedder = opened(name, too_long="truncate")
+    provider.serve(name, embedder.spec.model_name, max_tokens=100)
+    long = "".join(f"{n} " for n in range(500))
+    answer = embedder.embed_documents(["a", long, "b"])
+    assert (answer.truncated, answer.rejected) == ({1}, {})
+    other = opened(name, too_long="truncate").embed_documents([long[:400]])
+    np.testing.assert_array_equal(answer.vectors[1], other.vectors[0])
+    assert other.truncated == frozenset()
+
+
+def test_what_is_cut_here_ends_where_a_token_does(provider: Provider, opened: Open) -> None:
+    answer = opened(too_long="truncate", tokenizer_path=TOKENIZER, max_tokens=5).embed_documents(
+        ["one two three four five", "short"]
+    )
+    assert (answer.truncated, answer.rejected) == ({0}, {})
+    assert [entry["begins"] for entry in provider.billed()] == ["one two three", "short"]
+    with pytest.raises(ConfigurationError, match="Declare tokenizer_path and max_tokens"):
+        opened(too_long="truncate")
+
+
+@pytest.mark.parametrize("too_long", ["truncate", "chunk"])
+def test_who_cuts_and_by_which_tokenizer_is_part_of_the_space(opened: Open, too_long: str) -> None:
+    by_us = opened("cohere", too_long=too_long, tokenizer_path=TOKENIZER, max_tokens=512).fingerprint
+    by_provider = opened("cohere", too_long=too_long, max_tokens=512).fingerprint
+    assert by_us != by_provider
+    rejecting = {"max_tokens": 512}
+    assert opened("cohere", **rejecting).fingerprint == opened("cohere", tokenizer_path=TOKENIZER, **rejecting).fingerprint
+
+
+def test_a_request_that_is_too_large_is_halved_and_the_next_ones_are_smaller(provider: Provider, opened: Open) -> None:
+    provider.serve("openai", MODEL, request_texts=10)
+    embedder = opened()
+    many = texts(64)
+    embedder.embed_documents(many)
+    assert provider.paid(MODEL) == {sha(text): 1 for text in many}
+    assert max(part.stop - part.start for part in embedder.pack(many)) == 8
+    before = len(provider.arrivals())
+    embedder.embed_documents(many)
+    assert len(provider.arrivals()) - before == 8
+
+
+def test_packs_are_within_what_the_provider_and_the_account_allow(opened: Open) -> None:
+    long = ["word " * 1_000] * 200  # 5,000 bytes: at most 1,670 tokens each by the first estimate
+    assert all(part.stop - part.start <= 179 for part in opened().pack(long)), "300,000 tokens in a request"
+    assert {part.stop - part.start for part in opened("cohere").pack(texts(192))} == {96}
+    assert len(opened(account={"tokens_per_minute": 12_000}).pack(long)) == 200, "a sixth of a minute holds one"
+
+
+def test_who_waits_before_another_try_is_let_go_by_close(provider: Provider, opened: Open) -> None:
+    rule = provider.fail("refuse", status=429, words="Try again in 10m.")
+    embedder = opened()
+    failed: list[EmbedderError] = []
+
+    def ask() -> None:
+        try:
+            embedder.embed_documents(["a text"])
+        except EmbedderError as exc:
+            failed.append(exc)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    provider.wait_struck(rule)
+    embedder.close()
+    thread.join(10)
+    assert [str(exc) for exc in failed] == [f"The embedder of openai, model {MODEL} is closed."]
+
+
+def test_a_budget_that_says_stop_is_not_a_failure_of_the_provider(provider: Provider, opened: Open) -> None:
+    class Spent(Recording):
+        def admit(self, urgency: Urgency, tokens: int) -> Ticket:
+            raise Stopped("the budget is spent")
+
+    with pytest.raises(Stopped):
+        opened(meter=Spent()).embed_documents(["a text"])
+    assert provider.arrivals() == []
