@@ -98,5 +98,9 @@ class HoldoutError(EmbedPipelineError):
     """The held-out set cannot be used to judge anything: empty, too small, or about unknown documents."""
 
 
+class FencedOff(EmbedPipelineError):
+    """A backfill's partition is another run's by now, or is being compared: nothing more is inserted into it by this run."""
+
+
 class Stopped(EmbedPipelineError):
     """A person, the budget or the throttle said stop; everything done so far is kept and the same command resumes."""

@@ -4,9 +4,8 @@ FROM embed_pipeline.indexes WHERE index_name = %(index)s
 
 -- name: insert_index
 INSERT INTO embed_pipeline.indexes
-    (index_name, documents_table, key_columns, text_columns, store_kind, store, payload_columns, payload_object)
-VALUES (%(index)s, %(documents_table)s, %(key_columns)s, %(text_columns)s, %(store)s::jsonb ->> 'kind', %(store)s, %(payload_columns)s,
-        %(payload_object)s)
+    (index_name, documents_table, key_columns, text_columns, store, payload_columns, payload_object)
+VALUES (%(index)s, %(documents_table)s, %(key_columns)s, %(text_columns)s, %(store)s, %(payload_columns)s, %(payload_object)s)
 ON CONFLICT DO NOTHING
 
 -- name: update_index
@@ -21,7 +20,7 @@ INSERT INTO embed_pipeline.serving_pointer (index_name) VALUES (%(index)s) ON CO
 INSERT INTO embed_pipeline.control (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING
 
 -- name: list_indexes
-SELECT index_name, store_kind FROM embed_pipeline.indexes ORDER BY index_name
+SELECT index_name, store ->> 'kind' FROM embed_pipeline.indexes ORDER BY index_name
 
 -- name: list_versions
 SELECT index_name, version, state, state_since, fingerprint, model_name, model_version, dimensions, precision, distance, partitions,
@@ -36,19 +35,10 @@ INSERT INTO embed_pipeline.index_versions
 VALUES (%(index)s, %(version)s, %(fingerprint)s, %(model_name)s, %(model_version)s, %(dimensions)s, %(precision)s, %(distance)s,
         %(partitions)s, %(spec)s)
 
--- name: insert_partition
-INSERT INTO embed_pipeline.partitions (index_name, version, partition_key, lower_key, upper_key, is_empty)
-VALUES (%(index)s, %(version)s, %(partition)s, %(lower)s, %(upper)s, %(is_empty)s)
-
--- name: list_partitions
-SELECT partition_key, lower_key, upper_key, is_empty, completed_at, documents FROM embed_pipeline.partitions
-WHERE index_name = %(index)s AND version = %(version)s ORDER BY partition_key
-
--- name: complete_partition
-UPDATE embed_pipeline.partitions SET completed_at = clock_timestamp(), documents = %(documents)s
-WHERE index_name = %(index)s AND version = %(version)s AND partition_key = %(partition)s
-
 -- name: lock_version
+SELECT state FROM embed_pipeline.index_versions WHERE index_name = %(index)s AND version = %(version)s FOR NO KEY UPDATE
+
+-- name: lock_version_and_key
 SELECT state FROM embed_pipeline.index_versions WHERE index_name = %(index)s AND version = %(version)s FOR UPDATE
 
 -- name: set_state
@@ -150,11 +140,10 @@ DELETE FROM embed_pipeline.dead_letters
 WHERE index_name = %(index)s AND version = %(version)s AND (%(doc_ids)s::text[] IS NULL OR doc_id = ANY (%(doc_ids)s::text[]))
 
 -- name: requeue_dead_letters
-WITH chosen AS (
-    SELECT doc_id FROM embed_pipeline.dead_letters
-    WHERE index_name = %(index)s AND version = %(version)s ORDER BY doc_id FOR UPDATE
-), taken AS (
-    DELETE FROM embed_pipeline.dead_letters l USING chosen
-    WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = chosen.doc_id RETURNING l.doc_id
+WITH taken AS MATERIALIZED (
+    DELETE FROM embed_pipeline.dead_letters l WHERE l.index_name = %(index)s AND l.version = %(version)s RETURNING l.doc_id
 )
-INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id) SELECT %(index)s, %(version)s, taken.doc_id FROM taken
+INSERT INTO embed_pipeline.pending AS p (index_name, version, doc_id, seq, since_seq, since, removed)
+SELECT %(index)s, %(version)s, n.doc_id, n.seq, n.seq, clock_timestamp(), false
+FROM (SELECT t.doc_id, nextval('embed_pipeline.change_seq') AS seq FROM taken t) AS n ORDER BY n.doc_id
+ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq

@@ -1,23 +1,28 @@
-"""The catalog's own schema: made and migrated on first use, by whichever process comes first."""
+"""The catalog's own schema: made on first use by whichever process comes first, migrated by the one that brings a newer package."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.postgres.queries import Queries
 
-HEAD = "0007"
+HEAD = "0001"
+
+queries = Queries(__file__, "schema_queries.sql")
 
 
 def current_revision(conn: psycopg.Connection) -> str | None:
-    """The revision that the database is at; None before the first migration."""
-    row = conn.execute("SELECT to_regclass('embed_pipeline.schema_version') IS NOT NULL").fetchone()
+    """The revision that the database is at; None before the first use."""
+    row = conn.execute(queries("has_revision")).fetchone()
     if row is None or not row[0]:
         return None
-    found = conn.execute("SELECT version_num FROM embed_pipeline.schema_version").fetchone()
+    found = conn.execute(queries("revision")).fetchone()
     return None if found is None else str(found[0])
 
 
@@ -31,36 +36,26 @@ def ensure(conn: psycopg.Connection, url: str) -> None:
             f"The catalog in this database is at revision {revision}, newer than this package knows ({HEAD}).",
             next_step="Upgrade embed-pipeline here to the version that migrated it.",
         )
-    # Session-level, on our own connection: the lock outlives the migration's transactions and dies with this process.
-    conn.execute("SELECT pg_advisory_lock(hashtextextended('embed_pipeline.schema', 0))")
-    try:
-        if current_revision(conn) != HEAD:
+    with _alone(conn):
+        revision = current_revision(conn)
+        if revision is None:
             _create_extension(conn)
-            _upgrade(url)
-    finally:
-        conn.execute("SELECT pg_advisory_unlock(hashtextextended('embed_pipeline.schema', 0))")
+            _create(conn)
+        elif revision != HEAD:
+            migrate(url)
 
 
-def _create_extension(conn: psycopg.Connection) -> None:
-    # Looked up first: IF NOT EXISTS still asks for the right to create.
-    row = conn.execute(
-        "SELECT to_regnamespace('embed_pipeline') IS NULL, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')"
-    ).fetchone()
-    assert row is not None
-    try:
-        if row[0]:
-            conn.execute("CREATE SCHEMA embed_pipeline")
-        if row[1]:
-            conn.execute("CREATE EXTENSION vector")
-    except errors.InsufficientPrivilege as problem:
-        raise DatabaseUnavailable(
-            f"This role may not prepare the database: {problem.diag.message_primary}.",
-            next_step="Have an administrator run: CREATE EXTENSION vector; CREATE SCHEMA embed_pipeline AUTHORIZATION <this role>;",
-        ) from problem
+def script(conn: psycopg.Connection, path: Path) -> sql.Composed:
+    """A script of the catalog, with the schema of the vector extension filled in."""
+    row = conn.execute(queries("vector_schema")).fetchone()
+    if row is None:
+        raise RuntimeError("the vector extension must exist before the catalog does")
+    return sql.SQL(path.read_text(encoding="utf-8")).format(vector_schema=sql.Identifier(row[0]))
 
 
-def _upgrade(url: str) -> None:
-    # Imported here: Alembic and SQLAlchemy take half a second, and only the very first use of a database needs them.
+def migrate(url: str) -> None:
+    """Run the migrations that the database has not seen, from the first one where it has seen none."""
+    # Imported here: Alembic and SQLAlchemy take half a second, and only a newer package needs them.
     import sqlalchemy
     from alembic import command
     from alembic.config import Config
@@ -70,11 +65,39 @@ def _upgrade(url: str) -> None:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except errors.LockNotAvailable as problem:
-            raise DatabaseUnavailable(
-                "The catalog could not be migrated: long transactions hold the tables of the vectors. Nothing was changed.",
-                next_step="End them (see pg_stat_activity; a running index build is one) and run the same command again.",
-            ) from problem
+        command.upgrade(config, "head")
     engine.dispose()
+
+
+@contextmanager
+def _alone(conn: psycopg.Connection) -> Iterator[None]:
+    # Session-level, on our own connection: the lock outlives the transactions under it and dies with this process.
+    conn.execute(queries("lock"))
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            conn.execute(queries("unlock"))
+
+
+def _create(conn: psycopg.Connection) -> None:
+    with conn.transaction():
+        conn.execute(script(conn, Path(__file__).with_name("schema.sql")))
+        conn.execute(queries("make_revision"))
+        conn.execute(queries("set_revision"), {"revision": HEAD})
+
+
+def _create_extension(conn: psycopg.Connection) -> None:
+    # Looked up first: IF NOT EXISTS still asks for the right to create.
+    row = conn.execute(queries("missing_parts")).fetchone()
+    assert row is not None
+    try:
+        if row[0]:
+            conn.execute(queries("create_schema"))
+        if row[1]:
+            conn.execute(queries("create_extension"))
+    except errors.InsufficientPrivilege as problem:
+        raise DatabaseUnavailable(
+            f"This role may not prepare the database: {problem.diag.message_primary}.",
+            next_step="Have an administrator run: CREATE EXTENSION vector; CREATE SCHEMA embed_pipeline AUTHORIZATION <this role>;",
+        ) from problem

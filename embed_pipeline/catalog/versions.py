@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +13,6 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog.states import LIVE, State, allows
-from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.errors import CatalogError, IllegalTransition
 from embed_pipeline.postgres.queries import Queries
 
@@ -49,25 +47,13 @@ class Version:
         return self.spec.get("chunker") is not None
 
     @property
-    def documents_table(self) -> sql.Identifier:
-        """One row per document with its source_hash: the unit of every guard."""
-        return sql.Identifier("embed_pipeline", f"{self.index}__{self.name}__documents")
-
-    @property
-    def vectors_table(self) -> sql.Identifier:
-        """The chunk vectors that hang under the document's row."""
-        return sql.Identifier("embed_pipeline", f"{self.index}__{self.name}__vectors")
+    def table(self) -> sql.Identifier:
+        """Its vectors, where they are in this database: one row for each."""
+        return sql.Identifier("embed_pipeline", f"{self.index}__{self.name}")
 
     @property
     def ann_index_name(self) -> str:
         return f"{self.index}__{self.name}__hnsw"
-
-
-@dataclass(frozen=True)
-class Partition:
-    range: KeyRange
-    completed_at: datetime | None
-    documents: int | None
 
 
 def actor() -> str:
@@ -137,7 +123,9 @@ def transition(
     evidence_id: int | None = None,
 ) -> State:
     """Move one version to `target` inside the caller's transaction, with its audit event; returns the state it came from."""
-    row = conn.execute(queries("lock_version"), {"index": index, "version": name}).fetchone()
+    # A distributor shares the row's key until it has committed: only a retire has to wait for it.
+    lock = "lock_version_and_key" if target == "retired" else "lock_version"
+    row = conn.execute(queries(lock), {"index": index, "version": name}).fetchone()
     if row is None:
         get(conn, index, name)
         raise AssertionError("unreachable: get raises for an unknown version")
@@ -150,34 +138,3 @@ def transition(
     conn.execute(queries("set_state"), {"index": index, "version": name, "state": target})
     record_event(conn, index, event, version=name, from_state=current, to_state=target, reason=reason, evidence_id=evidence_id)
     return current
-
-
-def list_partitions(conn: psycopg.Connection, index: str, name: str) -> list[Partition]:
-    rows = conn.execute(queries("list_partitions"), {"index": index, "version": name})
-    return [
-        Partition(KeyRange(key, lower, upper, is_empty), completed_at, documents)
-        for key, lower, upper, is_empty, completed_at, documents in rows
-    ]
-
-
-def insert_partitions(conn: psycopg.Connection, index: str, name: str, ranges: Sequence[KeyRange]) -> None:
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            queries("insert_partition"),
-            [
-                {
-                    "index": index,
-                    "version": name,
-                    "partition": each.partition,
-                    "lower": each.lower,
-                    "upper": each.upper,
-                    "is_empty": each.is_empty,
-                }
-                for each in ranges
-            ],
-        )
-
-
-def complete_partition(conn: psycopg.Connection, index: str, name: str, partition: str, documents: int) -> None:
-    values = {"index": index, "version": name, "partition": partition, "documents": documents}
-    conn.execute(queries("complete_partition"), values)

@@ -17,6 +17,7 @@ from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.control import ControlState
+    from embed_pipeline.documents.shape import Doubt
     from embed_pipeline.migrate.dual_write import VersionSync
     from embed_pipeline.migrate.open_index import OpenIndex
     from embed_pipeline.search import Answer
@@ -57,20 +58,24 @@ def load(index: str, file: Path, full: bool, config: Path, as_json: bool) -> Non
 @click.pass_context
 def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, as_json: bool) -> None:
     """Dual-write: bring every live version up to date with the documents' changes."""
+    from embed_pipeline.documents import shape
     from embed_pipeline.migrate import dual_write, verify
     from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.watch import watch as watch_changes
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:
         compared = verify.reconcile(opened_index) if full else None
         queued = None if compared is None else compared.queued
-        if compared is not None and compared.rearmed:
+        if compared is not None and compared.found:
             output.note(compared.sentence)
         elif queued is not None:
             output.note(", ".join(f"{name}: {render.count(number, 'difference')} queued" for name, number in queued.items()))
         if not watch:
             results = dual_write.sync(opened_index, waiting=_Outages(output).tell)
             _say_synced(output, results, quiet=False)
+            with opened_index.connection() as conn:
+                _Doubted(output).tell(shape.look(conn, opened_index.source, index))
             output.result({"index": index, "queued": queued, "versions": [as_values(each) for each in results]})
             ctx.exit(REFUSED if any(each.error for each in results) else 0)
 
@@ -80,7 +85,7 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, 
 
         with _until_signalled() as stop:
             output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
-            dual_write.watch(opened_index, stop, report, _Outages(output).tell)
+            watch_changes(opened_index, stop, report, _Outages(output).tell, _Doubted(output).tell)
 
 
 class _Outages:
@@ -94,6 +99,20 @@ class _Outages:
         if bool(reason) != self._away:
             self._away = bool(reason)
             self._output.note(f"waiting: {reason}" if reason else "PostgreSQL answers again.")
+
+
+class _Doubted:
+    """A line for each doubt about change capture, once."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._said: set[int] = set()
+
+    def tell(self, doubts: list[Doubt]) -> None:
+        for doubt in doubts:
+            if doubt.id not in self._said:
+                self._said.add(doubt.id)
+                self._output.note(f"doubt: {doubt.reason}. Every search checks its hits until a full comparison has passed.")
 
 
 def _say_synced(output: Output, results: list[VersionSync], *, quiet: bool) -> None:

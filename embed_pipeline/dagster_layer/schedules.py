@@ -8,7 +8,7 @@ import dagster as dg
 import psycopg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from embed_pipeline.catalog import versions
+from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.sensors import unfinished_run
 from embed_pipeline.errors import EmbedPipelineError
@@ -125,5 +125,5 @@ def _unfilled(spec: IndexSpec, version: str) -> set[str]:
             return set(spec.partition_keys())
         if not registered[version].is_live:
             return set()
-        partitions = versions.list_partitions(conn, spec.name, version)
-    return {each.range.partition for each in partitions if each.completed_at is None}
+        listed = partitions.listed(conn, spec.name, version)
+    return {each.range.partition for each in listed if each.completed_at is None}

@@ -54,8 +54,7 @@ class PgvectorStage:
         return TemporaryTable(conn)
 
     def stored(self, conn: psycopg.Connection, version: Version, doc_ids: Sequence[str]) -> dict[str, StoredVector]:
-        tables = {"vectors": version.vectors_table, "documents": version.documents_table}
-        rows = conn.execute(queries("stored", **tables), {"doc_ids": list(doc_ids)})
+        rows = conn.execute(queries("stored", table=version.table), {"doc_ids": list(doc_ids)})
         return {
             doc_id: StoredVector(np.asarray(vector.to_numpy()), label, made_at.timestamp())
             for doc_id, vector, label, made_at in rows

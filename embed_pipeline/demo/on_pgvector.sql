@@ -8,5 +8,4 @@ INSERT INTO in_place VALUES (%(number)s, %(vector)s) ON CONFLICT (number) DO UPD
 SELECT number FROM in_place ORDER BY embedding <=> %(query)s LIMIT 10
 
 -- name: stored
-SELECT v.doc_id, v.embedding, d.fingerprint, d.embedded_at
-FROM {vectors} AS v JOIN {documents} AS d USING (doc_id) WHERE v.doc_id = ANY (%(doc_ids)s)
+SELECT v.doc_id, v.embedding, v.fingerprint, v.embedded_at FROM {table} AS v WHERE v.doc_id = ANY (%(doc_ids)s)

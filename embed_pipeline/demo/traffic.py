@@ -219,13 +219,14 @@ def in_one_space(
 
 def sync_all_along(place: Place, spec: IndexSpec) -> None:
     """Dual-write every live version as changes arrive."""
-    from embed_pipeline.migrate import dual_write
+    from embed_pipeline.migrate.dual_write import VersionSync
     from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.watch import watch
 
     stopping = threading.Event()
     totals: dict[str, int] = {}
 
-    def report(results: list[dual_write.VersionSync]) -> None:
+    def report(results: list[VersionSync]) -> None:
         for result in results:
             totals[result.version] = totals.get(result.version, 0) + result.written
         if place.stopped:
@@ -238,7 +239,7 @@ def sync_all_along(place: Place, spec: IndexSpec) -> None:
 
     threading.Thread(target=look, daemon=True).start()
     with opened(spec) as index:
-        dual_write.watch(index, stopping, report)
+        watch(index, stopping, report)
     place.notes("dual_write").write_text(json.dumps(totals))
 
 

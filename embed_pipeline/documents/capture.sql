@@ -1,135 +1,114 @@
--- name: insert_function
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
-BEGIN
-    INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-    SELECT {index}, live.version, {new_id}
-    FROM new_rows n CROSS JOIN unnest({versions}::text[]) AS live(version);
-    RETURN NULL;
-END $capture$
+-- name: function
+-- One row for a statement, in the writer's own transaction, and nothing else. The ids are gathered inside an exception block and written
+-- outside of it: what goes wrong while gathering never reaches the application, and no statement costs a subtransaction of its own.
+-- Cancelling passes: OTHERS does not catch it.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {body}
 
--- name: update_function
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
+-- name: body
 DECLARE
+    changed text[];
     removed text[];
+    problem text;
+    code    text;
 BEGIN
-    -- A key that is gone is a delete. A key with another text, or a new one, is a change; other columns are none of our business.
-    SELECT array_agg(gone.doc_id) INTO removed
-    FROM (SELECT {old_id} AS doc_id FROM old_rows o EXCEPT SELECT {new_id} FROM new_rows n) AS gone;
-    {queue_changed}
-    IF removed IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
-        {delete_removed}
+    BEGIN
+        {gather}
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, code = RETURNED_SQLSTATE;
+    END;
+    IF problem IS NOT NULL THEN
+        INSERT INTO embed_pipeline.doubts (index_name, kind, sqlstate, reason) VALUES ({index}, 'capture', code, problem);
+        RETURN NULL;
+    END IF;
+    IF removed IS NOT NULL THEN
+        {write_removed}
+    END IF;
+    IF changed IS NOT NULL THEN
+        {write_changed}
     END IF;
     RETURN NULL;
-END $capture$
+END
 
--- name: queue_changed
-INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-    SELECT {index}, live.version, changed.doc_id
-    FROM (
-        SELECT c.doc_id
-        FROM (SELECT {new_id} AS doc_id, {new_state} FROM new_rows n EXCEPT SELECT {old_id}, {old_state} FROM old_rows o) AS c
-        UNION
-        SELECT unnest(removed)
-    ) AS changed CROSS JOIN unnest({versions}::text[]) AS live(version);
-
--- name: delete_function
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
-DECLARE
-    removed text[];
-BEGIN
-    SELECT array_agg({old_id}) INTO removed FROM old_rows o;
-    INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-    SELECT {index}, live.version, gone.doc_id
-    FROM unnest(removed) AS gone(doc_id) CROSS JOIN unnest({versions}::text[]) AS live(version);
-    -- Under an older snapshot the rows to delete may not be visible, and deleting one that a worker replaced would fail the
-    -- application's transaction: there the queue alone carries the delete.
-    IF removed IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
-        {delete_removed}
-    END IF;
-    RETURN NULL;
-END $capture$
-
--- name: row_function
--- For partitioned tables (writes that name a partition) and for replicated changes, which fire row triggers only.
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
-DECLARE
-    old_id      text;
-    new_id      text;
-    old_text    text;
-    new_text    text;
-    old_payload text;
-    new_payload text;
-    removed     text[];
-    concerned   text[] := {versions};
-BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        SELECT {old_id}, {old_text}, {old_payload} INTO old_id, old_text, old_payload FROM (SELECT OLD.*) AS o;
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        SELECT {new_id}, {new_text}, {new_payload} INTO new_id, new_text, new_payload FROM (SELECT NEW.*) AS n;
-    END IF;
-    IF old_id IS NOT DISTINCT FROM new_id AND old_text = new_text COLLATE "C" THEN
-        IF old_payload = new_payload COLLATE "C" THEN
-            RETURN NULL;
+-- name: write_ids
+IF cardinality({ids}) <= 5000 THEN
+            INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed) VALUES ({index}, {ids}, {removed});
+        ELSE
+            INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed)
+            SELECT {index}, array_agg(u.id), {removed} FROM unnest({ids}) WITH ORDINALITY AS u(id, n) GROUP BY (u.n - 1) / 5000;
         END IF;
-        concerned := {payload_versions};
-    END IF;
-    IF old_id IS NOT NULL AND old_id IS DISTINCT FROM new_id THEN
-        removed := ARRAY[old_id];
-    END IF;
-    INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-    SELECT {index}, live.version, changed.doc_id
-    FROM (SELECT new_id AS doc_id WHERE new_id IS NOT NULL UNION SELECT unnest(removed)) AS changed
-    CROSS JOIN unnest(concerned) AS live(version);
-    IF removed IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
-        {delete_removed}
-    END IF;
-    RETURN NULL;
-END $capture$
+
+-- name: gather_insert
+SELECT array_agg({new_id}) INTO changed FROM new_rows n;
+
+-- name: gather_delete
+SELECT array_agg({old_id}) INTO removed FROM old_rows o;
+
+-- name: gather_update
+-- A key that is gone is a delete. A key with another text, or a new one, is a change; other columns are none of our business.
+        SELECT array_agg(b.id) FILTER (WHERE b.id IS NOT NULL), array_agg(a.id) FILTER (WHERE b.id IS NULL) INTO changed, removed
+        FROM (SELECT {old_id} AS id, {old_state} AS state FROM old_rows o) AS a
+        FULL JOIN (SELECT {new_id} AS id, {new_state} AS state FROM new_rows n) AS b ON a.id = b.id
+        WHERE a.id IS NULL OR b.id IS NULL OR a.state IS DISTINCT FROM b.state;
+
+-- name: gather_row
+-- For partitioned tables (writes that name a partition) and for replicated changes, which fire row triggers only.
+        IF TG_OP <> 'DELETE' THEN
+            SELECT ARRAY[{new_id}] INTO changed FROM (SELECT NEW.*) AS n;
+        END IF;
+        IF TG_OP <> 'INSERT' THEN
+            SELECT ARRAY[{old_id}] INTO removed FROM (SELECT OLD.*) AS o;
+        END IF;
+        IF TG_OP = 'UPDATE' AND changed = removed THEN
+            removed := NULL;
+            IF (SELECT {old_state} FROM (SELECT OLD.*) AS o) IS NOT DISTINCT FROM (SELECT {new_state} FROM (SELECT NEW.*) AS n) THEN
+                changed := NULL;
+            END IF;
+        END IF;
 
 -- name: truncate_function
--- The rows that went are known by what the table no longer has: this also serves the TRUNCATE of one partition.
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
-BEGIN
-    {queue_orphans}
-    IF current_setting('transaction_isolation') = 'read committed' THEN
-        {delete_orphans}
-    END IF;
-    RETURN NULL;
-END $capture$
+-- Nobody has to know here what was there: the worker expands it to whatever is no longer there.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
 
--- name: before_truncate_function
--- Fires on the table and on each of its partitions. A partition that was attached later has no trigger of its own: the others answer
--- for it. A document queued too often is looked at and found as it should be.
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
+-- name: truncate_body
 BEGIN
-    INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-    SELECT {index}, live.version, {doc_id}
-    FROM {documents} AS d CROSS JOIN unnest({tableless_versions}::text[]) AS live(version)
-    WHERE d.tableoid = TG_RELID
-       OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = d.tableoid AND t.tgname = TG_NAME);
+    INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed) VALUES ({index}, NULL, true);
     RETURN NULL;
-END $capture$
+END
 
--- name: queue_orphans
-INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-SELECT {index}, {version}, w.doc_id
-FROM (
-    SELECT doc_id FROM {version_documents}
-    UNION
-    -- A document that could have no vector has no row there, and its dead letter must go as well.
-    SELECT l.doc_id FROM embed_pipeline.dead_letters l WHERE l.index_name = {index} AND l.version = {version}
-) AS w
-WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted});
+-- name: gone_function
+-- Those of these documents that are gone, by key and by the key's text; NULL where that cannot be told. VOLATILE: a search that began
+-- before a reload was committed must find what is there now. It waits for the application's table locks no longer than its own timeout.
+CREATE OR REPLACE FUNCTION {function}(doc_ids text[]) RETURNS text[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER {settings}
+SET row_security = off SET lock_timeout = '50ms' SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS {body}
 
--- name: empty_function
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS $capture$
+-- name: gone_body
 BEGIN
+    RETURN ARRAY(SELECT w.doc_id FROM unnest($1) AS w(doc_id) WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted}));
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
-END $capture$
+END
+
+-- name: present_function
+-- The ids of all documents, if there are no more than so many; NULL where there are, or where that cannot be told.
+CREATE OR REPLACE FUNCTION {function}(most integer) RETURNS text[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER {settings}
+SET row_security = off SET lock_timeout = '50ms' AS {body}
+
+-- name: present_body
+DECLARE
+    found text[];
+BEGIN
+    found := ARRAY(SELECT {doc_id} FROM {documents} AS d LIMIT $1 + 1);
+    RETURN CASE WHEN cardinality(found) <= $1 THEN found END;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END
 
 -- name: settings
--- The same texts for keys whatever the application's session has set, and no name of its search_path is ever used.
+-- No name of the caller's search_path is ever used.
+SET search_path = pg_catalog, pg_temp
+
+-- name: settings_of_texts
+-- The same texts for keys whatever the application's session has set.
 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 SET bytea_output = 'hex' SET extra_float_digits = 1 SET lc_monetary = 'C'
 
@@ -153,10 +132,6 @@ FOR EACH ROW EXECUTE FUNCTION {function}()
 CREATE OR REPLACE TRIGGER {trigger} AFTER TRUNCATE ON {documents}
 FOR EACH STATEMENT EXECUTE FUNCTION {function}()
 
--- name: before_truncate_trigger
-CREATE OR REPLACE TRIGGER {trigger} BEFORE TRUNCATE ON {documents}
-FOR EACH STATEMENT EXECUTE FUNCTION {function}()
-
 -- name: enable_always
 ALTER TABLE {documents} ENABLE ALWAYS TRIGGER {trigger}
 
@@ -166,20 +141,12 @@ ALTER TABLE {documents} ENABLE REPLICA TRIGGER {trigger}
 -- name: lock_documents
 LOCK TABLE {documents} IN SHARE ROW EXCLUSIVE MODE
 
--- name: queue_all
-INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-SELECT %(index)s, live.version, {doc_id} FROM {documents} AS d CROSS JOIN unnest(%(versions)s::text[]) AS live(version)
-
 -- name: leaf_partitions
 SELECT n.nspname, c.relname
 FROM pg_catalog.pg_partition_tree(%(documents)s::regclass) t
 JOIN pg_catalog.pg_class c ON c.oid = t.relid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE t.level > 0 AND c.relkind IN ('r', 'p')
-
--- name: armed_triggers
-SELECT t.tgname FROM pg_catalog.pg_trigger t
-WHERE t.tgrelid = %(documents)s::regclass AND t.tgname = ANY (%(triggers)s) AND t.tgenabled <> 'D'
 
 -- name: disarmed
 SELECT w.documents::regclass::text, w.trigger
@@ -194,16 +161,10 @@ UPDATE {documents} AS d SET {text_column} = left(d.{text_column}::text, -1) WHER
 SELECT {doc_id} FROM {documents} AS d WHERE length(d.{text_column}::text) > 1 LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 
 -- name: canary_arrived
-SELECT count(*) FROM embed_pipeline.change_queue
-WHERE index_name = %(index)s AND version = %(version)s AND doc_id = %(doc_id)s AND seq > %(seq)s
+-- What this transaction itself has left behind.
+SELECT EXISTS (SELECT FROM embed_pipeline.inbox WHERE index_name = %(index)s AND id > %(before)s AND %(doc_id)s = ANY (doc_ids)),
+       (SELECT reason FROM embed_pipeline.doubts WHERE index_name = %(index)s AND kind = 'capture'
+        AND xmin = pg_current_xact_id_if_assigned()::xid ORDER BY id DESC LIMIT 1)
 
--- name: last_seq
-SELECT coalesce(max(seq), 0) FROM embed_pipeline.change_queue
-
--- name: delete_removed
-DELETE FROM {version_documents} WHERE doc_id = ANY (removed);
-DELETE FROM {version_vectors} WHERE doc_id = ANY (removed);
-
--- name: delete_orphans
-DELETE FROM {version_documents} AS w WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted});
-DELETE FROM {version_vectors} AS v WHERE NOT EXISTS (SELECT FROM {version_documents} AS w WHERE w.doc_id = v.doc_id);
+-- name: last_inbox_id
+SELECT coalesce(max(id), 0) FROM embed_pipeline.inbox

@@ -24,21 +24,26 @@ CREATE TABLE IF NOT EXISTS {table} (
 )
 
 -- name: count_documents
-SELECT count(*), coalesce(sum(octet_length({text})), 0)::bigint FROM {documents} AS d
+SELECT count(*), coalesce(sum(octet_length({text})), 0)::bigint FROM {documents} AS d WHERE {in_range}
 
--- name: sample_texts
-SELECT {doc_id}, {text} FROM {documents} AS d ORDER BY md5({doc_id}) LIMIT %(size)s
+-- name: count_rows
+SELECT count(*), 0::bigint FROM {documents} AS d WHERE {in_range}
 
--- name: missing_ids
+-- name: ids
+SELECT array_agg({doc_id}) FROM {documents} AS d WHERE {in_range} HAVING count(*) > 0
+
+-- name: found_ids
 -- Compared as text: an id that could be no key at all is missing, not an error.
-SELECT w.doc_id FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
-WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {doc_id} = w.doc_id)
+SELECT {doc_id} FROM {documents} AS d WHERE {in_range} AND {doc_id} = ANY (%(doc_ids)s::text[])
 
--- name: cut_keys
--- The first key of each of the partitions after the first, by rank: one ordered scan of the key.
-SELECT DISTINCT ON (part) part, {key_array}
-FROM (SELECT {key_columns}, ntile(%(partitions)s) OVER (ORDER BY {key_columns}) AS part FROM {documents} AS d) AS d
-ORDER BY part, {key_columns}
+-- name: walk_keys
+-- The next keys in order, each with its number: every so-many-th, and the last one read.
+SELECT w.key, w.number
+FROM (SELECT n.key, n.number, count(*) OVER () AS read
+      FROM (SELECT {key_array} AS key, %(seen)s + row_number() OVER (ORDER BY {key_columns}) AS number
+            FROM {documents} AS d WHERE {in_range} ORDER BY {key_columns} LIMIT %(limit)s) AS n) AS w
+WHERE (w.number - 1) %% %(every)s = 0 OR w.number = %(seen)s + w.read
+ORDER BY w.number
 
 -- name: read_current
 -- The text that a claimed document has now. A snapshot taken after the claim sees every change that was claimed.

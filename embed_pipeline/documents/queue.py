@@ -1,91 +1,183 @@
-"""The change queue: what every live version still has to do, claimed under a lease and acknowledged after the write.
+"""What every live version still has to do: one row for a document and version, claimed by a worker and acknowledged with its write.
 
-Applications only ever insert rows; workers lease and delete them. A document's rows are claimed together, by one worker at a time.
+A row says that a document may differ, never how: whoever claims it reads the current text afterwards. So a write may be late, but is
+never last: whoever changes the document after the claim leaves a change that this claim cannot acknowledge (`inbox.py`).
 """
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import psycopg
 
-from embed_pipeline.documents.source import Source
-from embed_pipeline.errors import CutoverRefused
 from embed_pipeline.postgres.queries import Queries
-from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "queue.sql")
+
+# A worker counts on every third of this time; one that has not for so long, by the clock of who watches, is dead or frozen.
+LEASE_SECONDS = 20.0
+EVERYTHING = 2**62
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Queue rows leased to this worker, by document."""
+    """Documents of one version that one worker has claimed, each with the seq of its latest change at that moment."""
 
-    lease: uuid.UUID
-    seqs: dict[str, list[int]]
+    id: uuid.UUID
+    index: str
+    version: str
+    seqs: dict[str, int]
+    taken: float = field(default_factory=time.monotonic)
 
-    def of(self, doc_ids: Iterable[str]) -> list[int]:
-        return [seq for doc_id in doc_ids for seq in self.seqs.get(doc_id, [])]
+    @property
+    def names(self) -> dict[str, object]:
+        return {"index": self.index, "version": self.version, "claim": self.id}
 
 
 @dataclass(frozen=True)
 class Pending:
-    """How far a version is behind: rows, and the age in seconds of the oldest."""
+    """How far a version is behind: documents, and the age in seconds of the first change that is not acknowledged."""
 
     rows: int
     oldest_seconds: float
 
 
-def claim(conn: psycopg.Connection, index: str, version: str, *, limit: int, lease_seconds: float) -> Claim:
-    """Lease up to `limit` documents, oldest first, skipping what others hold. Commits with the caller's (short) transaction.
+@dataclass(frozen=True)
+class HeldUp:
+    """A document that keeps a version behind, how often it was tried, why that failed, and which worker has it."""
 
-    A document comes with all of its rows or not at all: while one worker holds it, no other one works on it.
+    doc_id: str
+    attempts: int
+    error: str
+    who: str
+
+    def __str__(self) -> str:
+        parts = [f"{self.attempts} attempts"] if self.attempts else []
+        parts += [f"claimed by {self.who}"] if self.who else []
+        parts += [self.error] if self.error else []
+        return f"{self.doc_id} ({', '.join(parts)})" if parts else self.doc_id
+
+
+class Leases:
+    """Judges other workers' claims by their heartbeat and a monotonic clock of its own. For one thread."""
+
+    def __init__(self, lease_seconds: float | None = None) -> None:
+        self._lease_seconds = lease_seconds
+        self._seen: dict[uuid.UUID, tuple[int, float]] = {}
+
+    def free_dead(self, conn: psycopg.Connection, index: str, version: str) -> int:
+        """Free what workers hold that have stopped counting; returns how many documents."""
+        now = time.monotonic()
+        lease = LEASE_SECONDS if self._lease_seconds is None else self._lease_seconds
+        there: dict[uuid.UUID, tuple[int, float]] = {}
+        freed = 0
+        for claim, beat, _ in conn.execute(queries("claims"), {"index": index, "version": version}).fetchall():
+            known = self._seen.get(claim)
+            since = known[1] if known is not None and known[0] == beat else now
+            there[claim] = (beat, since)
+            if now - since > lease:
+                freed += free(conn, index, version, claim, beat)
+        self._seen = there
+        return freed
+
+
+def claim(
+    conn: psycopg.Connection,
+    index: str,
+    version: str,
+    *,
+    limit: int,
+    mark: int = EVERYTHING,
+    only_removed: bool = False,
+) -> Claim:
+    """Claim up to `limit` documents, longest waiting first, skipping what others hold. Committed synchronously, whatever the session has set.
+
+    `mark`: only what has waited since before it. `only_removed`: only what was announced as removed, for which no model is asked.
     """
-    lease = uuid.uuid4()
-    values = {"index": index, "version": version, "limit": limit, "lease": lease, "seconds": lease_seconds}
-    seqs: dict[str, list[int]] = defaultdict(list)
-    for seq, doc_id in conn.execute(queries("claim"), values):
-        seqs[doc_id].append(seq)
-    return Claim(lease, dict(seqs))
+    made = uuid.uuid4()
+    values = {
+        "index": index,
+        "version": version,
+        "limit": limit,
+        "mark": mark,
+        "only_removed": only_removed,
+        "claim": made,
+        "who": worker(),
+    }
+    with conn.transaction():
+        conn.execute(queries("commit_now"))
+        return Claim(made, index, version, dict(conn.execute(queries("claim"), values).fetchall()))
 
 
-def renew(conn: psycopg.Connection, claim_: Claim, lease_seconds: float) -> None:
-    """Hold on to the rows for another `lease_seconds`. Does nothing for rows that another worker took over."""
-    seqs = claim_.of(claim_.seqs)
-    conn.execute(queries("renew"), {"seqs": seqs, "lease": claim_.lease, "seconds": lease_seconds})
+def worker() -> str:
+    """Who this process is, for people who look at what it holds."""
+    return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
-def still_mine(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]) -> list[str]:
-    """Those of `doc_ids` whose rows are all still leased to this claim, locked until the transaction ends."""
-    seqs = claim_.of(doc_ids)
-    held: dict[str, set[int]] = defaultdict(set)
-    for seq, doc_id in conn.execute(queries("still_mine"), {"seqs": seqs, "lease": claim_.lease}):
-        held[doc_id].add(seq)
-    return sorted(doc_id for doc_id, found in held.items() if found == set(claim_.seqs[doc_id]))
+def beat(conn: psycopg.Connection, claim_: Claim) -> None:
+    """Say that the worker of this claim is alive."""
+    conn.execute(queries("beat"), {"claim": claim_.id})
 
 
-def acknowledge(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]) -> int:
-    """Remove exactly the claimed rows of these documents: a newer change has a row of its own and stays."""
-    return conn.execute(queries("acknowledge"), {"seqs": claim_.of(doc_ids), "lease": claim_.lease}).rowcount
+def free(conn: psycopg.Connection, index: str, version: str, claim_: uuid.UUID, beat_: int) -> int:
+    """End a claim that still counts `beat_`; returns how many documents it held."""
+    values = {"index": index, "version": version, "claim": claim_, "beat": beat_}
+    return conn.execute(queries("free"), values).rowcount
 
 
-def release(
-    conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str], *, delay: float = 0.0, error: str | None = None
-) -> None:
-    """Give the rows back, to come round again after `delay` seconds."""
-    values = {"seqs": claim_.of(doc_ids), "lease": claim_.lease, "delay": delay, "error": error}
-    conn.execute(queries("release"), values)
+def lock_claimed(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]) -> list[str]:
+    """Those of `doc_ids` that are still this claim's, locked until the transaction ends."""
+    rows = conn.execute(queries("lock_claimed"), claim_.names | {"doc_ids": sorted(doc_ids)})
+    return [doc_id for (doc_id,) in rows]
 
 
-def pending(conn: psycopg.Connection, index: str, version: str, mark: int = 2**62) -> int:
-    """Rows of `version` that are not done yet, up to and including `mark`."""
+def acknowledge(conn: psycopg.Connection, claim_: Claim, doc_ids: Sequence[str]) -> set[str]:
+    """What was claimed of these documents is done: returns those of which nothing newer is known. The others stay, unclaimed.
+
+    The caller has locked them (`lock_claimed`) in the transaction that writes.
+    """
+    if not doc_ids:
+        return set()
+    values = claim_.names | {
+        "doc_ids": list(doc_ids),
+        "seqs": [claim_.seqs[doc_id] for doc_id in doc_ids],
+        # Whatever overtook this claim came after it.
+        "seconds": time.monotonic() - claim_.taken,
+    }
+    return {doc_id for (doc_id,) in conn.execute(queries("acknowledge"), values)}
+
+
+def release(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str], *, error: str | None = None) -> None:
+    """Give documents back, to be claimed again."""
+    conn.execute(queries("release"), claim_.names | {"doc_ids": sorted(doc_ids), "error": error})
+
+
+def end_claim(conn: psycopg.Connection, claim_: Claim) -> None:
+    """The batch is over: nothing is held by this claim any more."""
+    conn.execute(queries("end_claim"), {"claim": claim_.id})
+
+
+def pending(conn: psycopg.Connection, index: str, version: str, mark: int = EVERYTHING) -> int:
+    """Documents of `version` that have something to do since before `mark`."""
     row = conn.execute(queries("pending"), {"index": index, "version": version, "mark": mark}).fetchone()
     return int(row[0]) if row else 0
+
+
+def has_unclaimed(conn: psycopg.Connection, index: str, version: str, mark: int = EVERYTHING) -> bool:
+    """Whether there is anything to claim."""
+    row = conn.execute(queries("unclaimed"), {"index": index, "version": version, "mark": mark}).fetchone()
+    return bool(row and row[0])
+
+
+def held_up(conn: psycopg.Connection, index: str, version: str, mark: int, limit: int = 3) -> list[HeldUp]:
+    """The documents that have waited longest, since before `mark`."""
+    values = {"index": index, "version": version, "mark": mark, "limit": limit}
+    return [HeldUp(*row) for row in conn.execute(queries("held_up"), values)]
 
 
 def pending_by_version(conn: psycopg.Connection, index: str) -> dict[str, Pending]:
@@ -94,61 +186,25 @@ def pending_by_version(conn: psycopg.Connection, index: str) -> dict[str, Pendin
 
 
 def has_work(conn: psycopg.Connection, index: str) -> bool:
-    """One indexed query: is there anything to claim? What a sensor tick asks."""
-    row = conn.execute(queries("any_claimable"), {"index": index}).fetchone()
+    """One indexed query: is anything distributed or still to be? What a sensor tick asks."""
+    row = conn.execute(queries("has_work"), {"index": index}).fetchone()
     return bool(row and row[0])
 
 
-def enqueue(conn: psycopg.Connection, index: str, version: str, doc_ids: Sequence[str]) -> None:
-    """Put documents into the queue as if they had changed."""
-    conn.execute(queries("enqueue"), {"index": index, "version": version, "doc_ids": list(doc_ids)})
+def enqueue(conn: psycopg.Connection, index: str, version: str, doc_ids: Sequence[str], removed: Iterable[str] = ()) -> None:
+    """Queue documents of one version as if they had changed; `removed` are those that are gone."""
+    gone = set(removed)
+    values = {"index": index, "version": version, "doc_ids": list(doc_ids), "removed": [each in gone for each in doc_ids]}
+    if doc_ids:
+        conn.execute(queries("enqueue"), values)
 
 
 def next_seq(conn: psycopg.Connection) -> int:
-    """A number that no change and no other write has, later than every one there is."""
-    row = conn.execute(queries("take_mark")).fetchone()
+    """A number later than every change that is distributed, and no write's but the caller's."""
+    row = conn.execute(queries("next_seq")).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def forget_version(conn: psycopg.Connection, index: str, version: str) -> None:
     conn.execute(queries("forget_version"), {"index": index, "version": version})
-
-
-def settled_mark(conn: psycopg.Connection, source: Source, *, deadline_seconds: float) -> int:
-    """A number W such that every change numbered up to W is visible to whoever looks from now on.
-
-    A sequence value alone is no barrier: a transaction still open may hold a smaller one. So we wait for every transaction that had
-    changed the documents table when the mark was taken, and for no other: a report that runs for hours holds nothing up. CutoverRefused
-    names who is in the way after the deadline. `conn` is in autocommit: each look takes a fresh snapshot.
-    """
-    mark = next_seq(conn)
-    before = {writer.transaction for writer in _writers(conn, source)}
-    deadline = time.monotonic() + deadline_seconds
-    pause = 0.005
-    while True:
-        signal("queue.settling")
-        left = [writer for writer in _writers(conn, source) if writer.transaction in before]
-        if not left:
-            return mark
-        if time.monotonic() > deadline:
-            named = ", ".join(f"pid {each.pid or 'none'} ({each.name or 'unnamed'}, {each.seconds:.0f} s)" for each in left[:3])
-            raise CutoverRefused(
-                f"Transactions that changed {source} before the cutover are still open after {deadline_seconds:.0f} s: {named}.",
-                next_step="End them, or try again when they have ended.",
-            )
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.2)
-
-
-class _Writer(NamedTuple):
-    """A transaction that has changed documents, or is about to. A prepared one has no process."""
-
-    transaction: str
-    pid: int | None
-    name: str
-    seconds: float
-
-
-def _writers(conn: psycopg.Connection, source: Source) -> list[_Writer]:
-    return [_Writer(*row) for row in conn.execute(queries("writers"), {"documents": source.identifier.as_string(conn)})]

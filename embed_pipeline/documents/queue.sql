@@ -1,81 +1,107 @@
 -- name: claim
--- Whole documents, oldest first: all of a document's rows, or none while a single one is leased or locked by another worker. Two
--- workers on one document could settle the text that came back by the vector that the other one is about to replace.
+-- What has waited longest, skipping what others hold. `seq` is what the acknowledgement compares.
 WITH due AS MATERIALIZED (
-    SELECT q.doc_id FROM embed_pipeline.change_queue q
-    WHERE q.index_name = %(index)s AND q.version = %(version)s AND (q.leased_until IS NULL OR q.leased_until < clock_timestamp())
-      AND NOT EXISTS (SELECT FROM embed_pipeline.change_queue held
-                      WHERE held.index_name = %(index)s AND held.version = %(version)s AND held.doc_id = q.doc_id
-                        AND held.leased_until >= clock_timestamp())
-    ORDER BY q.seq LIMIT %(limit)s
-), locked AS MATERIALIZED (
-    SELECT q.seq, q.doc_id FROM embed_pipeline.change_queue q
-    WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id IN (SELECT due.doc_id FROM due)
-      AND (q.leased_until IS NULL OR q.leased_until < clock_timestamp())
-    ORDER BY q.seq
-    FOR UPDATE SKIP LOCKED
-), whole AS (
-    SELECT l.doc_id FROM locked l GROUP BY l.doc_id
-    HAVING count(*) = (SELECT count(*) FROM embed_pipeline.change_queue q
-                       WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = l.doc_id)
+    SELECT p.doc_id FROM embed_pipeline.pending p
+    WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.claim IS NULL AND p.since_seq <= %(mark)s
+      AND (p.removed OR NOT %(only_removed)s)
+    ORDER BY p.since_seq LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), begun AS (
+    INSERT INTO embed_pipeline.claims (claim, index_name, version, who)
+    SELECT %(claim)s, %(index)s, %(version)s, %(who)s WHERE EXISTS (SELECT FROM due)
 )
-UPDATE embed_pipeline.change_queue q
-SET lease_id = %(lease)s, leased_until = clock_timestamp() + make_interval(secs => %(seconds)s), attempts = q.attempts + 1
-FROM locked JOIN whole USING (doc_id) WHERE q.seq = locked.seq
-RETURNING q.seq, q.doc_id
+UPDATE embed_pipeline.pending p SET claim = %(claim)s, attempts = p.attempts + 1
+FROM due WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = due.doc_id
+RETURNING p.doc_id, p.seq
 
--- name: renew
-UPDATE embed_pipeline.change_queue
-SET leased_until = clock_timestamp() + make_interval(secs => %(seconds)s)
-WHERE seq IN (SELECT seq FROM embed_pipeline.change_queue
-              WHERE seq = ANY (%(seqs)s) AND lease_id = %(lease)s ORDER BY seq FOR UPDATE SKIP LOCKED)
+-- name: commit_now
+SET LOCAL synchronous_commit = on
 
--- name: still_mine
--- A worker whose lease ran out and was taken over finds nothing here, and so writes nothing.
-SELECT seq, doc_id FROM embed_pipeline.change_queue
-WHERE seq = ANY (%(seqs)s) AND lease_id = %(lease)s
-ORDER BY seq FOR UPDATE SKIP LOCKED
+-- name: beat
+UPDATE embed_pipeline.claims SET beat = beat + 1 WHERE claim = %(claim)s
+
+-- name: claims
+SELECT claim, beat, who FROM embed_pipeline.claims WHERE index_name = %(index)s AND version = %(version)s
+
+-- name: free
+-- A claim whose worker has stopped counting. From here on it finds nothing of its own, and writes nothing.
+WITH ended AS (DELETE FROM embed_pipeline.claims WHERE claim = %(claim)s AND beat = %(beat)s RETURNING claim)
+UPDATE embed_pipeline.pending p SET claim = NULL FROM ended
+WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.claim = ended.claim
+
+-- name: lock_claimed
+-- A worker whose claim was taken over finds nothing here, and so writes nothing.
+SELECT doc_id FROM embed_pipeline.pending
+WHERE index_name = %(index)s AND version = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
+ORDER BY doc_id FOR UPDATE
 
 -- name: acknowledge
-DELETE FROM embed_pipeline.change_queue
-WHERE seq IN (SELECT seq FROM embed_pipeline.change_queue
-              WHERE seq = ANY (%(seqs)s) AND lease_id = %(lease)s ORDER BY seq FOR UPDATE SKIP LOCKED)
+-- Only what has not changed since the claim. What has is still to do, from the change after the claimed one on; a removal that was
+-- announced stays announced.
+WITH mine AS MATERIALIZED (
+    SELECT * FROM unnest(%(doc_ids)s::text[], %(seqs)s::bigint[]) AS m(doc_id, seq)
+), done AS (
+    DELETE FROM embed_pipeline.pending p USING mine m
+    WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = m.doc_id AND p.claim = %(claim)s AND p.seq = m.seq
+    RETURNING p.doc_id
+), overtaken AS (
+    UPDATE embed_pipeline.pending p
+    SET claim = NULL, attempts = 0, last_error = NULL, since_seq = m.seq + 1,
+        since = greatest(p.since, clock_timestamp() - make_interval(secs => %(seconds)s))
+    FROM mine m
+    WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = m.doc_id AND p.claim = %(claim)s AND p.seq <> m.seq
+)
+SELECT doc_id FROM done
 
 -- name: release
-UPDATE embed_pipeline.change_queue
-SET lease_id = NULL, leased_until = clock_timestamp() + make_interval(secs => %(delay)s), last_error = %(error)s
-WHERE seq IN (SELECT seq FROM embed_pipeline.change_queue
-              WHERE seq = ANY (%(seqs)s) AND lease_id = %(lease)s ORDER BY seq FOR UPDATE SKIP LOCKED)
+-- Waits for whoever has a row locked: what is skipped here nobody would give back.
+WITH mine AS MATERIALIZED (
+    SELECT doc_id FROM embed_pipeline.pending
+    WHERE index_name = %(index)s AND version = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
+    ORDER BY doc_id FOR UPDATE
+)
+UPDATE embed_pipeline.pending p SET claim = NULL, last_error = %(error)s FROM mine
+WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = mine.doc_id
+
+-- name: end_claim
+DELETE FROM embed_pipeline.claims WHERE claim = %(claim)s
 
 -- name: pending
-SELECT count(*) FROM embed_pipeline.change_queue
-WHERE index_name = %(index)s AND version = %(version)s AND seq <= %(mark)s
+SELECT count(*) FROM embed_pipeline.pending WHERE index_name = %(index)s AND version = %(version)s AND since_seq <= %(mark)s
+
+-- name: held_up
+-- What a drain that came to nothing waited for.
+SELECT p.doc_id, p.attempts, coalesce(p.last_error, ''), coalesce(c.who, '')
+FROM embed_pipeline.pending p LEFT JOIN embed_pipeline.claims c USING (claim)
+WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.since_seq <= %(mark)s
+ORDER BY p.since_seq LIMIT %(limit)s
 
 -- name: pending_by_version
-SELECT version, count(*), coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at)), 0)::double precision
-FROM embed_pipeline.change_queue WHERE index_name = %(index)s GROUP BY version
+SELECT version, count(*), greatest(extract(epoch FROM clock_timestamp() - min(since)), 0)::double precision
+FROM embed_pipeline.pending WHERE index_name = %(index)s GROUP BY version
 
--- name: any_claimable
-SELECT EXISTS (SELECT FROM embed_pipeline.change_queue
-               WHERE index_name = %(index)s AND (leased_until IS NULL OR leased_until < clock_timestamp()))
+-- name: has_work
+SELECT EXISTS (SELECT FROM embed_pipeline.inbox WHERE index_name = %(index)s)
+    OR EXISTS (SELECT FROM embed_pipeline.pending WHERE index_name = %(index)s)
 
--- name: take_mark
-SELECT nextval(pg_get_serial_sequence('embed_pipeline.change_queue', 'seq'))
+-- name: unclaimed
+SELECT EXISTS (SELECT FROM embed_pipeline.pending
+               WHERE index_name = %(index)s AND version = %(version)s AND claim IS NULL AND since_seq <= %(mark)s)
 
--- name: writers
--- Whoever has changed a document holds such a lock on its table until the end of the transaction, also one that is prepared.
-SELECT l.virtualtransaction, l.pid, coalesce(a.application_name, ''),
-       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::double precision
-FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
-WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-  AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-  AND l.relation IN (SELECT %(documents)s::regclass::oid UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(%(documents)s::regclass) t)
-ORDER BY a.xact_start
+-- name: next_seq
+SELECT nextval('embed_pipeline.change_seq')
 
 -- name: enqueue
-INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-SELECT %(index)s, %(version)s, wanted.doc_id FROM unnest(%(doc_ids)s::text[]) AS wanted(doc_id)
+WITH live AS MATERIALIZED (
+    SELECT v.version FROM embed_pipeline.index_versions v
+    WHERE v.index_name = %(index)s AND v.version = %(version)s AND v.state <> 'retired' FOR KEY SHARE
+)
+INSERT INTO embed_pipeline.pending AS p (index_name, version, doc_id, seq, since_seq, since, removed)
+SELECT %(index)s, n.version, n.doc_id, n.seq, n.seq, clock_timestamp(), n.removed
+FROM (SELECT l.version, u.doc_id COLLATE "C" AS doc_id, u.removed, nextval('embed_pipeline.change_seq') AS seq
+      FROM unnest(%(doc_ids)s::text[], %(removed)s::boolean[]) AS u(doc_id, removed) CROSS JOIN live l) AS n
+ORDER BY n.doc_id
+ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq, removed = p.removed OR excluded.removed
 
 -- name: forget_version
-DELETE FROM embed_pipeline.change_queue WHERE index_name = %(index)s AND version = %(version)s
+WITH ended AS (DELETE FROM embed_pipeline.claims WHERE index_name = %(index)s AND version = %(version)s)
+DELETE FROM embed_pipeline.pending WHERE index_name = %(index)s AND version = %(version)s

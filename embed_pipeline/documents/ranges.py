@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from embed_pipeline.documents.source import Source, queries
-from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.spec import partition_keys
+
+# Keys that are kept in memory while the table is walked through, and read by one statement.
+MOST_KEPT, STEP = 20_000, 4_000
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,48 @@ class KeyRange:
     is_empty: bool = False
 
 
+ALL_KEYS = KeyRange("", None, None)
+
+
 def cut(conn: psycopg.Connection, source: Source, partitions: int) -> list[KeyRange]:
     """Ranges of about equal numbers of documents. Together they hold every key there can ever be, each once."""
+    return ranges_between(spread(conn, source, partitions)[1:], partitions)
+
+
+def spread(conn: psycopg.Connection, source: Source, count: int) -> list[list[str]]:
+    """At most `count` keys from everywhere in the table, evenly by rank, from the first one on.
+
+    Walks through the key's index in short statements. Of a large table every second, fourth, eighth ... key is remembered.
+    """
     parts = source.parts()
-    query = queries("cut_keys", documents=parts["documents"], key_columns=parts["key_columns"], key_array=parts["key_array"])
-    with unhurried(conn):
-        firsts = [key for part, key in conn.execute(query, {"partitions": partitions}) if part > 1]
-    return ranges_between(firsts, partitions)
+    kept: list[list[str]] = []
+    every, seen = 1, 0
+    after: list[str] | None = None
+    while True:
+        query = queries(
+            "walk_keys",
+            in_range=within(source, lower=False, upper=False, after=after is not None),
+            **{name: parts[name] for name in ("documents", "key_columns", "key_array")},
+        )
+        rows = conn.execute(query, {"after": after, "limit": STEP, "every": every, "seen": seen}).fetchall()
+        kept += [key for key, number in rows if (number - 1) % every == 0]
+        if len(kept) > MOST_KEPT:
+            kept, every = kept[::2], 2 * every
+        if not rows or rows[-1][1] < seen + STEP:
+            total = rows[-1][1] if rows else seen
+            break
+        after, seen = rows[-1]
+    return evenly(kept, every, total, count)
+
+
+def evenly(kept: Sequence[list[str]], every: int, total: int, count: int) -> list[list[str]]:
+    """Pure: `count` keys out of every `every`-th of `total` keys."""
+    parts = min(count, total)
+    # As ntile does it: the first parts have one more where they cannot be equal.
+    size, more = divmod(total, parts) if parts else (0, 0)
+    ranks = [number * size + min(number, more) for number in range(parts)]
+    numbers = {min(round(rank / every), len(kept) - 1) for rank in ranks}
+    return [kept[number] for number in sorted(numbers)]
 
 
 def ranges_between(firsts: list[list[str]], partitions: int) -> list[KeyRange]:
@@ -52,24 +88,3 @@ def within(source: Source, lower: bool, upper: bool, after: bool) -> sql.Composa
     if upper:
         conditions.append(source.key_compares(sql.SQL("<"), "upper"))
     return sql.SQL(" AND ").join(conditions)
-
-
-def within_any(source: Source, chosen: Sequence[KeyRange], values: dict[str, Any]) -> sql.Composable:
-    """Whether a document lies in one of the ranges; their bounds are added to `values`. Ranges side by side become one."""
-    joined: list[tuple[list[str] | None, list[str] | None]] = []
-    for each in chosen:
-        if each.is_empty:
-            continue
-        if joined and joined[-1][1] is not None and joined[-1][1] == each.lower:
-            joined[-1] = (joined[-1][0], each.upper)
-        else:
-            joined.append((each.lower, each.upper))
-    conditions: list[sql.Composable] = []
-    for number, (lower, upper) in enumerate(joined):
-        bounds: list[sql.Composable] = [sql.SQL("true")]
-        for operator, side, bound in ((sql.SQL(">="), "lower", lower), (sql.SQL("<"), "upper", upper)):
-            if bound is not None:
-                values[f"{side}_{number}"] = bound
-                bounds.append(source.key_compares(operator, f"{side}_{number}"))
-        conditions.append(sql.SQL("({})").format(sql.SQL(" AND ").join(bounds)))
-    return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions)) if conditions else sql.SQL("false")

@@ -13,7 +13,6 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.errors import DocumentsTableError
-from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import DocumentsSpec
 
@@ -34,6 +33,7 @@ class Source:
     table: str
     key: tuple[KeyColumn, ...]
     text_columns: tuple[str, ...]
+    text_types: tuple[str, ...]
     partitioned: bool
     payload_columns: tuple[str, ...] = ()
     payload_object: str | None = None
@@ -86,6 +86,10 @@ class Source:
     def key_of(self, doc_id: str) -> list[str]:
         """The key's columns as texts, out of the document's id."""
         return [doc_id] if len(self.key) == 1 else list(json.loads(doc_id))
+
+    def id_of(self, key: list[str]) -> str:
+        """The document's id, out of the key's columns as texts."""
+        return key[0] if len(key) == 1 else json.dumps(key, ensure_ascii=False)
 
     def key_list(self, alias: str = "d") -> sql.Composable:
         return sql.SQL(", ").join(sql.Identifier(alias, column.name) for column in self.key)
@@ -176,6 +180,7 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
         table=table,
         key=tuple(KeyColumn(name, columns[name][0]) for name in declared.key),
         text_columns=tuple(declared.text),
+        text_types=tuple(columns[name][0] for name in declared.text),
         partitioned=kind == "p",
         payload_columns=tuple(declared.payload),
         payload_object=declared.payload_object,
@@ -213,27 +218,6 @@ def ensure_default_table(conn: psycopg.Connection, declared: DocumentsSpec) -> N
     """Make the documents table of an index that declares none."""
     schema, table = split_name(declared.table)
     conn.execute(queries("make_documents_table", table=sql.Identifier(schema, table)))
-
-
-def count(conn: psycopg.Connection, source: Source) -> tuple[int, int]:
-    """(documents, bytes of their texts)."""
-    with unhurried(conn):
-        row = conn.execute(queries("count_documents", **_only(source, "text", "documents"))).fetchone()
-    assert row is not None
-    return int(row[0]), int(row[1])
-
-
-def sample(conn: psycopg.Connection, source: Source, size: int) -> list[tuple[str, str]]:
-    """(id, text) of `size` documents, the same ones each time while the ids stay the same."""
-    query = queries("sample_texts", **_only(source, "doc_id", "text", "documents"))
-    with unhurried(conn):
-        return conn.execute(query, {"size": size}).fetchall()
-
-
-def missing_ids(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> list[str]:
-    """Those of `doc_ids` that are no document."""
-    query = queries("missing_ids", **_only(source, "documents", "doc_id"))
-    return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": doc_ids})]
 
 
 def read_current(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> dict[str, tuple[str, bytes]]:

@@ -17,13 +17,14 @@ import psycopg
 from embed_pipeline.catalog import evidence, serving, versions
 from embed_pipeline.catalog.evidence import Present
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import census, shape
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import HoldoutError, IllegalTransition
 from embed_pipeline.evaluate import metrics, report
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout, require_known_documents
 from embed_pipeline.evaluate.statistics import overlap_at_k
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
+from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import OpenIndex
 
 # Shown beside the metric that decides.
@@ -68,11 +69,14 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
     with index.connection() as conn:
         version = index.version(conn, name)
         _require_complete(conn, index, version)
+        _refuse_doubts(conn, index)
+        # What a cutover has to compare after this is what has changed since.
+        verify.compare_all(conn, index, version, whole=True)
         now = present(conn, index, version)
         if index.spec.holdout is None:
             return _without_holdout(conn, index, version, now)
         holdout = load_holdout(index.spec.holdout.path)
-        unknown = documents_source.missing_ids(conn, index.source, sorted(holdout.document_ids()))
+        unknown = census.missing_ids(conn, index.source, sorted(holdout.document_ids()))
         require_known_documents(holdout, unknown)
         total = 2 * len(holdout.queries) * (2 if now.baseline_version else 1)
         counter = _Counter(progress, total)
@@ -91,7 +95,7 @@ def present(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Pre
         fingerprint=version.fingerprint,
         baseline_version=pointer.version if pointer.version != version.name else None,
         holdout_sha256=None if index.spec.holdout is None else load_holdout(index.spec.holdout.path).sha256,
-        documents=documents_source.count(conn, index.source)[0],
+        documents=census.count(conn, index.source),
         ann_index=None if ann is None else ann.oid,
     )
 
@@ -101,6 +105,15 @@ def _require_complete(conn: psycopg.Connection, index: OpenIndex, version: Versi
         raise IllegalTransition(
             f"Version {version.name!r} of index {index.name!r} is {version.state}; there is nothing complete to judge.",
             next_step=f"Run: embed-pipeline backfill {index.name} {version.name}",
+        )
+
+
+def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
+    doubts = shape.look(conn, index.source, index.name)
+    if doubts:
+        raise IllegalTransition(
+            f"Changes of {index.source} may have been missed: {'; '.join(doubt.reason for doubt in doubts)}. Nothing was judged.",
+            next_step=f"Run: embed-pipeline sync {index.name} --full",
         )
 
 

@@ -14,11 +14,13 @@ from functools import partial
 
 import psycopg
 
-from embed_pipeline.catalog import versions
-from embed_pipeline.catalog.versions import Partition, Version
-from embed_pipeline.documents import capture, ranges
+from embed_pipeline.catalog import partitions
+from embed_pipeline.catalog.partitions import Partition
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import census, queue, shape
+from embed_pipeline.documents.queue import queries
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.errors import IllegalTransition, Stopped
+from embed_pipeline.errors import FencedOff, IllegalTransition, Stopped
 from embed_pipeline.migrate import batch_backfill, model_check
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, portions
@@ -26,17 +28,12 @@ from embed_pipeline.migrate.in_flight import Answered, InFlight
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Taken, only_run
 from embed_pipeline.migrate.packs import packs
+from embed_pipeline.migrate.reading import read_missing
 from embed_pipeline.migrate.writing import Listener as Listener
 from embed_pipeline.migrate.writing import Progress as Progress
 from embed_pipeline.migrate.writing import Writing
-from embed_pipeline.postgres.connection import unhurried
-from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
-from embed_pipeline.stores.protocol import MissingDocument, VersionStore
-
-queries = Queries(ranges.__file__, "ranges.sql")
-
-LOCKED_TRIES = 40
+from embed_pipeline.stores.protocol import Filled, Found, MissingDocument, VersionStore
 
 # Of a provider so many requests' documents are read at once: enough for full requests, whatever a document's length.
 READ_PACKS = 4
@@ -59,17 +56,14 @@ class PartitionReport:
 
 def unfilled(conn: psycopg.Connection, index: OpenIndex, version: str) -> list[str]:
     """Keys of the partitions that are not completed yet, in order."""
-    return [
-        partition.range.partition
-        for partition in versions.list_partitions(conn, index.name, version)
-        if partition.completed_at is None
-    ]
+    return [each.range.partition for each in partitions.listed(conn, index.name, version) if each.completed_at is None]
 
 
 def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Listener | None = None) -> PartitionReport:
     """Fill one partition and mark it complete. Safe to repeat at any time: what is there is skipped and not paid for again.
 
-    Outlives a restart of PostgreSQL and cut connections (`outage.Line`): what is embedded waits in memory until it is written.
+    One that is filled already is compared again; what differs is queued for the dual-write. Outlives a restart of PostgreSQL and cut
+    connections (`outage.Line`): what is embedded waits in memory until it is written.
     """
     progress = Progress(partition_key, 0)
     before = index.spent(name, "backfill", "batch")
@@ -81,10 +75,11 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
 
     with Line(index, waiting, taken=_claim(index, name, partition_key)) as reading:
         version, partition = reading.repeat(lambda conn: _begin(conn, index, name, partition_key))
-        progress.total = reading.repeat(lambda conn: _count(conn, index, partition))
-        if not partition.range.is_empty:
-            _fill(reading, index, version, partition, progress, listener)
-        documents = reading.repeat(lambda conn: _complete(conn, index, name, partition))
+        progress.total = reading.repeat(lambda conn: census.count(conn, index.source, partition.range))
+        filled = None
+        if partition.completed_at is None and not partition.range.is_empty:
+            filled = _fill(reading, index, version, partition, progress, listener)
+        documents = reading.repeat(lambda conn: _complete(conn, index, version, partition, filled))
         return PartitionReport(
             partition_key,
             documents,
@@ -106,7 +101,7 @@ def submit_ahead(index: OpenIndex, name: str, keys: Sequence[str]) -> None:
         with suppress(Stopped), Line(index, taken=_claim(index, name, key)) as line:
             version, partition = line.repeat(lambda conn, key=key: _begin(conn, index, name, key))  # type: ignore[misc]
             if not partition.range.is_empty:
-                batch_backfill.submit(line, index, version, partition.range)
+                batch_backfill.submit(line, index, version, partition)
 
 
 def _begin(conn: psycopg.Connection, index: OpenIndex, name: str, key: str) -> tuple[Version, Partition]:
@@ -117,85 +112,58 @@ def _begin(conn: psycopg.Connection, index: OpenIndex, name: str, key: str) -> t
             next_step="Declare a new version.",
         )
     partition = _partition(conn, index, version, key)
-    capture.prove_live(conn, index.source, index.name, index.store(version).captured())
+    shape.look(conn, index.source, index.name)
+    index.prove_capture(conn)
     return version, partition
 
 
-def _complete(conn: psycopg.Connection, index: OpenIndex, name: str, partition: Partition) -> int:
-    documents = _count(conn, index, partition)
-    with conn.transaction():
-        versions.complete_partition(conn, index.name, name, partition.range.partition, documents)
-    return documents
-
-
 def _fill(
-    reading: Line,
-    index: OpenIndex,
-    version: Version,
-    partition: Partition,
-    progress: Progress,
-    listener: Listener | None,
-) -> None:
-    """Pass over the range until a pass leaves nothing behind: what the application held is revisited.
-
-    Only the first pass embeds a document that it may not be able to write. The passes after it leave a document that has a row in the
-    change queue to the dual-write, and do not ask for one that is still locked: neither is paid for again.
-    """
+    reading: Line, index: OpenIndex, version: Version, partition: Partition, progress: Progress, listener: Listener | None
+) -> Filled | None:
+    """Insert what the partition misses; None where another run has filled it meanwhile."""
     store = index.store(version)
     embedder = index.embedder_of(version)
-    held: list[MissingDocument] = []
     reading.repeat(lambda conn: model_check.prepare(conn, index, version))
-    with Line(index, reading.waiting) as writing:
-        batch_backfill.run(
-            reading,
-            index,
-            version,
-            partition.range,
-            Writing(writing, store, _limits(index, store, embedder), index.throttle(version), progress, listener),
-        )
-        for attempt in range(LOCKED_TRIES):
-            again = attempt > 0
-            left = _pass(reading, writing, index, store, embedder, partition, progress, listener, again=again)
-            if not left and not again:
-                return
-            held = reading.repeat(lambda conn: store.missing(conn, partition.range, None, 1, unqueued=True))
-            if not held:
-                return
-            signal("backfill.revisiting")
-            time.sleep(min(0.02 * 2**attempt, 2.0))
-    raise Stopped(
-        f"Documents of partition {progress.partition} of {version.index}.{version.name} stayed locked by the application "
-        f"(first: {held[0].doc_id}).",
-        next_step="Run the same command again; see pg_locks for who holds them.",
-    )
+    fence = reading.repeat(lambda conn: partitions.open_to_fill(conn, index.name, version.name, partition.range.partition))
+    if fence is None:
+        return None
+    signal("backfill.opened")
+    # Before the first document is read: what is not younger than this is what this run reads.
+    horizon = reading.repeat(lambda conn: shape.horizon(conn, index.source, index.name))
+    limits, throttle = _limits(index, store, embedder), index.throttle(version)
+    with Line(index, reading.waiting) as line:
+        writing = Writing(line, store, fence, limits, throttle, progress, listener)
+        batch_backfill.run(reading, index, version, partition, writing)
+        calls = embedder.spec.calls_in_flight
+        # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
+        may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
+        with InFlight(calls, lambda: limits.size, writing.write, may_wait=may_wait) as in_flight:
+            for documents in _batches(reading, index, store, embedder, partition, limits):
+                reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
+                reading.repeat(lambda conn: model_check.require_same_model(conn, index, version))
+                # Requests that wait for their account do so in the pool; the next word to the listener says why.
+                progress.waiting = index.provider_wait(version.name)
+                in_flight.submit(partial(_embed, embedder, documents, limits))
+    return Filled(fence, horizon)
 
 
-def _pass(
-    reading: Line,
-    writing: Line,
-    index: OpenIndex,
-    store: VersionStore,
-    embedder: VersionEmbedder,
-    partition: Partition,
-    progress: Progress,
-    listener: Listener | None,
-    *,
-    again: bool,
-) -> int:
-    """One pass; returns how many documents it had to leave."""
-    limits, throttle = _limits(index, store, embedder), index.throttle(store.version)
-    write = Writing(writing, store, limits, throttle, progress, listener).write
-    calls = embedder.spec.calls_in_flight
-    # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
-    may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
-    with InFlight(calls, lambda: limits.size, write, may_wait=may_wait) as in_flight:
-        for documents in _batches(reading, index, store, embedder, partition, limits, again=again):
-            reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
-            reading.repeat(lambda conn: model_check.require_same_model(conn, index, store.version))
-            # Requests that wait for their account do so in the pool; the next word to the listener says why.
-            progress.waiting = index.provider_wait(store.version.name)
-            in_flight.submit(partial(_embed, embedder, documents, limits))
-    return in_flight.left
+def _complete(conn: psycopg.Connection, index: OpenIndex, version: Version, partition: Partition, filled: Filled | None) -> int:
+    """Close the partition, compare it with the documents, queue what differs, and mark it filled; returns how many documents it has."""
+    fence = partitions.close(conn, index.name, version.name, partition.range.partition)
+    signal("backfill.closed")
+    found = Found() if partition.range.is_empty else index.store(version).compare_partition(conn, partition.range, filled)
+    signal("backfill.compared")
+    different = sorted(found.different)
+    queue.enqueue(conn, index.name, version.name, different, removed=found.orphans)
+    with conn.transaction():
+        # The last word of a partition, and with it all that was committed lazily before.
+        conn.execute(queries("commit_now"))
+        if not partitions.complete(conn, fence, found.documents):
+            raise FencedOff(
+                f"Partition {fence.partition} of {fence.index}.{fence.version} was opened or closed by another run meanwhile.",
+                next_step=f"Run: embed-pipeline backfill {fence.index} {fence.version}",
+            )
+    return found.documents
 
 
 def _limits(index: OpenIndex, store: VersionStore, embedder: VersionEmbedder) -> BatchSize:
@@ -206,38 +174,25 @@ def _limits(index: OpenIndex, store: VersionStore, embedder: VersionEmbedder) ->
 
 
 def _batches(
-    reading: Line,
-    index: OpenIndex,
-    store: VersionStore,
-    embedder: VersionEmbedder,
-    partition: Partition,
-    limits: BatchSize,
-    *,
-    again: bool,
+    reading: Line, index: OpenIndex, store: VersionStore, embedder: VersionEmbedder, partition: Partition, limits: BatchSize
 ) -> Iterator[list[MissingDocument]]:
     """What is asked for at once, read in key order: of a provider one request, else as many documents as time allows."""
-    after: list[str] | None = None
-    begun: list[MissingDocument] = []
-    while True:
-        limit = READ_PACKS * embedder.spec.texts_per_call if embedder.is_remote else limits.size
-
-        def read(conn: psycopg.Connection, start: list[str] | None = after, limit: int = limit) -> list[MissingDocument]:
-            return store.missing(conn, partition.range, start, limit, unqueued=again, unlocked=again)
-
-        documents = reading.repeat(read)
-        signal("backfill.read")
-        is_last = len(documents) < limit
-        if not embedder.is_remote:
-            if documents:
-                yield from portions(embedder, documents)
-        elif begun or documents:
-            cut = packs(embedder, begun + documents)
+    held: list[MissingDocument] = []
+    for documents in read_missing(reading, index, store, partition):
+        held += documents
+        if embedder.is_remote:
+            if len(held) < READ_PACKS * embedder.spec.texts_per_call:
+                continue
+            cut = packs(embedder, held)
             # The last request may not be full: what is read next goes into it.
-            begun = [] if is_last else cut.pop()
+            held = cut.pop()
             yield from cut
-        if is_last:
-            return
-        after = index.source.key_of(documents[-1].doc_id)
+        else:
+            while len(held) >= limits.size:
+                batch, held = held[: limits.size], held[limits.size :]
+                yield from portions(embedder, batch)
+    if held:
+        yield from packs(embedder, held) if embedder.is_remote else portions(embedder, held)
 
 
 def _embed(embedder: VersionEmbedder, documents: list[MissingDocument], limits: BatchSize) -> Answered:
@@ -250,25 +205,14 @@ def _embed(embedder: VersionEmbedder, documents: list[MissingDocument], limits: 
 
 
 def _partition(conn: psycopg.Connection, index: OpenIndex, version: Version, key: str) -> Partition:
-    partitions = {each.range.partition: each for each in versions.list_partitions(conn, index.name, version.name)}
-    if key not in partitions:
-        known = sorted(partitions)
+    found = {each.range.partition: each for each in partitions.listed(conn, index.name, version.name)}
+    if key not in found:
+        known = sorted(found)
         raise IllegalTransition(
             f"Version {version.name!r} of index {index.name!r} has no partition {key!r}; it has {known[0]} to {known[-1]}.",
             next_step=f"Run: embed-pipeline status {index.name}",
         )
-    return partitions[key]
-
-
-def _count(conn: psycopg.Connection, index: OpenIndex, partition: Partition) -> int:
-    bounds = partition.range
-    if bounds.is_empty:
-        return 0
-    in_range = ranges.within(index.source, bounds.lower is not None, bounds.upper is not None, after=False)
-    query = queries("count_in_range", documents=index.source.identifier, in_range=in_range)
-    with unhurried(conn):
-        row = conn.execute(query, {"lower": bounds.lower, "upper": bounds.upper}).fetchone()
-    return int(row[0]) if row else 0
+    return found[key]
 
 
 def _claim(index: OpenIndex, version: str, partition: str) -> Taken:

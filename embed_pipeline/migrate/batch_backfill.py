@@ -15,6 +15,7 @@ import psycopg
 
 from embed_pipeline.catalog import batch_jobs
 from embed_pipeline.catalog.batch_jobs import BatchJob
+from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.ranges import KeyRange
@@ -27,6 +28,7 @@ from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.in_flight import Answered
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
+from embed_pipeline.migrate.reading import read_missing
 from embed_pipeline.migrate.writing import Writing
 from embed_pipeline.signals import signal
 
@@ -47,14 +49,14 @@ def is_wanted(index: OpenIndex, name: str) -> bool:
     return index.spec.backfill.mode == "batch" and spec is not None and spec.is_remote
 
 
-def run(reading: Line, index: OpenIndex, version: Version, within: KeyRange, writing: Writing) -> None:
+def run(reading: Line, index: OpenIndex, version: Version, partition: Partition, writing: Writing) -> None:
     """Submit what the partition misses, if that is declared, and write what its jobs bring. Returns when no job is left.
 
     Jobs that were submitted before are waited for in either mode: they are paid for.
     """
     if is_wanted(index, version.name):
-        submit(reading, index, version, within)
-    open_jobs = [job for job in _jobs(reading, version, within) if not job.is_collected]
+        submit(reading, index, version, partition)
+    open_jobs = [job for job in _jobs(reading, version, partition) if not job.is_collected]
     if not open_jobs:
         return
     batch = _open(index, version)
@@ -65,12 +67,12 @@ def run(reading: Line, index: OpenIndex, version: Version, within: KeyRange, wri
         batch.close()
 
 
-def submit(line: Line, index: OpenIndex, version: Version, within: KeyRange) -> None:
+def submit(line: Line, index: OpenIndex, version: Version, partition: Partition) -> None:
     """Submit what the partition misses and no job is about, once: what is missing after that goes the online way.
 
     The caller holds the partition.
     """
-    jobs = _jobs(line, version, within)
+    jobs = _jobs(line, version, partition)
     if any(job.is_last for job in jobs):
         return
     embedder = index.embedder_of(version)
@@ -78,9 +80,9 @@ def submit(line: Line, index: OpenIndex, version: Version, within: KeyRange) -> 
     batch = _open(index, version)
     try:
         taken = {doc_id for job in jobs for doc_id in job.doc_ids}
-        for doc_ids, texts, is_last in _jobs_to_be(line, index, version, within, embedder, taken):
+        for doc_ids, texts, is_last in _jobs_to_be(line, index, version, partition, embedder, taken):
             line.repeat(lambda conn: index.throttle(version).wait_until_allowed(conn, line.waiting))
-            _submit(line, version, within, embedder, batch, doc_ids, texts, is_last)
+            _submit(line, version, partition.range, embedder, batch, doc_ids, texts, is_last)
     finally:
         batch.close()
 
@@ -112,13 +114,13 @@ def _submit(
 
 
 def _jobs_to_be(
-    line: Line, index: OpenIndex, version: Version, within: KeyRange, embedder: VersionEmbedder, taken: set[str]
+    line: Line, index: OpenIndex, version: Version, partition: Partition, embedder: VersionEmbedder, taken: set[str]
 ) -> Iterator[tuple[list[str], dict[str, str], bool]]:
     """Documents and their texts by name, each job as large as it may be; whether nothing is left after it."""
     doc_ids: list[str] = []
     texts: dict[str, str] = {}
     held = 0
-    for doc_id, text in _missing(line, index, version, within):
+    for doc_id, text in _missing(line, index, version, partition):
         if doc_id in taken:
             continue
         parts = _sent(embedder, text)
@@ -133,16 +135,10 @@ def _jobs_to_be(
         yield doc_ids, texts, True
 
 
-def _missing(line: Line, index: OpenIndex, version: Version, within: KeyRange) -> Iterator[tuple[str, str]]:
-    store = index.store(version)
-    after: list[str] | None = None
-    while True:
-        documents = line.repeat(lambda conn, after=after: store.missing(conn, within, after, PAGE))  # type: ignore[misc]
+def _missing(line: Line, index: OpenIndex, version: Version, partition: Partition) -> Iterator[tuple[str, str]]:
+    for documents in read_missing(line, index, index.store(version), partition):
         for document in documents:
             yield document.doc_id, document.text
-        if len(documents) < PAGE:
-            return
-        after = index.source.key_of(documents[-1].doc_id)
 
 
 def _sent(embedder: VersionEmbedder, text: str) -> list[str]:
@@ -259,5 +255,6 @@ def _open(index: OpenIndex, version: Version) -> PatientBatch:
     return PatientBatch(open_batch_service(spec, account), spec, account)
 
 
-def _jobs(line: Line, version: Version, within: KeyRange) -> list[BatchJob]:
-    return line.repeat(lambda conn: batch_jobs.of_partition(conn, version.index, version.name, within.partition))
+def _jobs(line: Line, version: Version, partition: Partition) -> list[BatchJob]:
+    key = partition.range.partition
+    return line.repeat(lambda conn: batch_jobs.of_partition(conn, version.index, version.name, key))

@@ -14,13 +14,14 @@ class BatchSize:
     For embedding the embedder's own batch is the least. Writing goes below it where the server is that slow.
     """
 
-    def __init__(self, smallest: int, largest: int, *, target_seconds: float = TARGET_SECONDS) -> None:
+    def __init__(self, smallest: int, largest: int, *, first: int | None = None, target_seconds: float = TARGET_SECONDS) -> None:
+        """`first`: what it begins with, the least where nothing is said."""
         self._target = target_seconds
         self._largest = max(smallest, largest)
         self._smallest = min(smallest, self._largest)
-        self._embed, self._write = self._smallest, self._largest
+        self._embed, self._write = first or self._smallest, self._largest
         self._lock = threading.Lock()
-        self.size = self._smallest
+        self.size = min(self._embed, self._largest)
 
     def took(self, documents: int, seconds: float) -> None:
         """Learn how long it took to embed this many documents."""

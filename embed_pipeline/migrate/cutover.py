@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -17,7 +17,7 @@ from embed_pipeline.catalog import evidence as evidence_store
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Flip, Move
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import queue, shape
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import dual_write, model_check, readers, verify
@@ -25,14 +25,12 @@ from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.signals import signal
 
-DRAIN_SECONDS = 60.0
-SETTLE_SECONDS = 30.0
 TRIES = 5
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A move of the pointer that happened."""
+    """A move of the pointer that happened. `doubts`: what was open at that moment, for a rollback is not held up by it."""
 
     index: str
     version: str
@@ -40,6 +38,7 @@ class Moved:
     generation: int
     evidence_id: int | None
     seconds: float
+    doubts: tuple[str, ...] = ()
 
 
 def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
@@ -60,6 +59,7 @@ def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
                 next_step=f"Run: embed-pipeline backfill {index.name} {name}",
             )
         _require_ann_index(conn, index, version)
+        _refuse_doubts(conn, index)
         _refuse_changed_model(conn, index, version)
         passing = require_evidence(conn, index, version)
         return _move(conn, index, version, "cutover", passing.id, reason)
@@ -76,7 +76,9 @@ def rollback(index: OpenIndex, reason: str = "") -> Moved:
             )
         version = index.version(conn, pointer.previous)
         _require_ann_index(conn, index, version)
-        return _move(conn, index, version, "rollback", None, reason or f"rollback from {pointer.version}")
+        doubts = tuple(doubt.reason for doubt in shape.look(conn, index.source, index.name))
+        moved = _move(conn, index, version, "rollback", None, reason or f"rollback from {pointer.version}")
+        return replace(moved, doubts=doubts)
 
 
 def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Evidence:
@@ -111,14 +113,11 @@ def _move(
     started = time.monotonic()
     for attempt in range(TRIES):
         generation = serving.read(conn, index.name)
-        mark = queue.settled_mark(conn, index.source, deadline_seconds=SETTLE_SECONDS)
+        mark = dual_write.distributor(index).take_mark(conn)
         signal("cutover.marked")
-        left = dual_write.drain(index, version.name, mark, DRAIN_SECONDS)
+        left = dual_write.drain(index, version.name, mark)
         if left:
-            raise CutoverRefused(
-                f"{left} changes are still pending for {version.name} after {DRAIN_SECONDS:.0f} s of draining.",
-                next_step=f"Run: embed-pipeline sync {index.name}; then the same command again.",
-            )
+            raise _not_drained(conn, index, version, mark, left)
         signal("cutover.drained")
         coverage_id = _require_coverage(conn, index, version)
         signal("cutover.covered")
@@ -135,6 +134,15 @@ def _move(
             index.name, version.name, generation.version, generation.generation + 1, evidence_id, time.monotonic() - started
         )
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _not_drained(conn: psycopg.Connection, index: OpenIndex, version: Version, mark: int, left: int) -> CutoverRefused:
+    held = "; ".join(str(each) for each in queue.held_up(conn, index.name, version.name, mark))
+    return CutoverRefused(
+        f"{left} documents of {version.name} have waited since before the mark, and none of them was done for "
+        f"{dual_write.STALL_SECONDS:.0f} s: {held}.",
+        next_step=f"Run: embed-pipeline sync {index.name}; then the same command again.",
+    )
 
 
 def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> None:
@@ -157,8 +165,17 @@ def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> None:
         ) from refused
 
 
+def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
+    doubts = shape.look(conn, index.source, index.name)
+    if doubts:
+        raise CutoverRefused(
+            f"Changes of {index.source} may have been missed: {'; '.join(doubt.reason for doubt in doubts)}.",
+            next_step=f"Run: embed-pipeline sync {index.name} --full; then the same command again.",
+        )
+
+
 def _require_coverage(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
-    coverage = index.store(version).coverage(conn)
+    coverage = verify.compare_all(conn, index, version, whole=False)
     if coverage.differences:
         raise CutoverRefused(
             f"Coverage of {index.name}.{version.name} is {coverage.share:.4%}: {coverage.missing} missing, {coverage.stale} stale, "

@@ -44,14 +44,12 @@ class InFlight:
     """
 
     def __init__(
-        self, calls: int, most: Callable[[], int], write: Callable[[Answered], int], *, may_wait: int | None = None
+        self, calls: int, most: Callable[[], int], write: Callable[[Answered], None], *, may_wait: int | None = None
     ) -> None:
-        """`calls` at once; `write` gets at most `most()` documents, and returns how many it had to leave.
+        """`calls` at once; `write` gets at most `most()` documents.
 
         While `may_wait` documents are answered and not written, nothing more is asked; None: one write batch.
         """
-        self.left = 0
-        """How many documents could not be written now. Whole when the block is left."""
         self._calls, self._most, self._write, self._may_wait = calls, most, write, may_wait
         self._pool = ThreadPoolExecutor(calls, thread_name_prefix="embed")
         self._writer = threading.Thread(target=self._write_all, name="write", daemon=True)
@@ -126,7 +124,7 @@ class InFlight:
             if self._lost:
                 continue
             try:
-                self.left += self._write(answered)
+                self._write(answered)
             except BaseException as problem:
                 self._lost = True
                 self._fail(problem)

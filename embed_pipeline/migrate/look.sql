@@ -4,9 +4,6 @@ SET default_transaction_read_only = on
 -- name: table_exists
 SELECT to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) IS NOT NULL
 
--- name: count_documents
-SELECT count(*) FROM {documents}
-
 -- name: last_comparison
 SELECT at, reason, detail FROM embed_pipeline.audit_events
 WHERE index_name = %(index)s AND event = 'reconcile' ORDER BY id DESC LIMIT 1

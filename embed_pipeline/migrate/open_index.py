@@ -14,6 +14,7 @@ from embed_pipeline.catalog import schema, versions
 from embed_pipeline.catalog.accounts import Kind, Terms
 from embed_pipeline.catalog.desk import DatabaseMeter, Desk
 from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import capture
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.checked import VersionEmbedder
@@ -43,6 +44,7 @@ class OpenIndex:
     _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
     _meters: dict[str, DatabaseMeter] = field(default_factory=dict)
     _desk: Desk | None = None
+    _proved: bool = False
     _stores: list[VersionStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -160,6 +162,12 @@ class OpenIndex:
             return self.throttles.setdefault(
                 version.name, Throttle(self.spec.throttle, self.name, version.name, tables, store.pressure)
             )
+
+    def prove_capture(self, conn: psycopg.Connection) -> None:
+        """Refuse unless a change reaches the queue: seen once in the life of this handle, by one row of the application's."""
+        if not self._proved:
+            capture.prove_live(conn, self.source, self.name)
+            self._proved = True
 
     def close(self) -> None:
         """Close stores, embedders, the desk at the shared meter, and idle connections."""

@@ -12,7 +12,7 @@ from embed_pipeline.catalog import evidence, serving
 from embed_pipeline.catalog.accounts import Price, Terms
 from embed_pipeline.catalog.desk import Desk
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import census
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import HoldoutError
@@ -115,7 +115,7 @@ def plan(spec: IndexSpec, name: str) -> Plan:
         meter = None if desk is None else desk.meter(spec.name, name, declared, Terms.declared(spec))
         embedder = VersionEmbedder.open(declared, name=name, account=spec.account(declared), meter=meter)
         try:
-            documents, text_bytes = (0, 0) if seen.index is None else documents_source.count(seen.conn, seen.index.source)
+            documents, text_bytes = (0, 0) if seen.index is None else census.measure(seen.conn, seen.index.source)
             sample = _sample(seen, embedder)
             cost = cost_of(spec, declared, price, sample.billed, documents, text_bytes)
             known = {version.name: version for version in seen.registered}
@@ -173,7 +173,7 @@ def spread_of(lower: float, upper: float, queries: int, confidence: float) -> fl
 
 
 def _sample(seen: Look, embedder: VersionEmbedder) -> Sample:
-    texts = [] if seen.index is None else [text for _, text in documents_source.sample(seen.conn, seen.index.source, SAMPLE)]
+    texts = [] if seen.index is None else [text for _, text in census.sample(seen.conn, seen.index.source, SAMPLE)]
     timings: list[tuple[int, float]] = []
     rejected: list[str] = []
     billed: list[tuple[int, int]] = []
@@ -212,7 +212,7 @@ def _gate_plan(seen: Look, name: str) -> GatePlan:
     try:
         holdout = load_holdout(spec.holdout.path)
         if seen.index is not None:
-            unknown = documents_source.missing_ids(seen.conn, seen.index.source, sorted(holdout.document_ids()))
+            unknown = census.missing_ids(seen.conn, seen.index.source, sorted(holdout.document_ids()))
             require_known_documents(holdout, unknown)
     except HoldoutError as problem:
         return say(0, None, f"the gate could not judge: {problem.message.rstrip('.')}")

@@ -1,4 +1,4 @@
-"""Registration: a declared version becomes a live one, under the lock that no writer's transaction can straddle."""
+"""Registration: an index is armed once, under the lock that no writer's transaction can straddle; a version needs no lock on the documents."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import psycopg
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from embed_pipeline.catalog import versions
+from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
-from embed_pipeline.documents import capture, ranges
+from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
 from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
@@ -78,10 +78,16 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
     }
     found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
     if found is None:
-        with conn.transaction():
+
+        def under_lock() -> None:
+            capture.lock(conn, index.source)
+            signal("register.locked")
             conn.execute(queries("insert_index"), values)
             conn.execute(queries("insert_pointer"), {"index": index.name})
             conn.execute(queries("insert_control"), {"index": index.name})
+            arm(conn, index)
+
+        in_short_lock(conn, under_lock, what=f"register {index.name}", table=str(index.source))
         found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
     assert found is not None
     known = read_store(found[3])
@@ -116,19 +122,22 @@ def _refuse_moved_versions(conn: psycopg.Connection, index: OpenIndex, known: Pg
 
 def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, Any], *, payload_changed: bool) -> None:
     """Keep what may change. With another payload the triggers look at other columns, and every document carries another one."""
-    if not payload_changed:
-        conn.execute(queries("update_index"), values)
-        return
+    if payload_changed and index.spec.store.carries_payload:
 
-    def under_lock() -> None:
-        carried = [each.captured() for each in map(index.store, versions.live_versions(conn, index.name))]
-        if any(each.payload for each in carried):
+        def rearm() -> None:
             capture.lock(conn, index.source)
             arm(conn, index)
-            capture.queue_all(conn, index.source, index.name, [each.name for each in carried if each.payload])
-        conn.execute(queries("update_index"), values)
 
-    in_short_lock(conn, under_lock, what="change the payload", table=str(index.source))
+        in_short_lock(conn, rearm, what="change the payload", table=str(index.source))
+        # Before it is noted that this was done: who dies here does it again.
+        for version in versions.live_versions(conn, index.name):
+            _queue_all(conn, index, version)
+    conn.execute(queries("update_index"), values)
+
+
+def _queue_all(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    for ids in census.ids(conn, index.source):
+        queue.enqueue(conn, index.name, version.name, ids)
 
 
 def _refuse_changed(index: OpenIndex, known: Version, declared: VersionSpec) -> None:
@@ -152,32 +161,29 @@ def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
     key_ranges = ranges.cut(conn, index.source, index.spec.partitions)
     index.store(version).prepare()
     signal("register.cut")
+    values = {
+        "index": index.name,
+        "version": name,
+        "fingerprint": version.fingerprint,
+        "model_name": version.model_name,
+        "model_version": version.model_version,
+        "dimensions": version.dimensions,
+        "precision": version.precision,
+        "distance": version.distance,
+        "partitions": version.partitions,
+        "spec": Jsonb(version.spec),
+    }
 
-    def under_lock() -> None:
-        capture.lock(conn, index.source)
-        signal("register.locked")
-        conn.execute(
-            queries("insert_version"),
-            {
-                "index": index.name,
-                "version": name,
-                "fingerprint": version.fingerprint,
-                "model_name": version.model_name,
-                "model_version": version.model_version,
-                "dimensions": version.dimensions,
-                "precision": version.precision,
-                "distance": version.distance,
-                "partitions": version.partitions,
-                "spec": Jsonb(version.spec),
-            },
-        )
-        versions.insert_partitions(conn, index.name, name, key_ranges)
+    def in_one() -> None:
+        conn.execute(queries("insert_version"), values)
+        partitions.insert(conn, index.name, name, key_ranges)
         index.store(version).create(conn)
-        arm(conn, index)
+        registry.refresh_views(conn)
+        signal("register.registering")
         versions.record_event(conn, index.name, "register", version=name, to_state="building")
 
     try:
-        in_short_lock(conn, under_lock, what=f"register {name}", table=str(index.source))
+        in_short_lock(conn, in_one, what=f"register {name}", table="the catalog")
     except errors.UniqueViolation as problem:
         if versions_named(conn, index.name, name):
             return  # Another process registered the same declaration at the same time.
@@ -192,10 +198,12 @@ def versions_named(conn: psycopg.Connection, index: str, name: str) -> bool:
 
 
 def arm(conn: psycopg.Connection, index: OpenIndex) -> None:
-    """Make change capture and the provenance view serve exactly the live versions. The caller holds the documents lock."""
-    live = versions.live_versions(conn, index.name)
-    capture.install(conn, index.source, index.name, [index.store(version).captured() for version in live])
-    registry.refresh_views(conn)
+    """Make change capture what this package makes it, and take the table as it is now for what it is armed for.
+
+    The caller holds the documents lock.
+    """
+    capture.install(conn, index.source, index.name, payload=index.spec.store.carries_payload)
+    shape.record(conn, index.source, index.name)
 
 
 def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str, table: str) -> T:

@@ -9,13 +9,14 @@ import psycopg
 
 from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.catalog.versions import Version, queries
-from embed_pipeline.documents import capture, queue
+from embed_pipeline.documents import queue
 from embed_pipeline.errors import RetireRefused
 from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.cutover import only_mover
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.register import arm, in_short_lock
+from embed_pipeline.migrate.register import in_short_lock
 from embed_pipeline.signals import signal
+from embed_pipeline.stores import registry
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retir
         version = index.version(conn, name)
         if version.state != "retired":
             _refuse_in_use(conn, index, version)
-            in_short_lock(conn, lambda: _detach(conn, index, version, reason), what=f"retire {name}", table=str(index.source))
+            in_short_lock(conn, lambda: _detach(conn, index, version, reason), what=f"retire {name}", table=f"the row of {name}")
         elif version.dropped_at is not None:
             raise RetireRefused(
                 f"Version {name} of {index.name} is retired already.", next_step=f"Run: embed-pipeline status {index.name}"
@@ -85,11 +86,10 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
 
 
 def _detach(conn: psycopg.Connection, index: OpenIndex, version: Version, reason: str) -> None:
-    """Under the documents lock: no trigger names the version's tables from here on, so that dropping them fails no writer."""
-    capture.lock(conn, index.source)
+    """A distributor that has read this version as a live one commits first; from here on none does."""
     versions.transition(conn, index.name, version.name, "retired", event="retire", reason=reason)
     conn.execute(queries("forget_previous"), {"index": index.name, "version": version.name})
-    arm(conn, index)
+    registry.refresh_views(conn)
     queue.forget_version(conn, index.name, version.name)
     dead_letters.forget(conn, index.name, version.name, None)
     conn.execute(queries("forget_reads"), {"index": index.name, "version": version.name})

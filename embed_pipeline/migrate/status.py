@@ -9,14 +9,14 @@ from typing import Literal
 
 import psycopg
 
-from embed_pipeline.catalog import accounts, control, dead_letters, evidence, serving, versions
+from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, serving
 from embed_pipeline.catalog.accounts import AccountState, Kind
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.catalog.states import State
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
 from embed_pipeline.errors import EmbedPipelineError
@@ -118,6 +118,8 @@ class IndexStatus:
     events: tuple[Event, ...]
     next: Next
     comparison: Comparison | None = None
+    doubts: tuple[str, ...] = ()
+    """Why changes may have been missed: what is open, and what a look at the documents table would add now."""
     throttle: tuple[ThrottleState, ...] = ()
     """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
     accounts: tuple[AccountState, ...] = ()
@@ -134,7 +136,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
     with look(spec) as seen:
         conn, index = seen.conn, seen.index
         documents = 0 if index is None else _count(conn, index)
-        pending = queue.pending_by_version(conn, spec.name) if seen.has_catalog else {}
+        pending = _pending(conn, seen)
         spent = accounts.spending(conn, spec.name) if seen.has_catalog else {}
         registered = (
             {}
@@ -158,7 +160,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             if name not in registered
         ]
         found = (*registered.values(), *declared)
-        held = _control(conn, seen)
+        held, doubts = _control(conn, seen), _doubts(conn, seen)
         return IndexStatus(
             index=spec.name,
             documents_table=spec.source().table,
@@ -175,11 +177,34 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 own_table=spec.documents is not None,
                 max_dead_letters=spec.gate.max_dead_letters,
                 soak_seconds=spec.retire.soak_seconds,
+                doubted=bool(doubts),
             ),
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
+            doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
             accounts=_accounts(conn, seen),
         )
+
+
+def _pending(conn: psycopg.Connection, seen: Look) -> dict[str, Pending]:
+    """What each live version has to do: what it was told of, and what no version was told of yet."""
+    if not seen.has_catalog:
+        return {}
+    told, untold = queue.pending_by_version(conn, seen.spec.name), inbox.waiting(conn, seen.spec.name)
+    found = {}
+    for version in seen.registered:
+        own = told.get(version.name, Pending(0, 0.0))
+        if version.is_live:
+            own = Pending(own.rows + untold.ids, max(own.oldest_seconds, untold.oldest_seconds))
+        found[version.name] = own
+    return found
+
+
+def _doubts(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
+    if not seen.has_catalog or seen.index is None:
+        return ()
+    still_open = [doubt.reason for doubt in shape.open_doubts(conn, seen.spec.name)]
+    return tuple(dict.fromkeys([*still_open, *shape.differences(conn, seen.index.source, seen.spec.name)]))
 
 
 def next_command(
@@ -191,17 +216,22 @@ def next_command(
     own_table: bool,
     max_dead_letters: int,
     soak_seconds: float,
+    doubted: bool = False,
 ) -> Next:
     """What to run now, and why. Pure: the first of these that applies.
 
-    A hold by a person; documents to load; a retire to finish; a serving version that is behind; the version under way; a standby
-    version that has soaked. Of several versions under way the most advanced one that can still pass is meant.
+    A hold by a person; documents to load; a doubt; a retire to finish; a serving version that is behind; the version under way; a
+    standby version that has soaked. Of several versions under way the most advanced one that can still pass is meant.
     """
     say = _Commands(index)
     if held.state != "running":
         return Next(say("resume"), f"the index is {held.state} by {held.changed_by}{_because(held.reason)}")
     if documents == 0 and not own_table and not any(version.is_live for version in found):
         return Next(f"{say('load')} FILE", "there are no documents")
+    if doubted:
+        return Next(
+            f"{say('sync')} --full", "changes may have been missed, and every search checks its hits until all is compared"
+        )
     for version in found:
         if version.state == "retired" and not version.dropped:
             return Next(say.retire(version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
@@ -291,8 +321,7 @@ def _because(reason: str) -> str:
 
 
 def _count(conn: psycopg.Connection, index: OpenIndex) -> int:
-    row = conn.execute(queries("count_documents", documents=index.source.identifier)).fetchone()
-    return int(row[0]) if row else 0
+    return census.count(conn, index.source)
 
 
 def _control(conn: psycopg.Connection, seen: Look) -> Control:
@@ -323,7 +352,7 @@ def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
 def _version(
     conn: psycopg.Connection, index: OpenIndex, version: Version, pending: Pending, spent: Mapping[Kind, Spent]
 ) -> VersionStatus:
-    partitions = versions.list_partitions(conn, index.name, version.name)
+    listed = partitions.listed(conn, index.name, version.name)
     store = index.store(version)
     has_vectors = version.dropped_at is None
     ann = store.ann_index(conn) if has_vectors else None
@@ -340,8 +369,8 @@ def _version(
         seconds=(datetime.now(timezone.utc) - version.state_since).total_seconds(),
         fingerprint=version.fingerprint[:12],
         is_declared=version.name in index.spec.versions,
-        partitions=len(partitions),
-        partitions_done=sum(each.completed_at is not None for each in partitions),
+        partitions=len(listed),
+        partitions_done=sum(each.completed_at is not None for each in listed),
         stored=store.count(conn) if has_vectors else 0,
         pending=pending.rows,
         oldest_pending_seconds=pending.oldest_seconds,

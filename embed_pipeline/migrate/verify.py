@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import psycopg
 
-from embed_pipeline.catalog import versions
+from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.catalog.versions import Version, queries
-from embed_pipeline.documents import capture
+from embed_pipeline.documents import capture, inbox, queue, shape
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -49,11 +49,12 @@ class Compared:
 
     rearmed: tuple[str, ...]
     queued: dict[str, int]
+    doubts: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:
         """Whether anything bypassed change capture, or could have."""
-        return bool(self.rearmed) or any(self.queued.values())
+        return bool(self.rearmed or self.doubts) or any(self.queued.values())
 
     @property
     def sentence(self) -> str:
@@ -61,54 +62,83 @@ class Compared:
         if not self.found:
             return "Every vector agrees with its document, and change capture is armed."
         parts = [f"{number} documents of {name} differed and are queued" for name, number in self.queued.items() if number]
+        parts = parts or ["every vector agrees with its document"]
+        if self.doubts:
+            parts.append(f"there was reason to doubt it ({'; '.join(self.doubts)})")
         if self.rearmed:
             parts.append(f"change capture was off and is armed again ({'; '.join(self.rearmed)})")
-        return f"Something bypassed change capture: {', '.join(parts)}."
+        return f"Something bypassed change capture, or could have: {', '.join(parts)}."
 
 
 def reconcile(index: OpenIndex) -> Compared:
-    """Full comparison: re-arm change capture where it is off, and queue every difference. Audited, also when nothing was found.
+    """Full comparison: re-arm change capture where it is off, queue every difference, and take away the doubts that were open when it began.
 
-    Finds what no trigger could see: triggers disabled for a while, a partition attached with rows in it. A partition that is not
-    filled yet is the backfill's: there only what is stale or orphaned is queued. The store is told again which version serves.
+    Audited, also when nothing was found. Finds what no trigger could see: triggers disabled for a while, a table restored without data. A
+    partition that is not filled yet is the backfill's: there only what is stale or orphaned is queued. The store is told again which
+    version serves.
     """
     queued: dict[str, int] = {}
     with index.connection() as conn:
-        live = versions.live_versions(conn, index.name)
-        # Looked at first: arming takes the documents lock, and would queue behind long writers for nothing.
-        off = _what_is_off(conn, index, live)
-        if off:
-
-            def rearm() -> None:
-                capture.lock(conn, index.source)
-                arm(conn, index)
-
-            in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source))
-        for version in live:
-            unfilled = [
-                partition.range
-                for partition in versions.list_partitions(conn, index.name, version.name)
-                if partition.completed_at is None
-            ]
-            queued[version.name] = index.store(version).enqueue_differences(conn, unfilled)
-        compared = Compared(tuple(off), queued)
+        doubts = shape.look(conn, index.source, index.name)
+        off = _rearm(conn, index)
+        for version in versions.live_versions(conn, index.name):
+            if doubts or off:
+                # A worker may hold a text from before a change that was missed, and would acknowledge what it never saw.
+                inbox.announce_again(conn, index.source, index.name, version.name)
+            queued[version.name] = _queue_differences(conn, index, version)
+        shape.clear(conn, index.name, doubts)
+        compared = Compared(tuple(off), queued, tuple(doubt.reason for doubt in doubts))
         with conn.transaction():
-            detail = {"queued": queued, "rearmed": off}
+            detail = {"queued": queued, "rearmed": off, "doubts": list(compared.doubts)}
             versions.record_event(conn, index.name, "reconcile", reason=compared.sentence, detail=detail)
     readers.tell(index)
     return compared
 
 
-def _what_is_off(conn: psycopg.Connection, index: OpenIndex, live: list[Version]) -> list[str]:
-    captured = [index.store(version).captured() for version in live]
-    off = capture.disarmed(conn, index.source, index.name, captured) if live else []
-    if off:
-        return off
-    # The document that the proof wants to lock may go to another partition of its table meanwhile.
-    with Line(index) as line:
-        for version in captured:
+def _rearm(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
+    """What was off. Looked at first: arming takes the documents lock, and would queue behind long writers for nothing."""
+    off = capture.disarmed(conn, index.source, index.name)
+    if not off:
+        # The document that the proof wants to lock may go to another partition of its table meanwhile.
+        with Line(index) as line:
             try:
-                line.repeat(lambda conn, version=version: capture.prove_live(conn, index.source, index.name, version))  # type: ignore[misc]
+                line.repeat(lambda conn: capture.prove_live(conn, index.source, index.name))
             except DocumentsTableError as problem:
-                off.append(problem.message)
+                off = [problem.message]
+    if off:
+
+        def rearm() -> None:
+            capture.lock(conn, index.source)
+            arm(conn, index)
+
+        in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source))
     return off
+
+
+def _queue_differences(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
+    """Compare one version whole, and queue what differs; returns how many documents that were."""
+    began = shape.horizon(conn, index.source, index.name)
+    store = index.store(version)
+    listed = partitions.listed(conn, index.name, version.name)
+    filled = store.compare(conn, [each.range for each in listed if each.completed_at is not None], orphans=True)
+    unfilled = store.compare(conn, [each.range for each in listed if each.completed_at is None], orphans=False)
+    # What history has not filled yet is the backfill's.
+    stale = [doc_id for doc_id, verdict in unfilled.different.items() if verdict != "missing"]
+    different = sorted({*filled.different, *stale})
+    queue.enqueue(conn, index.name, version.name, different, removed=filled.orphans)
+    if all(each.completed_at is not None for each in listed):
+        shape.keep_comparison(conn, index.name, version.name, began)
+    return len(different)
+
+
+def compare_all(conn: psycopg.Connection, index: OpenIndex, version: Version, *, whole: bool) -> Coverage:
+    """Coverage of a filled version, remembered as what the next comparison may build on where nothing differs.
+
+    Not `whole`: only what has changed on either side since the last one is hashed again.
+    """
+    began = shape.horizon(conn, index.source, index.name)
+    since = None if whole else shape.last_comparison(conn, index.source, index.name, version.name)
+    found = index.store(version).coverage(conn, since)
+    if not found.differences:
+        shape.keep_comparison(conn, index.name, version.name, began)
+    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from embed_pipeline.catalog.partitions import Fence
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.in_flight import Answered
 from embed_pipeline.migrate.outage import Line, write_batch
@@ -48,13 +49,14 @@ class Writing:
 
     line: Line
     store: VersionStore
+    fence: Fence
     limits: BatchSize
     throttle: Throttle
     progress: Progress
     listener: Listener | None
 
-    def write(self, answered: Answered) -> int:
-        """Write one batch and its dead letters; returns how many documents had to be left."""
+    def write(self, answered: Answered) -> None:
+        """Write one batch and its dead letters. Whoever was at a document first keeps it."""
         batch, letters = answered.batch, answered.letters
         signal("backfill.embedded")
         seconds = 0.0
@@ -63,12 +65,12 @@ class Writing:
             # The time of this try alone: an outage before it says nothing about how fast the server writes.
             nonlocal seconds
             started = time.monotonic()
-            inserted = self.store.insert_new(conn, batch)
+            inserted = self.store.insert_new(conn, batch, self.fence)
             seconds = time.monotonic() - started
             return inserted
 
         written = write_batch(self.line, self.store, batch, insert)
-        rejected = self.line.repeat(lambda conn: self.store.reject(conn, None, letters))
+        rejected = self.line.repeat(lambda conn: self.store.reject(conn, self.fence, letters))
         self.throttle.wrote(seconds)
         self.limits.wrote(len(batch), seconds)
         self.progress.written += len(written)
@@ -77,4 +79,3 @@ class Writing:
         self.progress.tokens += batch.tokens
         if self.listener is not None:
             self.listener(self.progress)
-        return len(batch) + len(letters) - len(written) - len(rejected)

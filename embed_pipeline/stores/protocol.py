@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,12 +12,15 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from embed_pipeline.catalog.partitions import Fence
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents.capture import CapturedVersion
 from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.embedders.protocol import Vectors
+
+SAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,50 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A run that has filled a partition: its fence, and the horizon from before it has read the first document."""
+
+    fence: Fence
+    horizon: Horizon
+
+
+@dataclass(frozen=True)
 class StorePressure:
     """Whether the store can take more of a backfill now, and why not."""
 
     answer: Literal["go", "wait", "stop"] = "go"
     reason: str = ""
+
+
+@dataclass
+class Found:
+    """What a comparison has seen. `different`: document -> verdict (missing, stale, orphaned, wrong_chunks), of what nothing pending explains."""
+
+    documents: int = 0
+    current: int = 0
+    dead: int = 0
+    pending: int = 0
+    different: dict[str, str] = field(default_factory=dict)
+
+    def coverage(self, vectors: int) -> Coverage:
+        """The same as counts, with the first differences by id."""
+        counts = Counter(self.different.values())
+        return Coverage(
+            documents=self.documents,
+            vectors=vectors,
+            current=self.current,
+            pending=self.pending,
+            dead_letters=self.dead,
+            missing=counts["missing"],
+            stale=counts["stale"],
+            orphaned=counts["orphaned"],
+            wrong_chunks=counts["wrong_chunks"],
+            samples=tuple(f"{doc_id} is {self.different[doc_id]}" for doc_id in sorted(self.different)[:SAMPLES]),
+        )
+
+    @property
+    def orphans(self) -> set[str]:
+        return {doc_id for doc_id, verdict in self.different.items() if verdict == "orphaned"}
 
 
 class VersionStore(Protocol):
@@ -145,18 +188,18 @@ class VersionStore(Protocol):
     version: Version
 
     def prepare(self) -> None:
-        """Make room outside any transaction, before registration takes the documents lock; doing it twice is allowed.
+        """Make room outside any transaction; doing it twice is allowed.
 
         What only PostgreSQL has to do belongs to `create`: it is undone with the transaction.
         """
         ...
 
     def create(self, conn: psycopg.Connection) -> None:
-        """Make room for the version's vectors, inside the caller's transaction, under the documents lock: nothing slow belongs here."""
+        """Make room for the version's vectors, inside the transaction that registers it."""
         ...
 
     def drop(self, conn: psycopg.Connection) -> None:
-        """Remove them; doing it twice is allowed. The caller holds no lock on the documents, and has a transaction for what is in `tables()`.
+        """Remove them; doing it twice is allowed. The caller has a transaction for what is in `tables()`.
 
         Elsewhere it may take minutes over a network, and has none.
         """
@@ -181,23 +224,10 @@ class VersionStore(Protocol):
         """Let go of connections; the store is not used again."""
         ...
 
-    def captured(self) -> CapturedVersion:
-        """What change capture has to know."""
-        ...
+    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
+        """The documents of a slice of a partition that have neither a vector nor a dead letter, in key order.
 
-    def missing(
-        self,
-        conn: psycopg.Connection,
-        within: KeyRange,
-        after: list[str] | None,
-        limit: int,
-        *,
-        unqueued: bool = False,
-        unlocked: bool = False,
-    ) -> list[MissingDocument]:
-        """The next documents of a key range, in key order after the key `after`, that have neither a vector nor a dead letter.
-
-        `unqueued`: only those that no queued change is about. `unlocked`: only those that could be written this moment.
+        `begun`: a backfill was at the partition before, so that some of them may be there.
         """
         ...
 
@@ -205,35 +235,58 @@ class VersionStore(Protocol):
         """Those documents of the batch that are stored with the very hash they have in it."""
         ...
 
-    def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
-        """Backfill: write documents that have no row yet, exist, are unlocked and still have this hash. Returns those written."""
+    def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
+        """Backfill: write documents of which nothing is stored yet. Returns those written; whoever was first keeps the document.
+
+        FencedOff when the partition is another run's by now, or closed.
+        """
         ...
 
     def replace(self, conn: psycopg.Connection, claim: Claim, batch: EmbeddedBatch) -> set[str]:
-        """Dual-write: replace the vectors of claimed documents and acknowledge them, atomically. Returns those done."""
+        """Dual-write: replace the vectors of claimed documents and acknowledge them, atomically where the store allows it.
+
+        Also of a document that has changed since the claim: what is written is late, and the change is still queued. Returns the
+        documents written, which are this claim's no more; a claim that was taken over writes nothing.
+        """
         ...
 
-    def reject(self, conn: psycopg.Connection, claim: Claim | None, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
-        """Set documents aside as dead letters, under the same guards. Returns those done."""
+    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
+        """Set documents aside as dead letters, under the guards of who is at it: a dual-write's claim, or a backfill's fence.
+
+        Returns those set aside. A text that can have no vector must not keep the vector of the text before: a claim removes it.
+        """
         ...
 
     def settle(self, conn: psycopg.Connection, claim: Claim, current: Mapping[str, bytes]) -> set[str]:
         """Acknowledge claimed documents that need no embedding: gone ones (removed here) and ones stored with this hash already."""
         ...
 
+    def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
+        """The ids of every document that something is stored of, in portions."""
+        ...
+
     def labels(self, conn: psycopg.Connection) -> Labels:
         """Look at the provenance that is stored beside every vector."""
         ...
 
-    def coverage(self, conn: psycopg.Connection) -> Coverage:
-        """Compare every document with every vector."""
+    def compare(
+        self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
+    ) -> Found:
+        """Compare every document of these ranges with what is stored of it; with `orphans` also look for what belongs to no document.
+
+        `since`: what neither side has changed since then is known to be equal, and is not hashed again.
+        """
         ...
 
-    def enqueue_differences(self, conn: psycopg.Connection, unfilled: Sequence[KeyRange] = ()) -> int:
-        """Queue every document whose vectors differ and every orphan; returns how many.
+    def compare_partition(self, conn: psycopg.Connection, partition: KeyRange, filled: Filled | None) -> Found:
+        """The same for one partition that is closed, with the orphans among what its backfills have written.
 
-        What is missing in the ranges `unfilled` is left to the backfill.
+        `filled`: the run that has filled it just now; what that run has read and written itself is not hashed again where it can be told.
         """
+        ...
+
+    def coverage(self, conn: psycopg.Connection, since: Horizon | None = None) -> Coverage:
+        """Compare every document with every vector."""
         ...
 
     def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:

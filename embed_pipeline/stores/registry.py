@@ -16,7 +16,7 @@ from embed_pipeline.stores.protocol import VersionStore
 def open_store(store: PgvectorSpec | QdrantSpec, version: Version, source: Source) -> VersionStore:
     """The store that holds the vectors of `version`."""
     if isinstance(store, PgvectorSpec):
-        from embed_pipeline.stores.pgvector import PgvectorStore
+        from embed_pipeline.stores.pgvector.store import PgvectorStore
 
         return PgvectorStore(version, source)
     from embed_pipeline.stores.qdrant.store import QdrantStore
@@ -26,12 +26,14 @@ def open_store(store: PgvectorSpec | QdrantSpec, version: Version, source: Sourc
 
 def load(store: PgvectorSpec | QdrantSpec) -> None:
     """Import the kind now: a client takes seconds to import, and a store may be opened next under the documents lock."""
-    import_module("embed_pipeline.stores.pgvector" if isinstance(store, PgvectorSpec) else "embed_pipeline.stores.qdrant.store")
+    import_module(
+        "embed_pipeline.stores.pgvector.store" if isinstance(store, PgvectorSpec) else "embed_pipeline.stores.qdrant.store"
+    )
 
 
 def refresh_views(conn: psycopg.Connection) -> None:
     """Make the view embed_pipeline.provenance show exactly the live versions of every index whose vectors are in tables."""
-    from embed_pipeline.stores.provenance import replace_provenance
+    from embed_pipeline.stores.pgvector.provenance import replace_provenance
 
     # Views over several indexes are replaced one after another, whoever registers.
     conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('embed_pipeline.provenance', 0))")

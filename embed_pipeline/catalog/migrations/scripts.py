@@ -6,18 +6,11 @@ from pathlib import Path
 
 import psycopg
 from alembic import op
-from psycopg import sql
 
-SCRIPTS = Path(__file__).with_name("sql")
+from embed_pipeline.catalog.schema import script
 
 
 def run_script(name: str) -> None:
-    """Execute sql/`name` on the migration's own connection, with the schema of the vector extension filled in."""
+    """Execute the script at `name`, relative to this folder, on the migration's own connection."""
     connection: psycopg.Connection = op.get_bind().connection.driver_connection  # type: ignore[assignment]
-    row = connection.execute(
-        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
-    ).fetchone()
-    if row is None:
-        raise RuntimeError("the vector extension must exist before the catalog does")
-    statement = (SCRIPTS / name).read_text(encoding="utf-8")
-    connection.execute(sql.SQL(statement).format(vector_schema=sql.Identifier(row[0])))
+    connection.execute(script(connection, Path(__file__).parent / name))

@@ -1,4 +1,4 @@
-"""Expand: the control plane, from nothing."""
+"""The catalog's first form. `schema.sql` is the same in one file; from the second revision on this one keeps a copy of it as it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    run_script("0001_catalog.sql")
+    run_script("../schema.sql")
 
 
 def downgrade() -> None:

@@ -19,8 +19,7 @@ def provenance_branch(version: Version) -> sql.Composable:
         "provenance_branch",
         index=sql.Literal(version.index),
         version=sql.Literal(version.name),
-        version_documents=version.documents_table,
-        version_vectors=version.vectors_table,
+        table=version.table,
     )
 
 

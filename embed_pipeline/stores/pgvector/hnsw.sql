@@ -8,7 +8,7 @@ WHERE n.nspname = 'embed_pipeline' AND c.relname = %(name)s
 DROP INDEX CONCURRENTLY IF EXISTS embed_pipeline.{name}
 
 -- name: create
-CREATE INDEX CONCURRENTLY {name} ON {version_vectors} USING hnsw (embedding {operator_class})
+CREATE INDEX CONCURRENTLY {name} ON {table} USING hnsw (embedding {operator_class})
 WITH (m = {m}, ef_construction = {ef_construction})
 
 -- name: progress

@@ -53,7 +53,7 @@ def build(conn: psycopg.Connection, version: Version, progress: Progress | None 
     statement = queries(
         "create",
         name=name,
-        version_vectors=version.vectors_table,
+        table=version.table,
         operator_class=sql.SQL(f"{version.precision}_{OPERATOR_CLASSES[version.distance]}_ops"),
         m=sql.Literal(hnsw.get("m", 16)),
         ef_construction=sql.Literal(hnsw.get("ef_construction", 64)),

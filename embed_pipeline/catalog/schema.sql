@@ -1,0 +1,801 @@
+-- The catalog as it is now: what a database gets on first use, and what the migrations make (tests/database/catalog/test_schema.py).
+-- Tables hold state; the views are the contract for people who look. The schema embed_pipeline exists already; {vector_schema} is where
+-- the vector extension lives in this database.
+
+CREATE TABLE embed_pipeline.indexes (
+    index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9_]{{0,23}}$'),
+    documents_table text NOT NULL,
+    key_columns     text[] NOT NULL CHECK (cardinality(key_columns) > 0),
+    text_columns    text[] NOT NULL CHECK (cardinality(text_columns) > 0),
+    -- The store as it was declared, never with a secret: a Searcher opens it from here.
+    store           jsonb NOT NULL CHECK (store ->> 'kind' IS NOT NULL),
+    payload_columns text[] NOT NULL DEFAULT '{{}}',
+    payload_object  text,
+    -- Every inbox row that a search has to look at has a larger id, and every pending removal a larger seq (`advance_floors`).
+    inbox_floor     bigint NOT NULL DEFAULT 0,
+    removal_floor   bigint NOT NULL DEFAULT 0,
+    created_at      timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
+CREATE TABLE embed_pipeline.index_versions (
+    index_name    text NOT NULL REFERENCES embed_pipeline.indexes,
+    version       text NOT NULL CHECK (version ~ '^[a-z][a-z0-9_]{{0,23}}$'),
+    state         text NOT NULL DEFAULT 'building'
+                  CHECK (state IN ('building', 'ready', 'active', 'standby', 'retired')),
+    state_since   timestamptz NOT NULL DEFAULT now(),
+    fingerprint   text NOT NULL CHECK (length(fingerprint) = 64),
+    model_name    text NOT NULL,
+    model_version text NOT NULL,
+    dimensions    integer NOT NULL CHECK (dimensions > 0),
+    precision     text NOT NULL,
+    distance      text NOT NULL,
+    partitions    integer NOT NULL CHECK (partitions > 0),
+    spec          jsonb NOT NULL,
+    dropped_at    timestamptz,
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (index_name, version)
+);
+-- One version serves. Two names for one live space would only pay for it twice.
+CREATE UNIQUE INDEX one_active_version ON embed_pipeline.index_versions (index_name) WHERE state = 'active';
+CREATE UNIQUE INDEX one_live_version_per_space
+    ON embed_pipeline.index_versions (index_name, fingerprint) WHERE state <> 'retired';
+
+CREATE TABLE embed_pipeline.partitions (
+    index_name    text NOT NULL,
+    version       text NOT NULL,
+    partition_key text NOT NULL,
+    lower_key     text[],            -- inclusive; null: from the first key
+    upper_key     text[],            -- exclusive; null: to the last key
+    is_empty      boolean NOT NULL,  -- more partitions than keys when the version was created
+    epoch         integer NOT NULL DEFAULT 0,      -- an insert under another epoch than this one is too late
+    closed        boolean NOT NULL DEFAULT true,   -- nothing is inserted: not begun, being compared, or filled
+    completed_at  timestamptz,
+    documents     bigint,
+    PRIMARY KEY (index_name, version, partition_key),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+
+-- What the application's transactions leave behind: the ids that one statement changed. Applications only insert here, and only workers
+-- look: no transaction of an application can wait for a worker, or fail on a row that a worker changed.
+CREATE TABLE embed_pipeline.inbox (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name text NOT NULL,
+    doc_ids    text[] COLLATE "C",  -- NULL: a TRUNCATE, "whatever is no longer there"
+    removed    boolean NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX inbox_removals ON embed_pipeline.inbox (index_name, id) WHERE removed;
+
+-- What every live version still has to do. `seq` is drawn when a change is distributed; `since_seq` and `since` are of the first change
+-- that is not acknowledged. A claim is a uuid drawn for one batch of one worker.
+CREATE SEQUENCE embed_pipeline.change_seq;
+CREATE TABLE embed_pipeline.pending (
+    index_name text NOT NULL,
+    version    text NOT NULL,
+    doc_id     text COLLATE "C" NOT NULL,
+    seq        bigint NOT NULL,
+    since_seq  bigint NOT NULL,
+    since      timestamptz NOT NULL,
+    removed    boolean NOT NULL,
+    claim      uuid,
+    attempts   integer NOT NULL DEFAULT 0,
+    last_error text,
+    PRIMARY KEY (index_name, version, doc_id)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX pending_since ON embed_pipeline.pending (index_name, version, since_seq);
+CREATE INDEX pending_removals ON embed_pipeline.pending (index_name, version, seq) WHERE removed;
+
+-- A claim is alive while its worker counts `beat` on. Others judge that by their own monotonic clock: no time of day decides.
+CREATE TABLE embed_pipeline.claims (
+    claim      uuid PRIMARY KEY,
+    index_name text NOT NULL,
+    version    text NOT NULL,
+    who        text NOT NULL,
+    beat       bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+
+-- Ids that no key of `pending` can hold (near 2.7 kB): set aside, so that the others go on.
+CREATE TABLE embed_pipeline.unwieldy_ids (
+    index_name text NOT NULL,
+    digest     bytea NOT NULL,      -- sha256 of the id
+    doc_id     text NOT NULL,
+    reason     text NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (index_name, digest)
+);
+
+-- A reason to believe that a change may have been missed. While one is open, every search checks its hits, and a full comparison is
+-- due; the comparison that saw it, of every live version, takes it away.
+CREATE TABLE embed_pipeline.doubts (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name text NOT NULL,
+    kind       text NOT NULL CHECK (kind IN ('capture', 'shape', 'timeline')),
+    sqlstate   text,
+    reason     text NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX doubts_of_index ON embed_pipeline.doubts (index_name);
+
+-- The documents table as it was when capture was armed, or looked at last: what differs from it is a doubt.
+CREATE TABLE embed_pipeline.shapes (
+    index_name text PRIMARY KEY REFERENCES embed_pipeline.indexes,
+    parts      jsonb NOT NULL,      -- kind of fact -> its state as text
+    leaves     jsonb NOT NULL,      -- oid of a leaf table -> its name
+    system     text NOT NULL,       -- system identifier of the cluster
+    timeline   bigint NOT NULL,
+    seen_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Up to where documents and vectors were compared: what is older than `horizon` on both sides needs no second hash.
+CREATE TABLE embed_pipeline.comparisons (
+    index_name text NOT NULL,
+    version    text NOT NULL,
+    horizon    xid8 NOT NULL,
+    shape      text NOT NULL,
+    compared_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (index_name, version),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+
+CREATE TABLE embed_pipeline.dead_letters (
+    index_name  text NOT NULL,
+    version     text NOT NULL,
+    doc_id      text COLLATE "C" NOT NULL,
+    source_hash bytea NOT NULL,
+    reason      text NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (index_name, version, doc_id)
+);
+
+CREATE TABLE embed_pipeline.control (
+    index_name text PRIMARY KEY REFERENCES embed_pipeline.indexes,
+    state      text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'paused', 'aborted')),
+    reason     text NOT NULL DEFAULT '',
+    changed_by text NOT NULL DEFAULT current_user,
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE embed_pipeline.gate_evidence (
+    id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name           text NOT NULL,
+    version              text NOT NULL,
+    fingerprint          text NOT NULL,
+    baseline_version     text,
+    baseline_fingerprint text,
+    outcome              text NOT NULL CHECK (outcome IN ('pass', 'fail', 'undecided')),
+    sentence             text NOT NULL,
+    holdout_sha256       text,
+    documents            bigint NOT NULL,
+    vectors              bigint NOT NULL,
+    ann_index            oid,
+    measures             jsonb NOT NULL DEFAULT '{{}}',
+    created_by           text NOT NULL DEFAULT current_user,
+    created_at           timestamptz NOT NULL DEFAULT now(),
+    valid_until          timestamptz NOT NULL,
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, id DESC);
+
+CREATE TABLE embed_pipeline.coverage_checks (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name   text NOT NULL,
+    version      text NOT NULL,
+    documents    bigint NOT NULL,
+    vectors      bigint NOT NULL,
+    pending      bigint NOT NULL,
+    dead_letters bigint NOT NULL,
+    differences  bigint NOT NULL,
+    checked_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+
+CREATE TABLE embed_pipeline.serving_pointer (
+    index_name       text PRIMARY KEY REFERENCES embed_pipeline.indexes,
+    version          text,
+    previous_version text,
+    generation       bigint NOT NULL DEFAULT 0,
+    move             text CHECK (move IN ('cutover', 'rollback')),
+    evidence_id      bigint REFERENCES embed_pipeline.gate_evidence,
+    coverage_id      bigint REFERENCES embed_pipeline.coverage_checks,
+    mark             bigint,
+    changed_at       timestamptz NOT NULL DEFAULT now(),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+
+CREATE TABLE embed_pipeline.audit_events (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    index_name  text NOT NULL,
+    version     text,
+    event       text NOT NULL,
+    from_state  text,
+    to_state    text,
+    actor       text NOT NULL DEFAULT current_user,
+    reason      text NOT NULL DEFAULT '',
+    evidence_id bigint REFERENCES embed_pipeline.gate_evidence,
+    detail      jsonb NOT NULL DEFAULT '{{}}'
+);
+
+-- No unique constraint: a reader in any isolation level can add its row without ever failing.
+CREATE TABLE embed_pipeline.version_reads (
+    index_name text NOT NULL,
+    version    text NOT NULL,
+    read_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX version_reads_latest ON embed_pipeline.version_reads (index_name, version, read_at DESC);
+
+-- Legality lives in the database, so that no client, and no hand at a psql prompt, can write an illegal history.
+
+CREATE FUNCTION embed_pipeline.check_version_change() RETURNS trigger LANGUAGE plpgsql AS $check$
+BEGIN
+    IF (NEW.fingerprint, NEW.model_name, NEW.model_version, NEW.dimensions, NEW.precision, NEW.distance, NEW.partitions)
+       IS DISTINCT FROM
+       (OLD.fingerprint, OLD.model_name, OLD.model_version, OLD.dimensions, OLD.precision, OLD.distance, OLD.partitions) THEN
+        RAISE EXCEPTION 'embedding version %.% is immutable', OLD.index_name, OLD.version
+            USING ERRCODE = 'check_violation', HINT = 'Declare a new version instead.';
+    END IF;
+    IF NEW.state <> OLD.state THEN
+        IF (OLD.state, NEW.state) NOT IN (
+            ('building', 'ready'), ('building', 'retired'), ('ready', 'active'), ('ready', 'retired'),
+            ('active', 'standby'), ('standby', 'active'), ('standby', 'retired')) THEN
+            RAISE EXCEPTION 'version %.% cannot go from % to %', OLD.index_name, OLD.version, OLD.state, NEW.state
+                USING ERRCODE = 'check_violation',
+                      HINT = 'The states are building, ready, active, standby, retired, in this order; standby may become active again.';
+        END IF;
+        NEW.state_since := now();
+    END IF;
+    RETURN NEW;
+END $check$;
+CREATE TRIGGER check_version_change BEFORE UPDATE ON embed_pipeline.index_versions
+    FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_version_change();
+
+CREATE FUNCTION embed_pipeline.check_pointer_agrees() RETURNS trigger LANGUAGE plpgsql AS $check$
+DECLARE
+    active_version text;
+    pointed_version text;
+BEGIN
+    SELECT v.version INTO active_version FROM embed_pipeline.index_versions v
+        WHERE v.index_name = NEW.index_name AND v.state = 'active';
+    SELECT p.version INTO pointed_version FROM embed_pipeline.serving_pointer p WHERE p.index_name = NEW.index_name;
+    IF active_version IS DISTINCT FROM pointed_version THEN
+        RAISE EXCEPTION 'index %: active version % and serving pointer % differ',
+            NEW.index_name, coalesce(active_version, 'none'), coalesce(pointed_version, 'none')
+            USING ERRCODE = 'check_violation', HINT = 'Use: embed-pipeline cutover ' || NEW.index_name || ' VERSION';
+    END IF;
+    RETURN NULL;
+END $check$;
+CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipeline.index_versions
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_agrees();
+CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipeline.serving_pointer
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_agrees();
+
+CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql AS $check$
+DECLARE
+    target   embed_pipeline.index_versions;
+    evidence embed_pipeline.gate_evidence;
+    coverage embed_pipeline.coverage_checks;
+    hint     text := format('Use: embed-pipeline cutover %s %s', NEW.index_name, NEW.version);
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF NEW.version IS NOT NULL OR NEW.generation <> 0 THEN
+            RAISE EXCEPTION 'the serving pointer of % must start empty', NEW.index_name USING ERRCODE = 'check_violation', HINT = hint;
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NEW.version IS NOT DISTINCT FROM OLD.version THEN
+        IF NEW.generation <> OLD.generation THEN
+            RAISE EXCEPTION 'the generation of % moves only with its version', NEW.index_name USING ERRCODE = 'check_violation';
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL THEN
+        RAISE EXCEPTION 'the serving pointer of % was moved by hand', NEW.index_name USING ERRCODE = 'check_violation', HINT = hint;
+    END IF;
+    SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.version;
+    SELECT * INTO coverage FROM embed_pipeline.coverage_checks c WHERE c.id = NEW.coverage_id;
+    IF coverage.id IS NULL OR (coverage.index_name, coverage.version) IS DISTINCT FROM (NEW.index_name, NEW.version)
+       OR coverage.differences > 0 OR coverage.checked_at < clock_timestamp() - interval '1 hour' THEN
+        RAISE EXCEPTION 'index %: no recent complete coverage of %', NEW.index_name, NEW.version
+            USING ERRCODE = 'check_violation', HINT = hint;
+    END IF;
+    IF EXISTS (SELECT FROM embed_pipeline.pending q
+               WHERE q.index_name = NEW.index_name AND q.version = NEW.version AND q.since_seq <= NEW.mark) THEN
+        RAISE EXCEPTION 'index %: changes up to % are still pending for %', NEW.index_name, NEW.mark, NEW.version
+            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline sync %s', NEW.index_name);
+    END IF;
+    IF NEW.move = 'rollback' THEN
+        IF NEW.version IS DISTINCT FROM OLD.previous_version THEN
+            RAISE EXCEPTION 'index %: % is not the version that served before', NEW.index_name, NEW.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline rollback %s', NEW.index_name);
+        END IF;
+        RETURN NEW;
+    END IF;
+    SELECT * INTO evidence FROM embed_pipeline.gate_evidence e WHERE e.id = NEW.evidence_id;
+    IF evidence.id IS NULL OR evidence.outcome <> 'pass' OR evidence.valid_until < clock_timestamp()
+       OR (evidence.index_name, evidence.version, evidence.fingerprint)
+          IS DISTINCT FROM (NEW.index_name, NEW.version, target.fingerprint)
+       OR evidence.baseline_version IS DISTINCT FROM OLD.version THEN
+        RAISE EXCEPTION 'index %: no fresh, passing evidence for % against %',
+            NEW.index_name, NEW.version, coalesce(OLD.version, 'nothing')
+            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s', NEW.index_name, NEW.version);
+    END IF;
+    RETURN NEW;
+END $check$;
+CREATE TRIGGER check_pointer_move BEFORE INSERT OR UPDATE ON embed_pipeline.serving_pointer
+    FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_move();
+
+CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $check$
+BEGIN
+    RAISE EXCEPTION '%.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME USING ERRCODE = 'check_violation';
+END $check$;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.audit_events
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.gate_evidence
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.coverage_checks
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+
+-- Reads are noted at most every ten seconds for a version, so that retire can refuse while somebody still reads it.
+CREATE FUNCTION embed_pipeline.note_read(read_index text, read_version text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $note$
+BEGIN
+    IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
+        RETURN;
+    END IF;
+    INSERT INTO embed_pipeline.version_reads (index_name, version)
+    SELECT v.index_name, v.version FROM embed_pipeline.index_versions v
+    WHERE v.index_name = read_index AND v.version = read_version AND v.state <> 'retired'
+      AND NOT EXISTS (SELECT FROM embed_pipeline.version_reads r
+                      WHERE r.index_name = read_index AND r.version = read_version
+                        AND r.read_at > clock_timestamp() - interval '10 seconds');
+END $note$;
+
+-- How much a search has to doubt: 2, every hit (a doubt is open, or a removal is not distributed yet, or a TRUNCATE); 1, hits that are
+-- pending as removed; 0, none. The floors keep what is worked off from being walked through while VACUUM cannot take it away.
+CREATE FUNCTION embed_pipeline.doubtful(index_name text, version text) RETURNS integer
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $doubtful$
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM embed_pipeline.doubts d WHERE d.index_name = $1)
+             OR EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = $1 AND i.removed AND i.id > x.inbox_floor) THEN 2
+        WHEN EXISTS (SELECT FROM embed_pipeline.pending p
+                     WHERE p.index_name = $1 AND p.version = $2 AND p.removed AND p.seq > x.removal_floor) THEN 1
+        ELSE 0 END
+    FROM embed_pipeline.indexes x WHERE x.index_name = $1
+$doubtful$;
+
+-- Of these hits, those that are gone: looked up in the documents by a function of the index. Where it cannot look, what is announced
+-- as removed counts as gone.
+CREATE FUNCTION embed_pipeline.gone(index_name text, version text, doc_ids text[]) RETURNS text[]
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $gone$
+DECLARE
+    found text[];
+BEGIN
+    EXECUTE format('SELECT embed_pipeline.%I($1)', 'gone_' || $1) INTO found USING $3;
+    IF found IS NOT NULL THEN
+        RETURN found;
+    END IF;
+    RETURN ARRAY(
+        SELECT w.doc_id FROM unnest($3) AS w(doc_id)
+        WHERE EXISTS (SELECT FROM embed_pipeline.pending p
+                      WHERE p.index_name = $1 AND p.version = $2 AND p.doc_id = w.doc_id AND p.removed)
+           OR EXISTS (SELECT FROM embed_pipeline.inbox i
+                      WHERE i.index_name = $1 AND i.removed AND (i.doc_ids IS NULL OR w.doc_id = ANY (i.doc_ids))));
+END $gone$;
+
+-- The read path for SQL: the caller names the version its vector was made with, by name and fingerprint. It gives k documents where
+-- there are k: what is gone is hidden, and more is asked for.
+CREATE FUNCTION embed_pipeline.search(
+    index_name text, version text, fingerprint text, query {vector_schema}.vector, k integer DEFAULT 10, exact boolean DEFAULT false
+) RETURNS TABLE (doc_id text, chunk integer, distance double precision, passage_start integer, passage_end integer)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, {vector_schema}, pg_temp
+    -- Named here so that the caller's own come back at the end.
+    SET hnsw.ef_search = 40 SET hnsw.iterative_scan = 'strict_order' SET enable_indexscan = on AS $search$
+#variable_conflict use_column
+DECLARE
+    target    embed_pipeline.index_versions;
+    vectors   text;
+    apart     text;
+    doubt     integer;
+    suspect   text;
+    chunked   boolean;
+    mode      text := CASE WHEN $6 THEN 'all' ELSE 'index' END;
+    asked     bigint;
+    given     bigint;
+    among     text[];
+    hidden    text[];
+    ids       text[];
+    chunks    integer[];
+    distances double precision[];
+    starts    integer[];
+    ends      integer[];
+    suspects  text[];
+BEGIN
+    SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = $1 AND v.version = $2;
+    IF target.version IS NULL OR target.state = 'retired' THEN
+        RAISE EXCEPTION 'index % has no live version %', $1, $2
+            USING ERRCODE = 'undefined_object', HINT = 'Read embed_pipeline.serving and embed the query with that version.';
+    END IF;
+    IF target.fingerprint IS DISTINCT FROM $3 THEN
+        RAISE EXCEPTION 'the query vector is of another space than version % of index %', $2, $1
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Read version and fingerprint together from embed_pipeline.serving and embed the query with that model.';
+    END IF;
+    IF vector_dims($4) <> target.dimensions THEN
+        RAISE EXCEPTION 'the query vector has % dimensions, version % of index % has %', vector_dims($4), $2, $1, target.dimensions
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of this version.';
+    END IF;
+    vectors := format('embed_pipeline.%I', $1 || '__' || $2);
+    -- Asked of the table itself: who may search needs no right to read what is declared.
+    IF to_regclass(vectors) IS NULL THEN
+        RAISE EXCEPTION 'the vectors of version % of index % are not in this database', $2, $1
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'Its store is elsewhere: search with embed_pipeline.Searcher, or ask that store (docs/reference/sql.md).';
+    END IF;
+    PERFORM embed_pipeline.note_read($1, $2);
+    PERFORM set_config('hnsw.ef_search', least(greatest($5, (target.spec #>> '{{hnsw,ef_search}}')::integer), 1000)::text, true);
+    chunked := target.spec #>> '{{chunker,kind}}' IS NOT NULL;
+    apart := format('v.embedding %s $1::%s', CASE target.distance WHEN 'cosine' THEN '<=>' WHEN 'inner_product' THEN '<#>' ELSE '<->' END,
+                 target.precision);
+    -- Decided before the vectors are looked at: what is worked off in between has taken its vectors along.
+    doubt := embed_pipeline.doubtful($1, $2);
+    suspect := CASE doubt WHEN 2 THEN 'true' WHEN 0 THEN 'false' ELSE format(
+        'EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %L AND p.version = %L AND p.doc_id = v.doc_id AND p.removed)',
+        $1, $2) END;
+    asked := CASE WHEN chunked THEN 4 * $5 ELSE $5 END;
+    LOOP
+        PERFORM set_config('enable_indexscan', CASE WHEN mode = 'all' THEN 'off' ELSE 'on' END, true);
+        EXECUTE format(
+            'WITH n AS MATERIALIZED (SELECT v.doc_id, v.chunk, (%1$s)::double precision AS distance, v.passage_start, v.passage_end,'
+            '                               %2$s AS suspect FROM %3$s v %4$s ORDER BY %1$s LIMIT $2),'
+            ' f AS (SELECT DISTINCT ON (n.doc_id) n.* FROM n ORDER BY n.doc_id, n.distance, n.chunk)'
+            ' SELECT (SELECT count(*) FROM n), array_agg(f.doc_id::text ORDER BY f.distance, f.doc_id),'
+            ' array_agg(f.chunk ORDER BY f.distance, f.doc_id), array_agg(f.distance ORDER BY f.distance, f.doc_id),'
+            ' array_agg(f.passage_start ORDER BY f.distance, f.doc_id), array_agg(f.passage_end ORDER BY f.distance, f.doc_id),'
+            ' coalesce(array_agg(f.doc_id::text) FILTER (WHERE f.suspect), ARRAY[]::text[]) FROM f',
+            apart, suspect, vectors, CASE WHEN mode = 'among' THEN 'WHERE v.doc_id = ANY ($3)' ELSE '' END)
+            INTO given, ids, chunks, distances, starts, ends, suspects USING $4, asked, among;
+        hidden := CASE WHEN cardinality(suspects) = 0 THEN suspects ELSE embed_pipeline.gone($1, $2, suspects) END;
+        EXIT WHEN coalesce(cardinality(ids), 0) - cardinality(hidden) >= $5 OR mode = 'among';
+        IF doubt = 2 AND among IS NULL THEN
+            -- After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
+            EXECUTE format('SELECT embed_pipeline.%I(10000)', 'present_' || $1) INTO among;
+            IF among IS NOT NULL THEN
+                mode := 'among';
+                asked := 2147483647;
+                CONTINUE;
+            END IF;
+            among := ARRAY[]::text[];
+        END IF;
+        IF given >= asked THEN
+            asked := 4 * asked;
+        ELSIF mode = 'index' THEN
+            mode := 'all';  -- The index had no more to give: every vector is compared.
+        ELSE
+            EXIT;
+        END IF;
+    END LOOP;
+    RETURN QUERY SELECT u.a, u.b, u.c, u.d, u.e
+        FROM unnest(ids, chunks, distances, starts, ends) WITH ORDINALITY u(a, b, c, d, e, n)
+        WHERE u.a <> ALL (hidden) ORDER BY u.n LIMIT $5;
+END $search$;
+
+CREATE VIEW embed_pipeline.versions AS
+    SELECT index_name, version, state, state_since, fingerprint, model_name, model_version, dimensions, precision, distance,
+           partitions, created_at
+    FROM embed_pipeline.index_versions;
+
+CREATE VIEW embed_pipeline.serving AS
+    SELECT p.index_name, p.version, v.fingerprint, v.model_name, v.model_version, v.dimensions, p.generation, p.previous_version,
+           p.evidence_id, p.changed_at
+    FROM embed_pipeline.serving_pointer p
+    LEFT JOIN embed_pipeline.index_versions v USING (index_name, version);
+
+CREATE VIEW embed_pipeline.queue AS
+    SELECT p.seq, p.index_name, p.version, p.doc_id, p.since, p.removed, p.attempts, p.last_error, c.who AS claimed_by
+    FROM embed_pipeline.pending p LEFT JOIN embed_pipeline.claims c USING (claim);
+
+CREATE VIEW embed_pipeline.evidence AS
+    SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, measures,
+           created_by, created_at, valid_until
+    FROM embed_pipeline.gate_evidence;
+
+CREATE VIEW embed_pipeline.events AS
+    SELECT id, at, index_name, version, event, from_state, to_state, actor, reason, evidence_id, detail
+    FROM embed_pipeline.audit_events;
+
+-- Replaced whenever a version comes or goes: one branch for each version that has vectors.
+CREATE VIEW embed_pipeline.provenance AS
+    SELECT NULL::text AS index, NULL::text AS version, NULL::text AS doc_id, NULL::integer AS chunk, NULL::text AS model_name,
+           NULL::text AS model_version, NULL::text AS fingerprint, NULL::text AS source_hash, NULL::timestamptz AS embedded_at,
+           NULL::integer AS passage_start, NULL::integer AS passage_end
+    WHERE false;
+
+-- A person may speak to the throttle from SQL, and read from SQL why a backfill waits.
+
+-- The one way to change the control row. The rights are the caller's; the three functions below lend theirs.
+CREATE FUNCTION embed_pipeline.set_control(index text, state text, reason text, actor text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $control$
+DECLARE
+    before text;
+BEGIN
+    SELECT c.state INTO before FROM embed_pipeline.control c WHERE c.index_name = $1 FOR UPDATE;
+    IF before IS NULL THEN
+        RAISE EXCEPTION 'index % is not registered', quote_nullable($1)
+            USING ERRCODE = 'undefined_object', HINT = 'SELECT index_name FROM embed_pipeline.serving lists what is.';
+    END IF;
+    UPDATE embed_pipeline.control c
+    SET state = $2, reason = coalesce($3, ''), changed_by = $4, changed_at = clock_timestamp() WHERE c.index_name = $1;
+    INSERT INTO embed_pipeline.audit_events (index_name, event, from_state, to_state, actor, reason)
+    VALUES ($1, 'control', before, $2, $4, coalesce($3, ''));
+END $control$;
+
+-- SECURITY DEFINER: an operator needs EXECUTE and no right on a table. session_user is who asks, current_user whose rights count.
+CREATE FUNCTION embed_pipeline.pause(index text, reason text DEFAULT '') RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $control$ SELECT embed_pipeline.set_control($1, 'paused', $2, session_user::text) $control$;
+CREATE FUNCTION embed_pipeline.resume(index text, reason text DEFAULT '') RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $control$ SELECT embed_pipeline.set_control($1, 'running', $2, session_user::text) $control$;
+CREATE FUNCTION embed_pipeline.abort(index text, reason text DEFAULT '') RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $control$ SELECT embed_pipeline.set_control($1, 'aborted', $2, session_user::text) $control$;
+
+-- Readers may use the schema, and a new function is everybody's: stopping a migration is not for readers.
+REVOKE ALL ON FUNCTION embed_pipeline.set_control(text, text, text, text), embed_pipeline.pause(text, text),
+    embed_pipeline.resume(text, text), embed_pipeline.abort(text, text) FROM PUBLIC;
+
+-- What the throttle of a running backfill last said: one row, overwritten, so that it costs nothing to keep.
+CREATE TABLE embed_pipeline.throttle_states (
+    index_name text NOT NULL,
+    version    text NOT NULL,
+    answer     text NOT NULL CHECK (answer IN ('go', 'wait', 'stop')),
+    signal     text NOT NULL,
+    reason     text NOT NULL,
+    since      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (index_name, version),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+) WITH (fillfactor = 50);
+
+CREATE VIEW embed_pipeline.throttle AS
+    SELECT index_name, version, answer, signal, reason, since, seen_at FROM embed_pipeline.throttle_states;
+
+-- Accounts with providers: limits that all processes keep together, and what each version has cost (docs/decisions/0018).
+
+-- What an index declares of its accounts, prices and budget, never with a secret: a Searcher knows nothing but the database.
+CREATE TABLE embed_pipeline.terms (
+    index_name text PRIMARY KEY REFERENCES embed_pipeline.indexes,
+    terms      jsonb NOT NULL
+);
+
+-- One row per account: whoever decides about it holds this row. Times are seconds since 1970 by the clock of this server.
+CREATE TABLE embed_pipeline.provider_accounts (
+    account           text PRIMARY KEY,
+    next_at           double precision NOT NULL DEFAULT 0,  -- when background work may be admitted again, by the pace
+    blocked_until     double precision NOT NULL DEFAULT 0,  -- what the provider asked for
+    learned_requests  bigint,                               -- limits per minute, from the headers of its answers
+    learned_tokens    bigint,
+    cut_requests      double precision,                     -- requests per minute after the last cut, and when that was
+    cut_at            double precision NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+
+-- What was admitted in each second: the sliding minute.
+CREATE TABLE embed_pipeline.account_slots (
+    account  text NOT NULL,
+    second   bigint NOT NULL,
+    requests bigint NOT NULL,
+    tokens   bigint NOT NULL,
+    PRIMARY KEY (account, second)
+) WITH (fillfactor = 50);
+
+-- Who was told to wait, one row per process. A row that is over `until` is of somebody who never came back.
+CREATE TABLE embed_pipeline.account_waiters (
+    account text NOT NULL,
+    who     text NOT NULL,
+    urgency integer NOT NULL,
+    since   double precision NOT NULL,
+    until   double precision NOT NULL,
+    reason  text NOT NULL,
+    PRIMARY KEY (account, who)
+) WITH (fillfactor = 50);
+
+-- What was asked for a version, charged before each request and corrected after it: who was killed in between has spent it.
+-- No reference to index_versions: a plan of a version that is not registered costs money too.
+CREATE TABLE embed_pipeline.spending (
+    index_name      text NOT NULL,
+    version         text NOT NULL,
+    kind            text NOT NULL CHECK (kind IN ('query', 'dual-write', 'check', 'backfill', 'batch')),
+    requests        bigint NOT NULL DEFAULT 0,
+    tokens          bigint NOT NULL DEFAULT 0,
+    unpriced_tokens bigint NOT NULL DEFAULT 0,  -- of `tokens`: those whose price nobody knew
+    usd             numeric NOT NULL DEFAULT 0,
+    PRIMARY KEY (index_name, version, kind)
+) WITH (fillfactor = 50);
+
+-- May one request of about `tokens` tokens be sent now? `verdict` is go, wait (`seconds`, `reason`), budget or unpriced.
+-- A request that is admitted is sent within a second, or asked for again. No minute [t, t + 60) at the provider then holds requests
+-- admitted in more than 62 different seconds, and no 62 seconds in a row are given more than a limit.
+CREATE FUNCTION embed_pipeline.admit(
+    account text, index_name text, version text, kind text, urgency integer, tokens bigint, who text,
+    max_requests bigint, max_tokens bigint, usd_per_million numeric, budget numeric, now double precision DEFAULT NULL,
+    OUT verdict text, OUT seconds double precision, OUT slot bigint, OUT reason text, OUT spent numeric
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $admit$
+#variable_conflict use_column
+DECLARE
+    -- Told apart from the columns of the same name.
+    the_account alias FOR $1;
+    the_tokens  alias FOR $6;
+    a           embed_pipeline.provider_accounts;
+    moment          double precision;
+    later       double precision;
+    requests_a_minute bigint;
+    tokens_a_minute   bigint;
+    used        record;
+BEGIN
+    seconds := 0; slot := 0; reason := ''; verdict := 'go';
+    IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
+        RETURN;  -- A reader of a standby can count nothing. Queries alone are asked there.
+    END IF;
+    SELECT p.* INTO a FROM embed_pipeline.provider_accounts p WHERE p.account = the_account FOR UPDATE;
+    IF NOT FOUND THEN
+        INSERT INTO embed_pipeline.provider_accounts (account) VALUES (the_account) ON CONFLICT DO NOTHING;
+        SELECT p.* INTO a FROM embed_pipeline.provider_accounts p WHERE p.account = the_account FOR UPDATE;
+    END IF;
+    -- Read under the lock: the order of decisions is the order of their times.
+    moment := coalesce($12, extract(epoch FROM clock_timestamp())::double precision);
+
+    IF $11 IS NOT NULL AND $4 IN ('backfill', 'dual-write', 'batch') AND NOT EXISTS (
+        SELECT FROM embed_pipeline.index_versions v WHERE v.index_name = $2 AND v.version = $3 AND v.state IN ('active', 'standby')
+    ) THEN
+        SELECT coalesce(sum(s.usd), 0) INTO spent FROM embed_pipeline.spending s WHERE s.index_name = $2 AND s.version = $3;
+        verdict := CASE WHEN $10 IS NULL THEN 'unpriced' WHEN spent + the_tokens * $10 / 1000000 > $11 THEN 'budget' ELSE 'go' END;
+        IF verdict <> 'go' THEN
+            DELETE FROM embed_pipeline.account_waiters w WHERE w.account = the_account AND w.who = $7;
+            RETURN;
+        END IF;
+    END IF;
+
+    IF $4 <> 'batch' THEN  -- What a provider works off within a day is not counted in its minutes.
+        requests_a_minute := least($8, a.learned_requests, floor(a.cut_requests * (1 + (moment - a.cut_at) / 300))::bigint);
+        tokens_a_minute := least($9, a.learned_tokens);
+
+        IF moment < a.blocked_until THEN
+            later := a.blocked_until; reason := 'the provider asked to wait';
+        END IF;
+        IF later IS NULL AND $5 > 0 THEN
+            SELECT max(w.until) - 0.98 INTO later FROM embed_pipeline.account_waiters w
+            WHERE w.account = the_account AND w.urgency < $5 AND w.until > moment;
+            reason := CASE WHEN later IS NULL THEN '' ELSE 'more urgent work goes first' END;
+        END IF;
+        -- The pace: background work leaves the minute even, so that what is urgent never finds it used up.
+        IF later IS NULL AND $5 > 1 AND moment < a.next_at AND coalesce(requests_a_minute, tokens_a_minute) IS NOT NULL THEN
+            later := a.next_at;
+            reason := CASE WHEN coalesce(the_tokens::numeric / nullif(tokens_a_minute, 0), 0) > coalesce(1.0 / nullif(requests_a_minute, 0), 0)
+                           THEN format('%s tokens a minute', tokens_a_minute) ELSE format('%s requests a minute', requests_a_minute) END;
+        END IF;
+        IF later IS NULL AND coalesce(requests_a_minute, tokens_a_minute) IS NOT NULL THEN
+            -- The first second in which enough of the minute is over. What is larger than a whole minute waits for an empty one.
+            SELECT f.second + 62 AS free, f.reason INTO used FROM (
+                SELECT min(s.second) AS second, format('%s requests a minute', requests_a_minute) AS reason FROM (
+                    SELECT s.second, sum(s.requests) OVER w AS freed, sum(s.requests) OVER () AS total
+                    FROM embed_pipeline.account_slots s WHERE s.account = the_account AND s.second > floor(moment) - 62
+                    WINDOW w AS (ORDER BY s.second)) s
+                WHERE s.total + 1 > requests_a_minute AND s.total - s.freed + 1 <= greatest(requests_a_minute, 1)
+                UNION ALL
+                SELECT min(s.second), format('%s tokens a minute', tokens_a_minute) FROM (
+                    SELECT s.second, sum(s.tokens) OVER w AS freed, sum(s.tokens) OVER () AS total
+                    FROM embed_pipeline.account_slots s WHERE s.account = the_account AND s.second > floor(moment) - 62
+                    WINDOW w AS (ORDER BY s.second)) s
+                WHERE s.total > 0 AND s.total + the_tokens > tokens_a_minute
+                  AND s.total - s.freed + least(the_tokens, tokens_a_minute) <= tokens_a_minute
+            ) f WHERE f.second IS NOT NULL ORDER BY f.second DESC LIMIT 1;
+            later := used.free; reason := coalesce(used.reason, '');
+        END IF;
+
+        IF later IS NOT NULL THEN
+            verdict := 'wait';
+            seconds := least(greatest(later - moment, 0.02), 5);  -- Asked again by then: limits change, and the dead are forgotten.
+            INSERT INTO embed_pipeline.account_waiters AS w (account, who, urgency, since, until, reason)
+            VALUES (the_account, $7, $5, moment, moment + seconds + 1, reason)
+            ON CONFLICT (account, who) DO UPDATE SET urgency = excluded.urgency, until = excluded.until, reason = excluded.reason;
+            RETURN;
+        END IF;
+
+        slot := floor(moment);
+        INSERT INTO embed_pipeline.account_slots AS s (account, second, requests, tokens) VALUES (the_account, slot, 1, the_tokens)
+        ON CONFLICT (account, second) DO UPDATE SET requests = s.requests + 1, tokens = s.tokens + excluded.tokens;
+        DELETE FROM embed_pipeline.account_slots s WHERE s.account = the_account AND s.second <= slot - 62;
+        DELETE FROM embed_pipeline.account_waiters w WHERE w.account = the_account AND (w.who = $7 OR w.until <= moment);
+        -- Spread over 62.6 seconds, a hundredth more than the window: that is left for what does not keep the pace. One second may be
+        -- caught up, so that a process that woke up late does not cost the minute its share.
+        UPDATE embed_pipeline.provider_accounts p
+        SET next_at = greatest(p.next_at, moment - 1)
+            + 62.6 * greatest(coalesce(1.0 / nullif(requests_a_minute, 0), 0), coalesce(the_tokens::double precision / nullif(tokens_a_minute, 0), 0))
+        WHERE p.account = the_account;
+    END IF;
+    INSERT INTO embed_pipeline.spending AS s (index_name, version, kind, requests, tokens, unpriced_tokens, usd)
+    VALUES ($2, $3, $4, 1, the_tokens, CASE WHEN $10 IS NULL THEN the_tokens ELSE 0 END, coalesce(the_tokens * $10 / 1000000, 0))
+    ON CONFLICT (index_name, version, kind) DO UPDATE
+    SET requests = s.requests + 1, tokens = s.tokens + excluded.tokens,
+        unpriced_tokens = s.unpriced_tokens + excluded.unpriced_tokens, usd = s.usd + excluded.usd;
+END $admit$;
+
+-- How an admitted request ended. `billed` is NULL when nothing was: its money comes back, its place in the minute does not, since a
+-- provider counts what it refuses too.
+CREATE FUNCTION embed_pipeline.settle(
+    account text, index_name text, version text, kind text, slot bigint, estimated bigint, billed bigint,
+    max_tokens bigint, usd_per_million numeric, learned_requests bigint, learned_tokens bigint,
+    block_seconds double precision, too_fast boolean, now double precision DEFAULT NULL
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $settle$
+#variable_conflict use_column
+DECLARE
+    a      embed_pipeline.provider_accounts;
+    moment     double precision;
+    more   bigint := coalesce($7, 0) - $6;
+BEGIN
+    IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
+        RETURN;
+    END IF;
+    SELECT p.* INTO a FROM embed_pipeline.provider_accounts p WHERE p.account = $1 FOR UPDATE;
+    moment := coalesce($14, extract(epoch FROM clock_timestamp())::double precision);
+    IF $7 IS NOT NULL AND more <> 0 THEN
+        UPDATE embed_pipeline.account_slots s SET tokens = s.tokens + more WHERE s.account = $1 AND s.second = $5;
+    END IF;
+    UPDATE embed_pipeline.provider_accounts p
+    SET learned_requests = coalesce($10, p.learned_requests), learned_tokens = coalesce($11, p.learned_tokens),
+        blocked_until = greatest(p.blocked_until, moment + coalesce($12, 0)),
+        next_at = p.next_at + CASE WHEN $7 IS NULL THEN 0 ELSE coalesce(62.6 * more / nullif(least($8, p.learned_tokens), 0), 0) END,
+        -- Halved at most once in five seconds: the requests that were under way together say one thing, not many.
+        cut_requests = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN greatest(1, (
+            SELECT coalesce(sum(s.requests), 0) FROM embed_pipeline.account_slots s WHERE s.account = $1 AND s.second > moment - 60) / 2.0)
+            ELSE p.cut_requests END,
+        cut_at = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN moment ELSE p.cut_at END
+    WHERE p.account = $1;
+    UPDATE embed_pipeline.spending s
+    SET requests = s.requests - CASE WHEN $7 IS NULL THEN 1 ELSE 0 END, tokens = s.tokens + more,
+        unpriced_tokens = s.unpriced_tokens + CASE WHEN $9 IS NULL THEN more ELSE 0 END,
+        usd = s.usd + coalesce(more * $9 / 1000000, 0)
+    WHERE s.index_name = $2 AND s.version = $3 AND s.kind = $4;
+END $settle$;
+
+-- Who may read may not use up an account or a budget: docs/how-to/least-privilege.md says who needs them.
+REVOKE ALL ON FUNCTION
+    embed_pipeline.admit(text, text, text, text, integer, bigint, text, bigint, bigint, numeric, numeric, double precision),
+    embed_pipeline.settle(text, text, text, text, bigint, bigint, bigint, bigint, numeric, bigint, bigint, double precision, boolean,
+        double precision) FROM PUBLIC;
+
+-- Jobs at the providers' batch interfaces. The row stands before the job does: a process that dies between the two leaves a token, by which
+-- the next one finds the job at the provider and does not pay for it again.
+CREATE TABLE embed_pipeline.batch_jobs (
+    token         text PRIMARY KEY,
+    index_name    text NOT NULL,
+    version       text NOT NULL,
+    partition     text NOT NULL,
+    doc_ids       text[] NOT NULL,
+    is_last       boolean NOT NULL,     -- nothing of the partition was left to submit after it
+    tokens        bigint NOT NULL,      -- as it was expected when the job was submitted
+    job_id        text,                 -- the provider's; NULL while nobody knows whether it was submitted
+    intended_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    submitted_at  timestamptz,
+    collected_at  timestamptz,
+    ended         text NOT NULL DEFAULT '',  -- how, in the provider's words
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+CREATE INDEX batch_jobs_of_partition ON embed_pipeline.batch_jobs (index_name, version, partition);
+
+-- What each version's model answered to a few fixed texts before it embedded any document: a provider that changes a model behind its
+-- name is found by asking again. The texts stand beside their vectors, so that a later package with other texts compares like with like.
+CREATE TABLE embed_pipeline.model_samples (
+    index_name    text NOT NULL,
+    version       text NOT NULL,
+    texts         text[] NOT NULL,
+    vectors       bytea NOT NULL,       -- float32, little-endian, one row of the version's dimensions for each text
+    late          boolean NOT NULL,     -- documents had vectors already: of those it proves nothing
+    taken_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    agreed_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    checked_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    lowest_cosine double precision,
+    changed_at    timestamptz,          -- since when the model is known to be another one; NULL while it is the same
+    PRIMARY KEY (index_name, version),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);

@@ -1,0 +1,33 @@
+-- name: has_revision
+SELECT to_regclass('embed_pipeline.schema_version') IS NOT NULL
+
+-- name: revision
+SELECT version_num FROM embed_pipeline.schema_version
+
+-- name: make_revision
+-- As Alembic makes it.
+CREATE TABLE embed_pipeline.schema_version (
+    version_num character varying(32) NOT NULL,
+    CONSTRAINT schema_version_pkc PRIMARY KEY (version_num)
+)
+
+-- name: set_revision
+INSERT INTO embed_pipeline.schema_version (version_num) VALUES (%(revision)s)
+
+-- name: lock
+SELECT pg_advisory_lock(hashtextextended('embed_pipeline.schema', 0))
+
+-- name: unlock
+SELECT pg_advisory_unlock(hashtextextended('embed_pipeline.schema', 0))
+
+-- name: vector_schema
+SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
+
+-- name: missing_parts
+SELECT to_regnamespace('embed_pipeline') IS NULL, NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'vector')
+
+-- name: create_schema
+CREATE SCHEMA embed_pipeline
+
+-- name: create_extension
+CREATE EXTENSION vector

@@ -1,0 +1,219 @@
+"""From the inbox to the queue: what the application's transactions left behind is handed to every live version.
+
+`seq` is drawn here and not when the change was made: a change is numbered when it can be seen, so that a mark needs to wait for no
+open transaction. Whatever commits later is later for every version alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import errors
+
+from embed_pipeline.documents import queue
+from embed_pipeline.documents.slices import SliceSize
+from embed_pipeline.documents.slices import queries as slices
+from embed_pipeline.documents.source import Source
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
+
+queries = Queries(__file__, "inbox.sql")
+
+# Of one transaction: short ones, so that the first documents can be claimed while the last are still in the inbox.
+IDS, ROWS = 5_000, 2_000
+LOCK_WAIT_MS = 2_000
+FLOOR_SECONDS = 1.0
+
+StoredIds = Callable[[psycopg.Connection, str], Iterator[list[str]]]
+"""Version name -> ids of the documents that its store holds, in slices. Asked for after a TRUNCATE."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What no version has been told of yet: ids, the age in seconds of the oldest, and whether a TRUNCATE is among it."""
+
+    ids: int
+    oldest_seconds: float
+    truncate: bool
+
+
+class Distributor:
+    """Distributes one index's inbox. For one thread; any number of them may work at once."""
+
+    def __init__(
+        self, index: str, source: Source, live: Callable[[psycopg.Connection], Sequence[str]], stored: StoredIds
+    ) -> None:
+        """`live` names the live versions, `stored` what each of them holds."""
+        self._index = index
+        self._source = source
+        self._live = live
+        self._stored = stored
+        self._floors = _Floors(index)
+        self._slice = SliceSize()
+
+    def distribute(self, conn: psycopg.Connection, told: Callable[[], None] = lambda: None) -> int:
+        """Hand over everything that is in the inbox now; returns how many ids. `told` is called after each piece."""
+        total = 0
+        while True:
+            rows, ids = self._piece(conn)
+            total += ids
+            if not rows:
+                break
+            told()
+        for row in self._truncates(conn):
+            self._expand(conn, row)
+            told()
+        self._floors.advance(conn)
+        return total
+
+    def take_mark(self, conn: psycopg.Connection, deadline_seconds: float = 60.0) -> int:
+        """A number such that everything that was committed before this call is pending with a smaller one, or done."""
+        row = conn.execute(queries("visible"), {"index": self._index}).fetchone()
+        last = row[0] if row is not None and row[0] is not None else 0
+        deadline = time.monotonic() + deadline_seconds
+        while True:
+            self.distribute(conn)
+            left = conn.execute(queries("any_up_to"), {"index": self._index, "last": last}).fetchone()
+            # What is left another distributor has in its hands.
+            if left is None or not left[0] or time.monotonic() > deadline:
+                return queue.next_seq(conn)
+            time.sleep(0.01)
+
+    def _piece(self, conn: psycopg.Connection) -> tuple[int, int]:
+        values = {"index": self._index, "after": self._floors.after, "rows": ROWS, "ids": IDS}
+        try:
+            with conn.transaction():
+                _begin(conn)
+                signal("inbox.distributing")
+                row = conn.execute(queries("distribute"), values).fetchone()
+                signal("inbox.announced")
+        except errors.ProgramLimitExceeded:
+            return self._by_halves(conn)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            # A worker that freezes in a write holds what it writes until the server ends it. The rows come again.
+            return 0, 0
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    def _by_halves(self, conn: psycopg.Connection) -> tuple[int, int]:
+        """Row by row, and where one fails its ids half by half: the one that no key can hold is set aside, and the rest goes on."""
+        found = conn.execute(queries("row_ids"), {"index": self._index, "rows": ROWS}).fetchall()
+        done = ids = 0
+        for (number,) in found:
+            with conn.transaction():
+                row = conn.execute(queries("lock_row"), {"id": number}).fetchone()
+                if row is None:
+                    continue
+                self._announce(conn, row[0], row[1])
+                conn.execute(queries("forget"), {"ids": [number]})
+                done, ids = done + 1, ids + len(row[0])
+        return done, ids
+
+    def _announce(self, conn: psycopg.Connection, doc_ids: list[str], removed: bool) -> None:
+        try:
+            with conn.transaction():
+                conn.execute(queries("announce"), {"index": self._index, "doc_ids": doc_ids, "removed": removed})
+        except errors.ProgramLimitExceeded as problem:
+            if len(doc_ids) == 1:
+                values = {"index": self._index, "doc_ids": doc_ids, "reason": str(problem.diag.message_primary)}
+                conn.execute(queries("set_aside"), values)
+                return
+            middle = len(doc_ids) // 2
+            self._announce(conn, doc_ids[:middle], removed)
+            self._announce(conn, doc_ids[middle:], removed)
+
+    def _truncates(self, conn: psycopg.Connection) -> list[int]:
+        return [number for (number,) in conn.execute(queries("truncates"), {"index": self._index})]
+
+    def _expand(self, conn: psycopg.Connection, row: int) -> None:
+        """Announce what is no longer there of every live version: work under way first, then what is stored. The row stays until then.
+
+        In this order: what a worker has written meanwhile is stored when the store is looked at.
+        """
+        for version in self._live(conn):
+            names = {"index": self._index, "version": version}
+            known = [doc_id for (doc_id,) in conn.execute(queries("known_ids"), names)]
+            self._announce_gone(conn, version, known)
+            signal("inbox.known")
+            for stored in self._stored(conn, version):
+                self._announce_gone(conn, version, stored)
+        conn.execute(queries("forget"), {"ids": [row]})
+
+    def _announce_gone(self, conn: psycopg.Connection, version: str, doc_ids: list[str]) -> None:
+        parts = self._source.parts()
+        query = queries("announce_gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
+        start = 0
+        while start < len(doc_ids):
+            rows = self._slice.rows
+            values = {"index": self._index, "version": version, "doc_ids": doc_ids[start : start + rows]}
+            with self._slice.timed(), conn.transaction():
+                _begin(conn)
+                conn.execute(slices("by_key"))
+                conn.execute(query, values)
+            start += rows
+
+
+class _Floors:
+    """Where searches and distributors begin to look: what is below is worked off, and none comes there any more.
+
+    A number that was drawn belongs to a transaction that was under way then. When all of those have ended, whatever is still to be seen
+    below can be seen. Dead entries stay in an index as long as any old snapshot needs them; nobody has to walk through them.
+    """
+
+    def __init__(self, index: str) -> None:
+        self._index = index
+        self._noted: tuple[int, int, int] | None = None
+        self._next = 0.0
+        self.after = 0
+
+    def advance(self, conn: psycopg.Connection) -> None:
+        """Note where numbers are now; and when what was under way at the last note has ended, move the floors there."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + FLOOR_SECONDS
+        if self._noted is not None:
+            row = conn.execute(queries("oldest_running")).fetchone()
+            if row is None or row[0] < self._noted[2]:
+                return
+            inbox, seq, _ = self._noted
+            conn.execute(queries("advance_floors"), {"index": self._index, "inbox": inbox, "seq": seq})
+            left = conn.execute(queries("any_up_to"), {"index": self._index, "last": inbox}).fetchone()
+            if left is not None and not left[0]:
+                self.after = max(self.after, inbox)
+        self._noted = conn.execute(queries("horizon")).fetchone()
+
+
+def waiting(conn: psycopg.Connection, index: str) -> Waiting:
+    """What is in the inbox now."""
+    row = conn.execute(queries("waiting"), {"index": index}).fetchone()
+    return Waiting(0, 0.0, False) if row is None else Waiting(*row)
+
+
+def has_rows(conn: psycopg.Connection, index: str) -> bool:
+    row = conn.execute(queries("has_rows"), {"index": index}).fetchone()
+    return bool(row and row[0])
+
+
+def announce_again(conn: psycopg.Connection, source: Source, index: str, version: str) -> None:
+    """Give everything that is pending another number, and note what of it is gone.
+
+    After a change that capture has missed: a worker may have read a text from before it, and would acknowledge what it did not see.
+    """
+    parts = source.parts()
+    query = queries("announce_again", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
+    names = {"index": index, "version": version}
+    ids = [doc_id for (doc_id,) in conn.execute(queries("pending_ids"), names)]
+    size = SliceSize()
+    while ids:
+        portion, ids = ids[: size.rows], ids[size.rows :]
+        with size.timed(), conn.transaction():
+            conn.execute(slices("by_key"))
+            conn.execute(query, names | {"doc_ids": portion})
+
+
+def _begin(conn: psycopg.Connection) -> None:
+    conn.execute(queries("begin"), {"milliseconds": str(LOCK_WAIT_MS)})

@@ -1,2 +1,0 @@
--- name: count_in_range
-SELECT count(*) FROM {documents} AS d WHERE {in_range}

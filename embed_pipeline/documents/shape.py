@@ -1,0 +1,194 @@
+"""The documents table as capture knows it, and what is doubted when it is another one.
+
+A doubt is a reason to believe that a change was missed: a capture that failed, a shape that differs from what was armed, a server that
+went back in time. While one is open every search looks its hits up; the full comparison that saw it takes it away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.types.json import Jsonb
+
+from embed_pipeline.documents import capture
+from embed_pipeline.documents.ranges import ALL_KEYS, within
+from embed_pipeline.documents.slices import KeySlices, SliceSize
+from embed_pipeline.documents.slices import queries as slices
+from embed_pipeline.documents.source import Source
+from embed_pipeline.postgres.queries import Queries
+
+queries = Queries(__file__, "shape.sql")
+
+ARM_WAIT_MS = 500
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """A moment before which rows are settled: those of older transactions are the same for every snapshot since, while the shape holds."""
+
+    xmin: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """An open doubt."""
+
+    id: int
+    kind: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides what capture sees. `leaves`: oid of a partition or child -> how it hangs there, and its triggers."""
+
+    parts: dict[str, str | None]
+    leaves: dict[str, str]
+    system: str
+    timeline: int
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal shapes on the same server and timeline."""
+        facts = json.dumps([self.parts, self.leaves, self.system, self.timeline], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def differences(self, now: Shape) -> list[tuple[str, str]]:
+        """(kind, reason) of everything that casts a doubt. Partitions that came or went are none: `look` deals with them."""
+        found = []
+        if (self.system, self.timeline) != (now.system, now.timeline):
+            found.append(
+                ("timeline", "the database was restored, or another server took over: what was written last may be lost")
+            )
+        changed = [name for name in self.parts if self.parts[name] != now.parts.get(name)]
+        changed += ["partitions"] if any(oid in now.leaves and now.leaves[oid] != was for oid, was in self.leaves.items()) else []
+        if changed:
+            found.append(("shape", f"the documents table has changed since capture was armed: {', '.join(changed)}"))
+        return found
+
+
+def read(conn: psycopg.Connection, source: Source, index: str) -> Shape:
+    """The table as it is now, by one look at the catalog."""
+    kinds = (*capture.STATEMENT_KINDS, "row", "truncate")
+    values = {
+        "documents": source.identifier.as_string(conn),
+        "columns": [*(column.name for column in source.key), *source.text_columns, *source.payload_columns],
+        "triggers": [capture.trigger_name(index, kind) for kind in kinds],
+        "functions": [f"capture_{index}_{kind}" for kind in kinds],
+    }
+    row = conn.execute(queries("shape"), values).fetchone()
+    assert row is not None
+    return Shape(*row)
+
+
+def known(conn: psycopg.Connection, index: str) -> Shape | None:
+    """The table as it was when capture was armed, or looked at last."""
+    row = conn.execute(queries("known"), {"index": index}).fetchone()
+    return None if row is None else Shape(*row)
+
+
+def record(conn: psycopg.Connection, source: Source, index: str, shape: Shape | None = None) -> None:
+    """Take the table as it is for what capture was armed for."""
+    now = shape or read(conn, source, index)
+    values = {
+        "index": index,
+        "parts": Jsonb(now.parts),
+        "leaves": Jsonb(now.leaves),
+        "system": now.system,
+        "timeline": now.timeline,
+    }
+    conn.execute(queries("record"), values)
+
+
+def differences(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
+    """What `look` would doubt, in words. Changes nothing."""
+    before = known(conn, index)
+    return [] if before is None else [reason for _, reason in before.differences(read(conn, source, index))]
+
+
+def look(conn: psycopg.Connection, source: Source, index: str) -> list[Doubt]:
+    """Look at the table, raise the doubts that it deserves, and return all that are open.
+
+    A partition that was attached or detached is a doubt about its own rows only: they are handed to the workers, and nobody is alarmed.
+    """
+    before, now = known(conn, index), read(conn, source, index)
+    if before is not None and before != now:
+        arrived = _follow_rotation(conn, source, index, before, now)
+        with conn.transaction():
+            row = conn.execute(queries("lock_known"), {"index": index}).fetchone()
+            if row is not None and Shape(*row) == before:
+                for kind, reason in before.differences(now):
+                    conn.execute(queries("raise_doubt"), {"index": index, "kind": kind, "reason": reason})
+                if arrived:
+                    record(conn, source, index, now)
+                else:
+                    record(conn, source, index, replace(now, leaves=before.leaves))
+    return open_doubts(conn, index)
+
+
+def open_doubts(conn: psycopg.Connection, index: str) -> list[Doubt]:
+    """Every doubt that no full comparison has taken away yet, oldest first."""
+    return [Doubt(*row) for row in conn.execute(queries("open_doubts"), {"index": index})]
+
+
+def clear(conn: psycopg.Connection, index: str, doubts: Sequence[Doubt]) -> None:
+    """Take doubts away. The caller has compared every live version in snapshots that are later than they are."""
+    conn.execute(queries("clear"), {"index": index, "ids": [doubt.id for doubt in doubts]})
+
+
+def horizon(conn: psycopg.Connection, source: Source, index: str) -> Horizon:
+    """The oldest transaction that may still be under way now, and the shape that this is true for."""
+    row = conn.execute(queries("horizon")).fetchone()
+    assert row is not None
+    return Horizon(str(row[0]), read(conn, source, index).digest)
+
+
+def last_comparison(conn: psycopg.Connection, source: Source, index: str, version: str) -> Horizon | None:
+    """Up to where this version was compared; None where that says nothing about the table as it is."""
+    row = conn.execute(queries("last_comparison"), {"index": index, "version": version}).fetchone()
+    if row is None or row[1] != read(conn, source, index).digest:
+        return None
+    return Horizon(*row)
+
+
+def keep_comparison(conn: psycopg.Connection, index: str, version: str, compared: Horizon) -> None:
+    """Remember that everything of this version was compared in snapshots later than this horizon."""
+    values = {"index": index, "version": version, "horizon": compared.xmin, "shape": compared.shape}
+    conn.execute(queries("keep_comparison"), values)
+
+
+def _follow_rotation(conn: psycopg.Connection, source: Source, index: str, before: Shape, now: Shape) -> bool:
+    """Hand the rows of partitions that came or went to the workers; False where one could not be armed yet, so that it comes again."""
+    if not source.partitioned:
+        return True
+    for oid in now.leaves.keys() - before.leaves.keys():
+        row = conn.execute(queries("leaf_name"), {"oid": int(oid)}).fetchone()
+        if row is None:
+            continue  # A partitioned table between: its own partitions are listed too.
+        if not _arm_leaf(conn, index, sql.Identifier(*row)):
+            return False
+        leaf = replace(source, schema=row[0], table=row[1])
+        for part in KeySlices(conn, leaf, ALL_KEYS, SliceSize()):
+            in_range = within(leaf, part.lower is not None, part.upper is not None, after=False)
+            query = queries("write_ids", doc_id=leaf.doc_id(), documents=leaf.identifier, in_range=in_range)
+            conn.execute(query, {"index": index, "lower": part.lower, "upper": part.upper})
+    if before.leaves.keys() - now.leaves.keys():
+        conn.execute(queries("write_truncate"), {"index": index})
+    return True
+
+
+def _arm_leaf(conn: psycopg.Connection, index: str, leaf: sql.Identifier) -> bool:
+    with suppress(errors.LockNotAvailable), conn.transaction():
+        conn.execute(slices("lock_timeout"), {"milliseconds": str(ARM_WAIT_MS)})
+        capture.arm_leaf(conn, index, leaf)
+        return True
+    return False

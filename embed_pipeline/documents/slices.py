@@ -1,0 +1,74 @@
+"""Reading the documents in slices. A read holds the table's lightest lock, and an application that truncates its table with a lock_timeout
+of 50 ms must get through: no statement of ours holds it for longer than half of that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from embed_pipeline.documents.ranges import KeyRange, within
+from embed_pipeline.documents.source import Source
+from embed_pipeline.postgres.queries import Queries
+
+queries = Queries(__file__, "slices.sql")
+
+LONGEST_SECONDS = 0.025
+# Aimed at: a machine whose cores are busy takes longer than it did the time before.
+TARGET_SECONDS = 0.008
+
+
+class SliceSize:
+    """How many rows a statement may read: follows the time that statements take."""
+
+    def __init__(self, first: int = 500, most: int = 20_000) -> None:
+        self._most = most
+        self.rows = first
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Learn from the statement in the block."""
+        started = time.monotonic()
+        yield
+        seconds = max(time.monotonic() - started, 1e-4)
+        wanted = self.rows * TARGET_SECONDS / seconds
+        # Down at once, up gently: one slow statement is one too many.
+        self.rows = max(16, int(min(wanted, 2 * self.rows, self._most)))
+
+
+class KeySlices:
+    """The slices of a key range, in key order. Iterate, and read each one under `timed`."""
+
+    def __init__(self, conn: psycopg.Connection, source: Source, bounds: KeyRange, size: SliceSize) -> None:
+        self._conn = conn
+        self._source = source
+        self._bounds = bounds
+        self.size = size
+
+    def __iter__(self) -> Iterator[KeyRange]:
+        if self._bounds.is_empty:
+            return
+        lower, upper = self._bounds.lower, self._bounds.upper
+        while True:
+            until = self._until(lower)
+            yield KeyRange(self._bounds.partition, lower, upper if until is None else until)
+            if until is None:
+                return
+            lower = until
+
+    def _until(self, lower: list[str] | None) -> list[str] | None:
+        """The first key after a slice from `lower`, or None where the slice is the last one."""
+        parts = self._source.parts()
+        query = queries(
+            "bound",
+            in_range=within(self._source, lower is not None, self._bounds.upper is not None, after=False),
+            **{name: parts[name] for name in ("documents", "key_array", "key_columns")},
+        )
+        # The key behind the last one of the slice begins the next one.
+        values = {"lower": lower, "upper": self._bounds.upper, "size": self.size.rows + 1}
+        with self._conn.transaction():
+            row = self._conn.execute(query, values).fetchone()
+        return None if row is None else list(row[0])

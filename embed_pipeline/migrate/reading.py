@@ -1,0 +1,37 @@
+"""How a backfill reads what a partition misses: slice by slice, in key order, over as many connections as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psycopg
+
+from embed_pipeline.catalog.partitions import Partition
+from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.documents.slices import KeySlices, SliceSize
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line
+from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import MissingDocument, VersionStore
+
+# Texts of one read: what is held before anything is asked for.
+MOST = 2_000
+
+
+def read_missing(reading: Line, index: OpenIndex, store: VersionStore, partition: Partition) -> Iterator[list[MissingDocument]]:
+    """What the partition misses, slice by slice in key order; a lost connection goes on where it was."""
+    size = SliceSize(most=MOST)
+    left: KeyRange | None = partition.range
+    while left is not None and not left.is_empty:
+
+        def read(conn: psycopg.Connection, left: KeyRange = left) -> tuple[KeyRange, list[MissingDocument]]:
+            part = next(iter(KeySlices(conn, index.source, left, size)))
+            with size.timed():
+                return part, store.missing(conn, part, begun=partition.begun)
+
+        part, documents = reading.repeat(read)
+        signal("backfill.read")
+        if documents:
+            yield documents
+        left = None if part.upper == left.upper else replace(left, lower=part.upper)

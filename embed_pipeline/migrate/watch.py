@@ -1,0 +1,178 @@
+"""`sync --watch`: changes are worked off as they come, each version by a thread of its own, so that a slow model holds up nobody else.
+
+No NOTIFY in the application's transactions: all their commits would take turns (docs/decisions/0004). The inbox is looked at instead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+import psycopg
+from croniter import croniter
+
+from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import inbox, queue, shape
+from embed_pipeline.documents.shape import Doubt
+from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError, VersionRetired
+from embed_pipeline.migrate import verify
+from embed_pipeline.migrate.dual_write import VersionSync, Work, distributor
+from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.outage import Line, Waiting
+from embed_pipeline.postgres import failures
+from embed_pipeline.signals import signal
+
+# One indexed query each: how soon a change is seen.
+LOOK_SECONDS = 0.03
+# How often versions, dead workers and the shape of the table are looked at.
+ROUND_SECONDS = 1.0
+# A provider that fails is asked again after this time. What needs no provider goes on.
+RETRY_SECONDS = 5.0
+# A comparison that a doubt has asked for is tried again after this time.
+COMPARE_AGAIN_SECONDS = 60.0
+
+Report = Callable[[list[VersionSync]], None]
+
+
+def watch(
+    index: OpenIndex,
+    stop: threading.Event,
+    report: Report,
+    waiting: Waiting | None = None,
+    doubted: Callable[[list[Doubt]], None] = lambda doubts: None,
+) -> None:
+    """Work off changes as they arrive until `stop`. However long PostgreSQL is away, it goes on when it answers again; `waiting` is told.
+
+    `doubted` hears of open doubts, every second while there are any. The full comparison that they ask for, and that of
+    `reconcile.schedule`, run here.
+    """
+    watchers = _Watchers(index, stop, report, waiting)
+    comparing = _Comparing(index, stop, report)
+    hands = distributor(index)
+    try:
+        with Line(index, waiting, stop=stop) as line:
+            following = 0.0
+            while not stop.is_set():
+                if time.monotonic() >= following:
+                    following = time.monotonic() + ROUND_SECONDS
+                    watchers.follow(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
+                    doubts = line.repeat(lambda conn: shape.look(conn, index.source, index.name))
+                    if doubts:
+                        doubted(doubts)
+                    comparing.begin_if_due(bool(doubts))
+                if line.repeat(lambda conn: inbox.has_rows(conn, index.name)):
+                    line.repeat(lambda conn: hands.distribute(conn, watchers.wake))
+                stop.wait(LOOK_SECONDS)
+    except DatabaseUnavailable:
+        if not stop.is_set():
+            raise
+    finally:
+        watchers.join()
+        comparing.join()
+
+
+class _Watchers:
+    """A thread for each live version."""
+
+    def __init__(self, index: OpenIndex, stop: threading.Event, report: Report, waiting: Waiting | None) -> None:
+        self._index = index
+        self._stop = stop
+        self._report = report
+        self._waiting = waiting
+        self._reporting = threading.Lock()
+        self._threads: dict[str, threading.Thread] = {}
+        self._wakes: dict[str, threading.Event] = {}
+
+    def follow(self, live: list[Version]) -> None:
+        """Begin with versions that are new; those that were retired end by themselves."""
+        for version in live:
+            thread = self._threads.get(version.name)
+            if thread is None or not thread.is_alive():
+                self._wakes[version.name] = threading.Event()
+                self._threads[version.name] = threading.Thread(
+                    target=self._run, args=(version, self._wakes[version.name]), name=f"sync-{version.name}", daemon=True
+                )
+                self._threads[version.name].start()
+
+    def wake(self) -> None:
+        """There is something to claim."""
+        for event in self._wakes.values():
+            event.set()
+
+    def join(self) -> None:
+        self._stop.set()
+        self.wake()
+        for thread in self._threads.values():
+            thread.join()
+
+    def _run(self, version: Version, wake: threading.Event) -> None:
+        fails_until = 0.0
+        try:
+            with failures.as_sentences(), Line(self._index, self._waiting, stop=self._stop) as line:
+                work = Work(line, self._index, version, VersionSync(version.name))
+                while not self._stop.is_set():
+                    failing = time.monotonic() < fails_until
+                    claimed = 0
+                    try:
+                        with failures.as_sentences():
+                            claimed = work.batch(only_removed=failing)
+                    except VersionRetired:
+                        raise
+                    except (EmbedPipelineError, psycopg.Error) as problem:
+                        if self._stop.is_set():
+                            return
+                        work.result.error = str(problem)
+                        fails_until = time.monotonic() + RETRY_SECONDS
+                    self._tell(work, line, version)
+                    if not claimed:
+                        work.free_dead()
+                        wake.wait(ROUND_SECONDS)
+                        wake.clear()
+        except (VersionRetired, DatabaseUnavailable):
+            return  # Retired: nobody wants its vectors any more. Unavailable: told to stop; the watch itself says why.
+
+    def _tell(self, work: Work, line: Line, version: Version) -> None:
+        if not work.result.did_anything:
+            return
+        work.result.pending = line.repeat(lambda conn: queue.pending(conn, self._index.name, version.name))
+        told, work.result = work.result, VersionSync(version.name)
+        with self._reporting:
+            self._report([told])
+        signal("watch.told")
+
+
+class _Comparing:
+    """The full comparison, in a thread of its own: on its schedule, and at once when something is doubted."""
+
+    def __init__(self, index: OpenIndex, stop: threading.Event, report: Report) -> None:
+        self._index = index
+        self._stop = stop
+        self._report = report
+        self._ticks = croniter(index.spec.reconcile.schedule, datetime.now(timezone.utc), ret_type=datetime)
+        self._due = self._ticks.get_next()
+        self._thread: threading.Thread | None = None
+        self._again = 0.0
+
+    def begin_if_due(self, doubted: bool) -> None:
+        due = doubted and time.monotonic() >= self._again
+        if datetime.now(timezone.utc) >= self._due:
+            due, self._due = True, self._ticks.get_next()
+        if due and (self._thread is None or not self._thread.is_alive()):
+            self._again = time.monotonic() + COMPARE_AGAIN_SECONDS
+            self._thread = threading.Thread(target=self._compare, name="compare", daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _compare(self) -> None:
+        try:
+            with failures.as_sentences():
+                verify.reconcile(self._index)
+        except EmbedPipelineError as problem:
+            if not self._stop.is_set():
+                self._report([VersionSync("comparison", error=str(problem))])

@@ -1,0 +1,38 @@
+-- name: slice
+-- Every document of a slice against what is stored of it, in one snapshot with the queue. The text is hashed only where it may differ.
+SELECT count(*), count(*) FILTER (WHERE c.verdict = 'current'), count(*) FILTER (WHERE c.verdict = 'dead'),
+       count(*) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND c.pending),
+       coalesce(array_agg(c.doc_id ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[]),
+       coalesce(array_agg(c.verdict ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[])
+FROM (
+    SELECT j.doc_id, j.verdict,
+           j.verdict NOT IN ('current', 'dead') AND EXISTS (
+               SELECT FROM embed_pipeline.pending p
+               WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = j.doc_id) AS pending
+    FROM (
+        SELECT {doc_id} AS doc_id,
+               CASE
+                   WHEN v.doc_id IS NULL THEN CASE WHEN l.source_hash = {source_hash} THEN 'dead' ELSE 'missing' END
+                   WHEN l.doc_id IS NOT NULL THEN 'stale'
+                   WHEN NOT ({untouched}) AND ({differs}) THEN 'stale'
+                   WHEN NOT ({is_whole}) THEN 'wrong_chunks'
+                   ELSE 'current'
+               END AS verdict
+        FROM {documents} AS d
+        LEFT JOIN {stored} AS v ON v.doc_id = {doc_id} {first_chunk}
+        LEFT JOIN embed_pipeline.dead_letters AS l
+            ON l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = {doc_id}
+        WHERE {in_range}
+    ) AS j
+) AS c
+
+-- name: orphans
+-- Of these ids, in the order of the store, those that are no document and that nothing pending is about.
+SELECT w.doc_id,
+       EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
+FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
+WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
+
+-- name: letters
+SELECT doc_id FROM embed_pipeline.dead_letters
+WHERE index_name = %(index)s AND version = %(version)s AND doc_id > %(after)s ORDER BY doc_id LIMIT %(limit)s

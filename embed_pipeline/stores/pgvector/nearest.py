@@ -1,0 +1,209 @@
+"""Search in a version's table: the k nearest documents, and none that is gone.
+
+The ANN index knows vectors: it is asked for more and more of them until they are of k documents that are there. When it has no more to
+give and they are not, every vector is compared, so that k documents are found wherever there are k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import psycopg
+from pgvector import HalfVector, Vector
+from psycopg import sql
+
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents.source import Source
+from embed_pipeline.embedders.protocol import Vectors
+from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
+from embed_pipeline.stores.protocol import Hit
+
+queries = Queries(__file__, "pgvector.sql")
+
+OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
+# Passages asked for in the first try, for each document wanted, and by how much more in each further one.
+FIRST, MORE = 4, 4
+# What pgvector allows for hnsw.ef_search.
+MOST_EF = 1000
+# So few documents are compared one by one: after a TRUNCATE, or where a filter leaves no more.
+FEW = 10_000
+# A filter that leaves so small a share of the documents is answered by them, not by the ANN index.
+SELECTIVE = 0.05
+
+NOBODY, PENDING, EVERYBODY = 0, 1, 2
+"""Whose hits are looked up: nobody's, those that are pending as removed, everybody's (embed_pipeline.doubtful)."""
+
+Mode = Literal["index", "all", "among"]
+Row = tuple[str, int, float, int | None, int | None, bool]
+
+
+class Nearest:
+    """Searches one version. Thread-safe: what it remembers is only where to begin."""
+
+    def __init__(self, version: Version, source: Source) -> None:
+        self._version = version
+        self._source = source
+        self._doubt = NOBODY
+        self._ef = int(version.spec.get("hnsw", {}).get("ef_search", 100))
+        self._parts: dict[str, sql.Composable] = {
+            "table": version.table,
+            "operator": sql.SQL(OPERATORS[version.distance]),
+            "vector_type": sql.Identifier(version.precision),
+        }
+
+    def search(
+        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, where: Mapping[str, Any] | None
+    ) -> list[Hit]:
+        """The `k` nearest documents, fewer only where there are no more."""
+        values: dict[str, Any] = {
+            "query": self._wrapped(query),
+            "index": self._version.index,
+            "version": self._version.name,
+        }
+        try:
+            if where:
+                return self._filtered(conn, values, k, where, exact)
+            return self._unfiltered(conn, values, k, exact)
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise ConfigurationError(
+                f"This role may not search here: {problem.diag.message_primary}.",
+                next_step=f"Grant it SELECT on all tables of the schema embed_pipeline, and on {self._source} when filtering.",
+            ) from problem
+        except psycopg.errors.UndefinedColumn as problem:
+            raise ConfigurationError(
+                f"{self._source} has no such column: {problem.diag.message_primary}.", next_step="Filter by one of its columns."
+            ) from problem
+
+    def _unfiltered(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool) -> list[Hit]:
+        mode: Mode = "all" if exact else "index"
+        asked = FIRST * k if self._version.is_chunked else k
+        looked = False
+        while True:
+            rows, doubt = self._ask(conn, mode, values | {"rows": asked})
+            gone = self._gone(conn, values, [row[0] for row in rows if row[5]])
+            hits = [hit for hit in _of_documents(rows) if hit.doc_id not in gone]
+            if len(hits) >= k or mode == "among":
+                return hits[:k]
+            if doubt == EVERYBODY and gone and not looked:
+                # After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
+                looked = True
+                present = self._present(conn)
+                if present is not None:
+                    mode, values, asked = "among", values | {"among": present}, EVERY_ROW
+                    continue
+            if len(rows) >= asked:
+                asked *= MORE
+            elif mode == "index":
+                mode = "all"
+            else:
+                return hits
+
+    def _ask(self, conn: psycopg.Connection, mode: Mode, values: dict[str, Any]) -> tuple[Sequence[Row], int]:
+        """The nearest vectors, each with whether it has to be looked up; and how much is doubted now.
+
+        One round trip. How much is doubted is asked before the vectors are looked at: what is worked off in between has taken its vectors
+        along. It is usually what it was a moment ago; where it is more, the vectors are asked for again.
+        """
+        while True:
+            doubt = self._doubt
+            among = queries("among_these" if mode == "among" else "among_all")
+            suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
+            with conn.transaction(), conn.pipeline():
+                conn.execute(queries("search_settings"), self._settings(values["rows"], mode))
+                doubted = conn.execute(queries("doubtful"), values)
+                found = conn.execute(queries("nearest", among=among, suspect=suspect, **self._parts), values)
+                rows = found.fetchall()
+                now = doubted.fetchone()
+            signal("search.found")
+            self._doubt = NOBODY if now is None or now[0] is None else now[0]
+            if self._doubt <= doubt:
+                return rows, doubt
+
+    def _filtered(
+        self, conn: psycopg.Connection, values: dict[str, Any], k: int, where: Mapping[str, Any], exact: bool
+    ) -> list[Hit]:
+        """The condition is asked of the documents themselves, so that none that is gone can meet it."""
+        documents, doc_id = self._source.identifier, self._source.doc_id()
+        condition = _equal(where, values)
+        mode: Mode = "all" if exact else "index"
+        asked = FIRST * k if self._version.is_chunked else k
+        among = queries(
+            "among_filtered",
+            documents=documents,
+            condition=condition,
+            key_is_wanted=self._source.key_matches(sql.SQL("v.doc_id")),
+        )
+        if self._is_selective(conn, condition, values):
+            query = queries("filtered_ids", documents=documents, condition=condition, doc_id=doc_id)
+            ids = [each for (each,) in conn.execute(query, values | {"most": FEW + 1})]
+            if len(ids) <= FEW:
+                mode, among, asked = "among", queries("among_these"), EVERY_ROW
+                values["among"] = ids
+        while True:
+            query = queries("nearest", among=among, suspect=queries("suspect_none"), **self._parts)
+            with conn.transaction(), conn.pipeline():
+                conn.execute(queries("search_settings"), self._settings(asked, mode))
+                found = conn.execute(query, values | {"rows": asked})
+                rows = found.fetchall()
+            hits = _of_documents(rows)
+            if len(hits) >= k or mode == "among":
+                return hits[:k]
+            if len(rows) >= asked:
+                asked *= MORE
+            elif mode == "index":
+                mode = "all"
+            else:
+                return hits
+
+    def _is_selective(self, conn: psycopg.Connection, condition: sql.Composable, values: dict[str, Any]) -> bool:
+        """What the planner expects: it has statistics of the columns, and nothing is read."""
+        query = queries("filtered_rows", documents=self._source.identifier, condition=condition)
+        row = conn.execute(query, values).fetchone()
+        assert row is not None
+        return float(row[0][0]["Plan"]["Plan Rows"]) <= FEW / 2
+
+    def _settings(self, rows: int, mode: Mode) -> dict[str, str]:
+        return {"ef_search": str(min(max(rows, self._ef), MOST_EF)), "index_scan": "off" if mode == "all" else "on"}
+
+    def _gone(self, conn: psycopg.Connection, values: Mapping[str, Any], suspects: list[str]) -> set[str]:
+        if not suspects:
+            return set()
+        row = conn.execute(queries("gone"), {**_names(values), "doc_ids": list(dict.fromkeys(suspects))}).fetchone()
+        assert row is not None
+        return set(row[0])
+
+    def _present(self, conn: psycopg.Connection) -> list[str] | None:
+        function = sql.Identifier("embed_pipeline", f"present_{self._version.index}")
+        row = conn.execute(queries("present", function=function), {"most": FEW}).fetchone()
+        return None if row is None else row[0]
+
+    def _wrapped(self, query: Vectors) -> Vector | HalfVector:
+        return HalfVector(query) if self._version.precision == "halfvec" else Vector(np.asarray(query, dtype=np.float32))
+
+
+EVERY_ROW = 2**31 - 1
+
+
+def _names(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"index": values["index"], "version": values["version"]}
+
+
+def _of_documents(rows: Sequence[Row]) -> list[Hit]:
+    """The first, so the nearest, passage of each document, nearest first."""
+    best: dict[str, Hit] = {}
+    for doc_id, chunk, distance, start, end, _ in rows:
+        best.setdefault(doc_id, Hit(doc_id, chunk, distance, start, end))
+    return list(best.values())
+
+
+def _equal(where: Mapping[str, Any], values: dict[str, Any]) -> sql.Composable:
+    conditions = []
+    for number, (column, value) in enumerate(where.items()):
+        name = f"where_{number}"
+        values[name] = value
+        conditions.append(sql.SQL("{} = {}").format(sql.Identifier("d", column), sql.Placeholder(name)))
+    return sql.SQL(" AND ").join(conditions)

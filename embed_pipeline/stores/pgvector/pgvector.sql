@@ -1,0 +1,180 @@
+-- name: create_table
+-- One row for each vector; that of chunk 0 is the document's row, which an insert competes for. The CHECKs pin the version: no other
+-- version's rows can ever stand here. `partition` and `epoch` name the backfill that wrote the row; NULL: a dual-write did.
+-- A passage is characters start to end of the document's text; NULL: the vector is of the whole document.
+CREATE TABLE {table} (
+    chunk         integer NOT NULL CHECK ({chunks_allowed}),
+    chunks        integer NOT NULL CHECK (chunk < chunks),
+    embedded_at   timestamptz NOT NULL DEFAULT now(),
+    epoch         integer,
+    partition     smallint,
+    passage_start integer,
+    passage_end   integer,
+    doc_id        text COLLATE "C" NOT NULL,
+    source_hash   bytea NOT NULL CHECK (length(source_hash) = 32),
+    model_name    text NOT NULL DEFAULT {model_name} CHECK (model_name = {model_name}),
+    model_version text NOT NULL DEFAULT {model_version} CHECK (model_version = {model_version}),
+    fingerprint   text NOT NULL DEFAULT {fingerprint} CHECK (fingerprint = {fingerprint}),
+    embedding     {vector_type} NOT NULL,
+    PRIMARY KEY (doc_id, chunk)
+)
+
+-- name: create_partition_index
+CREATE INDEX ON {table} (partition) WHERE partition IS NOT NULL
+
+-- name: vector_schema
+SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
+
+-- name: drop_table
+DROP TABLE IF EXISTS {table}
+
+-- name: missing
+-- In columns, not row by row: a text costs its client half as much.
+SELECT coalesce(array_agg(m.doc_id), ARRAY[]::text[]), coalesce(array_agg(m.text), ARRAY[]::text[])
+FROM (SELECT {doc_id} AS doc_id, {text} AS text FROM {documents} AS d
+      WHERE {in_range} {without_stored} {without_dead_letters} ORDER BY {key_columns}) AS m
+
+-- name: without_stored
+AND NOT EXISTS (SELECT FROM {table} AS v WHERE v.doc_id = {doc_id})
+
+-- name: commit_lazily
+-- Lost with the server, such a commit takes its claim or its partition's mark along, and comes again.
+SET LOCAL synchronous_commit = off
+
+-- name: wait_briefly
+-- Who is waited for is another worker, never the application.
+SELECT set_config('lock_timeout', %(milliseconds)s, true)
+
+-- name: copy
+COPY {table} (doc_id, chunk, chunks, source_hash, partition, epoch, embedding) FROM STDIN (FORMAT BINARY)
+
+-- name: copy_passages
+COPY {table} (doc_id, chunk, chunks, source_hash, partition, epoch, embedding, passage_start, passage_end) FROM STDIN (FORMAT BINARY)
+
+-- name: insert
+-- Of a backfill that another worker was ahead of: whoever has the row of chunk 0 has the document.
+INSERT INTO {table} (doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end, partition, epoch)
+SELECT w.*, %(partition)s::smallint, %(epoch)s::integer
+FROM unnest(%(doc_ids)b::text[], %(chunk)b::integer[], %(chunks)b::integer[], %(hashes)b::bytea[], %(embeddings)b::{vector_type}[],
+            %(starts)b::integer[], %(ends)b::integer[]) AS w(doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end)
+ORDER BY w.doc_id COLLATE "C", w.chunk
+{first_wins}
+
+-- name: first_wins
+ON CONFLICT (doc_id, chunk) DO NOTHING
+RETURNING doc_id
+
+-- name: upsert
+INSERT INTO {table} AS v (doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end)
+SELECT * FROM unnest(%(doc_ids)b::text[], %(chunk)b::integer[], %(chunks)b::integer[], %(hashes)b::bytea[], %(embeddings)b::{vector_type}[],
+                     %(starts)b::integer[], %(ends)b::integer[]) AS w(doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end)
+ORDER BY w.doc_id COLLATE "C", w.chunk
+ON CONFLICT (doc_id, chunk) DO UPDATE
+SET chunks = excluded.chunks, source_hash = excluded.source_hash, embedding = excluded.embedding, embedded_at = now(),
+    passage_start = excluded.passage_start, passage_end = excluded.passage_end, partition = NULL, epoch = NULL
+
+-- name: delete_further
+-- In a statement of its own, after the row of chunk 0 is taken: it sees what a backfill had committed by then.
+DELETE FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) AND chunk > 0
+
+-- name: delete
+DELETE FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[])
+
+-- name: stored_hashes
+SELECT doc_id, source_hash FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) AND chunk = 0
+
+-- name: whole_hashes
+-- With passages: of documents of which every passage is there.
+SELECT v.doc_id, v.source_hash FROM {table} AS v WHERE v.doc_id = ANY (%(doc_ids)s::text[]) AND v.chunk = 0 AND {is_whole}
+
+-- name: stored_ids
+SELECT DISTINCT doc_id FROM {table} WHERE doc_id > %(after)s ORDER BY doc_id LIMIT %(limit)s
+
+-- name: stored_ids_of_partition
+SELECT DISTINCT doc_id FROM {table} WHERE partition = %(partition)s
+
+-- name: differs
+v.source_hash <> {source_hash}
+
+-- name: untouched_since_horizon
+age(d.xmin) > age(%(horizon)s::text::xid8::xid) AND age(v.xmin) > age(%(horizon)s::text::xid8::xid)
+
+-- name: untouched_since_fill
+v.epoch = %(epoch)s AND v.partition = %(partition)s AND age(d.xmin) > age(%(horizon)s::text::xid8::xid)
+
+-- name: is_whole
+(SELECT count(*) FROM {table} AS c WHERE c.doc_id = v.doc_id) = v.chunks
+AND NOT EXISTS (SELECT FROM {table} AS c WHERE c.doc_id = v.doc_id AND (c.source_hash, c.chunks) IS DISTINCT FROM (v.source_hash, v.chunks))
+
+-- name: search_settings
+SELECT set_config('hnsw.ef_search', %(ef_search)s, true), set_config('hnsw.iterative_scan', 'strict_order', true),
+       set_config('enable_indexscan', %(index_scan)s, true)
+
+-- name: doubtful
+SELECT embed_pipeline.doubtful(%(index)s, %(version)s)
+
+-- name: gone
+SELECT embed_pipeline.gone(%(index)s, %(version)s, %(doc_ids)s::text[])
+
+-- name: present
+SELECT {function}(%(most)s)
+
+-- name: nearest
+SELECT v.doc_id, v.chunk, (v.embedding {operator} %(query)b::{vector_type})::double precision AS distance,
+       v.passage_start, v.passage_end, {suspect} AS suspect
+FROM {table} AS v
+WHERE {among}
+ORDER BY v.embedding {operator} %(query)b::{vector_type} LIMIT %(rows)s
+
+-- name: among_all
+true
+
+-- name: among_these
+v.doc_id = ANY (%(among)s::text[])
+
+-- name: among_filtered
+EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted} AND {condition})
+
+-- name: suspect_none
+false
+
+-- name: suspect_all
+true
+
+-- name: suspect_pending
+EXISTS (SELECT FROM embed_pipeline.pending AS p
+        WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = v.doc_id AND p.removed)
+
+-- name: filtered_rows
+EXPLAIN (FORMAT JSON) SELECT FROM {documents} AS d WHERE {condition}
+
+-- name: filtered_ids
+SELECT {doc_id} FROM {documents} AS d WHERE {condition} LIMIT %(most)s
+
+-- name: count
+SELECT count(*) FROM {table} WHERE chunk = 0
+
+-- name: count_vectors
+SELECT count(*) FROM {table}
+
+-- name: size
+SELECT coalesce(pg_total_relation_size(to_regclass(%(table)s)), 0)::bigint
+
+-- name: provenance_branch
+SELECT {index}::text AS index, {version}::text AS version, (v.doc_id COLLATE "default") AS doc_id, v.chunk, v.model_name, v.model_version,
+       v.fingerprint, encode(v.source_hash, 'hex') AS source_hash, v.embedded_at, v.passage_start, v.passage_end
+FROM {table} v
+
+-- name: empty_provenance
+SELECT NULL::text AS index, NULL::text AS version, NULL::text AS doc_id, NULL::integer AS chunk, NULL::text AS model_name,
+       NULL::text AS model_version, NULL::text AS fingerprint, NULL::text AS source_hash, NULL::timestamptz AS embedded_at,
+       NULL::integer AS passage_start, NULL::integer AS passage_end
+WHERE false
+
+-- name: replace_provenance
+CREATE OR REPLACE VIEW embed_pipeline.provenance AS {branches}
+
+-- name: labels
+SELECT count(*), count(*) FILTER (WHERE (model_name, model_version, fingerprint)
+                                        IS DISTINCT FROM (%(model_name)s, %(model_version)s, %(fingerprint)s))
+FROM {table}

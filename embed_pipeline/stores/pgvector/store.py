@@ -1,0 +1,296 @@
+"""pgvector: one table for each version, in the same database as the documents, so that every guard is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from embed_pipeline.catalog import dead_letters, partitions
+from embed_pipeline.catalog.partitions import Fence
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import queue
+from embed_pipeline.documents.queue import Claim
+from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange, within
+from embed_pipeline.documents.shape import Horizon
+from embed_pipeline.documents.slices import queries as slices
+from embed_pipeline.documents.source import Source
+from embed_pipeline.embedders.protocol import Vectors
+from embed_pipeline.errors import VersionRetired
+from embed_pipeline.postgres.connection import end_when_frozen, unhurried
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
+from embed_pipeline.stores import compare, protocol
+from embed_pipeline.stores.compare import Comparison, Stored
+from embed_pipeline.stores.pgvector import hnsw, nearest
+from embed_pipeline.stores.pgvector.writes import Writes
+from embed_pipeline.stores.protocol import (
+    AnnIndex,
+    Coverage,
+    EmbeddedBatch,
+    Filled,
+    Found,
+    Hit,
+    Labels,
+    MissingDocument,
+    StorePressure,
+)
+
+queries = Queries(__file__, "pgvector.sql")
+ledger = Queries(protocol.__file__, "ledger.sql")
+
+# Ids read at once: none of them is in memory with its vector.
+PORTION = 5_000
+
+
+class PgvectorStore:
+    """VersionStore over pgvector."""
+
+    def __init__(self, version: Version, source: Source) -> None:
+        self.version = version
+        self.source = source
+        self._writes = Writes(version)
+        self._nearest = nearest.Nearest(version, source)
+
+    # Tables
+
+    def prepare(self) -> None:
+        """Nothing: the table is made in the transaction that registers the version."""
+
+    def create(self, conn: psycopg.Connection) -> None:
+        version = self.version
+        pinned = {name: sql.Literal(getattr(version, name)) for name in ("model_name", "model_version", "fingerprint")}
+        row = conn.execute(queries("vector_schema")).fetchone()
+        assert row is not None
+        of_version = sql.SQL("{}({})").format(sql.Identifier(row[0], version.precision), sql.Literal(version.dimensions))
+        # Without a chunker there is no second vector of a document, whoever writes it.
+        allowed = sql.SQL("chunk >= 0" if version.is_chunked else "chunk = 0")
+        conn.execute(queries("create_table", table=version.table, vector_type=of_version, chunks_allowed=allowed, **pinned))
+        conn.execute(queries("create_partition_index", table=version.table))
+
+    def drop(self, conn: psycopg.Connection) -> None:
+        conn.execute(queries("drop_table", table=self.version.table))
+
+    def serve(self, generation: int) -> None:
+        """Nothing: every reader of the table learns from the catalog which it is."""
+
+    def pressure(self) -> StorePressure:
+        """Always go: what burdens PostgreSQL is watched by the throttle itself."""
+        return StorePressure()
+
+    def tables(self) -> tuple[sql.Identifier, ...]:
+        return (self.version.table,)
+
+    def close(self) -> None:
+        """Nothing: it has no connection of its own."""
+
+    def size_bytes(self, conn: psycopg.Connection) -> int:
+        row = conn.execute(queries("size"), {"table": self.version.table.as_string(conn)}).fetchone()
+        return int(row[0]) if row else 0
+
+    def count(self, conn: psycopg.Connection) -> int:
+        row = conn.execute(queries("count", table=self.version.table)).fetchone()
+        return int(row[0]) if row else 0
+
+    def labels(self, conn: psycopg.Connection) -> Labels:
+        version = self.version
+        values = {name: getattr(version, name) for name in ("model_name", "model_version", "fingerprint")}
+        row = conn.execute(queries("labels", table=version.table), values).fetchone()
+        return Labels(0, 0) if row is None else Labels(*row)
+
+    # Backfill
+
+    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
+        parts = self.source.parts()
+        # Usually there are none, and then a look at them for every document would be a tenth of the work.
+        letters = dead_letters.count(conn, self.version.index, self.version.name) > 0
+        nothing = sql.SQL("")
+        query = queries(
+            "missing",
+            in_range=_within(self.source, within),
+            without_dead_letters=ledger("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
+            if letters
+            else nothing,
+            without_stored=queries("without_stored", table=self.version.table, doc_id=parts["doc_id"]) if begun else nothing,
+            **{name: parts[name] for name in ("documents", "doc_id", "text", "key_columns")},
+        )
+        values = self._names() | {"lower": within.lower, "upper": within.upper}
+        with self._unless_retired(), conn.transaction():
+            conn.execute(slices("by_key"))
+            row = conn.execute(query, values, binary=True).fetchone()
+        assert row is not None
+        # Hashed here: the server is what a backfill has least of.
+        return [
+            MissingDocument(doc_id, text, sha256(text.encode("utf-8", "surrogatepass")).digest())
+            for doc_id, text in zip(*row, strict=True)
+        ]
+
+    def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
+        stored = self._whole_hashes(conn, batch.doc_ids)
+        return {doc_id for doc_id, digest in zip(batch.doc_ids, batch.hashes, strict=True) if stored.get(doc_id) == digest}
+
+    def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
+        if not len(batch):
+            return set()
+        with self._unless_retired():
+            written = self._writes.copy_new(conn, batch, fence)
+            if written is None:
+                written = self._writes.insert_by_rows(conn, batch, fence)
+        signal("store.committed")
+        return written
+
+    # Dual-write
+
+    def replace(self, conn: psycopg.Connection, claim: Claim, batch: EmbeddedBatch) -> set[str]:
+        if not len(batch):
+            return set()
+        with self._writing(conn):
+            mine = queue.lock_claimed(conn, claim, batch.doc_ids)
+            signal("replace.locked")
+            self._writes.upsert(conn, batch.only(set(mine)))
+            signal("replace.written")
+            dead_letters.forget(conn, self.version.index, self.version.name, mine)
+            queue.acknowledge(conn, claim, mine)
+        signal("store.committed")
+        return set(mine)
+
+    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
+        if not letters:
+            return set()
+        with self._writing(conn):
+            if isinstance(by, Fence):
+                partitions.hold(conn, by)
+                # Who has a vector by now needs no letter; what is wrong with either, the comparison of the partition finds.
+                aside = sorted(letters.keys() - self._stored_hashes(conn, sorted(letters)).keys())
+            else:
+                aside = queue.lock_claimed(conn, by, letters)
+                self._writes.delete(conn, aside)
+            signal("reject.locked")
+            dead_letters.add(conn, self.version.index, self.version.name, {doc_id: letters[doc_id] for doc_id in aside})
+            if isinstance(by, Claim):
+                queue.acknowledge(conn, by, aside)
+        return set(aside)
+
+    def settle(self, conn: psycopg.Connection, claim: Claim, current: Mapping[str, bytes]) -> set[str]:
+        with self._writing(conn):
+            # A worker whose claim was taken over settles nothing: what it read is older than what the new owner does.
+            mine = queue.lock_claimed(conn, claim, claim.seqs)
+            signal("settle.locked")
+            stored = self._whole_hashes(conn, mine)
+            gone = [doc_id for doc_id in mine if doc_id not in current]
+            done = [doc_id for doc_id in mine if doc_id not in current or stored.get(doc_id) == current[doc_id]]
+            self._writes.delete(conn, gone)
+            # Also of what stands there already: a backfill may have written it after its text was mended.
+            dead_letters.forget(conn, self.version.index, self.version.name, done)
+            queue.acknowledge(conn, claim, done)
+        return set(done)
+
+    # Verification
+
+    def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
+        after = ""
+        while True:
+            with self._unless_retired():
+                rows = conn.execute(
+                    queries("stored_ids", table=self.version.table), {"after": after, "limit": PORTION}
+                ).fetchall()
+            ids = [doc_id for (doc_id,) in rows]
+            if ids:
+                yield ids
+            if len(ids) < PORTION:
+                return
+            after = ids[-1]
+
+    def compare(
+        self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
+    ) -> Found:
+        untouched = sql.SQL("false") if since is None else queries("untouched_since_horizon")
+        comparison = self._comparison(conn, untouched, {} if since is None else {"horizon": since.xmin})
+        for each in ranges:
+            comparison.documents(each)
+        if orphans:
+            comparison.orphans(self.stored_ids(conn))
+        return comparison.found
+
+    def compare_partition(self, conn: psycopg.Connection, partition: KeyRange, filled: Filled | None) -> Found:
+        values = {} if filled is None else {"horizon": filled.horizon.xmin, "epoch": filled.fence.epoch}
+        number = int(partition.partition)
+        untouched = sql.SQL("false") if filled is None else queries("untouched_since_fill")
+        comparison = self._comparison(conn, untouched, values | {"partition": number})
+        comparison.documents(partition)
+        with self._unless_retired():
+            query = queries("stored_ids_of_partition", table=self.version.table)
+            ids = [doc_id for (doc_id,) in conn.execute(query, {"partition": number})]
+        comparison.orphans(ids[start : start + PORTION] for start in range(0, len(ids), PORTION))
+        return comparison.found
+
+    def coverage(self, conn: psycopg.Connection, since: Horizon | None = None) -> Coverage:
+        found = self.compare(conn, [ALL_KEYS], orphans=True, since=since)
+        with self._unless_retired(), unhurried(conn):
+            row = conn.execute(queries("count_vectors", table=self.version.table)).fetchone()
+        assert row is not None
+        return found.coverage(vectors=row[0])
+
+    def _comparison(self, conn: psycopg.Connection, untouched: sql.Composable, values: dict[str, Any]) -> Comparison:
+        stored = Stored(
+            relation=self.version.table,
+            differs=queries("differs", source_hash=self.source.source_hash()),
+            untouched=untouched,
+            is_whole=queries("is_whole", table=self.version.table) if self.version.is_chunked else sql.SQL("true"),
+            first_chunk=sql.SQL("AND v.chunk = 0"),
+            values=values,
+        )
+        return compare.Comparison(conn, self.source, self.version, stored)
+
+    # ANN index and search
+
+    def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:
+        return hnsw.find(conn, self.version)
+
+    def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
+        return hnsw.build(conn, self.version, progress)
+
+    def search(
+        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
+    ) -> list[Hit]:
+        return self._nearest.search(conn, query, k, exact=exact, where=where)
+
+    @contextmanager
+    def _writing(self, conn: psycopg.Connection) -> Iterator[None]:
+        """One write transaction. It ends by itself when its worker freezes."""
+        with self._unless_retired(), conn.transaction():
+            end_when_frozen(conn)
+            conn.execute(queries("commit_lazily"))
+            yield
+
+    @contextmanager
+    def _unless_retired(self) -> Iterator[None]:
+        """VersionRetired when the version's table has gone while work for it was under way."""
+        try:
+            yield
+        except psycopg.errors.UndefinedTable as gone:
+            raise VersionRetired(
+                f"Version {self.version.name} of {self.version.index} was retired meanwhile; nothing more is written to it.",
+                next_step=f"Run: embed-pipeline status {self.version.index}",
+            ) from gone
+
+    def _stored_hashes(self, conn: psycopg.Connection, doc_ids: list[str]) -> dict[str, bytes]:
+        query = queries("stored_hashes", table=self.version.table)
+        return {doc_id: bytes(digest) for doc_id, digest in conn.execute(query, {"doc_ids": doc_ids})}
+
+    def _whole_hashes(self, conn: psycopg.Connection, doc_ids: list[str]) -> dict[str, bytes]:
+        if not self.version.is_chunked:
+            return self._stored_hashes(conn, doc_ids)
+        query = queries("whole_hashes", table=self.version.table, is_whole=queries("is_whole", table=self.version.table))
+        return {doc_id: bytes(digest) for doc_id, digest in conn.execute(query, {"doc_ids": doc_ids})}
+
+    def _names(self) -> dict[str, Any]:
+        return {"index": self.version.index, "version": self.version.name}
+
+
+def _within(source: Source, part: KeyRange) -> sql.Composable:
+    return within(source, part.lower is not None, part.upper is not None, after=False)
