@@ -1,4 +1,4 @@
-# Every target sets up what it needs in .venv; a fresh machine needs Python 3.11 or later and make, nothing else.
+# Every target sets up what it needs in .venv; a fresh machine needs Python 3.11 or later and make, and git for the tests.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -36,6 +36,10 @@ lint: $(READY) ## formatting, lint rules, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+.PHONY: docs
+docs: $(READY) ## write the tables of docs/races.md and docs/faults.md from the patches in tests/mutations
+	$(BIN)/python -m tests.mutations.pages
 
 .PHONY: dev
 dev: $(READY) ## the Dagster UI on the same index as the demo

@@ -18,7 +18,6 @@ from tests.faults.campaign.declared import with_parameter
 from tests.faults.campaign.load import Load
 from tests.faults.campaign.scenario import Campaign
 from tests.harness.strikes import SEED
-from tests.mutations.conftest import place, preloaded  # noqa: F401  (fixtures)
 
 
 @pytest.fixture
