@@ -139,7 +139,7 @@ def test_two_workers_share_the_queue(app: psycopg.Connection, open_stored: Open)
     # What a worker has given back, because another one was in its way, comes round again a moment later.
     deadline = time.monotonic() + 20
     while any(result.pending for result in dual_write.sync(index)) and time.monotonic() < deadline:
-        time.sleep(dual_write.RETRY_SECONDS)
+        time.sleep(dual_write.LOOK_AGAIN_SECONDS)
     settle(index)
     assert hashes(index, app, "v1") == hashes(index, app, "v2") == wanted(app)
 
