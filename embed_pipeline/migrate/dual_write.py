@@ -41,8 +41,11 @@ T = TypeVar("T")
 FIRST, MOST = 32, 2_000
 # While others hold all that is left.
 LOOK_AGAIN_SECONDS = 0.02
-# A drain gives up when so long none of its documents was done.
+# A drain gives up when so long none of its documents was done, and when it has seen for so long that it will take longer than anybody
+# waits for a cutover.
 STALL_SECONDS = 60.0
+JUDGED_SECONDS = 10.0
+LONGEST_DRAIN_SECONDS = 600.0
 
 # Another transaction got in the way; the claim comes round again. Everything else is a real failure.
 RETRIED = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
@@ -96,12 +99,42 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
         return list(pool.map(lambda version: drain_isolated(index, version, mark, deadline, waiting), live))
 
 
-def drain(index: OpenIndex, name: str, mark: int, stall_seconds: float = STALL_SECONDS) -> int:
-    """Work until nothing from before `mark` is pending for one version; returns what still is when none was done for so long."""
+@dataclass(frozen=True)
+class Drained:
+    """What a drain left of the documents that had waited since before its mark, and how fast it was."""
+
+    left: int
+    done: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Documents a second."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether what is left would take longer than anybody waits for a cutover."""
+        return self.done > 0 and self.left > self.rate * LONGEST_DRAIN_SECONDS
+
+
+def drain(index: OpenIndex, name: str, mark: int) -> Drained:
+    """Work until nothing from before `mark` is pending for one version.
+
+    Gives up when none of it was done for STALL_SECONDS, or when it can be told that the rest takes longer than LONGEST_DRAIN_SECONDS.
+    """
     with Line(index) as line:
         version = line.repeat(lambda conn: index.version(conn, name))
         work = Work(line, index, version, VersionSync(name))
-        return work.until(mark, None, stall_seconds)
+        before = line.repeat(lambda conn: queue.pending(conn, index.name, name, mark))
+        started = time.monotonic()
+
+        def slow(left: int) -> bool:
+            seconds = time.monotonic() - started
+            return seconds > JUDGED_SECONDS and Drained(left, before - left, seconds).is_slow
+
+        left = work.until(mark, None, slow)
+        return Drained(left, before - left, time.monotonic() - started)
 
 
 def in_order(live: list[Version]) -> list[Version]:
@@ -137,8 +170,9 @@ class Work:
     result: VersionSync
     leases: Leases = field(default_factory=Leases)
 
-    def until(self, mark: int, deadline: float | None, stall_seconds: float = STALL_SECONDS) -> int:
-        """Work until nothing from before `mark` is left, and return what is left when the time is over or none was done for so long."""
+    def until(self, mark: int, deadline: float | None, enough: Callable[[int], bool] = lambda left: False) -> int:
+        """Work until nothing from before `mark` is left, and return what is when the time is over, `enough` says so, or none of it was done
+        for STALL_SECONDS."""
         least, moved = queue.EVERYTHING, time.monotonic()
         while True:
             claimed = self.batch(mark)
@@ -147,7 +181,7 @@ class Work:
             now = time.monotonic()
             if left < least:
                 least, moved = left, now
-            if left == 0 or now - moved > stall_seconds or (deadline is not None and now > deadline):
+            if left == 0 or enough(left) or now - moved > STALL_SECONDS or (deadline is not None and now > deadline):
                 return left
             if not claimed and not self.free_dead():
                 signal("drain.waiting")
