@@ -148,7 +148,15 @@ def drain_isolated(index: OpenIndex, version: Version, mark: int, deadline: floa
     before = index.spent(version.name, "dual-write")
     try:
         with failures.as_sentences(), Line(index, waiting) as line:
-            Work(line, index, version, result).until(mark, deadline)
+            work = Work(line, index, version, result)
+            try:
+                work.until(mark, deadline)
+            except EmbedderError:
+                # What is gone needs no model.
+                with suppress(EmbedderError):
+                    while work.batch(mark, only_removed=True):
+                        pass
+                raise
     except VersionRetired:
         result.pending = 0  # Nobody wants its vectors any more: the work is over, not failed.
     except EmbedPipelineError as problem:
@@ -205,22 +213,20 @@ class Work:
             return 0
         signal("dual_write.claimed")
         problem: BaseException | None = None
-        done: set[str] = set()
         try:
-            done = self._work(claim)
+            self._work(claim)
         except RETRIED:
             self.result.retried += 1
         except (EmbedderError, StoreUnavailable, psycopg.Error) as failed:
             problem = failed
-        left = [doc_id for doc_id in claim.seqs if doc_id not in done]
         if problem is None:
-            self._end(claim, left, None)
+            self._end(claim, None)
             return len(claim.seqs)
         with suppress(psycopg.Error):
-            self._end(claim, left, str(problem))
+            self._end(claim, str(problem))
         raise problem
 
-    def _work(self, claim: Claim) -> set[str]:
+    def _work(self, claim: Claim) -> None:
         line, index, version = self.line, self.index, self.version
         store = index.store(version)
         current = line.repeat(lambda conn: documents_source.read_current(conn, index.source, list(claim.seqs)))
@@ -230,7 +236,7 @@ class Work:
         self.result.settled += len(settled)
         todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
         if not todo:
-            return settled
+            return
         embedder = index.embedder_of(version)
         # Deletes are handled above, so they go on where nothing may be embedded.
         if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
@@ -238,21 +244,19 @@ class Work:
         urgency = Urgency.SERVING if version.state == "active" else Urgency.LIVE
         parts = _parts(embedder, todo)
         asked = [partial(self._embed, embedder, part, urgency) for part in parts]
-        done = set(settled)
         problem: BaseException | None = None
         for embedding in self._embed_and_hold(asked, embedder.spec.calls_in_flight, claim):
             try:
                 batch, letters, _ = embedding.result()
-                done |= self._write(claim, batch, letters)
+                self._write(claim, batch, letters)
             except (EmbedderError, *RETRIED) as failed:
                 # What the other requests brought is paid for, and is written all the same.
                 problem = problem or failed
                 kept = paid_for(failed)
                 if kept is not None:
-                    done |= self._write(claim, kept.batch, kept.letters)
+                    self._write(claim, kept.batch, kept.letters)
         if problem is not None:
             raise problem
-        return done
 
     def _embed(
         self, embedder: VersionEmbedder, part: list[tuple[str, str, bytes]], urgency: Urgency
@@ -263,7 +267,7 @@ class Work:
             _sizes(self.index, self.version).took(len(part), time.monotonic() - started)
         return gathered
 
-    def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, tuple[bytes, str]]) -> set[str]:
+    def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, tuple[bytes, str]]) -> None:
         store = self.index.store(self.version)
         self.result.tokens += batch.tokens
         signal("dual_write.embedded")
@@ -273,7 +277,6 @@ class Work:
         rejected = self.line.repeat(lambda conn: store.reject(conn, claim, letters))
         self.result.written += len(written)
         self.result.rejected += len(rejected)
-        return written | rejected
 
     def _embed_and_hold(self, asked: Sequence[Callable[[], T]], calls: int, claim: Claim) -> list[Future[T]]:
         """Embed outside any transaction, and count on meanwhile: otherwise workers steal a slow batch from each other indefinitely, and pay
@@ -284,13 +287,12 @@ class Work:
                 self.line.repeat(lambda conn: queue.beat(conn, claim))
             return embedding
 
-    def _end(self, claim: Claim, doc_ids: list[str], error: str | None) -> None:
-        """Give back what was not done, and end the claim: nothing stays held after this."""
+    def _end(self, claim: Claim, error: str | None) -> None:
+        """Give back what is still claimed, and end the claim: nothing stays held after this."""
 
         def give_back(conn: psycopg.Connection) -> None:
             with conn.transaction():
-                if doc_ids:
-                    queue.release(conn, claim, doc_ids, error=error)
+                queue.release(conn, claim, claim.seqs, error=error)
                 queue.end_claim(conn, claim)
 
         self.line.repeat(give_back)
