@@ -25,6 +25,7 @@ from embed_pipeline.migrate.open_index import opened
 
 VERSIONS = ("v1", "v2")
 SETTINGS = {"shared_preload_libraries": "pg_stat_statements", "max_wal_size": "8GB"}
+DEADLINE_SECONDS = 120.0
 # The worker's statements about what waits, the slowest first; those of the application and of its triggers are none of them.
 SLOWEST = """
 SELECT query, calls, max_exec_time, mean_exec_time FROM pg_stat_statements
@@ -71,7 +72,7 @@ def _like(query: str, pattern: str) -> bool:
 
 
 def _first_claim(running: Stage, number: int, wanted: argparse.Namespace) -> tuple[float, list[tuple[str, int, float, float]]]:
-    """Milliseconds from the commit to the first call of the model, and what took long until `seconds` were over."""
+    """Milliseconds from the commit to the first call of the model, and what took long until `seconds` after that."""
     url, calls = running.fresh(running.documents(1, wanted.length)), running.folder / f"calls_{number}"
     with stage.connected(url) as conn, opened(stage.declared(url, *VERSIONS, **_noted(calls))) as index:
         conn.execute("CREATE EXTENSION pg_stat_statements")
@@ -87,11 +88,21 @@ def _first_claim(running: Stage, number: int, wanted: argparse.Namespace) -> tup
             with conn.cursor().copy("COPY documents FROM STDIN") as stream:
                 stream.write(payload)
             committed = time.monotonic()
+            first = _first_call(calls, committed)
             time.sleep(wanted.seconds)
             found = conn.execute(SLOWEST, ([f"%{name}%" for name in tables.WAITING],)).fetchall()
     running.forget(url)
-    first = next((when for when, _ in called(calls) if when > committed), None)
-    return (float("inf") if first is None else 1_000 * (first - committed)), found
+    return 1_000 * (first - committed), found
+
+
+def _first_call(calls: Path, since: float) -> float:
+    """When the model was first asked for a text after `since`, waited for."""
+    while time.monotonic() < since + DEADLINE_SECONDS:
+        for when, _ in called(calls):
+            if when > since:
+                return when
+        time.sleep(0.05)
+    raise SystemExit(f"Nobody began within {DEADLINE_SECONDS:.0f} s.")
 
 
 def _noted(calls: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Stage:
         """The name of a template whose table `documents` holds ids 1 to `count` with texts of `length` characters."""
         name = f"documents_{count}_{length}"
         if name not in self._templates:
-            with self._connected(self._create(name, "template1")) as conn:
+            with _administer(self._create(name, "template1")) as conn:
                 conn.execute("CREATE EXTENSION vector")
                 conn.execute("CREATE TABLE documents (id bigint PRIMARY KEY, body text NOT NULL)")
                 insert = sql.SQL("INSERT INTO documents SELECT n, {} FROM generate_series(1, {}) AS n")
@@ -58,7 +58,7 @@ class Stage:
     def fresh(self, template: str) -> str:
         """The URL of a copy of `template`, its documents read once and everything on disk."""
         self._made += 1
-        with self._connected(self._create(f"run_{self._made}", template)) as conn:
+        with _administer(self._create(f"run_{self._made}", template)) as conn:
             conn.execute("SELECT sum(length(body)) FROM documents")
             conn.execute("CHECKPOINT")
         return self.server.url(f"run_{self._made}")
@@ -70,19 +70,14 @@ class Stage:
 
     def forget(self, url: str) -> None:
         """Drop a database when nobody needs it any more."""
-        with self._connected(self.server.url("postgres")) as conn:
+        with _administer(self.server.url("postgres")) as conn:
             conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self.template(url))))
 
     def _create(self, name: str, template: str) -> str:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
-        with self._connected(self.server.url("postgres")) as conn:
+        with _administer(self.server.url("postgres")) as conn:
             conn.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         return self.server.url(name)
-
-    @contextmanager
-    def _connected(self, url: str) -> Iterator[psycopg.Connection]:
-        with psycopg.connect(url, autocommit=True) as conn:
-            yield conn
 
 
 @contextmanager
@@ -114,6 +109,11 @@ def options(about: str | None, **sizes: Sizes) -> argparse.Namespace:
         if getattr(given, name) is None:
             setattr(given, name, full if given.full else small)
     return given
+
+
+def _administer(url: str) -> psycopg.Connection[Any]:
+    """Without pgvector's types, which a database may not have yet."""
+    return psycopg.connect(url, autocommit=True)
 
 
 def body(length: int) -> sql.Composed:

@@ -57,7 +57,7 @@ def _compare(running: Stage, python: Path, indexed: bool, wanted: argparse.Names
     template = _searched(running, indexed, wanted)
     found: dict[str, list[Run]] = defaultdict(list)
     for number in range(wanted.rounds):
-        # None of ours is theirs.
+        # 0 processes of ours: vecshift.
         for processes in (0, 1, 2) if number % 2 == 0 else (2, 1, 0):
             url = running.fresh(template)
             if processes:
