@@ -4,39 +4,16 @@ of 50 ms must get through: no statement of ours holds it for longer than half of
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psycopg
 
 from embed_pipeline.documents.ranges import KeyRange, within
+from embed_pipeline.documents.slice_size import SliceSize as SliceSize
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres.queries import Queries
 
 queries = Queries(__file__, "slices.sql")
-
-LONGEST_SECONDS = 0.025
-# Aimed at: a machine whose cores are busy takes longer than it did the time before.
-TARGET_SECONDS = 0.008
-
-
-class SliceSize:
-    """How many rows a statement may read: follows the time that statements take."""
-
-    def __init__(self, first: int = 500, most: int = 20_000) -> None:
-        self._most = most
-        self.rows = first
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Learn from the statement in the block."""
-        started = time.monotonic()
-        yield
-        seconds = max(time.monotonic() - started, 1e-4)
-        wanted = self.rows * TARGET_SECONDS / seconds
-        # Down at once, up gently: one slow statement is one too many.
-        self.rows = max(16, int(min(wanted, 2 * self.rows, self._most)))
 
 
 class KeySlices:

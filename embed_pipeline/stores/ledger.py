@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 import psycopg
 from psycopg import sql
 
@@ -11,7 +9,8 @@ from embed_pipeline.catalog import dead_letters
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.ranges import KeyRange, within
 from embed_pipeline.documents.slices import queries as slices
-from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.source import Source, hash_of
+from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.stores.protocol import MissingDocument
 
@@ -36,11 +35,8 @@ def missing(
     )
     values = {"index": version.index, "version": version.name, "lower": part.lower, "upper": part.upper}
     with conn.transaction():
+        end_when_frozen(conn)
         conn.execute(slices("by_key"))
         row = conn.execute(query, values, binary=True).fetchone()
     assert row is not None
-    # Hashed here: the server is what a backfill has least of.
-    return [
-        MissingDocument(doc_id, text, sha256(text.encode("utf-8", "surrogatepass")).digest())
-        for doc_id, text in zip(*row, strict=True)
-    ]
+    return [MissingDocument(doc_id, text, hash_of(text)) for doc_id, text in zip(*row, strict=True)]

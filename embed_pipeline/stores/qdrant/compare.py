@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,17 +19,16 @@ from qdrant_client import models
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
 from embed_pipeline.documents.ranges import KeyRange
-from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare as sliced
 from embed_pipeline.stores.protocol import Found
 from embed_pipeline.stores.qdrant.configuration import params_of
-from embed_pipeline.stores.qdrant.documents import queries
+from embed_pipeline.stores.qdrant.documents import looking, queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, Stored, stored
+from embed_pipeline.stores.qdrant.points import KEY, PointId, Stored, stored
 from embed_pipeline.stores.qdrant.writes import read_points
 
 PAGE = 1_000
@@ -71,6 +70,7 @@ class Comparing:
         self._place = place
         self._version = version
         self._source = source
+        self._seen: set[PointId] = set()
 
     def see_everything(self) -> None:
         """Every point that has the version's vector."""
@@ -88,13 +88,22 @@ class Comparing:
                 for page in _scroll(self._engine, self._place, those, self._wanted_vectors()):
                     self._copy(page)
 
+    def see_filled(self, partition: KeyRange) -> None:
+        """What backfills of one partition have written and nobody since; also of documents that are gone."""
+        by = models.FieldCondition(
+            key=f"{KEY}.versions.{self._version.name}.partition", match=models.MatchValue(value=int(partition.partition))
+        )
+        those = models.Filter(must=[models.HasVectorCondition(has_vector=self._place.vector), by])
+        for page in _scroll(self._engine, self._place, those, self._wanted_vectors()):
+            self._copy(page)
+
     def vectors(self) -> int:
         """How many were seen."""
         row = self._conn.execute(queries("count_seen")).fetchone()
         assert row is not None
         return int(row[0])
 
-    def seen_ids(self) -> Iterator[list[str]]:
+    def _seen_ids(self) -> Iterator[list[str]]:
         """The ids of what was seen, in portions."""
         after = ""
         while True:
@@ -106,8 +115,8 @@ class Comparing:
                 return
             after = ids[-1]
 
-    def compare(self, ranges: Sequence[KeyRange], orphans: Iterable[Sequence[str]] | None) -> Found:
-        """Compare the documents of these ranges with what was seen, and find those of `orphans` that are no documents."""
+    def compare(self, ranges: Sequence[KeyRange], *, orphans: bool) -> Found:
+        """Compare the documents of these ranges with what was seen; `orphans`: find also what was seen and is no document."""
         self._conn.execute(queries("index_seen"))
         self._conn.execute(queries("analyze_seen"))
         signal("qdrant.seen")
@@ -121,8 +130,8 @@ class Comparing:
         comparison = sliced.Comparison(self._conn, self._source, self._version, stored)
         for each in ranges:
             comparison.documents(each)
-        if orphans is not None:
-            comparison.orphans(orphans)
+        if orphans:
+            comparison.orphans(self._seen_ids())
         self._look_again(comparison.found)
         return comparison.found
 
@@ -132,8 +141,10 @@ class Comparing:
 
     def _copy(self, page: list[Stored]) -> None:
         """In a transaction for each page: none is open while Qdrant is asked for the next one."""
+        new = [point for point in page if point.id not in self._seen]
+        self._seen.update(point.id for point in new)
         with self._conn.cursor() as cursor, cursor.copy(queries("copy_seen")) as copy:
-            for point in page:
+            for point in new:
                 copy.write_row(_row(point, self._place, self._version))
 
     def _look_again(self, found: Found) -> None:
@@ -164,8 +175,7 @@ class Comparing:
         parts = self._source.parts()
         query = queries("expected", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
         values = {"index": self._version.index, "version": self._version.name, "doc_ids": list(doc_ids)}
-        with self._conn.transaction():
-            self._conn.execute(slices("by_key"))
+        with looking(self._conn):
             rows = self._conn.execute(query, values).fetchall()
         found: dict[str, str] = {}
         for doc_id, pending, *expected in rows:
@@ -188,19 +198,7 @@ class Expected(NamedTuple):
 
 def stored_ids(engine: Engine, place: Place) -> Iterator[list[str]]:
     """The ids of the documents that have the version's vector, in portions."""
-    return _ids(engine, place, _with_vector(place))
-
-
-def filled_ids(engine: Engine, place: Place, version: Version, partition: KeyRange) -> Iterator[list[str]]:
-    """The ids of what backfills of one partition have written, and nobody since."""
-    by = models.FieldCondition(
-        key=f"{KEY}.versions.{version.name}.partition", match=models.MatchValue(value=int(partition.partition))
-    )
-    return _ids(engine, place, models.Filter(must=[models.HasVectorCondition(has_vector=place.vector), by]))
-
-
-def _ids(engine: Engine, place: Place, wanted: models.Filter) -> Iterator[list[str]]:
-    for page in _scroll(engine, place, wanted, vectors=False, payload=f"{KEY}.doc_id"):
+    for page in _scroll(engine, place, _with_vector(place), vectors=False, payload=f"{KEY}.doc_id"):
         yield [_doc_id(point) for point in page]
 
 

@@ -52,10 +52,14 @@ v.source_hash IS DISTINCT FROM encode({source_hash}, 'hex') OR v.fingerprint IS 
 OR v.payload_hash IS DISTINCT FROM encode(sha256(convert_to({payload}::text, 'UTF8')), 'hex')
 
 -- name: expected
--- What a second look compares with: one document as it is, whether something pending is about it, and the text of its dead letter.
+-- What a second look compares with: one document as it is, whether something that is announced is about it, and the text of its dead letter.
+WITH announced AS MATERIALIZED (
+    SELECT u.doc_id COLLATE "C" AS doc_id FROM embed_pipeline.inbox i CROSS JOIN unnest(i.doc_ids) AS u(doc_id)
+    WHERE i.index_name = %(index)s
+)
 SELECT w.doc_id,
-       EXISTS (SELECT FROM embed_pipeline.pending p
-               WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id),
+       EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
+       OR w.doc_id COLLATE "C" IN (SELECT a.doc_id FROM announced a),
        d.is_there IS NOT NULL, encode({source_hash}, 'hex'), encode(sha256(convert_to({payload}::text, 'UTF8')), 'hex'),
        (SELECT encode(l.source_hash, 'hex') FROM embed_pipeline.dead_letters l
         WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = w.doc_id)

@@ -261,21 +261,21 @@ class QdrantStore:
             return Found()
         with self._comparing(conn) as comparing:
             comparing.see_everything()
-            return comparing.compare(ranges, comparing.seen_ids() if orphans else None)
+            return comparing.compare(ranges, orphans=orphans)
 
     def compare_partition(self, conn: psycopg.Connection, partition: KeyRange, filled: Filled | None) -> Found:
-        """The first run at a partition has announced its orphans itself, one that lives to compare it: only then Qdrant is not
-        made to look through all points for those of the partition."""
-        is_first = filled is not None and filled.fence.epoch == 1
+        """The first run at a partition has announced its orphans itself, if it is the one that compares: only then Qdrant does not have
+        to look through all points for those of the partition."""
         with self._comparing(conn) as comparing:
             comparing.see_documents(partition)
-            orphans = iter(()) if is_first else compare_points.filled_ids(self._engine, self.place, self.version, partition)
-            return comparing.compare([partition], orphans)
+            if filled is None or filled.fence.epoch > 1:
+                comparing.see_filled(partition)
+            return comparing.compare([partition], orphans=True)
 
     def coverage(self, conn: psycopg.Connection, since: Horizon | None = None) -> Coverage:
         with self._comparing(conn) as comparing:
             comparing.see_everything()
-            found = comparing.compare([ALL_KEYS], comparing.seen_ids()).coverage(comparing.vectors())
+            found = comparing.compare([ALL_KEYS], orphans=True).coverage(comparing.vectors())
         if not found.differences:
             self._sweep(conn)
         return found
@@ -312,6 +312,9 @@ class QdrantStore:
         condition = nearest.condition(self.source, where) if where else None
         with self._points.unless_retired():
             return self._nearest.search(conn, query, k, exact=exact, condition=condition)
+
+    def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
+        return [self.search(conn, query, k, exact=True) for query in queries]
 
 
 @contextmanager
