@@ -86,6 +86,7 @@ class Comparing:
                     must=[models.HasVectorCondition(has_vector=self._place.vector), models.HasIdCondition(has_id=wanted)]
                 )
                 for page in _scroll(self._engine, self._place, those, self._wanted_vectors()):
+                    self._seen.update(point.id for point in page)
                     self._copy(page)
 
     def see_filled(self, partition: KeyRange) -> None:
@@ -95,7 +96,7 @@ class Comparing:
         )
         those = models.Filter(must=[models.HasVectorCondition(has_vector=self._place.vector), by])
         for page in _scroll(self._engine, self._place, those, self._wanted_vectors()):
-            self._copy(page)
+            self._copy([point for point in page if point.id not in self._seen])
 
     def vectors(self) -> int:
         """How many were seen."""
@@ -141,10 +142,8 @@ class Comparing:
 
     def _copy(self, page: list[Stored]) -> None:
         """In a transaction for each page: none is open while Qdrant is asked for the next one."""
-        new = [point for point in page if point.id not in self._seen]
-        self._seen.update(point.id for point in new)
         with self._conn.cursor() as cursor, cursor.copy(queries("copy_seen")) as copy:
-            for point in new:
+            for point in page:
                 copy.write_row(_row(point, self._place, self._version))
 
     def _look_again(self, found: Found) -> None:
