@@ -17,6 +17,8 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
+from embed_pipeline.errors import Stopped
+from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -78,8 +80,13 @@ class Distributor:
             self.distribute(conn)
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": last}).fetchone()
             # What is left another distributor has in its hands.
-            if left is None or not left[0] or time.monotonic() > deadline:
+            if left is None or not left[0]:
                 return queue.next_seq(conn)
+            if time.monotonic() > deadline:
+                raise Stopped(
+                    f"Another worker has held changes of {self._index} for {deadline_seconds:.0f} s without handing them on.",
+                    next_step="Look for a frozen embed-pipeline process (pg_stat_activity), and run the same command again.",
+                )
             time.sleep(0.01)
 
     def _piece(self, conn: psycopg.Connection) -> tuple[int, int]:
@@ -140,6 +147,8 @@ class Distributor:
             signal("inbox.known")
             for stored in self._stored(conn, version):
                 self._announce_gone(conn, version, stored)
+                # A large table takes a while, and what comes meanwhile does not wait for it.
+                self._piece(conn)
         conn.execute(queries("forget"), {"ids": [row]})
 
     def _announce_gone(self, conn: psycopg.Connection, version: str, doc_ids: list[str]) -> None:
@@ -216,4 +225,5 @@ def announce_again(conn: psycopg.Connection, source: Source, index: str, version
 
 
 def _begin(conn: psycopg.Connection) -> None:
+    end_when_frozen(conn)
     conn.execute(queries("begin"), {"milliseconds": str(LOCK_WAIT_MS)})

@@ -19,13 +19,19 @@ queries = Queries(__file__, "slices.sql")
 LONGEST_SECONDS = 0.025
 # Aimed at: a machine whose cores are busy takes longer than it did the time before.
 TARGET_SECONDS = 0.008
+LEAST = 64
 
 
 class SliceSize:
-    """How many rows a statement may read: follows the time that statements take."""
+    """How many rows a statement may read: as many as one reads in TARGET_SECONDS.
+
+    Follows the best of the last statements: a busy machine holds one up now and then, and tiny ones would only cost it more. One that
+    really took too long counts at once.
+    """
 
     def __init__(self, first: int = 500, most: int = 20_000) -> None:
         self._most = most
+        self._rate = 0.0
         self.rows = first
 
     @contextmanager
@@ -34,9 +40,9 @@ class SliceSize:
         started = time.monotonic()
         yield
         seconds = max(time.monotonic() - started, 1e-4)
-        wanted = self.rows * TARGET_SECONDS / seconds
-        # Down at once, up gently: one slow statement is one too many.
-        self.rows = max(16, int(min(wanted, 2 * self.rows, self._most)))
+        kept = self._rate * (0.5 if seconds > LONGEST_SECONDS else 0.9)
+        self._rate = max(self.rows / seconds, kept)
+        self.rows = max(LEAST, int(min(self._rate * TARGET_SECONDS, 2 * self.rows, self._most)))
 
 
 class KeySlices:

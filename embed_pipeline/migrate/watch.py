@@ -117,6 +117,8 @@ class _Watchers:
                 while not self._stop.is_set():
                     failing = time.monotonic() < fails_until
                     claimed = 0
+                    # Before the look: who wakes this thread after it has something for the next one.
+                    wake.clear()
                     try:
                         with failures.as_sentences():
                             claimed = work.batch(only_removed=failing)
@@ -131,7 +133,6 @@ class _Watchers:
                     if not claimed:
                         work.free_dead()
                         wake.wait(ROUND_SECONDS)
-                        wake.clear()
         except (VersionRetired, DatabaseUnavailable):
             return  # Retired: nobody wants its vectors any more. Unavailable: told to stop; the watch itself says why.
 

@@ -151,6 +151,11 @@ EXPLAIN (FORMAT JSON) SELECT FROM {documents} AS d WHERE {condition}
 -- name: filtered_ids
 SELECT {doc_id} FROM {documents} AS d WHERE {condition} LIMIT %(most)s
 
+-- name: block
+-- The next vectors in the order of their documents, as three columns.
+SELECT array_agg(b.doc_id), array_agg(b.chunk), string_agg({send}(b.embedding), ''::bytea)
+FROM (SELECT v.doc_id, v.chunk, v.embedding FROM {table} AS v WHERE v.doc_id > %(after)s ORDER BY v.doc_id, v.chunk LIMIT %(rows)s) AS b
+
 -- name: count
 SELECT count(*) FROM {table} WHERE chunk = 0
 

@@ -26,7 +26,7 @@ from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare, protocol
 from embed_pipeline.stores.compare import Comparison, Stored
-from embed_pipeline.stores.pgvector import hnsw, nearest
+from embed_pipeline.stores.pgvector import exact, hnsw, nearest
 from embed_pipeline.stores.pgvector.writes import Writes
 from embed_pipeline.stores.protocol import (
     AnnIndex,
@@ -258,6 +258,15 @@ class PgvectorStore:
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:
         return self._nearest.search(conn, query, k, exact=exact, where=where)
+
+    def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
+        gone: frozenset[str] = frozenset()
+        while True:
+            found = exact.search(conn, self.version, queries, k, gone)
+            more = self._nearest.gone(conn, sorted({hit.doc_id for hits in found for hit in hits}))
+            if not more:
+                return found
+            gone |= more
 
     @contextmanager
     def _writing(self, conn: psycopg.Connection) -> Iterator[None]:
