@@ -10,12 +10,14 @@ STORE ?= pgvector
 LAYOUT ?= collections
 SOAK_SEED ?= 20
 SOAK_SECONDS ?= 20
+BENCHES := backfill wal application changes removals freshness searcher cutover gate
+BENCH ?=
 # Bytecode is kept: without it each of the hundreds of processes of a test run compiles every library anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## what you can run
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("embed-pipeline needs Python 3.11 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -46,8 +48,16 @@ dev: $(READY) ## the Dagster UI on the same index as the demo
 	$(BIN)/python -m embed_pipeline.dagster_layer.dev
 
 .PHONY: bench
-bench: $(READY) ## backfill against a bare binary COPY of the same vectors, and memory
-	$(BIN)/python -m benchmarks.backfill
+bench: $(READY) ## every figure, one after another, small; BENCH=--full for the sizes that count, bench-NAME for one (benchmarks/README.md)
+	@for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name $(BENCH) || exit 1; done
+
+.PHONY: $(BENCHES:%=bench-%)
+$(BENCHES:%=bench-%): bench-%: $(READY)
+	$(BIN)/python -m benchmarks.$* $(BENCH)
+
+.PHONY: bench-vecshift
+bench-vecshift: $(READY) ## backfill against vecshift's migration of the same documents; installs it into .venv-vecshift
+	$(BIN)/python -m benchmarks.vecshift $(BENCH)
 
 .PHONY: bench-providers
 bench-providers: $(READY) ## requests in flight at a provider that answers at once, and what the pipeline itself costs
@@ -73,4 +83,4 @@ live: $(READY) ## the provider tests against the real services whose keys are in
 .PHONY: clean
 clean: ## stop the embedded PostgreSQL and remove what was set up
 	-[ -x $(BIN)/embed-pipeline ] && $(BIN)/embed-pipeline db stop
-	rm -rf $(VENV) .embed_pipeline
+	rm -rf $(VENV) .venv-vecshift .embed_pipeline

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -18,7 +17,7 @@ from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange, within
 from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.slices import queries as slices
-from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.source import Source, hash_of
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import VersionRetired
 from embed_pipeline.postgres.connection import end_when_frozen, unhurried
@@ -123,11 +122,7 @@ class PgvectorStore:
             conn.execute(slices("by_key"))
             row = conn.execute(query, values, binary=True).fetchone()
         assert row is not None
-        # Hashed here: the server is what a backfill has least of.
-        return [
-            MissingDocument(doc_id, text, sha256(text.encode("utf-8", "surrogatepass")).digest())
-            for doc_id, text in zip(*row, strict=True)
-        ]
+        return [MissingDocument(doc_id, text, hash_of(text)) for doc_id, text in zip(*row, strict=True)]
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         stored = self._whole_hashes(conn, batch.doc_ids)
