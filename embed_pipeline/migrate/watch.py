@@ -46,8 +46,8 @@ def watch(
 ) -> None:
     """Work off changes as they arrive until `stop`. However long PostgreSQL is away, it goes on when it answers again; `waiting` is told.
 
-    `doubted` hears of open doubts, every second while there are any and once when none is left. The full comparison that they ask for, and that of
-    `reconcile.schedule`, run here.
+    `doubted` hears of open doubts, every second while there are any and once when none is left. The full comparison that they ask for,
+    and that of `reconcile.schedule`, run here.
     """
     watchers = _Watchers(index, stop, report, waiting)
     comparing = _Comparing(index, stop, report)
