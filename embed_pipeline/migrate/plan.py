@@ -151,11 +151,7 @@ def locks(spec: IndexSpec, *, armed: bool) -> tuple[str, ...]:
     """
     table = spec.source().table
     short = f"tried for {register.LOCK_TIMEOUT_MS / 1000:g} s at a time, at most {register.LOCK_TRIES} times"
-    begin = (
-        ()
-        if armed
-        else (f"registration of the index: SHARE ROW EXCLUSIVE on {table}, for one catalog transaction, {short}",)
-    )
+    begin = () if armed else (f"registration of the index: SHARE ROW EXCLUSIVE on {table}, for one catalog transaction, {short}",)
     return (
         *begin,
         "registration of a version: nothing of the documents",
