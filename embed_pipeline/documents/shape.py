@@ -109,6 +109,12 @@ def record(conn: psycopg.Connection, source: Source, index: str, shape: Shape | 
     conn.execute(queries("record"), values)
 
 
+def has_changed(conn: psycopg.Connection, source: Source, index: str) -> bool:
+    """Whether `look` would have anything to do."""
+    before = known(conn, index)
+    return before is not None and before != read(conn, source, index)
+
+
 def differences(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
     """What `look` would doubt, in words. Changes nothing."""
     before = known(conn, index)

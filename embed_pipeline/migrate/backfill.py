@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import psycopg
@@ -134,6 +134,8 @@ def _fill(
     with Line(index, reading.waiting) as line:
         writing = Writing(line, store, fence, limits, throttle, progress, listener)
         batch_backfill.run(reading, index, version, partition, writing)
+        # What jobs have brought is there now, and is not asked for again.
+        partition = replace(partition, begun=partition.begun or progress.written > 0)
         calls = embedder.spec.calls_in_flight
         # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
         may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None

@@ -18,7 +18,7 @@ from psycopg import errors
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.inbox import Distributor
 from embed_pipeline.documents.queue import Claim, Leases
@@ -92,6 +92,8 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
     """
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     with Line(index, waiting) as line:
+        # First: the rows of a partition that was attached are among what is brought up to date.
+        line.repeat(lambda conn: shape.look(conn, index.source, index.name))
         hands = distributor(index)
         mark = line.repeat(hands.take_mark)
         live = in_order(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
