@@ -14,6 +14,13 @@ from embed_pipeline.migrate.dual_write import VersionSync, Work
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 
+WAITS_FOR_A_LOCK = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+OPEN_TRANSACTIONS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
+"""
+
 
 def distribute(index: OpenIndex) -> int:
     """Hand over what is in the inbox; returns how many ids."""

@@ -23,16 +23,9 @@ from tests.harness.articles import at, change, declared, fill, require_consisten
 from tests.harness.fakes import asked_texts
 from tests.harness.providers.loopback import waited
 from tests.races import workers
-from tests.races.hands import claim, distribute, queued, removed, take_claims_over, working
+from tests.races.hands import OPEN_TRANSACTIONS, WAITS_FOR_A_LOCK, claim, distribute, queued, removed, take_claims_over, working
 
 Open = Callable[..., OpenIndex]
-
-WAITS_FOR_A_LOCK = """
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""
-OPEN_TRANSACTIONS = """
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
-"""
 
 
 def test_read_update_write(app: psycopg.Connection, open_docs: Open) -> None:

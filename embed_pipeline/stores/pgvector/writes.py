@@ -50,6 +50,7 @@ class Writes:
         with conn.transaction():
             self._begin(conn, LOCK_WAIT_MS)
             partitions.hold(conn, fence)
+            signal("insert_new.by_rows")
             won = {doc_id for (doc_id,) in self._insert(conn, batch, fence, "first", queries("first_wins"))}
             signal("insert_new.inserted")
             if self._version.is_chunked:
