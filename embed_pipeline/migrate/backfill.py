@@ -151,7 +151,7 @@ def _complete(conn: psycopg.Connection, index: OpenIndex, version: Version, part
     """Close the partition, compare it with the documents, queue what differs, and mark it filled; returns how many documents it has."""
     fence = partitions.close(conn, index.name, version.name, partition.range.partition)
     signal("backfill.closed")
-    found = Found() if partition.range.is_empty else index.store(version).compare_partition(conn, partition.range, filled)
+    found = Found() if partition.range.is_empty else _compare(conn, index, version, partition, filled)
     signal("backfill.compared")
     different = sorted(found.different)
     queue.enqueue(conn, index.name, version.name, different, removed=found.orphans)
@@ -164,6 +164,15 @@ def _complete(conn: psycopg.Connection, index: OpenIndex, version: Version, part
                 next_step=f"Run: embed-pipeline backfill {fence.index} {fence.version}",
             )
     return found.documents
+
+
+def _compare(conn: psycopg.Connection, index: OpenIndex, version: Version, partition: Partition, filled: Filled | None) -> Found:
+    """What this run has hashed need not be hashed again, unless the table has become another one meanwhile: then old rows have new texts."""
+    store = index.store(version)
+    found = store.compare_partition(conn, partition.range, filled)
+    if filled is None or shape.read(conn, index.source, index.name).digest == filled.horizon.shape:
+        return found
+    return store.compare_partition(conn, partition.range, None)
 
 
 def _limits(index: OpenIndex, store: VersionStore, embedder: VersionEmbedder) -> BatchSize:
