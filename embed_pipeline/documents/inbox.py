@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -17,6 +18,7 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
+from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -26,6 +28,8 @@ queries = Queries(__file__, "inbox.sql")
 IDS, ROWS = 5_000, 2_000
 LOCK_WAIT_MS = 2_000
 FLOOR_SECONDS = 1.0
+# A worker that freezes in a write holds what it writes until the server ends it. The rows of the inbox come again.
+GIVES_WAY = (errors.LockNotAvailable, errors.DeadlockDetected)
 
 StoredIds = Callable[[psycopg.Connection, str], Iterator[list[str]]]
 """Version name -> ids of the documents that its store holds, in slices. Asked for after a TRUNCATE."""
@@ -64,8 +68,9 @@ class Distributor:
                 break
             told()
         for row in self._truncates(conn):
-            self._expand(conn, row)
-            told()
+            with suppress(*GIVES_WAY):
+                self._expand(conn, row)
+                told()
         self._floors.advance(conn)
         return total
 
@@ -77,9 +82,15 @@ class Distributor:
         while True:
             self.distribute(conn)
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": last}).fetchone()
-            # What is left another distributor has in its hands.
-            if left is None or not left[0] or time.monotonic() > deadline:
+            if left is None or not left[0]:
                 return queue.next_seq(conn)
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(
+                    f"Changes of {self._index} that were committed more than {deadline_seconds:.0f} s ago could not be handed to its "
+                    "versions: another session has them, or a document that they are about, in its hands.",
+                    next_step="See in pg_locks who holds rows of embed_pipeline.inbox or embed_pipeline.pending, and run it again.",
+                )
+            # What is left another distributor has in its hands, or waits for a worker that has its document.
             time.sleep(0.01)
 
     def _piece(self, conn: psycopg.Connection) -> tuple[int, int]:
@@ -92,8 +103,7 @@ class Distributor:
                 signal("inbox.announced")
         except errors.ProgramLimitExceeded:
             return self._by_halves(conn)
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            # A worker that freezes in a write holds what it writes until the server ends it. The rows come again.
+        except GIVES_WAY:
             return 0, 0
         assert row is not None
         return int(row[0]), int(row[1])
@@ -103,7 +113,8 @@ class Distributor:
         found = conn.execute(queries("row_ids"), {"index": self._index, "rows": ROWS}).fetchall()
         done = ids = 0
         for (number,) in found:
-            with conn.transaction():
+            with suppress(*GIVES_WAY), conn.transaction():
+                _begin(conn)
                 row = conn.execute(queries("lock_row"), {"id": number}).fetchone()
                 if row is None:
                     continue
@@ -218,9 +229,11 @@ def announce_again(conn: psycopg.Connection, source: Source, index: str, version
     while ids:
         portion, ids = ids[: size.rows], ids[size.rows :]
         with size.timed(), conn.transaction():
+            queue.commit_now(conn)
             conn.execute(slices("by_key"))
             conn.execute(query, names | {"doc_ids": portion})
 
 
 def _begin(conn: psycopg.Connection) -> None:
-    conn.execute(queries("begin"), {"milliseconds": str(LOCK_WAIT_MS)})
+    queue.commit_now(conn)
+    conn.execute(slices("lock_timeout"), {"milliseconds": str(LOCK_WAIT_MS)})

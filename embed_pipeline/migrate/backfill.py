@@ -18,7 +18,6 @@ from embed_pipeline.catalog import partitions
 from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, queue, shape
-from embed_pipeline.documents.queue import queries
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import FencedOff, IllegalTransition, Stopped
 from embed_pipeline.migrate import batch_backfill, model_check
@@ -157,7 +156,7 @@ def _complete(conn: psycopg.Connection, index: OpenIndex, version: Version, part
     queue.enqueue(conn, index.name, version.name, different, removed=found.orphans)
     with conn.transaction():
         # The last word of a partition, and with it all that was committed lazily before.
-        conn.execute(queries("commit_now"))
+        queue.commit_now(conn)
         if not partitions.complete(conn, fence, found.documents):
             raise FencedOff(
                 f"Partition {fence.partition} of {fence.index}.{fence.version} was opened or closed by another run meanwhile.",

@@ -347,16 +347,19 @@ def test_a_slow_provider_keeps_its_lease(
     settle(index)
 
 
-@pytest.mark.parametrize("moment", ["insert_new.written", "replace.locked", "replace.written"])
+@pytest.mark.parametrize(
+    "moment", ["inbox.announced", "queue.claiming", "insert_new.written", "replace.locked", "replace.written"]
+)
 def test_frozen_worker_is_thrown_out(
     app: psycopg.Connection, open_docs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """A worker is stopped by SIGSTOP in the middle of its write: no application waits for it, and the server ends its transaction, for
-    which a distributor would wait."""
+    """A worker is stopped by SIGSTOP in the middle of a transaction: no application waits for it, and the server ends the transaction, for
+    whose rows distributors and other workers would wait."""
     index = open_docs("v1")
     if not moment.startswith("insert"):
         fill(index, "v1")
         change(app, 1, "edited")
+    if moment.startswith("replace"):
         distribute(index)
     worker = get_context("spawn").Process(
         target=workers.freeze_at, args=(index.spec.model_dump_json(), moment, 500, tmp_path / "frozen")
@@ -435,18 +438,6 @@ def test_dead_letter_of_a_document_that_came_back(app: psycopg.Connection, open_
     dual_write.sync(index)
     settle(index)
     assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == [("1",)]
-
-
-def test_low_seq_commits_late(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:
-    """A transaction that drew its number in the inbox early commits after later ones were worked off: no floor passes it by."""
-    index = open_docs("v1")
-    fill(index, "v1")
-    second_app.execute("UPDATE articles SET body = 'early' WHERE id = 1")
-    change(app, 2, "late")
-    settle(index)
-    second_app.commit()
-    settle(index)
-    assert stored(app, "v1")["1"] == text_hash("title 1\n\nearly")
 
 
 def test_worker_never_waits_for_the_application(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:
