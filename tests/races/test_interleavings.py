@@ -14,11 +14,14 @@ import psycopg
 import pytest
 
 from embed_pipeline import signals
-from embed_pipeline.catalog import serving
-from embed_pipeline.errors import CutoverRefused, FencedOff
+from embed_pipeline.catalog import partitions, serving
+from embed_pipeline.documents import shape
+from embed_pipeline.errors import CutoverRefused
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire
+from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.stores.protocol import Filled
 from tests.harness.articles import declared, fill, serve, stored, text_hash
 from tests.races.hands import take_claims_over, working
 from tests.races.interleaving import Body, Interleaving, Point, explore
@@ -169,15 +172,25 @@ def backfill_scenario(scene: Scene) -> Attempt:
         scene.app.execute("TRUNCATE embed_pipeline.docs__v2")
         scene.app.execute("UPDATE embed_pipeline.partitions SET completed_at = NULL, closed = true WHERE version = 'v2'")
 
-        fenced: list[FencedOff] = []
-
         def filling(point: Point) -> None:
+            """A backfill in one thread: opened, read, embedded, inserted, closed, compared and marked, partition by partition."""
             del point
-            try:
-                for key in scene.index.spec.partition_keys():
-                    backfill.fill_partition(scene.index, "v2", key)
-            except FencedOff as problem:
-                fenced.append(problem)
+            with scene.index.connection() as conn:
+                version = scene.index.version(conn, "v2")
+                store, embedder = scene.index.store(version), scene.index.embedder_of(version)
+                for partition in partitions.listed(conn, "docs", "v2"):
+                    filled = None
+                    if not partition.range.is_empty:
+                        fence = partitions.open_to_fill(conn, "docs", "v2", partition.range.partition)
+                        assert fence is not None
+                        filled = Filled(fence, shape.horizon(conn, scene.index.source, "docs"))
+                        documents = store.missing(conn, partition.range, begun=True)
+                        signals.signal("backfill.read")
+                        batch, letters, _ = embed_batch(embedder, documents)
+                        signals.signal("backfill.embedded")
+                        store.insert_new(conn, batch, fence)
+                        store.reject(conn, fence, letters)
+                    backfill._complete(conn, scene.index, version, partition, filled)
 
         run = Interleaving(
             scene.app,
@@ -195,7 +208,6 @@ def backfill_scenario(scene: Scene) -> Attempt:
         run.run(order)
         with told(run):
             require_no_errors(run)
-            assert fenced == []
             with scene.index.connection() as conn:
                 assert backfill.unfilled(conn, scene.index, "v2") == []
             scene.settle()
