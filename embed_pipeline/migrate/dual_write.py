@@ -18,7 +18,7 @@ from psycopg import errors
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.inbox import Distributor
 from embed_pipeline.documents.queue import Claim, Leases
@@ -32,6 +32,7 @@ from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.migrate.packs import packs
 from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -92,6 +93,8 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
     """
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     with Line(index, waiting) as line:
+        # First: the rows of a partition that was attached are among what is brought up to date.
+        line.repeat(lambda conn: shape.look(conn, index.source, index.name))
         hands = distributor(index)
         mark = line.repeat(hands.take_mark)
         live = in_order(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
@@ -292,6 +295,7 @@ class Work:
 
         def give_back(conn: psycopg.Connection) -> None:
             with conn.transaction():
+                end_when_frozen(conn)
                 queue.release(conn, claim, claim.seqs, error=error)
                 queue.end_claim(conn, claim)
 

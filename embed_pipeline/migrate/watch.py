@@ -46,22 +46,23 @@ def watch(
 ) -> None:
     """Work off changes as they arrive until `stop`. However long PostgreSQL is away, it goes on when it answers again; `waiting` is told.
 
-    `doubted` hears of open doubts, every second while there are any. The full comparison that they ask for, and that of
-    `reconcile.schedule`, run here.
+    `doubted` hears of open doubts, every second while there are any and once when none is left. The full comparison that they ask for,
+    and that of `reconcile.schedule`, run here.
     """
     watchers = _Watchers(index, stop, report, waiting)
     comparing = _Comparing(index, stop, report)
     hands = distributor(index)
     try:
         with Line(index, waiting, stop=stop) as line:
-            following = 0.0
+            following, were_doubts = 0.0, False
             while not stop.is_set():
                 if time.monotonic() >= following:
                     following = time.monotonic() + ROUND_SECONDS
                     watchers.follow(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
                     doubts = line.repeat(lambda conn: shape.look(conn, index.source, index.name))
-                    if doubts:
+                    if doubts or were_doubts:
                         doubted(doubts)
+                    were_doubts = bool(doubts)
                     comparing.begin_if_due(bool(doubts))
                 if line.repeat(lambda conn: inbox.has_rows(conn, index.name)):
                     line.repeat(lambda conn: hands.distribute(conn, watchers.wake))
