@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -17,6 +18,8 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
+from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -64,7 +67,9 @@ class Distributor:
                 break
             told()
         for row in self._truncates(conn):
-            self._expand(conn, row)
+            # Where a worker that freezes holds what has to be announced, the row stays, and comes again.
+            with suppress(errors.LockNotAvailable, errors.DeadlockDetected):
+                self._expand(conn, row)
             told()
         self._floors.advance(conn)
         return total
@@ -77,9 +82,15 @@ class Distributor:
         while True:
             self.distribute(conn)
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": last}).fetchone()
-            # What is left another distributor has in its hands.
-            if left is None or not left[0] or time.monotonic() > deadline:
+            if left is None or not left[0]:
                 return queue.next_seq(conn)
+            # What is left another distributor has in its hands; one that freezes is ended by the server before this deadline.
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(
+                    f"Changes of {self._source} were not handed to the versions within {deadline_seconds:.0f} s: another worker has them "
+                    "in its hands.",
+                    next_step="End it (its session in pg_stat_activity reads embed_pipeline.inbox), and run the same command again.",
+                )
             time.sleep(0.01)
 
     def _piece(self, conn: psycopg.Connection) -> tuple[int, int]:
@@ -104,6 +115,7 @@ class Distributor:
         done = ids = 0
         for (number,) in found:
             with conn.transaction():
+                _begin(conn)
                 row = conn.execute(queries("lock_row"), {"id": number}).fetchone()
                 if row is None:
                     continue
@@ -143,16 +155,14 @@ class Distributor:
         conn.execute(queries("forget"), {"ids": [row]})
 
     def _announce_gone(self, conn: psycopg.Connection, version: str, doc_ids: list[str]) -> None:
-        parts = self._source.parts()
-        query = queries("announce_gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
         start = 0
         while start < len(doc_ids):
             rows = self._slice.rows
-            values = {"index": self._index, "version": version, "doc_ids": doc_ids[start : start + rows]}
-            with self._slice.timed(), conn.transaction():
-                _begin(conn)
-                conn.execute(slices("by_key"))
-                conn.execute(query, values)
+            gone = _gone(conn, self._source, doc_ids[start : start + rows], self._slice)
+            if gone:
+                with conn.transaction():
+                    _begin(conn)
+                    queue.enqueue(conn, self._index, version, gone, removed=gone)
             start += rows
 
 
@@ -203,17 +213,29 @@ def announce_again(conn: psycopg.Connection, source: Source, index: str, version
 
     After a change that capture has missed: a worker may have read a text from before it, and would acknowledge what it did not see.
     """
-    parts = source.parts()
-    query = queries("announce_again", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
     names = {"index": index, "version": version}
     ids = [doc_id for (doc_id,) in conn.execute(queries("pending_ids"), names)]
     size = SliceSize()
     while ids:
         portion, ids = ids[: size.rows], ids[size.rows :]
-        with size.timed(), conn.transaction():
-            conn.execute(slices("by_key"))
-            conn.execute(query, names | {"doc_ids": portion})
+        gone = _gone(conn, source, portion, size)
+        with conn.transaction():
+            _begin(conn)
+            conn.execute(queries("announce_again"), names | {"doc_ids": portion, "gone": gone})
+
+
+def _gone(conn: psycopg.Connection, source: Source, doc_ids: list[str], size: SliceSize) -> list[str]:
+    """Those of these ids that are no document. In a transaction of its own: whoever announces them may wait for a worker, and must not do
+    so with a lock on the documents in its hands. What is deleted after this look has an inbox row of its own, and of what comes back a
+    worker finds out."""
+    parts = source.parts()
+    query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
+    with size.timed(), unhurried(conn):
+        conn.execute(slices("by_key"))
+        return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": doc_ids})]
 
 
 def _begin(conn: psycopg.Connection) -> None:
+    # Workers wait for the rows, and a retire for the versions.
+    end_when_frozen(conn)
     conn.execute(queries("begin"), {"milliseconds": str(LOCK_WAIT_MS)})

@@ -120,6 +120,7 @@ class PgvectorStore:
         )
         values = self._names() | {"lower": within.lower, "upper": within.upper}
         with self._unless_retired(), conn.transaction():
+            end_when_frozen(conn)
             conn.execute(slices("by_key"))
             row = conn.execute(query, values, binary=True).fetchone()
         assert row is not None

@@ -11,6 +11,10 @@ from tests.faults.campaign.declared import faults_file
 from tests.faults.campaign.faults import Fault, Freeze, Kill, Pressure, migrate
 from tests.faults.campaign.scenario import Campaign
 
+ANNOUNCED = """
+SELECT doc_id FROM embed_pipeline.pending WHERE version = 'v1'
+UNION ALL SELECT u.doc_id FROM embed_pipeline.inbox i CROSS JOIN unnest(i.doc_ids) AS u(doc_id)
+"""
 # v2 serves after so many steps of a migration.
 TO_CUTOVER = 5
 
@@ -29,7 +33,7 @@ def edits_then_rollback(run: Campaign, rounds: int) -> None:
         run.complete("rollback", "v1")
         with run.connect() as conn, oracle.snapshot(conn):
             now = oracle.texts(conn)
-            queued = {row[0] for row in conn.execute("SELECT doc_id FROM embed_pipeline.change_queue WHERE version = 'v1'")}
+            queued = {row[0] for row in conn.execute(ANNOUNCED)}
             changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
             behind = oracle.differing(conn, "v1") - queued - changed
         if behind:
@@ -161,9 +165,8 @@ def empty(run: Campaign, version: str) -> None:
     with run.connect() as conn, conn.transaction():
         if run.store["kind"] == "pgvector":
             # Whoever writes the version is waited for, with empty hands.
-            conn.execute(f"LOCK TABLE embed_pipeline.docs__{version}__documents IN SHARE ROW EXCLUSIVE MODE")  # type: ignore[arg-type]
-            conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__documents")  # type: ignore[arg-type]
-            conn.execute(f"DELETE FROM embed_pipeline.docs__{version}__vectors")  # type: ignore[arg-type]
+            conn.execute(f"LOCK TABLE embed_pipeline.docs__{version} IN SHARE ROW EXCLUSIVE MODE")  # type: ignore[arg-type]
+            conn.execute(f"DELETE FROM embed_pipeline.docs__{version}")  # type: ignore[arg-type]
             conn.execute("DELETE FROM embed_pipeline.dead_letters WHERE version = %s", (version,))
         conn.execute("UPDATE embed_pipeline.partitions SET completed_at = NULL WHERE version = %s", (version,))
 
