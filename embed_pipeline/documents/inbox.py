@@ -169,8 +169,8 @@ class Distributor:
 class _Floors:
     """Where searches and distributors begin to look: what is below is worked off, and none comes there any more.
 
-    A number that was drawn belongs to a transaction that was under way then. When all of those have ended, whatever is still to be seen
-    below can be seen. Dead entries stay in an index as long as any old snapshot needs them; nobody has to walk through them.
+    A number that was drawn belongs to a transaction that had its own id by then. When all of those have ended, whatever is still to be
+    seen below can be seen. Dead entries stay in an index as long as any old snapshot needs them; nobody has to walk through them.
     """
 
     def __init__(self, index: str) -> None:
@@ -186,15 +186,22 @@ class _Floors:
             return
         self._next = now + FLOOR_SECONDS
         if self._noted is not None:
+            inbox, seq, transaction = self._noted
             row = conn.execute(queries("oldest_running")).fetchone()
-            if row is None or row[0] < self._noted[2]:
+            if row is None or row[0] < transaction:
                 return
-            inbox, seq, _ = self._noted
             conn.execute(queries("advance_floors"), {"index": self._index, "inbox": inbox, "seq": seq})
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": inbox}).fetchone()
             if left is not None and not left[0]:
                 self.after = max(self.after, inbox)
-        self._noted = conn.execute(queries("horizon")).fetchone()
+        self._noted = self._note(conn)
+
+    def _note(self, conn: psycopg.Connection) -> tuple[int, int, int] | None:
+        signal("inbox.noting")
+        numbers = conn.execute(queries("numbers")).fetchone()
+        # Afterwards, and one of our own: a snapshot says nothing about those that have begun since the last one that ended.
+        transaction = conn.execute(queries("next_transaction")).fetchone()
+        return None if numbers is None or transaction is None else (numbers[0], numbers[1], transaction[0])
 
 
 def waiting(conn: psycopg.Connection, index: str) -> Waiting:

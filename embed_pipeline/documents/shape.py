@@ -180,10 +180,17 @@ def _follow_rotation(conn: psycopg.Connection, source: Source, index: str, befor
         for part in KeySlices(conn, leaf, ALL_KEYS, SliceSize()):
             in_range = within(leaf, part.lower is not None, part.upper is not None, after=False)
             query = queries("write_ids", doc_id=leaf.doc_id(), documents=leaf.identifier, in_range=in_range)
-            conn.execute(query, {"index": index, "lower": part.lower, "upper": part.upper})
+            _write(conn, query, {"index": index, "lower": part.lower, "upper": part.upper})
     if before.leaves.keys() - now.leaves.keys():
-        conn.execute(queries("write_truncate"), {"index": index})
+        _write(conn, queries("write_truncate"), {"index": index})
     return True
+
+
+def _write(conn: psycopg.Connection, query: sql.Composable, values: dict[str, object]) -> None:
+    """Into the inbox, like a writer of the application: with a transaction id before a number is drawn (`inbox.py`)."""
+    with conn.transaction():
+        conn.execute(queries("take_id"))
+        conn.execute(query, values)
 
 
 def _arm_leaf(conn: psycopg.Connection, index: str, leaf: sql.Identifier) -> bool:
