@@ -124,7 +124,8 @@ class Seen:
 
     def is_compared_later(self, version: str, row: Row) -> bool:
         """Whether a backfill inserted it, into a partition that is not filled yet."""
-        return row.partition is not None and not self.parts[version][row.partition].filled
+        part = None if row.partition is None else self.parts[version].get(row.partition)
+        return part is not None and not part.filled
 
 
 @dataclass
@@ -249,8 +250,8 @@ class Auditor:
         A text that is overtaken while it is embedded is written all the same, and may be: what overtook it is announced. But only who has
         claimed a document writes it, and reads its text after that. So the text that a document has, once a dual-write has written it, is
         never replaced by an older one, announced or not. And where nothing was announced, nobody has read anything yet: whatever is
-        written since then is what the document was in the snapshot before, or became later. What a backfill has written may go back while its document is announced: a worker
-        that has claimed it may hold an older text.
+        written since then is what the document was in the snapshot before, or became later. What a backfill has written may go back while
+        its document is announced: a worker that has claimed it may hold an older text.
         """
         before = self.before
         if before is None or version not in before.rows:
@@ -263,7 +264,7 @@ class Auditor:
                     yield f"{doc_id} got another label without being written anew"
                 continue
             if row.partition is not None:
-                if row.epoch is not None and row.epoch < epochs[row.partition]:
+                if row.epoch is not None and row.epoch < epochs.get(row.partition, 0):
                     yield f"{doc_id} was inserted under an epoch of its partition that was over"
                 continue
             settled = doc_id not in told.ids

@@ -29,7 +29,7 @@ SELECT a.application_name, l.mode, coalesce(a.wait_event_type = 'Lock', false), 
        extract(epoch FROM clock_timestamp() - a.state_change)::double precision, a.query
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE a.datname = current_database() AND a.application_name LIKE 'campaign-%' AND l.locktype = 'relation' AND l.granted
-  AND l.relation IN (SELECT relid FROM pg_partition_tree('articles'))
+  AND l.relation IN (SELECT 'articles'::regclass UNION ALL SELECT relid FROM pg_partition_tree('articles'))
 """
 READS = "AccessShareLock"
 # The canary's statements, from its choice of a document to the end of its transaction, and what makes a trigger.

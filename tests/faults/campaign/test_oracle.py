@@ -176,8 +176,8 @@ WRITERS: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "born by another writer in the meantime of the delete": ([{"start": 0.5, "seconds": 1.0, "born": ["1"]}, DELETED], False),
     "the answer to the delete was lost": ([DELETED | {"error": "OperationalError"}], False),
     "truncated before": ([{"start": 1.0, "seconds": 0.5, "truncated": True, "born": ["2"]}], True),
-    "truncated and filled again": ([{"start": 1.0, "seconds": 0.5, "truncated": True, "born": ["1"]}], False),
-    "another one deleted": ([DELETED | {"gone": ["2"]}], False),
+    "truncated and filled again": ([{"start": 1.0, "seconds": 0.5, "truncated": True, "born": ["1", "2"]}], False),
+    "another one deleted": ([DELETED | {"gone": ["3"]}], False),
 }
 
 

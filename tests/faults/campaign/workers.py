@@ -21,7 +21,7 @@ import psycopg
 import embed_pipeline
 from embed_pipeline import errors, signals
 from embed_pipeline.catalog import versions
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import inbox, queue
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, model_check, retire, verify, watch
 from embed_pipeline.migrate.open_index import OpenIndex, opened
@@ -33,8 +33,9 @@ from tests.harness.fakes import append_lines
 
 # Long enough for a batch, short enough that a test can wait for it to run out.
 LEASE_SECONDS = 0.7
-# The same of what a worker that watches does in seconds: look for the dead and for doubts, ask a provider again, compare again.
-ROUND_SECONDS, RETRY_SECONDS, COMPARE_AGAIN_SECONDS = 0.2, 0.3, 1.0
+# The same of what a worker that watches does in seconds: look for the dead and for doubts, ask a provider again, compare again; and how often
+# it moves the place from which it looks.
+ROUND_SECONDS, RETRY_SECONDS, COMPARE_AGAIN_SECONDS, FLOOR_SECONDS = 0.2, 0.3, 1.0, 0.05
 
 # Nobody is held for longer than a step may last.
 HELD_SECONDS = 90.0
@@ -83,6 +84,7 @@ def run(task: Task) -> None:
     """The target of every worker process."""
     assert embed_pipeline.__file__ == task.package, f"{embed_pipeline.__file__} is loaded instead of {task.package}"
     queue.LEASE_SECONDS = task.lease_seconds
+    inbox.FLOOR_SECONDS = FLOOR_SECONDS
     watch.ROUND_SECONDS, watch.RETRY_SECONDS, watch.COMPARE_AGAIN_SECONDS = ROUND_SECONDS, RETRY_SECONDS, COMPARE_AGAIN_SECONDS
     connection.FROZEN_MS = task.frozen_ms
     if task.pressure is not None:
