@@ -14,8 +14,10 @@ more, since some things hold at every moment. Announced: pending for the version
     a claim belongs to somebody who counts                             they are one transaction
     states, audit and pointer agree                                    they are one transaction
 
-What a backfill has inserted into a partition that is not filled yet is the comparison's, which comes before the partition counts as filled:
-until then it may be stale or of a document that is gone, and nobody has to have heard of it. So may a dead letter there.
+What a backfill has inserted into a partition that is not filled yet is the comparison's, which comes before the partition counts as
+filled: until then it may be stale or of a document that is gone, and nobody has to have heard of it. So may a dead letter there. Of a
+partition of the documents table that was attached or detached nobody is told until somebody has looked at the table: until then its rows
+count as announced.
 
 How long sessions of ours hold what lock on the documents is `locks.py`, in a thread beside this.
 """
@@ -62,6 +64,13 @@ SELECT u.doc_id, i.removed FROM embed_pipeline.inbox i CROSS JOIN unnest(i.doc_i
 EVERYTHING_GONE = """
 SELECT EXISTS (SELECT FROM embed_pipeline.inbox WHERE index_name = 'docs' AND doc_ids IS NULL),
        EXISTS (SELECT FROM embed_pipeline.doubts WHERE index_name = 'docs')
+"""
+# Partitions that came or went since somebody looked at the table: nobody hears of that but who looks.
+ROTATED = """
+SELECT ARRAY(SELECT i.inhrelid::bigint FROM pg_inherits i WHERE i.inhparent = 'articles'::regclass AND NOT s.leaves ? i.inhrelid::text),
+       EXISTS (SELECT FROM jsonb_object_keys(s.leaves) AS known(oid)
+               WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = 'articles'::regclass AND i.inhrelid = known.oid::oid))
+FROM embed_pipeline.shapes s WHERE s.index_name = 'docs'
 """
 PENDING = "SELECT doc_id, removed, claim::text FROM embed_pipeline.pending WHERE index_name = 'docs' AND version = %s"
 CLAIMS = "SELECT claim::text FROM embed_pipeline.claims WHERE index_name = 'docs' AND version = %s"
@@ -295,6 +304,10 @@ def _hear(conn: psycopg.Connection, version: str, told: Told) -> Iterator[str]:
     row = conn.execute(EVERYTHING_GONE).fetchone()
     assert row is not None
     told.truncated, told.doubted = row
+    arrived, left = conn.execute(ROTATED).fetchone() or ([], False)
+    if arrived:
+        told.ids.update(doc_id for doc_id, _, _ in oracle.documents(conn, arrived))
+    told.truncated = told.truncated or left
 
 
 def _unexplained(now: Seen, version: str, doc_id: str, row: Row | None, letter: bytes | None) -> Iterator[str]:

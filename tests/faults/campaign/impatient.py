@@ -51,7 +51,7 @@ class Impatient:
 
     def weighted(self) -> dict[Callable[[], None], int]:
         habits = {self.nowait: 3, self.hurried: 3, self.take_what_is_free: 2, self.same_rows: 3}
-        habits |= {self.delete_and_search: 3} if self._in_tables else {}
+        habits |= {self.delete_and_search: 3} if self._in_tables and self._writer.load.captured else {}
         return habits | ({self.prepared: 4} if self._prepares else {})
 
     def nowait(self) -> None:

@@ -70,6 +70,7 @@ PLAIN = Table(TABLE, ("id",), "n")
 @dataclass(frozen=True)
 class Load:
     """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions.
+    `captured`: its changes are heard of at once.
 
     `hot`: texts that can have no vector, and rows that are held for nothing, come often. `long_texts`: from one to about six chunks of a
     chunked version, so that documents grow and shrink all the time.
@@ -82,6 +83,7 @@ class Load:
     truncates: bool = False
     hot: bool = False
     long_texts: bool = False
+    captured: bool = True
 
 
 def prepare(conn: psycopg.Connection, keys: int, table: Table = PLAIN) -> None:
@@ -217,7 +219,8 @@ class Writer:
 
     def gone(self, *keys: int) -> None:
         """Note that these documents are deleted, now that it is committed."""
-        self.record.setdefault("gone", []).extend(map(str, keys))
+        if self.load.captured:
+            self.record.setdefault("gone", []).extend(map(str, keys))
 
     def born(self, *keys: int) -> None:
         """Note that these documents may be there from now on."""

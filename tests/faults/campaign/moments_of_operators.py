@@ -68,11 +68,14 @@ def backfill_while_capture_is_off(stage: Stage) -> None:
         stage.edit(FIRST)
     stage.go(filler)
     set_triggers(stage.run, "ENABLE")
+    _reconcile(stage)
+    stage.sync()
 
 
 def doubted(stage: Stage) -> None:
     """Triggers were off for a while, and are on again. What may have been missed is compared before anything is served."""
-    stage.steps("v2", "backfill", "ann_index")
+    set_triggers(stage.run, "DISABLE")
+    set_triggers(stage.run, "ENABLE")
     refuse(stage, "a gate in doubt", "gate", "v2")
     refuse(stage, "a cutover in doubt", "cutover", "v2")
     _reconcile(stage)
@@ -127,7 +130,7 @@ def _set_body(stage: Stage, body: str) -> None:
 def rows_of_another_version(stage: Stage) -> None:
     """Rows of what serves are copied into a version that is not filled yet. What the backfill finds there it leaves."""
     refuse_by_hand(stage, "rows copied from another version", COPIED)
-    stage.sync()
+    stage.steps("v2", "backfill")
 
 
 def another_model_under_its_name(stage: Stage) -> None:
@@ -186,12 +189,12 @@ def what_was_kept_serves(stage: Stage) -> None:
 SCENES: tuple[Scene, ...] = (
     backfill_while_capture_is_off,
     rows_of_another_version,
-    doubted,
     missed_while_it_is_embedded,
     capture_fails_on_a_delete,
     another_model_under_its_name,
     moved_by_hand,
     evidence_of_other_documents,
+    doubted,
     dead_letter_of_the_drain,
     retired_too_early,
     what_was_kept_serves,

@@ -91,13 +91,17 @@ def texts(conn: psycopg.Connection) -> dict[str, str]:
     return {doc_id: text for doc_id, text, _ in documents(conn)}
 
 
-def documents(conn: psycopg.Connection) -> Iterator[tuple[str, str, str]]:
-    """Id, text and xmin of every document. The text is put together as docs/reference/yaml.md says: non-empty columns, joined by a
-    blank line."""
+def documents(conn: psycopg.Connection, tables: Sequence[int] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Id, text and xmin of every document, or of those in these partitions.
+
+    The text is put together as docs/reference/yaml.md says: non-empty columns, joined by a blank line.
+    """
     key = [name for (name,) in conn.execute(KEY)]
     columns = ", ".join([*key, "title::text", "body::text", "xmin::text"])
     # In binary: whatever the session makes of a value as text is none of the oracle's business.
-    for *values, title, body, xmin in conn.execute(f"SELECT {columns} FROM articles", binary=True):  # type: ignore[arg-type]
+    query = f"SELECT {columns} FROM articles WHERE %s::oid[] IS NULL OR tableoid = ANY (%s::oid[])"
+    wanted = None if tables is None else list(tables)
+    for *values, title, body, xmin in conn.execute(query, (wanted, wanted), binary=True):  # type: ignore[arg-type]
         yield doc_id_of(values), "\n\n".join(part for part in (title, body) if part), xmin
 
 

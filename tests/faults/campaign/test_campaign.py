@@ -151,7 +151,7 @@ def test_many_rollbacks_lose_nothing(campaign: Make) -> None:
 def test_capture_bypassed(campaign: Make) -> None:
     # While capture is off, everything that an auditor looks for is there.
     run = campaign(audited=False)
-    scenes.bypassed(run, rounds=1)
+    scenes.bypassed(run, rounds=2)
     run.verdict()
 
 
