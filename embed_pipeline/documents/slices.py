@@ -46,6 +46,6 @@ class KeySlices:
         )
         # The key behind the last one of the slice begins the next one.
         values = {"lower": lower, "upper": self._bounds.upper, "size": self.size.rows + 1}
-        with self._conn.transaction():
-            row = self._conn.execute(query, values).fetchone()
+        # Alone, so that nothing is held when its process freezes after it.
+        row = self._conn.execute(query, values).fetchone()
         return None if row is None else list(row[0])
