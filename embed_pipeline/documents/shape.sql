@@ -59,9 +59,6 @@ WHERE c.oid = %(oid)s::bigint AND c.relkind IN ('r', 'p')
 -- name: take_id
 SELECT pg_current_xact_id()
 
--- name: take_id
-SELECT pg_current_xact_id()
-
 -- name: write_ids
 INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed)
 SELECT %(index)s, array_agg({doc_id}), false FROM {documents} AS d WHERE {in_range} HAVING count(*) > 0
