@@ -32,7 +32,7 @@ SHARED_HOME = "EMBED_PIPELINE_TESTS_HOME"
 # and what others write to a disk delays no fsync: one of SQLite took a minute beside the copies.
 MEMORY, ROOM_BYTES = "/dev/shm", 6 * 2**30
 # Nothing here has to survive a crash of the machine.
-SETTINGS = {"fsync": "off", "full_page_writes": "off"}
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_prepared_transactions": "8"}
 
 
 def pytest_configure(config: pytest.Config) -> None:

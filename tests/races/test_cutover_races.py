@@ -87,6 +87,19 @@ def test_doubt_refuses_the_cutover_and_names_the_way_out(app: psycopg.Connection
     assert cutover.cutover(judged, "v2").version == "v2"
 
 
+def test_changes_after_the_mark_are_no_differences(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """An application that writes on: what it has changed and deleted since the mark is in the inbox when coverage is looked at."""
+
+    def goes_on() -> None:
+        app.execute("UPDATE articles SET body = 'after the mark' WHERE id = 1")
+        app.execute("DELETE FROM articles WHERE id = 2")
+        app.execute("INSERT INTO articles (id, title, body) VALUES (100, 'after', 'the mark')")
+
+    at("cutover.drained", goes_on)
+    assert cutover.cutover(judged, "v2").version == "v2"
+    settle(judged)
+
+
 def test_table_that_becomes_another_one_while_coverage_is_looked_at(app: psycopg.Connection, judged: OpenIndex) -> None:
     """Columns are swapped after the doubts were looked at: rows that are older than the last comparison have new texts."""
     verify.reconcile(judged)
