@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import psycopg
@@ -133,11 +133,16 @@ def _fill(
     with Line(index, reading.waiting) as line:
         writing = Writing(line, store, fence, limits, throttle, progress, listener)
         batch_backfill.run(reading, index, version, partition, writing)
+        # What jobs have brought is there now, and is not asked for again.
+        partition = replace(partition, begun=partition.begun or progress.written > 0)
         calls = embedder.spec.calls_in_flight
         # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
         may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
         with InFlight(calls, lambda: limits.size, writing.write, may_wait=may_wait) as in_flight:
             for documents in _batches(reading, index, store, embedder, partition, limits):
+                # First: what is learned while it waits counts for this batch too.
+                in_flight.wait_for_room()
+                signal("backfill.asking")
                 reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
                 reading.repeat(lambda conn: model_check.require_same_model(conn, index, version))
                 # Requests that wait for their account do so in the pool; the next word to the listener says why.

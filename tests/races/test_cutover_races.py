@@ -123,9 +123,7 @@ def test_drain_ends_by_progress_and_names_who_holds_it_up(
     app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another worker has one of the documents and counts on: nothing is done for the time that a drain waits, and the refusal says who."""
-    monkeypatch.setattr(cutover.dual_write, "STALL_SECONDS", 0.3)
-    monkeypatch.setattr(dual_write.Work.until, "__defaults__", (0.3,))
-    monkeypatch.setattr(dual_write.drain, "__defaults__", (0.3,))
+    monkeypatch.setattr(dual_write, "STALL_SECONDS", 0.3)
     app.execute("UPDATE articles SET body = 'held' WHERE id = 1")
     distribute(judged)
     claim(judged, "v2")
@@ -421,7 +419,7 @@ def test_retire_under_a_sync_is_no_failure(app: psycopg.Connection, judged: Open
     app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
     # So that it is the worker of v1 that comes to the moment.
     distribute(judged)
-    assert dual_write.drain(judged, "v2", 2**62) == 0
+    assert dual_write.drain(judged, "v2", 2**62).left == 0
 
     def gone() -> None:
         signals.forget_all()

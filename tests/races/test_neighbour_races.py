@@ -61,7 +61,7 @@ def test_no_lock_on_the_documents_is_held_at_any_moment(
     for version in ("v1", "v2"):
         with index.connection() as conn:
             mark = dual_write.distributor(index).take_mark(conn)
-        assert dual_write.drain(index, version, mark) == 0
+        assert dual_write.drain(index, version, mark).left == 0
     verify.reconcile(index)
     gate.run(index, "v2")
     cutover.cutover(index, "v2")

@@ -1,7 +1,10 @@
-"""Campaigns, each on a database of its own."""
+"""Campaigns, each on a database of its own; and a slice of them, by SLICE_SECONDS."""
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,28 @@ from tests.conftest import template
 from tests.faults.campaign.declared import with_parameter
 from tests.faults.campaign.load import Load
 from tests.faults.campaign.scenario import Campaign
-from tests.harness.strikes import SEED
+from tests.harness.strikes import SEED, SLICE_SECONDS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slice takes scenes and struck migrations in turn, so that it comes to both."""
+    if SLICE_SECONDS:
+        drawn = random.Random(SEED).sample(items, len(items))
+        scenes = [item for item in drawn if "/test_moments.py" in item.nodeid]
+        others = [item for item in drawn if "/test_moments.py" not in item.nodeid]
+        items[:] = [item for pair in itertools.zip_longest(scenes, others) for item in pair if item is not None]
+
+
+@pytest.fixture(scope="session")
+def end_of_the_slice() -> float:
+    """When this worker begins nothing more. The scenario that it is in is finished."""
+    return time.monotonic() + (SLICE_SECONDS or float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_slice(end_of_the_slice: float) -> None:
+    if time.monotonic() > end_of_the_slice:
+        pytest.skip("the time of the slice is over")
 
 
 @pytest.fixture
@@ -29,7 +53,7 @@ def campaign(
 ) -> Iterator[Callable[..., Campaign]]:
     """Makes campaigns, each on a database of its own with v1 serving: `campaign(seed, keys=..., writers=..., ...)`."""
     made: list[Campaign] = []
-    databases: list[sql.Identifier] = []
+    databases: list[str] = []
 
     def make(
         seed: int = SEED,
@@ -47,7 +71,7 @@ def campaign(
             postgres_admin.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template()))
             )
-            databases.append(sql.Identifier(name))
+            databases.append(name)
             url = postgres_server.url(name)
         # The application's statements take as long as they take, whatever the database says for others.
         application = with_parameter(url, "options", "-c statement_timeout=0")
@@ -62,4 +86,13 @@ def campaign(
     for each in made:
         each.abandon()
     for database in databases:
-        postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
+        _forget_prepared(postgres_server, database)
+        postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
+
+
+def _forget_prepared(server: embedded.Server, database: str) -> None:
+    """A writer that was killed leaves what it has prepared, and no database with such a transaction can be dropped."""
+    with psycopg.connect(server.url(database), autocommit=True) as conn:
+        left = conn.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall()
+        for (name,) in left:
+            conn.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(name)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from dataclasses import dataclass, field
@@ -19,19 +18,26 @@ from tests.faults.campaign.workers import LEASE_SECONDS, Strike
 
 # Where a worker of a step can be struck exactly. Other steps, and every second strike, are struck after a random time.
 MOMENTS = {
-    "register": ["register.cut", "register.locked"],
+    "register": ["register.cut", "register.registering"],
     "backfill": [
+        "backfill.opened",
         "backfill.read",
         "backfill.embedded",
         "store.copying",
-        "insert_new.copied",
+        "insert_new.held",
         "insert_new.written",
         "store.committed",
+        "backfill.closed",
+        "compare.slice",
+        "backfill.compared",
     ],
     "sync": [
+        "inbox.distributing",
+        "inbox.announced",
         "dual_write.claimed",
         "dual_write.read",
         "dual_write.embedded",
+        "settle.locked",
         "replace.locked",
         "replace.written",
         "store.committed",
@@ -83,21 +89,14 @@ class Fault:
         """What this fault has to say about how the worker ended."""
 
 
-def migrate(campaign: Campaign, fault: Fault, *, strikes: int | None = None, until: int | None = None) -> None:
+def migrate(campaign: Campaign, fault: Fault, *, until: int | None = None) -> None:
     """One migration, v1 to v2: forward, back, forward again, v1 retired; the fault strikes at every step.
 
-    `strikes`: at so many steps only, the backfill and others drawn by the seed. `until`: the first so many steps only. It ends when
-    something is known to be wrong.
+    `until`: the first so many steps only. It ends when something is known to be wrong.
     """
     campaign.versions = ["v1", "v2"]
-    steps = STEPS[:until]
-    drawn = random.Random(f"{campaign.seed} {fault.name}").sample(range(len(steps)), strikes or len(steps))
-    hit = {*drawn[1:], BACKFILL} if strikes else {*drawn}
-    for number, (step, version) in enumerate(steps):
-        if number in hit:
-            struck(campaign, fault, step, version)
-        else:
-            campaign.complete(step, version)
+    for step, version in STEPS[:until]:
+        struck(campaign, fault, step, version)
         campaign.pass_time(BETWEEN)
         if campaign.disturbed():
             return
@@ -106,7 +105,6 @@ def migrate(campaign: Campaign, fault: Fault, *, strikes: int | None = None, unt
 # The load goes on for a moment between two steps.
 BETWEEN = 0.1
 
-BACKFILL = 1
 STEPS = [
     ("register", "v2"),
     ("backfill", "v2"),
@@ -263,17 +261,6 @@ class BadModel(Fault):
         somewhere(campaign, step, worker)
         campaign.pass_time(0.3)
         faults_file(campaign.place).unlink(missing_ok=True)
-        hurry_queue(campaign)
-
-
-def hurry_queue(campaign: Campaign) -> None:
-    """What a worker gave back after a failure comes round after seconds; nobody waits for that here."""
-    with campaign.connect() as conn:
-        # Whoever is at a row is not waited for.
-        conn.execute(
-            "UPDATE embed_pipeline.change_queue SET leased_until = NULL WHERE seq IN "
-            "(SELECT seq FROM embed_pipeline.change_queue WHERE lease_id IS NULL ORDER BY seq FOR UPDATE SKIP LOCKED)"
-        )
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args
 
 from psycopg import sql
 
-from tests.faults.campaign.faults import Fault, a_strike, hurry_queue, note_paid, somewhere
+from tests.faults.campaign.faults import Fault, a_strike, note_paid, somewhere
 from tests.faults.campaign.records import LOST
 from tests.faults.campaign.scenario import Campaign, Worker
 from tests.faults.campaign.workers import Strike, cut
@@ -125,7 +125,6 @@ class Hurried(Fault):
         _alter(campaign, sql.SQL("RESET statement_timeout"))
         campaign.finish(worker)
         campaign.stop_syncs()
-        hurry_queue(campaign)
 
 
 @dataclass
@@ -150,7 +149,6 @@ class FullDisk(Fault):
         if step == "ann_index":
             self._no_remains(campaign)
         self.room(ROOM_MB)
-        hurry_queue(campaign)
 
     def _no_remains(self, campaign: Campaign) -> None:
         """An index build that had no room leaves nothing behind."""
@@ -164,30 +162,6 @@ class FullDisk(Fault):
     def judge(self, campaign: Campaign, step: str, version: str, outcome: dict[str, Any] | None) -> None:
         if outcome is not None and outcome.get("state") == "53100":
             campaign.count_strike(f"{self.name}: the step was refused", step)
-
-
-@dataclass
-class InTurn(Fault):
-    """One of several faults at each step, the next one each time."""
-
-    name: str = "in turn"
-    states: ClassVar[tuple[str, ...]] = (*LOST, *Hurried.states)
-    words: ClassVar[str] = Hurried.words
-    counts_itself: ClassVar[bool] = True
-    faults: list[Fault] = field(default_factory=lambda: [LostAnswer(), Cut(), Hurried()])
-
-    def arm(self, campaign: Campaign, step: str) -> Strike | None:
-        self.faults.append(self.faults.pop(0))
-        campaign.strike_sync = lambda: None
-        if not self.faults[-1].counts_itself:
-            campaign.count_strike(self.faults[-1].name, step)
-        return self.faults[-1].arm(campaign, step)
-
-    def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
-        self.faults[-1].act(campaign, step, worker)
-
-    def judge(self, campaign: Campaign, step: str, version: str, outcome: dict[str, Any] | None) -> None:
-        self.faults[-1].judge(campaign, step, version, outcome)
 
 
 # Enough for the tables of a campaign.
