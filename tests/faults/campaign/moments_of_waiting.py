@@ -133,6 +133,20 @@ def many_come_first(stage: Stage) -> None:
         stage.run.url = own
 
 
+def frozen_in_the_first_registration(stage: Stage) -> None:
+    """The first registration of an index freezes while it holds the lock on the documents; the application writes on, with a timeout of its
+    own."""
+    with _fresh_database(stage) as url:
+        own, stage.run.url = stage.run.url, url
+        worker = stage.freezing("register.locked", "register", "v1")
+        with psycopg.connect(url) as fresh, stage.timed():
+            fresh.execute("SET LOCAL statement_timeout = '3s'")
+            fresh.execute("UPDATE articles SET body = %s WHERE id = 1", (stage.text(),))
+        stage.wake(worker)
+        _registered(stage, stage.run.start("register", "v1"))
+        stage.run.url = own
+
+
 def _waiting(conn: psycopg.Connection) -> int:
     row = conn.execute(WAITING).fetchone()
     assert row is not None
@@ -142,7 +156,7 @@ def _waiting(conn: psycopg.Connection) -> int:
 def _registered(stage: Stage, worker: Worker) -> None:
     outcome = stage.run.finish(worker)
     if outcome is None or "result" not in outcome:
-        stage.problem(f"several registered the first version of all at once: {outcome}")
+        stage.problem(f"the first version of all was not registered: {outcome}")
 
 
 @contextmanager
@@ -171,4 +185,5 @@ SCENES: tuple[Scene, ...] = (
     move_beside_a_long_transaction,
     the_other_version_is_down,
     many_come_first,
+    frozen_in_the_first_registration,
 )
