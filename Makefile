@@ -10,12 +10,15 @@ STORE ?= pgvector
 LAYOUT ?= collections
 SOAK_SEED ?= 20
 SOAK_SECONDS ?= 20
+BENCHES := backfill wal application changes removals freshness searcher cutover gate
+BENCH ?=
+SLICE_SECONDS ?= 60
 # Bytecode is kept: without it each of the hundreds of processes of a test run compiles every library anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## what you can run
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("embed-pipeline needs Python 3.11 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -28,8 +31,12 @@ demo: $(READY) ## one migration end to end on real text, under traffic, with two
 	$(BIN)/embed-pipeline demo --store $(STORE) --layout $(LAYOUT)
 
 .PHONY: test
-test: lint ## lint, then every test
+test: lint ## lint, then every test but the fault campaign and other long ones
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not soak'
+
+.PHONY: slice
+slice: $(READY) ## a slice of the fault campaign: what SOAK_SEED draws first, on two cores, for SLICE_SECONDS
+	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=0 SLICE_SECONDS=$(SLICE_SECONDS) $(BIN)/python -m pytest -n 2 --maxschedchunk=1 -m soak tests/faults/campaign -o faulthandler_timeout=600
 
 .PHONY: lint
 lint: $(READY) ## formatting, lint rules, types
@@ -46,8 +53,16 @@ dev: $(READY) ## the Dagster UI on the same index as the demo
 	$(BIN)/python -m embed_pipeline.dagster_layer.dev
 
 .PHONY: bench
-bench: $(READY) ## backfill against a bare binary COPY of the same vectors, and memory
-	$(BIN)/python -m benchmarks.backfill
+bench: $(READY) ## every figure, one after another, small; BENCH=--full for the sizes that count, bench-NAME for one (benchmarks/README.md)
+	@for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name $(BENCH) || exit 1; done
+
+.PHONY: $(BENCHES:%=bench-%)
+$(BENCHES:%=bench-%): bench-%: $(READY)
+	$(BIN)/python -m benchmarks.$* $(BENCH)
+
+.PHONY: bench-vecshift
+bench-vecshift: $(READY) ## backfill against vecshift's migration of the same documents; installs it into .venv-vecshift
+	$(BIN)/python -m benchmarks.vecshift $(BENCH)
 
 .PHONY: bench-providers
 bench-providers: $(READY) ## requests in flight at a provider that answers at once, and what the pipeline itself costs
@@ -62,7 +77,7 @@ neighbour: $(READY) ## what an application feels of a migration: longest pause a
 	$(BIN)/python -m benchmarks.neighbour
 
 .PHONY: soak
-soak: $(READY) ## long fault campaigns; SOAK_SEED and SOAK_SECONDS (per scenario) choose what is run and for how long
+soak: $(READY) ## the whole fault campaign, other long tests and mutation testing; SOAK_SEED and SOAK_SECONDS (per scenario) choose what is run and for how long
 	@echo "SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)"
 	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=1 -m soak -o faulthandler_timeout=1800
 
@@ -73,4 +88,4 @@ live: $(READY) ## the provider tests against the real services whose keys are in
 .PHONY: clean
 clean: ## stop the embedded PostgreSQL and remove what was set up
 	-[ -x $(BIN)/embed-pipeline ] && $(BIN)/embed-pipeline db stop
-	rm -rf $(VENV) .embed_pipeline
+	rm -rf $(VENV) .venv-vecshift .embed_pipeline

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.meter import peak_mb
 from embed_pipeline.migrate import backfill
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.postgres import embedded
@@ -104,7 +104,7 @@ def fill(url: str, base_url: str, calls: int) -> dict[str, float]:
         "versions": {"v1": version},
     }
     with opened(IndexSpec.model_validate(declaration)) as index:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = peak_mb()
         started, cpu = time.monotonic(), time.process_time()
         written = sum(backfill.fill_partition(index, "v1", key).written for key in index.spec.partition_keys())
         return {
@@ -112,7 +112,7 @@ def fill(url: str, base_url: str, calls: int) -> dict[str, float]:
             "seconds": time.monotonic() - started,
             "cpu": time.process_time() - cpu,
             "before_mb": before,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": peak_mb(),
         }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +99,8 @@ class Searcher:
         self._source: Source | None = None
         self._stores: list[VersionStore] = []
         self._current: list[VersionStore] = []
-        self._serving: _Serving | None = None
-        self._looked = float("-inf")
+        self._resolved: dict[str | None, tuple[_Serving, float]] = {}
+        """What a look gave, by the version asked for, and when it began; None: what serves."""
         self._noted: dict[str, float] = {}
         self._closed = threading.Event()
         self._pool = ConnectionPool(self._url, connection_class=_Connection, min_size=1, max_size=max_connections, open=True)
@@ -120,16 +120,11 @@ class Searcher:
 
         `where` filters by equality of the documents table's columns. WrongSpace and CatalogError refuse; nothing is guessed.
         """
-        for last_try in (False, True):
-            serving = self._resolve(version)
-            try:
-                return self._ask(serving, self._query(serving, text), k, where, exact)
-            except (psycopg.errors.UndefinedTable, VersionRetired):
-                # Retired between our look at the pointer and the search: look again.
-                if last_try:
-                    raise
-                self._forget()
-        raise AssertionError("unreachable: the second try returns or raises")
+
+        def ask(serving: _Serving) -> Answer:
+            return self._ask(serving, self._query(serving, text), k, where, exact)
+
+        return self._asked_twice(version, ask)
 
     def embed(self, text: str, version: str | None = None) -> QueryVector:
         """The query vector of `text` with its space, to keep or to search with later."""
@@ -140,7 +135,21 @@ class Searcher:
         self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None, exact: bool = False
     ) -> Answer:
         """Search with a vector made before. It meets the vectors of its own version or none: WrongSpace says which it is not."""
-        serving = self._resolve(query.version)
+
+        def ask(serving: _Serving) -> Answer:
+            return self._ask(serving, self._checked(serving, query), k, where, exact)
+
+        return self._asked_twice(query.version, ask)
+
+    def _asked_twice(self, version: str | None, ask: Callable[[_Serving], Answer]) -> Answer:
+        try:
+            return ask(self._resolve(version))
+        except (psycopg.errors.UndefinedTable, VersionRetired):
+            # Retired between our look at the pointer and the search: look again, once.
+            self._forget()
+            return ask(self._resolve(version))
+
+    def _checked(self, serving: _Serving, query: QueryVector) -> Vectors:
         if query.fingerprint != serving.version.fingerprint:
             raise WrongSpace(
                 f"The query vector is of space {query.fingerprint[:12]}, version {query.version} of {self.index} is "
@@ -154,7 +163,7 @@ class Searcher:
                 f"{serving.version.dimensions} dimensions.",
                 next_step="Embed the query with Searcher.embed, or search by text.",
             )
-        return self._ask(serving, values, k, where, exact)
+        return values
 
     def close(self) -> None:
         """Close connections, stores and models."""
@@ -188,9 +197,9 @@ class Searcher:
         return Answer(serving.version.name, serving.version.fingerprint, serving.generation, hits)
 
     def _resolve(self, version: str | None) -> _Serving:
-        cached = self._serving
-        if version is None and cached is not None and time.monotonic() - self._looked < self._refresh_seconds:
-            return cached
+        found = self._resolved.get(version)
+        if found is not None and time.monotonic() - found[1] < self._refresh_seconds:
+            return found[0]
         with self._pool.connection() as conn:
             return self._look(conn, version)
 
@@ -210,9 +219,8 @@ class Searcher:
                 next_step=f"Serving is {pointer.version}: search without naming a version.",
             )
         resolved = _Serving(pointer.generation, version, self._store(conn, version), self._embedder(conn, version))
-        if name is None:
-            with self._lock:
-                self._serving, self._looked = resolved, looked
+        with self._lock:
+            self._resolved[name] = (resolved, looked)
         return resolved
 
     def _store(self, conn: psycopg.Connection, version: Version) -> VersionStore:
@@ -277,7 +285,8 @@ class Searcher:
         conn.execute(queries("note_read"), {"index": self.index, "version": version})
 
     def _forget(self) -> None:
-        self._looked = float("-inf")
+        with self._lock:
+            self._resolved.clear()
 
     def _listen(self) -> None:
         """Hear of flips. While this connection is down the cache's own age limit is what is left."""

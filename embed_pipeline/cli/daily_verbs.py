@@ -75,9 +75,23 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, 
             results = dual_write.sync(opened_index, waiting=_Outages(output).tell)
             _say_synced(output, results, quiet=False)
             with opened_index.connection() as conn:
-                _Doubted(output).tell(shape.look(conn, opened_index.source, index))
-            output.result({"index": index, "queued": queued, "versions": [as_values(each) for each in results]})
+                doubts = shape.open_doubts(conn, index)
+            _Doubted(output, index).tell(doubts)
+            output.result(
+                {
+                    "index": index,
+                    "queued": queued,
+                    "versions": [as_values(each) for each in results],
+                    "doubts": [as_values(each) for each in doubts],
+                }
+            )
             ctx.exit(REFUSED if any(each.error for each in results) else 0)
+
+        said = _Doubted(output, index)
+
+        def doubted(doubts: list[Doubt]) -> None:
+            if said.tell(doubts):
+                output.result({"index": index, "doubts": [as_values(each) for each in doubts]}, indent=None)
 
         def report(results: list[VersionSync]) -> None:
             _say_synced(output, results, quiet=True)
@@ -85,7 +99,7 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, 
 
         with _until_signalled() as stop:
             output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
-            watch_changes(opened_index, stop, report, _Outages(output).tell, _Doubted(output).tell)
+            watch_changes(opened_index, stop, report, _Outages(output).tell, doubted)
 
 
 class _Outages:
@@ -102,17 +116,23 @@ class _Outages:
 
 
 class _Doubted:
-    """A line for each doubt about change capture, once."""
+    """A line for each doubt about change capture, once, and one when none is left."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, index: str) -> None:
         self._output = output
-        self._said: set[int] = set()
+        self._index = index
+        self._open: set[int] = set()
 
-    def tell(self, doubts: list[Doubt]) -> None:
+    def tell(self, doubts: list[Doubt]) -> bool:
+        """Say what is new; whether anything was."""
+        now = {doubt.id for doubt in doubts}
         for doubt in doubts:
-            if doubt.id not in self._said:
-                self._said.add(doubt.id)
-                self._output.note(f"doubt: {doubt.reason}. Every search checks its hits until a full comparison has passed.")
+            if doubt.id not in self._open:
+                self._output.note(f"doubt: {doubt.reason}. {render.DOUBTED}: embed-pipeline sync {self._index} --full")
+        if self._open and not doubts:
+            self._output.note("a full comparison has passed: nothing is doubted any more.")
+        changed, self._open = now != self._open, now
+        return changed
 
 
 def _say_synced(output: Output, results: list[VersionSync], *, quiet: bool) -> None:

@@ -263,6 +263,8 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
     output.text(
         f"{moved.version} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
     )
+    for reason in moved.doubts:
+        output.note(f"doubt: {reason}. {render.DOUBTED}: embed-pipeline sync {moved.index} --full")
     output.result({"move": move, **as_values(moved)})
 
 

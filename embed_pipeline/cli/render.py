@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.status import IndexStatus, VersionStatus
     from embed_pipeline.stores.protocol import Coverage
 
+# What an open doubt means.
+DOUBTED = "Every search checks its hits until a full comparison has passed"
 # A gate's event carries its whole sentence, which stands above it already.
 REASON = 80
 # A backfill that waits speaks every two seconds.
@@ -82,6 +84,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     lines = [f"{found.index}: serves {serves}{previous}; {count(found.documents, 'document')} in {found.documents_table}"]
     if found.control.state != "running":
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
+    lines += [f"  doubt: {reason}. {DOUBTED}." for reason in found.doubts]
     lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
     lines += [f"  {account_line(each)}" for each in found.accounts]
     header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]

@@ -20,7 +20,7 @@ import dagster as dg
 from embed_pipeline.catalog import evidence
 from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.names import Names
-from embed_pipeline.dagster_layer.work import Lines, reason_of, working_on
+from embed_pipeline.dagster_layer.work import Lines, reason_of, say_doubts, working_on
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, model_check, verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -102,6 +102,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
     lines = Lines(context.log)
     started = time.monotonic()
     backfill.submit_ahead(index, version, context.partition_keys)
+    say_doubts(context.log, index)
     for done, partition in enumerate(context.partition_keys, start=1):
         report = backfill.fill_partition(index, version, partition, lambda progress: lines.say(metadata.progress_line(progress)))
         with index.connection() as conn:
@@ -202,7 +203,7 @@ def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
 
 
 def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
-    """Work off the change queue for every live version. Observes the embeddings, and never marks a partition as filled."""
+    """Work off what waits for every live version. Observes the embeddings, and never marks a partition as filled."""
     names = Names(spec.name)
 
     @dg.asset(
@@ -218,13 +219,14 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         with working_on(spec) as index:
             results = dual_write.sync(index, budget_seconds=DUAL_WRITE_BUDGET_SECONDS)
             letters = checks.dead_letters(spec, names.dual_write, dead_letters.counts(index))
+            doubts = say_doubts(context.log, index)
         for result in results:
             context.log_event(dg.AssetObservation(names.embeddings(result.version), metadata=metadata.synced(result)))
         broken = [f"{result.version}: {result.error}" for result in results if result.error]
         if broken:
             raise dg.Failure(description=" ".join(broken), allow_retries=False)
         shown: metadata.Metadata = {f"{result.version} written": result.written for result in results}
-        shown |= {f"{result.version} pending": result.pending for result in results}
+        shown |= {f"{result.version} pending": result.pending for result in results} | metadata.doubts(doubts)
         return dg.MaterializeResult(metadata=shown, check_results=[letters])
 
     return sync

@@ -57,7 +57,7 @@ def provenance(index: OpenIndex, version: Version) -> dg.AssetCheckResult:
 
 def nothing_bypassed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     """What the full comparison promises to answer. Blocks nothing: what it finds is queued by the same run."""
-    description = "No document or vector differed without a queued change, and change capture was armed."
+    description = "No document or vector differed without a queued change, change capture was armed, and nothing was doubted."
     return dg.AssetCheckSpec(NOTHING_BYPASSED, asset=asset, description=description, blocking=False)
 
 

@@ -27,11 +27,12 @@ EXAMPLE = Path(__file__).with_name("example.yaml")
 
 def build_definitions(spec: IndexSpec) -> dg.Definitions:
     """Everything Dagster knows about one index: its assets, jobs, sensor and schedules."""
+    jobs = build_jobs(spec)
     return dg.Definitions(
         assets=build_assets(spec),
-        jobs=build_jobs(spec),
+        jobs=jobs,
         schedules=build_schedules(spec),
-        sensors=[dual_write_sensor(spec)],
+        sensors=[dual_write_sensor(spec, jobs)],
     )
 
 

@@ -140,7 +140,7 @@ def moved(done: Moved) -> Metadata:
         "previous": done.previous or "none",
         "generation": done.generation,
         "seconds": round(done.seconds, 3),
-    }
+    } | doubts(done.doubts)
     if done.evidence_id is not None:
         shown["evidence"] = done.evidence_id
     return shown
@@ -162,8 +162,18 @@ def synced(result: VersionSync) -> Metadata:
 
 def compared(done: Compared) -> Metadata:
     """What a full comparison found; the differences as one number get a plot over time."""
-    shown: Metadata = {"sentence": done.sentence, "differences": sum(done.queued.values()), "rearmed": len(done.rearmed)}
+    shown: Metadata = {
+        "sentence": done.sentence,
+        "differences": sum(done.queued.values()),
+        "rearmed": len(done.rearmed),
+        "doubts": len(done.doubts),
+    }
     return shown | {f"{version} queued": number for version, number in done.queued.items()}
+
+
+def doubts(reasons: Sequence[str]) -> Metadata:
+    """Why changes may have been missed; nothing where nothing is doubted."""
+    return {"doubts": len(reasons), "doubted because": "; ".join(reasons)} if reasons else {}
 
 
 def models_checked(found: Sequence[ModelCheck]) -> Metadata:

@@ -1,22 +1,30 @@
-"""The sensor of one index: a dual-write run whenever the change queue holds work.
+"""The sensor of one index: a dual-write run whenever changes wait, and the full comparison when something is doubted.
 
-A tick is one indexed query and calls no provider. It gives no run key: Dagster never requests a run key again, also not after
-that run failed, and the queue itself knows what is still to do.
+A tick is a few indexed queries and calls no provider. It gives no run key: Dagster never requests a run key again, also not after
+that run failed, and the database itself knows what is still to do.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import dagster as dg
 import psycopg
 
-from embed_pipeline.dagster_layer.jobs import DUAL_WRITE_TAGS
+from embed_pipeline.dagster_layer.jobs import DUAL_WRITE_TAGS, Job
 from embed_pipeline.dagster_layer.names import Names
-from embed_pipeline.documents import queue
+from embed_pipeline.dagster_layer.work import doubted
+from embed_pipeline.documents import queue, shape
+from embed_pipeline.documents import source as documents_source
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.postgres.connection import connect, resolve_url
 from embed_pipeline.spec import IndexSpec
 
 MINIMUM_INTERVAL_SECONDS = 5
+# A comparison that a doubt has asked for is asked for again after this time.
+COMPARE_AGAIN_SECONDS = 60.0
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -27,32 +35,53 @@ UNFINISHED = [
 ]
 
 
-def dual_write_sensor(spec: IndexSpec) -> dg.SensorDefinition:
-    """Runs from the start: an index whose changes are not worked off serves yesterday's texts."""
+@dataclass(frozen=True)
+class Seen:
+    """What a tick finds: whether anything waits for a dual-write, and why changes may have been missed."""
+
+    waits: bool
+    doubts: tuple[str, ...]
+
+
+def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefinition:
+    """Runs from the start: an index whose changes are not worked off serves yesterday's texts. `jobs` are the index's."""
     names = Names(spec.name)
+    wanted = [job for job in jobs if job.name in (names.dual_write_job, names.compare_job)]
 
     @dg.sensor(
         name=names.dual_write_sensor,
-        job_name=names.dual_write_job,
+        jobs=wanted,
         minimum_interval_seconds=MINIMUM_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Requests a dual-write of {spec.name} while changed documents wait in the queue.",
+        description=f"Requests a dual-write of {spec.name} while changes wait, and a full comparison while it is doubted that all were seen.",
     )
-    def changes_wait(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if unfinished_run(context.instance, names.dual_write_job):
-            return dg.SkipReason("A dual-write is queued or running.")
+    def changes_wait(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            with connect(resolve_url(spec.database_url), autocommit=True) as conn:
-                waiting = queue.has_work(conn, spec.name)
+            seen = _look(spec)
         except EmbedPipelineError as problem:
             return dg.SkipReason(str(problem))
         except psycopg.errors.UndefinedTable:
             return dg.SkipReason(f"{spec.name} is not registered in its database yet; its first backfill does that.")
         except psycopg.Error as problem:
             return dg.SkipReason(f"PostgreSQL did not answer: {problem.diag.message_primary or type(problem).__name__}.")
-        if not waiting:
-            return dg.SkipReason("No changed document waits.")
-        return dg.RunRequest(tags=DUAL_WRITE_TAGS)
+        requests, said, cursor = [], [], context.cursor
+        if unfinished_run(context.instance, names.dual_write_job):
+            said.append("A dual-write is queued or running.")
+        elif seen.waits:
+            requests.append(dg.RunRequest(job_name=names.dual_write_job, tags=DUAL_WRITE_TAGS))
+        else:
+            said.append("No changed document waits.")
+        if seen.doubts:
+            said.append(doubted(seen.doubts))
+            context.log.warning(doubted(seen.doubts))
+            if unfinished_run(context.instance, names.compare_job):
+                said.append("A full comparison is queued or running.")
+            elif time.time() - float(cursor or 0) >= COMPARE_AGAIN_SECONDS:
+                requests.append(dg.RunRequest(job_name=names.compare_job))
+                cursor = str(time.time())
+        if requests:
+            return dg.SensorResult(run_requests=requests, cursor=cursor)
+        return dg.SensorResult(skip_reason=" ".join(said), cursor=cursor)
 
     return changes_wait
 
@@ -60,3 +89,16 @@ def dual_write_sensor(spec: IndexSpec) -> dg.SensorDefinition:
 def unfinished_run(instance: dg.DagsterInstance, job_name: str) -> bool:
     """Whether a run of the job waits or runs."""
     return bool(instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=UNFINISHED), limit=1))
+
+
+def _look(spec: IndexSpec) -> Seen:
+    """Changes nothing. A documents table that is another one than capture was armed for is looked into by a dual-write's run."""
+    with connect(resolve_url(spec.database_url), autocommit=True) as conn:
+        waits = queue.has_work(conn, spec.name)
+        still_open = [doubt.reason for doubt in shape.open_doubts(conn, spec.name)]
+        if shape.known(conn, spec.name) is None:
+            return Seen(waits, tuple(still_open))
+        source = documents_source.inspect(conn, spec.source())
+        changed = shape.has_changed(conn, source, spec.name)
+        reasons = [*still_open, *(shape.differences(conn, source, spec.name) if changed else [])]
+        return Seen(waits or changed, tuple(dict.fromkeys(reasons)))

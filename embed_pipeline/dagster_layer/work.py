@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import dagster as dg
 
+from embed_pipeline.documents import shape
 from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError, StoreUnavailable
 from embed_pipeline.migrate.open_index import OpenIndex, opened
 from embed_pipeline.postgres import failures
@@ -23,6 +24,10 @@ class Log(Protocol):
 
     def info(self, msg: str) -> None:
         """Write one line."""
+        ...
+
+    def warning(self, msg: str) -> None:
+        """Write one line that stands out."""
         ...
 
 
@@ -47,6 +52,22 @@ def working_on(spec: IndexSpec, *, register_new: bool = True) -> Iterator[OpenIn
     """The open index for one step; refusals become failures."""
     with refusals_as_failures(), opened(spec, register_new=register_new) as index:
         yield index
+
+
+def say_doubts(log: Log, index: OpenIndex) -> list[str]:
+    """Warn of everything that makes it doubtful that every change was seen; returns the reasons."""
+    with index.connection() as conn:
+        reasons = [doubt.reason for doubt in shape.open_doubts(conn, index.name)]
+    if reasons:
+        log.warning(doubted(reasons))
+    return reasons
+
+
+def doubted(reasons: Sequence[str]) -> str:
+    """What a person reads about open doubts."""
+    return (
+        f"Changes may have been missed ({'; '.join(reasons)}): every search checks its hits until a full comparison has passed."
+    )
 
 
 def reason_of(run_id: str, given: str) -> str:

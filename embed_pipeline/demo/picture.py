@@ -17,8 +17,9 @@ class Round:
     versions: tuple[str, ...]
 
 
-def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, str]], path: Path) -> None:
-    """Left: the in-place overwrite, by share done. Right: what the reader measured during our migration, with its steps."""
+def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, str]], documents: int, path: Path) -> None:
+    """The same documents and queries in both panels. Left: the in-place overwrite, by share done. Right: what the reader measured during
+    our migration, with its steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -28,7 +29,7 @@ def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, st
     shares = [100 * point.share for point in trap]
     left.plot(shares, [point.old_queries for point in trap], "o-", color="#b3392f", label="queries by the old model")
     left.plot(shares, [point.new_queries for point in trap], "o--", color="#d98b5f", label="queries by the new model")
-    left.set_title("Overwritten in place (a copy of 300 documents)")
+    left.set_title(f"Overwritten in place (a copy of the same {documents:,} documents)")
     left.set_xlabel("vectors overwritten, %")
     left.set_ylabel("recall@10")
     left.legend(frameon=False, fontsize=8)

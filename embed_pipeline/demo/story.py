@@ -18,7 +18,7 @@ from embed_pipeline.demo import corpus, picture, traffic, trap
 from embed_pipeline.demo.picture import Round
 from embed_pipeline.demo.stage import LayoutKind, Stage, StoreKind, set_up
 from embed_pipeline.demo.traffic import Actor, Place, queries
-from embed_pipeline.documents import loading
+from embed_pipeline.documents import census, loading
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
@@ -29,7 +29,6 @@ from embed_pipeline.spec import HoldoutSpec, IndexSpec
 INDEX = "docs"
 QUERIES_HELD_OUT = 600
 QUERIES_OF_THE_READER = 100
-TRAP_SAMPLE = 300
 SEED = 11
 
 # A reader that has no answer for so long is stuck.
@@ -44,6 +43,8 @@ class Story:
     """What the demo found out, told at its end and kept as JSON beside the picture."""
 
     started: float = field(default_factory=time.time)
+    trap: list[trap.TrapPoint] = field(default_factory=list)
+    documents: int = 0
     marks: list[tuple[float, str]] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
 
@@ -80,22 +81,21 @@ def run(
         console.print(f"{stage.opening}\n", highlight=False)
     console.rule("[bold]1. An index that serves")
     _serve_first_version(console, stage, first, place, len(documents))
-    console.rule("[bold]2. The trap: changing the model in place")
-    points = _show_trap(console, stage, judged)
-    console.rule("[bold]3. The same change as a migration, under traffic")
+    console.rule("[bold]2. Another model, under traffic")
     watched = [(document.query, document.id) for document in judged[:QUERIES_OF_THE_READER]]
     # Not the judged ones: what the reader measures should change with the model, not with the writer's edits.
     unjudged = sorted({document.id for document in documents} - {document.id for document in judged})
     actors = traffic.start(place, stage, watched, unjudged)
     try:
-        _migrate(console, stage, place, story, actors)
+        _migrate(console, stage, place, story, actors, watched)
     finally:
         traffic.stop(place, actors)
+    console.print("The writers have stopped. What they left is embedded, then every vector is compared with its document ...")
     with opened(spec) as index:
         _settle(index)
         _verify(console, index, "at the end, with all writers stopped", strict=True)
     rounds = _rounds(traffic.answers(place), story)
-    _tell(console, stage, place, story, points, rounds)
+    _tell(console, stage, place, story, rounds)
     return story.facts
 
 
@@ -121,29 +121,38 @@ def _prepare(stage: Stage) -> Place:
 
 
 def _serve_first_version(console: Console, stage: Stage, spec: IndexSpec, place: Place, count: int) -> None:
+    console.print("Reading the docstrings of the Python standard library into a table ...")
     report = loading.load(loading.open_to_load(spec), place.folder / "documents.jsonl", full=True)
     console.print(f"Loaded {report.inserted:,} docstrings of the Python standard library; {count - report.inserted} were there.")
     with opened(spec) as index:
         _backfill(console, stage, index, "v1")
+        console.print("The gate asks v1 the held-out queries ...")
         console.print(gate.run(index, "v1").sentence)
         cutover.cutover(index, "v1", "first version")
     console.print("v1 serves.")
 
 
-def _show_trap(console: Console, stage: Stage, judged: list[corpus.DocstringDocument]) -> list[trap.TrapPoint]:
-    spec = stage.spec
-    with opened(spec.model_copy(update={"versions": {"v1": spec.versions["v1"]}})) as index, index.connection() as conn:
-        new = OpenIndex(spec, index.url, index.source)
-        points = trap.overwrite_in_place(stage.scratch(conn), judged[:TRAP_SAMPLE], index.embedder("v1"), new.embedder("v2"))
-        new.close()
-    console.print(f"A scratch copy of {TRAP_SAMPLE} documents, overwritten with the new model's vectors. Every request succeeds.")
+def _show_trap(console: Console, stage: Stage, index: OpenIndex, story: Story, watched: list[tuple[str, str]]) -> None:
+    """The same documents and queries, changed in place: both versions' vectors are there, so nothing is embedded for it."""
+    console.print("Meanwhile, on a scratch copy: the same documents, changed in place as people do it ...")
+    with index.connection() as conn:
+        old, new = index.version(conn, "v1"), index.version(conn, "v2")
+        ids = [doc_id for portion in index.store(old).stored_ids(conn) for doc_id in portion]
+        of_old, of_new = stage.stored(conn, old, ids), stage.stored(conn, new, ids)
+        vectors = {doc_id: (of_old[doc_id].vector, of_new[doc_id].vector) for doc_id in of_old.keys() & of_new.keys()}
+        models = index.embedder_of(old), index.embedder_of(new)
+        story.trap = trap.overwrite_in_place(stage.scratch(conn), vectors, watched, *models)
+    story.documents = len(vectors)
+    console.print(f"{len(vectors):,} vectors overwritten by the new model's. Every request succeeds:")
     console.print("  overwritten   recall@10, old query model   new query model")
-    for point in points:
+    for point in story.trap:
         console.print(f"  {point.share:>10.0%}   {point.old_queries:>26.3f}   {point.new_queries:>15.3f}")
-    return points
 
 
-def _migrate(console: Console, stage: Stage, place: Place, story: Story, actors: list[Actor]) -> None:
+def _migrate(
+    console: Console, stage: Stage, place: Place, story: Story, actors: list[Actor], watched: list[tuple[str, str]]
+) -> None:
+    console.print("A reader asks v1, round after round, and a writer begins to edit ...")
     _await_rounds(place, 1)
     story.mark("declare v2")
     with opened(stage.spec) as index:
@@ -152,16 +161,20 @@ def _migrate(console: Console, stage: Stage, place: Place, story: Story, actors:
         _backfill(console, stage, index, "v2")
         _verify(console, index, "after the backfill")
         story.mark("gate")
+        console.print("The gate compares v2 with v1 on the held-out queries ...")
         result = gate.run(index, "v2")
         console.print(result.sentence)
         story.facts["gate"] = result.sentence
+        _show_trap(console, stage, index, story, watched)
         for step in ("cutover", "rollback", "cutover"):
+            console.print(f"{step} ...")
             moved = cutover.rollback(index) if step == "rollback" else cutover.cutover(index, "v2", "demo")
             story.mark(step)
             console.print(f"{step}: {moved.version} serves, generation {moved.generation}, in {moved.seconds:.2f} s.")
             _print_told(console, stage, index)
             _await_rounds(place, 1)
             _verify(console, index, f"after the {step}, with edits since")
+        console.print(f"Nobody reads v1 any more; retire waits until that is {index.spec.retire.unread_seconds} s ago ...")
         time.sleep(index.spec.retire.unread_seconds + 1)
         freed = retire.retire(index, "v1", "v1", "demo").freed_bytes
         story.mark("retire v1")
@@ -177,10 +190,11 @@ def _print_told(console: Console, stage: Stage, index: OpenIndex) -> None:
 
 
 def _backfill(console: Console, stage: Stage, index: OpenIndex, name: str) -> None:
+    console.print(f"Embedding every document with {name}'s model ...")
     columns = (TextColumn("backfill " + name), BarColumn(), MofNCompleteColumn(), TextColumn("documents"), TimeRemainingColumn())
     started = time.monotonic()
     with Progress(*columns, console=console) as bar, index.connection() as conn:
-        total = verify.verify(index, name)[name].documents
+        total = census.count(conn, index.source)
         task = bar.add_task(name, total=total)
         done = 0
         for key in backfill.unfilled(conn, index, name):
@@ -192,6 +206,7 @@ def _backfill(console: Console, stage: Stage, index: OpenIndex, name: str) -> No
             report = backfill.fill_partition(index, name, key, show)
             done = before + report.documents
             bar.update(task, completed=done, total=max(total, done))
+    console.print(f"Building the ANN index of {name} ...")
     ann_index.build(index, name)
     seconds = time.monotonic() - started
     console.print(f"{name}: {done:,} documents in {seconds:.1f} s, {done / seconds:.0f} documents/s; {stage.ann_words}.")
@@ -251,18 +266,18 @@ def _rounds(answers: list[dict[str, object]], story: Story) -> list[Round]:
     return rounds
 
 
-def _tell(console: Console, stage: Stage, place: Place, story: Story, points: list[trap.TrapPoint], rounds: list[Round]) -> None:
+def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: list[Round]) -> None:
     before = [each.recall for each in rounds if each.versions == ("v1",)]
     after = [each.recall for each in rounds if each.versions == ("v2",)]
     lowest = min(each.recall for each in rounds)
     written = json.loads(place.notes("writer").read_text())
     path = place.folder / "recall.png"
-    picture.draw(points, rounds, [(at - story.started, name) for at, name in story.marks], path)
+    picture.draw(story.trap, rounds, [(at - story.started, name) for at, name in story.marks], story.documents, path)
     story.facts |= {
         "recall_v1": before[0],
         "recall_lowest": lowest,
         "recall_v2": after[-1],
-        "trap_lowest": min(point.old_queries for point in points),
+        "trap_lowest": min(point.old_queries for point in story.trap),
         "writes": written,
         "seconds": time.time() - story.started,
         "rounds": [(round(each.at, 1), each.recall, each.versions) for each in rounds],
@@ -277,7 +292,6 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, points: li
         f"Answers ranked in more than one space: {story.facts['mixed_answers']}.\n"
         f"recall@10 on the same {QUERIES_OF_THE_READER} queries: {before[0]:.2f} at first, {lowest:.2f} at the lowest, {after[-1]:.2f} at the end. "
         f"The naive way fell to {story.facts['trap_lowest']:.2f}.\n"
-        f"Picture: {path}\n"
     )
     if errors or story.facts["mixed_answers"]:
         raise EmbedPipelineError(
@@ -287,4 +301,10 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, points: li
         raise EmbedPipelineError(
             f"Recall fell to {lowest:.2f} during the migration, below v1's {before[0]:.2f}.", next_step=f"Look at {place.folder}."
         )
-    console.print(f"Next:\n{stage.next_steps()}", highlight=False, soft_wrap=True)
+    console.print(f"Next:\n{stage.next_steps()}\n", highlight=False, soft_wrap=True)
+    console.print(
+        f"The model of a live index was changed under {sum(written.values())} writes and {story.facts['answers']} searches: none failed, "
+        f"and recall went from {before[0]:.2f} to {after[-1]:.2f} without a dip. Picture: {path}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -32,6 +32,8 @@ from embed_pipeline.spec import IndexSpec
 queries = Queries(__file__, "traffic.sql")
 
 WRITES_PER_SECOND = 10
+# The writer waits while so many of its changes are not embedded yet: a busy machine makes the demo slower, and changes nothing else.
+MOST_WAITING = 20
 SEARCHES_PER_SECOND = 25
 SEED = 7
 
@@ -150,7 +152,15 @@ def write_all_along(place: Place, index: str, editable: list[str]) -> None:
                 conn.execute(queries("delete", table=table), {"id": born.pop(chosen.randrange(len(born)))})
             counts[kind] += 1
             time.sleep(1 / WRITES_PER_SECOND)
+            while not place.stopped and _waiting(conn, index) > MOST_WAITING:
+                time.sleep(1 / WRITES_PER_SECOND)
     place.notes("writer").write_text(json.dumps(counts))
+
+
+def _waiting(conn: psycopg.Connection, index: str) -> int:
+    """Changes that a live version has not got yet."""
+    row = conn.execute(queries("waiting"), {"index": index}).fetchone()
+    return int(row[0]) if row else 0
 
 
 def read_all_along(place: Place, spec: IndexSpec, questions: list[tuple[str, str]]) -> None:

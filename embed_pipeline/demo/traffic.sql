@@ -7,6 +7,10 @@ UPDATE {table} SET text = regexp_replace(text, ' \(revision \d+\)$', '') || %(re
 -- name: delete
 DELETE FROM {table} WHERE id = %(id)s
 
+-- name: waiting
+SELECT (SELECT count(*) FROM embed_pipeline.inbox WHERE index_name = %(index)s)
+     + (SELECT count(*) FROM embed_pipeline.queue WHERE index_name = %(index)s)
+
 -- name: other_indexes
 SELECT count(*) FROM embed_pipeline.indexes WHERE index_name <> %(index)s
 

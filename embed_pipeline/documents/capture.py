@@ -6,6 +6,9 @@ isolation level, and pays the same for one live version and for five. They are m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import psycopg
 from psycopg import errors, sql
 
@@ -34,28 +37,40 @@ def install(conn: psycopg.Connection, source: Source, index: str, *, payload: bo
 
     The caller holds `lock`.
     """
+    known = leaves(conn, source) if source.partitioned else []
     _make_functions(conn, source, index, payload)
-    if source.partitioned:
-        _arm(conn, source.identifier, index, "row", "enable_always")
-        for leaf in leaves(conn, source):
-            _arm(conn, leaf, index, "truncate", "enable_always")
-    else:
-        for kind in STATEMENT_KINDS:
-            _arm(conn, source.identifier, index, kind)
-        # Replicated changes fire row triggers only; with ENABLE REPLICA this one fires for nothing else.
-        _arm(conn, source.identifier, index, "row", "enable_replica")
-    _arm(conn, source.identifier, index, "truncate", "enable_always")
+    _make_row_function(conn, source, index, payload, known)
+    for table in (source.identifier, *(leaf.table for leaf in known)):
+        arm_statements(conn, index, table)
+    # PostgreSQL clones a row trigger to every partition, also to one that is attached later. Of an ordinary table only replicated
+    # changes need it, and with ENABLE REPLICA it fires for nothing else.
+    _arm(conn, source.identifier, index, "row", "enable_always" if source.partitioned else "enable_replica")
 
 
-def arm_leaf(conn: psycopg.Connection, index: str, leaf: sql.Identifier) -> None:
-    """A partition that was attached later has every trigger of its table but the one for TRUNCATE."""
-    _arm(conn, leaf, index, "truncate", "enable_always")
+def arm_statements(conn: psycopg.Connection, index: str, table: sql.Identifier) -> None:
+    """The statement triggers of one table: of a partition they fire for statements that name it."""
+    for kind in STATEMENT_KINDS:
+        _arm(conn, table, index, kind)
+    _arm(conn, table, index, "truncate", "enable_always")
 
 
-def leaves(conn: psycopg.Connection, source: Source) -> list[sql.Identifier]:
+def know_leaves(conn: psycopg.Connection, source: Source, index: str, *, payload: bool) -> None:
+    """From here on the row trigger leaves the partitions to their statement triggers, which the caller has armed and committed."""
+    _make_row_function(conn, source, index, payload, leaves(conn, source))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A partition of the documents table, at whatever level."""
+
+    table: sql.Identifier
+    oid: int
+
+
+def leaves(conn: psycopg.Connection, source: Source) -> list[Leaf]:
     """The partitions of the documents table, at every level."""
     rows = conn.execute(queries("leaf_partitions"), {"documents": source.identifier.as_string(conn)}).fetchall()
-    return [sql.Identifier(schema, table) for schema, table in rows]
+    return [Leaf(sql.Identifier(schema, table), oid) for schema, table, oid in rows]
 
 
 def function_name(index: str, kind: str) -> sql.Identifier:
@@ -74,26 +89,50 @@ def _arm(conn: psycopg.Connection, table: sql.Identifier, index: str, kind: str,
 
 
 def _make_functions(conn: psycopg.Connection, source: Source, index: str, payload: bool) -> None:
-    settings = queries("settings" if _is_plain(source, payload) else "settings_of_texts")
-    ids = {"new_id": source.doc_id("n"), "old_id": source.doc_id("o")}
-    states = {"new_state": _state(source, "n", payload), "old_state": _state(source, "o", payload)}
-    wanted = {"insert": {"new_id"}, "delete": {"old_id"}, "update": {*ids, *states}, "row": {*ids, *states}}
-    written = {
-        f"write_{name}": queries(
-            "write_ids", ids=sql.Identifier(name), index=sql.Literal(index), removed=sql.Literal(name == "removed")
-        )
-        for name in ("changed", "removed")
-    }
-    for kind in (*STATEMENT_KINDS, "row"):
-        gather = queries(f"gather_{kind}", **{name: part for name, part in (ids | states).items() if name in wanted[kind]})
-        body = queries("body", gather=gather, index=sql.Literal(index), **written)
-        _make(conn, "function", function_name(index, kind), body, settings=settings)
+    settings = _settings(source, payload)
+    gathered = _gathered(source, payload)
+    wanted = {"insert": {"new_id"}, "delete": {"old_id"}, "update": gathered.keys()}
+    for kind in STATEMENT_KINDS:
+        gather = queries(f"gather_{kind}", **{name: part for name, part in gathered.items() if name in wanted[kind]})
+        _make_trigger_function(conn, index, kind, gather, settings)
     _make(conn, "truncate_function", function_name(index, "truncate"), queries("truncate_body", index=sql.Literal(index)))
     parts = source.parts()
     gone = queries("gone_body", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
     _make(conn, "gone_function", sql.Identifier("embed_pipeline", f"gone_{index}"), gone, settings=settings)
     present = queries("present_body", documents=parts["documents"], doc_id=parts["doc_id"])
     _make(conn, "present_function", sql.Identifier("embed_pipeline", f"present_{index}"), present, settings=settings)
+
+
+def _make_row_function(conn: psycopg.Connection, source: Source, index: str, payload: bool, known: Sequence[Leaf]) -> None:
+    oids = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.Literal(leaf.oid) for leaf in known))
+    gather = queries("gather_row", known=oids, **_gathered(source, payload))
+    _make_trigger_function(conn, index, "row", gather, _settings(source, payload))
+
+
+def _make_trigger_function(
+    conn: psycopg.Connection, index: str, kind: str, gather: sql.Composable, settings: sql.Composable
+) -> None:
+    written = {
+        f"write_{name}": queries(
+            "write_ids", ids=sql.Identifier(name), index=sql.Literal(index), removed=sql.Literal(name == "removed")
+        )
+        for name in ("changed", "removed")
+    }
+    body = queries("body", gather=gather, index=sql.Literal(index), **written)
+    _make(conn, "function", function_name(index, kind), body, settings=settings)
+
+
+def _gathered(source: Source, payload: bool) -> dict[str, sql.Composable]:
+    return {
+        "new_id": source.doc_id("n"),
+        "old_id": source.doc_id("o"),
+        "new_state": _state(source, "n", payload),
+        "old_state": _state(source, "o", payload),
+    }
+
+
+def _settings(source: Source, payload: bool) -> sql.Composable:
+    return queries("settings" if _is_plain(source, payload) else "settings_of_texts")
 
 
 def _make(conn: psycopg.Connection, name: str, function: sql.Identifier, body: sql.Composed, **parts: sql.Composable) -> None:
@@ -115,12 +154,10 @@ def _state(source: Source, alias: str, payload: bool) -> sql.Composable:
 
 def disarmed(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
     """`table.trigger` of every trigger that is missing, disabled, or enabled in another way than `install` leaves it. Locks nothing."""
-    kinds = [("row", "A")] if source.partitioned else [*((kind, "O") for kind in STATEMENT_KINDS), ("row", "R")]
-    table = source.identifier.as_string(conn)
-    wanted = [(table, trigger_name(index, kind), mode) for kind, mode in (*kinds, ("truncate", "A"))]
-    if source.partitioned:
-        for leaf in leaves(conn, source):
-            wanted += [(leaf.as_string(conn), trigger_name(index, kind), "A") for kind in ("row", "truncate")]
+    row = ("row", "A" if source.partitioned else "R")
+    kinds = [*((kind, "O") for kind in STATEMENT_KINDS), row, ("truncate", "A")]
+    armed = [source.identifier, *(leaf.table for leaf in (leaves(conn, source) if source.partitioned else []))]
+    wanted = [(table.as_string(conn), trigger_name(index, kind), mode) for table in armed for kind, mode in kinds]
     tables, triggers, modes = (list(column) for column in zip(*wanted, strict=True))
     found = conn.execute(queries("disarmed"), {"tables": tables, "triggers": triggers, "modes": modes})
     return [f"{table}.{trigger}" for table, trigger in found]

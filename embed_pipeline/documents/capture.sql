@@ -51,7 +51,11 @@ SELECT array_agg({old_id}) INTO removed FROM old_rows o;
         WHERE a.id IS NULL OR b.id IS NULL OR a.state IS DISTINCT FROM b.state;
 
 -- name: gather_row
--- For partitioned tables (writes that name a partition) and for replicated changes, which fire row triggers only.
+-- For replicated changes, which fire row triggers only, and for partitions that were attached after capture was armed: those that are
+-- known have statement triggers of their own.
+        IF TG_RELID = ANY ({known}::oid[]) AND current_setting('session_replication_role') <> 'replica' THEN
+            RETURN NULL;
+        END IF;
         IF TG_OP <> 'DELETE' THEN
             SELECT ARRAY[{new_id}] INTO changed FROM (SELECT NEW.*) AS n;
         END IF;
@@ -142,7 +146,7 @@ ALTER TABLE {documents} ENABLE REPLICA TRIGGER {trigger}
 LOCK TABLE {documents} IN SHARE ROW EXCLUSIVE MODE
 
 -- name: leaf_partitions
-SELECT n.nspname, c.relname
+SELECT n.nspname, c.relname, c.oid::bigint
 FROM pg_catalog.pg_partition_tree(%(documents)s::regclass) t
 JOIN pg_catalog.pg_class c ON c.oid = t.relid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

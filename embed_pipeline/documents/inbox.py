@@ -15,11 +15,10 @@ import psycopg
 from psycopg import errors
 
 from embed_pipeline.documents import queue
-from embed_pipeline.documents.slices import SliceSize
+from embed_pipeline.documents.slices import SliceSize, read
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -29,6 +28,8 @@ queries = Queries(__file__, "inbox.sql")
 IDS, ROWS = 5_000, 2_000
 LOCK_WAIT_MS = 2_000
 FLOOR_SECONDS = 1.0
+# A worker that freezes in a write holds what it writes until the server ends it. The rows of the inbox come again.
+GIVES_WAY = (errors.LockNotAvailable, errors.DeadlockDetected)
 
 StoredIds = Callable[[psycopg.Connection, str], Iterator[list[str]]]
 """Version name -> ids of the documents that its store holds, in slices. Asked for after a TRUNCATE."""
@@ -67,10 +68,9 @@ class Distributor:
                 break
             told()
         for row in self._truncates(conn):
-            # Where a worker that freezes holds what has to be announced, the row stays, and comes again.
-            with suppress(errors.LockNotAvailable, errors.DeadlockDetected):
+            with suppress(*GIVES_WAY):
                 self._expand(conn, row)
-            told()
+                told()
         self._floors.advance(conn)
         return total
 
@@ -84,13 +84,13 @@ class Distributor:
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": last}).fetchone()
             if left is None or not left[0]:
                 return queue.next_seq(conn)
-            # What is left another distributor has in its hands; one that freezes is ended by the server before this deadline.
             if time.monotonic() > deadline:
                 raise DatabaseUnavailable(
-                    f"Changes of {self._source} were not handed to the versions within {deadline_seconds:.0f} s: another worker has them "
-                    "in its hands.",
-                    next_step="End it (its session in pg_stat_activity reads embed_pipeline.inbox), and run the same command again.",
+                    f"Changes of {self._index} that were committed more than {deadline_seconds:.0f} s ago could not be handed to its "
+                    "versions: another session has them, or a document that they are about, in its hands.",
+                    next_step="See in pg_locks who holds rows of embed_pipeline.inbox or embed_pipeline.pending, and run it again.",
                 )
+            # What is left another distributor has in its hands, or waits for a worker that has its document.
             time.sleep(0.01)
 
     def _piece(self, conn: psycopg.Connection) -> tuple[int, int]:
@@ -103,8 +103,7 @@ class Distributor:
                 signal("inbox.announced")
         except errors.ProgramLimitExceeded:
             return self._by_halves(conn)
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            # A worker that freezes in a write holds what it writes until the server ends it. The rows come again.
+        except GIVES_WAY:
             return 0, 0
         assert row is not None
         return int(row[0]), int(row[1])
@@ -114,7 +113,7 @@ class Distributor:
         found = conn.execute(queries("row_ids"), {"index": self._index, "rows": ROWS}).fetchall()
         done = ids = 0
         for (number,) in found:
-            with conn.transaction():
+            with suppress(*GIVES_WAY), conn.transaction():
                 _begin(conn)
                 row = conn.execute(queries("lock_row"), {"id": number}).fetchone()
                 if row is None:
@@ -152,6 +151,8 @@ class Distributor:
             signal("inbox.known")
             for stored in self._stored(conn, version):
                 self._announce_gone(conn, version, stored)
+                # A large table takes a while, and what comes meanwhile does not wait for it.
+                self._piece(conn)
         conn.execute(queries("forget"), {"ids": [row]})
 
     def _announce_gone(self, conn: psycopg.Connection, version: str, doc_ids: list[str]) -> None:
@@ -237,12 +238,11 @@ def _gone(conn: psycopg.Connection, source: Source, doc_ids: list[str], size: Sl
     worker finds out."""
     parts = source.parts()
     query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
-    with size.timed(), unhurried(conn):
-        conn.execute(slices("by_key"))
-        return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": doc_ids})]
+    with size.timed():
+        return [doc_id for (doc_id,) in read(conn, query, {"doc_ids": doc_ids})]
 
 
 def _begin(conn: psycopg.Connection) -> None:
     # Workers wait for the rows, and a retire for the versions.
-    end_when_frozen(conn)
-    conn.execute(queries("begin"), {"milliseconds": str(LOCK_WAIT_MS)})
+    queue.commit_now(conn)
+    conn.execute(slices("lock_timeout"), {"milliseconds": str(LOCK_WAIT_MS)})

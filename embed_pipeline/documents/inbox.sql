@@ -43,10 +43,6 @@ FROM (SELECT q.doc_id FROM embed_pipeline.pending q
       WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = ANY (%(doc_ids)s::text[]) ORDER BY q.doc_id FOR UPDATE) AS w
 WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id
 
--- name: begin
--- A number that a crash could draw again would let an old batch acknowledge a new change.
-SELECT set_config('lock_timeout', %(milliseconds)s, true), set_config('synchronous_commit', 'on', true)
-
 -- name: truncates
 SELECT id FROM embed_pipeline.inbox WHERE index_name = %(index)s AND doc_ids IS NULL ORDER BY id
 

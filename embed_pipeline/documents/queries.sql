@@ -47,7 +47,7 @@ ORDER BY w.number
 
 -- name: read_current
 -- The text that a claimed document has now. A snapshot taken after the claim sees every change that was claimed.
-SELECT w.doc_id, {text} AS text, {source_hash} AS source_hash
+SELECT w.doc_id, {text} AS text
 FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
 JOIN {documents} AS d ON {key_is_wanted}
 

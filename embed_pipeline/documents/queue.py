@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from embed_pipeline.postgres import connection
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "queue.sql")
 
@@ -110,8 +112,15 @@ def claim(
         "who": worker(),
     }
     with conn.transaction():
-        conn.execute(queries("commit_now"))
-        return Claim(made, index, version, dict(conn.execute(queries("claim"), values).fetchall()))
+        commit_now(conn)
+        claimed = Claim(made, index, version, dict(conn.execute(queries("claim"), values).fetchall()))
+        signal("queue.claiming")
+    return claimed
+
+
+def commit_now(conn: psycopg.Connection) -> None:
+    """In a transaction: it commits synchronously, and the server ends it when its process freezes; distributors wait for its rows."""
+    conn.execute(queries("commit_now"), {"milliseconds": str(connection.FROZEN_MS)})
 
 
 def worker() -> str:
@@ -134,6 +143,12 @@ def lock_claimed(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]
     """Those of `doc_ids` that are still this claim's, locked until the transaction ends."""
     rows = conn.execute(queries("lock_claimed"), claim_.names | {"doc_ids": sorted(doc_ids)})
     return [doc_id for (doc_id,) in rows]
+
+
+def still_claimed(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]) -> set[str]:
+    """Those of `doc_ids` that are this claim's at this moment. Locks nothing: for a store that shares no transaction with the ledger."""
+    rows = conn.execute(queries("still_claimed"), claim_.names | {"doc_ids": list(doc_ids)})
+    return {doc_id for (doc_id,) in rows}
 
 
 def acknowledge(conn: psycopg.Connection, claim_: Claim, doc_ids: Sequence[str]) -> set[str]:

@@ -109,6 +109,12 @@ def record(conn: psycopg.Connection, source: Source, index: str, shape: Shape | 
     conn.execute(queries("record"), values)
 
 
+def has_changed(conn: psycopg.Connection, source: Source, index: str) -> bool:
+    """Whether `look` would have anything to do."""
+    before = known(conn, index)
+    return before is not None and before != read(conn, source, index)
+
+
 def differences(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
     """What `look` would doubt, in words. Changes nothing."""
     before = known(conn, index)
@@ -122,16 +128,13 @@ def look(conn: psycopg.Connection, source: Source, index: str) -> list[Doubt]:
     """
     before, now = known(conn, index), read(conn, source, index)
     if before is not None and before != now:
-        arrived = _follow_rotation(conn, source, index, before, now)
+        followed = _follow_rotation(conn, source, index, before, now)
         with conn.transaction():
             row = conn.execute(queries("lock_known"), {"index": index}).fetchone()
             if row is not None and Shape(*row) == before:
                 for kind, reason in before.differences(now):
                     conn.execute(queries("raise_doubt"), {"index": index, "kind": kind, "reason": reason})
-                if arrived:
-                    record(conn, source, index, now)
-                else:
-                    record(conn, source, index, replace(now, leaves=before.leaves))
+                record(conn, source, index, followed)
     return open_doubts(conn, index)
 
 
@@ -147,9 +150,14 @@ def clear(conn: psycopg.Connection, index: str, doubts: Sequence[Doubt]) -> None
 
 def horizon(conn: psycopg.Connection, source: Source, index: str) -> Horizon:
     """The oldest transaction that may still be under way now, and the shape that this is true for."""
+    return Horizon(oldest_running(conn), read(conn, source, index).digest)
+
+
+def oldest_running(conn: psycopg.Connection) -> str:
+    """The oldest transaction that may still be under way: what older ones have written is the same for every snapshot from now on."""
     row = conn.execute(queries("horizon")).fetchone()
     assert row is not None
-    return Horizon(str(row[0]), read(conn, source, index).digest)
+    return str(row[0])
 
 
 def last_comparison(conn: psycopg.Connection, source: Source, index: str, version: str) -> Horizon | None:
@@ -166,36 +174,54 @@ def keep_comparison(conn: psycopg.Connection, index: str, version: str, compared
     conn.execute(queries("keep_comparison"), values)
 
 
-def _follow_rotation(conn: psycopg.Connection, source: Source, index: str, before: Shape, now: Shape) -> bool:
-    """Hand the rows of partitions that came or went to the workers; False where one could not be armed yet, so that it comes again."""
-    if not source.partitioned:
-        return True
-    for oid in now.leaves.keys() - before.leaves.keys():
+def _follow_rotation(conn: psycopg.Connection, source: Source, index: str, before: Shape, now: Shape) -> Shape:
+    """Arm partitions that came, hand the rows of those that came or went to the workers, and return the shape to remember.
+
+    Where one could not be armed yet its table stays unknown, so that it is looked at again.
+    """
+    came, went = now.leaves.keys() - before.leaves.keys(), before.leaves.keys() - now.leaves.keys()
+    if not source.partitioned or not (came or went):
+        return now
+    for oid in came:
         row = conn.execute(queries("leaf_name"), {"oid": int(oid)}).fetchone()
         if row is None:
-            continue  # A partitioned table between: its own partitions are listed too.
-        if not _arm_leaf(conn, index, sql.Identifier(*row)):
-            return False
-        leaf = replace(source, schema=row[0], table=row[1])
-        for part in KeySlices(conn, leaf, ALL_KEYS, SliceSize()):
-            in_range = within(leaf, part.lower is not None, part.upper is not None, after=False)
-            query = queries("write_ids", doc_id=leaf.doc_id(), documents=leaf.identifier, in_range=in_range)
-            _write(conn, query, {"index": index, "lower": part.lower, "upper": part.upper})
-    if before.leaves.keys() - now.leaves.keys():
+            continue  # Dropped again, or no table of rows.
+        if not _arm(conn, index, sql.Identifier(*row)):
+            return replace(now, leaves=before.leaves)
+        _hand_over(conn, replace(source, schema=row[0], table=row[1]), index)
+    if went:
         _write(conn, queries("write_truncate"), {"index": index})
-    return True
+    if not came:
+        return now
+    # Their statement triggers are committed. With a payload column more is compared than a store may need: that costs a look.
+    capture.know_leaves(conn, source, index, payload=bool(source.payload_columns or source.payload_object))
+    armed = read(conn, source, index)
+    functions = "capture functions"
+    return replace(
+        now,
+        parts=now.parts | {functions: armed.parts[functions]},
+        leaves=now.leaves | {oid: armed.leaves[oid] for oid in came & armed.leaves.keys()},
+    )
 
 
-def _write(conn: psycopg.Connection, query: sql.Composable, values: dict[str, object]) -> None:
+def _hand_over(conn: psycopg.Connection, leaf: Source, index: str) -> None:
+    """The rows that a partition came with: changes that no trigger has seen."""
+    for part in KeySlices(conn, leaf, ALL_KEYS, SliceSize()):
+        in_range = within(leaf, part.lower is not None, part.upper is not None, after=False)
+        query = queries("write_ids", doc_id=leaf.doc_id(), documents=leaf.identifier, in_range=in_range)
+        _write(conn, query, {"index": index, "lower": part.lower, "upper": part.upper})
+
+
+def _write(conn: psycopg.Connection, query: sql.Composed, values: dict[str, object]) -> None:
     """Into the inbox, like a writer of the application: with a transaction id before a number is drawn (`inbox.py`)."""
     with conn.transaction():
         conn.execute(queries("take_id"))
         conn.execute(query, values)
 
 
-def _arm_leaf(conn: psycopg.Connection, index: str, leaf: sql.Identifier) -> bool:
+def _arm(conn: psycopg.Connection, index: str, leaf: sql.Identifier) -> bool:
     with suppress(errors.LockNotAvailable), conn.transaction():
         conn.execute(slices("lock_timeout"), {"milliseconds": str(ARM_WAIT_MS)})
-        capture.arm_leaf(conn, index, leaf)
+        capture.arm_statements(conn, index, leaf)
         return True
     return False

@@ -54,7 +54,7 @@ DELETE FROM embed_pipeline.doubts WHERE index_name = %(index)s AND id = ANY (%(i
 
 -- name: leaf_name
 SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = %(oid)s::bigint AND c.relkind = 'r'
+WHERE c.oid = %(oid)s::bigint AND c.relkind IN ('r', 'p')
 
 -- name: take_id
 SELECT pg_current_xact_id()

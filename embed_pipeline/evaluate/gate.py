@@ -6,7 +6,7 @@ decides, since that is what will be served; exact search beside it tells what th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
@@ -26,6 +26,7 @@ from embed_pipeline.evaluate.statistics import overlap_at_k
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
 from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.stores.protocol import Hit
 
 # Shown beside the metric that decides.
 REPORTED = ("recall@10", "nDCG@10", "RR@10")
@@ -129,13 +130,17 @@ def _measure(conn: psycopg.Connection, index: OpenIndex, version: Version, holdo
             f"{len(answer.rejected)} held-out queries have no vector in {version.name}; first {ids[position]!r}: {reason}.",
             next_step="Remove them from the held-out set, or declare too_long: truncate.",
         )
-    rankings: dict[bool, Ranking] = {True: {}, False: {}}
-    for query_id, vector in zip(ids, answer.vectors, strict=True):
-        for exact in (True, False):
-            hits = store.search(conn, vector, depth, exact=exact)
-            rankings[exact][query_id] = [(hit.doc_id, hit.score) for hit in hits]
-            counter.one()
-    return Measured(version.name, ann=rankings[False], exact=rankings[True])
+    exact = store.search_exact(conn, answer.vectors, depth)
+    counter.add(len(ids))
+    ann = []
+    for vector in answer.vectors:
+        ann.append(store.search(conn, vector, depth))
+        counter.add(1)
+    return Measured(version.name, ann=_ranking(ids, ann), exact=_ranking(ids, exact))
+
+
+def _ranking(ids: Sequence[str], found: Sequence[Sequence[Hit]]) -> Ranking:
+    return {query_id: [(hit.doc_id, hit.score) for hit in hits] for query_id, hits in zip(ids, found, strict=True)}
 
 
 def _names(index: OpenIndex) -> list[str]:
@@ -277,7 +282,7 @@ class _Counter:
         self._total = total
         self._done = 0
 
-    def one(self) -> None:
-        self._done += 1
+    def add(self, searches: int) -> None:
+        self._done += searches
         if self._progress is not None:
             self._progress(self._done, self._total)

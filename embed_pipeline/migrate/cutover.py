@@ -21,6 +21,7 @@ from embed_pipeline.documents import queue, shape
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import dual_write, model_check, readers, verify
+from embed_pipeline.migrate.dual_write import Drained
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.signals import signal
@@ -115,9 +116,9 @@ def _move(
         generation = serving.read(conn, index.name)
         mark = dual_write.distributor(index).take_mark(conn)
         signal("cutover.marked")
-        left = dual_write.drain(index, version.name, mark)
-        if left:
-            raise _not_drained(conn, index, version, mark, left)
+        drained = dual_write.drain(index, version.name, mark)
+        if drained.left:
+            raise _not_drained(conn, index, version, mark, drained)
         signal("cutover.drained")
         coverage_id = _require_coverage(conn, index, version)
         signal("cutover.covered")
@@ -136,10 +137,18 @@ def _move(
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _not_drained(conn: psycopg.Connection, index: OpenIndex, version: Version, mark: int, left: int) -> CutoverRefused:
+def _not_drained(conn: psycopg.Connection, index: OpenIndex, version: Version, mark: int, drained: Drained) -> CutoverRefused:
+    if drained.is_slow:
+        live = len(versions.live_versions(conn, index.name))
+        changes = (queue.next_seq(conn) - mark) / live / drained.seconds
+        return CutoverRefused(
+            f"{drained.left} documents of {version.name} have waited since before the mark. It gets {drained.rate:.1f} a second done, and "
+            f"the application changes {changes:.1f}: the rest would take {drained.left / drained.rate / 60:.0f} minutes.",
+            next_step=f"Run: embed-pipeline sync {index.name} --watch; cut over when status says that {version.name} is up to date.",
+        )
     held = "; ".join(str(each) for each in queue.held_up(conn, index.name, version.name, mark))
     return CutoverRefused(
-        f"{left} documents of {version.name} have waited since before the mark, and none of them was done for "
+        f"{drained.left} documents of {version.name} have waited since before the mark, and none of them was done for "
         f"{dual_write.STALL_SECONDS:.0f} s: {held}.",
         next_step=f"Run: embed-pipeline sync {index.name}; then the same command again.",
     )

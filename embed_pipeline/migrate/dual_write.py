@@ -18,7 +18,7 @@ from psycopg import errors
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.inbox import Distributor
 from embed_pipeline.documents.queue import Claim, Leases
@@ -32,6 +32,7 @@ from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.migrate.packs import packs
 from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -41,8 +42,11 @@ T = TypeVar("T")
 FIRST, MOST = 32, 2_000
 # While others hold all that is left.
 LOOK_AGAIN_SECONDS = 0.02
-# A drain gives up when so long none of its documents was done.
+# A drain gives up when so long none of its documents was done, and when it has seen for so long that it will take longer than anybody
+# waits for a cutover.
 STALL_SECONDS = 60.0
+JUDGED_SECONDS = 10.0
+LONGEST_DRAIN_SECONDS = 600.0
 
 # Another transaction got in the way; the claim comes round again. Everything else is a real failure.
 RETRIED = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
@@ -89,6 +93,8 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
     """
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     with Line(index, waiting) as line:
+        # First: the rows of a partition that was attached are among what is brought up to date.
+        line.repeat(lambda conn: shape.look(conn, index.source, index.name))
         hands = distributor(index)
         mark = line.repeat(hands.take_mark)
         live = in_order(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
@@ -96,12 +102,42 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
         return list(pool.map(lambda version: drain_isolated(index, version, mark, deadline, waiting), live))
 
 
-def drain(index: OpenIndex, name: str, mark: int, stall_seconds: float = STALL_SECONDS) -> int:
-    """Work until nothing from before `mark` is pending for one version; returns what still is when none was done for so long."""
+@dataclass(frozen=True)
+class Drained:
+    """What a drain left of the documents that had waited since before its mark, and how fast it was."""
+
+    left: int
+    done: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Documents a second."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether what is left would take longer than anybody waits for a cutover."""
+        return self.done > 0 and self.left > self.rate * LONGEST_DRAIN_SECONDS
+
+
+def drain(index: OpenIndex, name: str, mark: int) -> Drained:
+    """Work until nothing from before `mark` is pending for one version.
+
+    Gives up when none of it was done for STALL_SECONDS, or when it can be told that the rest takes longer than LONGEST_DRAIN_SECONDS.
+    """
     with Line(index) as line:
         version = line.repeat(lambda conn: index.version(conn, name))
         work = Work(line, index, version, VersionSync(name))
-        return work.until(mark, None, stall_seconds)
+        before = line.repeat(lambda conn: queue.pending(conn, index.name, name, mark))
+        started = time.monotonic()
+
+        def slow(left: int) -> bool:
+            seconds = time.monotonic() - started
+            return seconds > JUDGED_SECONDS and Drained(left, before - left, seconds).is_slow
+
+        left = work.until(mark, None, slow)
+        return Drained(left, before - left, time.monotonic() - started)
 
 
 def in_order(live: list[Version]) -> list[Version]:
@@ -115,7 +151,15 @@ def drain_isolated(index: OpenIndex, version: Version, mark: int, deadline: floa
     before = index.spent(version.name, "dual-write")
     try:
         with failures.as_sentences(), Line(index, waiting) as line:
-            Work(line, index, version, result).until(mark, deadline)
+            work = Work(line, index, version, result)
+            try:
+                work.until(mark, deadline)
+            except EmbedderError:
+                # What is gone needs no model.
+                with suppress(EmbedderError):
+                    while work.batch(mark, only_removed=True):
+                        pass
+                raise
     except VersionRetired:
         result.pending = 0  # Nobody wants its vectors any more: the work is over, not failed.
     except EmbedPipelineError as problem:
@@ -137,8 +181,9 @@ class Work:
     result: VersionSync
     leases: Leases = field(default_factory=Leases)
 
-    def until(self, mark: int, deadline: float | None, stall_seconds: float = STALL_SECONDS) -> int:
-        """Work until nothing from before `mark` is left, and return what is left when the time is over or none was done for so long."""
+    def until(self, mark: int, deadline: float | None, enough: Callable[[int], bool] = lambda left: False) -> int:
+        """Work until nothing from before `mark` is left, and return what is when the time is over, `enough` says so, or none of it was done
+        for STALL_SECONDS."""
         least, moved = queue.EVERYTHING, time.monotonic()
         while True:
             claimed = self.batch(mark)
@@ -147,7 +192,7 @@ class Work:
             now = time.monotonic()
             if left < least:
                 least, moved = left, now
-            if left == 0 or now - moved > stall_seconds or (deadline is not None and now > deadline):
+            if left == 0 or enough(left) or now - moved > STALL_SECONDS or (deadline is not None and now > deadline):
                 return left
             if not claimed and not self.free_dead():
                 signal("drain.waiting")
@@ -171,22 +216,20 @@ class Work:
             return 0
         signal("dual_write.claimed")
         problem: BaseException | None = None
-        done: set[str] = set()
         try:
-            done = self._work(claim)
+            self._work(claim)
         except RETRIED:
             self.result.retried += 1
         except (EmbedderError, StoreUnavailable, psycopg.Error) as failed:
             problem = failed
-        left = [doc_id for doc_id in claim.seqs if doc_id not in done]
         if problem is None:
-            self._end(claim, left, None)
+            self._end(claim, None)
             return len(claim.seqs)
         with suppress(psycopg.Error):
-            self._end(claim, left, str(problem))
+            self._end(claim, str(problem))
         raise problem
 
-    def _work(self, claim: Claim) -> set[str]:
+    def _work(self, claim: Claim) -> None:
         line, index, version = self.line, self.index, self.version
         store = index.store(version)
         current = line.repeat(lambda conn: documents_source.read_current(conn, index.source, list(claim.seqs)))
@@ -196,7 +239,7 @@ class Work:
         self.result.settled += len(settled)
         todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
         if not todo:
-            return settled
+            return
         embedder = index.embedder_of(version)
         # Deletes are handled above, so they go on where nothing may be embedded.
         if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
@@ -204,21 +247,19 @@ class Work:
         urgency = Urgency.SERVING if version.state == "active" else Urgency.LIVE
         parts = _parts(embedder, todo)
         asked = [partial(self._embed, embedder, part, urgency) for part in parts]
-        done = set(settled)
         problem: BaseException | None = None
         for embedding in self._embed_and_hold(asked, embedder.spec.calls_in_flight, claim):
             try:
                 batch, letters, _ = embedding.result()
-                done |= self._write(claim, batch, letters)
+                self._write(claim, batch, letters)
             except (EmbedderError, *RETRIED) as failed:
                 # What the other requests brought is paid for, and is written all the same.
                 problem = problem or failed
                 kept = paid_for(failed)
                 if kept is not None:
-                    done |= self._write(claim, kept.batch, kept.letters)
+                    self._write(claim, kept.batch, kept.letters)
         if problem is not None:
             raise problem
-        return done
 
     def _embed(
         self, embedder: VersionEmbedder, part: list[tuple[str, str, bytes]], urgency: Urgency
@@ -229,7 +270,7 @@ class Work:
             _sizes(self.index, self.version).took(len(part), time.monotonic() - started)
         return gathered
 
-    def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, tuple[bytes, str]]) -> set[str]:
+    def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, tuple[bytes, str]]) -> None:
         store = self.index.store(self.version)
         self.result.tokens += batch.tokens
         signal("dual_write.embedded")
@@ -239,7 +280,6 @@ class Work:
         rejected = self.line.repeat(lambda conn: store.reject(conn, claim, letters))
         self.result.written += len(written)
         self.result.rejected += len(rejected)
-        return written | rejected
 
     def _embed_and_hold(self, asked: Sequence[Callable[[], T]], calls: int, claim: Claim) -> list[Future[T]]:
         """Embed outside any transaction, and count on meanwhile: otherwise workers steal a slow batch from each other indefinitely, and pay
@@ -250,13 +290,13 @@ class Work:
                 self.line.repeat(lambda conn: queue.beat(conn, claim))
             return embedding
 
-    def _end(self, claim: Claim, doc_ids: list[str], error: str | None) -> None:
-        """Give back what was not done, and end the claim: nothing stays held after this."""
+    def _end(self, claim: Claim, error: str | None) -> None:
+        """Give back what is still claimed, and end the claim: nothing stays held after this."""
 
         def give_back(conn: psycopg.Connection) -> None:
             with conn.transaction():
-                if doc_ids:
-                    queue.release(conn, claim, doc_ids, error=error)
+                end_when_frozen(conn)
+                queue.release(conn, claim, claim.seqs, error=error)
                 queue.end_claim(conn, claim)
 
         self.line.repeat(give_back)

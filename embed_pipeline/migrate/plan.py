@@ -132,7 +132,7 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 sample=sample,
                 disk=footprint.disk(spec.store, documents, declared, sample.chunks_per_document),
                 chunker="" if declared.chunker is None else str(declared.chunker),
-                locks=locks(spec, registered=name in known),
+                locks=locks(spec, armed=bool(known)),
                 gate=_gate_plan(seen, name),
                 warnings=(*_warnings(seen, name, embedder, documents), *_money_warnings(spec, declared, price, cost)),
                 next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
@@ -144,16 +144,20 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 desk.close()
 
 
-def locks(spec: IndexSpec, *, registered: bool) -> tuple[str, ...]:
-    """Every lock that the migration takes where an application could meet it, with the longest time it may be waited for."""
+def locks(spec: IndexSpec, *, armed: bool) -> tuple[str, ...]:
+    """Every lock that the migration takes where an application could meet it, with the longest time it may be waited for.
+
+    `armed`: the index is registered, and its triggers are on the documents.
+    """
     table = spec.source().table
     short = f"tried for {register.LOCK_TIMEOUT_MS / 1000:g} s at a time, at most {register.LOCK_TRIES} times"
-    begin = () if registered else (f"registration: SHARE ROW EXCLUSIVE on {table}, for one catalog transaction, {short}",)
+    begin = () if armed else (f"registration of the index: SHARE ROW EXCLUSIVE on {table}, for one catalog transaction, {short}",)
     return (
         *begin,
+        "registration of a version: nothing of the documents",
         *footprint.locks(spec.store, table),
         "cutover and rollback: one row of the catalog; the documents are not touched",
-        f"retire: SHARE ROW EXCLUSIVE on {table}, for one catalog transaction, {short}",
+        "retire: the version's own rows and table; the documents are not touched",
     )
 
 

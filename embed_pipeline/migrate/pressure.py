@@ -1,4 +1,4 @@
-"""What the server says about the pressure it is under: one reading, of what the declaration asks for and nothing else.
+"""What the server says about the pressure it is under, and the ledger about ours: one reading, of what the declaration asks for and no more.
 
 A reading judges nothing. What could not be read stands in `unknown`, in words that say what to do about it.
 """
@@ -41,6 +41,15 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Behind:
+    """How long ago the oldest change was made that the version that serves has not acknowledged; what no version was told of counts."""
+
+    index: str
+    version: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Reading:
     """The server at one moment. `taken` is on this process's monotonic clock, from before the first question was asked."""
 
@@ -53,12 +62,23 @@ class Reading:
     """Bytes of WAL per second since the reading before; None when there was none."""
     vacuumed: tuple[str, ...] = ()
     active_backends: int | None = None
+    behind: Behind | None = None
+    """None: nothing waits, or nothing but the backfilled version serves."""
     unknown: tuple[str, ...] = ()
 
 
-def read(conn: psycopg.Connection, rules: ThrottleSpec, tables: Sequence[sql.Composable], before: Reading | None) -> Reading:
-    """One reading of everything that `rules` watches. Raises psycopg.Error only when the connection is lost."""
-    return _Reader(conn, rules, tables).read(before)
+def read(
+    conn: psycopg.Connection,
+    rules: ThrottleSpec,
+    tables: Sequence[sql.Composable],
+    before: Reading | None,
+    filled: tuple[str, str] | None = None,
+) -> Reading:
+    """One reading of everything that `rules` watches. Raises psycopg.Error only when the connection is lost.
+
+    `filled` names the index and the version of the backfill: without it nobody's queue is looked at.
+    """
+    return _Reader(conn, rules, tables, filled).read(before)
 
 
 def undeclared_standbys(conn: psycopg.Connection, rules: ThrottleSpec) -> tuple[str, ...]:
@@ -70,10 +90,13 @@ def undeclared_standbys(conn: psycopg.Connection, rules: ThrottleSpec) -> tuple[
 
 
 class _Reader:
-    def __init__(self, conn: psycopg.Connection, rules: ThrottleSpec, tables: Sequence[sql.Composable]) -> None:
+    def __init__(
+        self, conn: psycopg.Connection, rules: ThrottleSpec, tables: Sequence[sql.Composable], filled: tuple[str, str] | None
+    ) -> None:
         self._conn = conn
         self._rules = rules
         self._tables = tables
+        self._filled = filled
         self._unknown: list[str] = []
         self._monitor: tuple[str, bool] | None = None
 
@@ -88,6 +111,7 @@ class _Reader:
             wal_rate=_rate(before.wal_position if before else None, position),
             vacuumed=self._vacuumed(),
             active_backends=self._active_backends(),
+            behind=self._behind(),
             unknown=tuple(self._unknown),
         )
 
@@ -135,6 +159,13 @@ class _Reader:
         if rows[0][0] is None:
             self._unknown.append(f"active backends cannot be counted: {self._grant()}")
         return None if rows[0][0] is None else int(rows[0][0])
+
+    def _behind(self) -> Behind | None:
+        if self._rules.max_queue_age_seconds is None or self._filled is None:
+            return None
+        index, version = self._filled
+        rows = self._ask("the queue of what serves", "behind", {"index": index, "version": version})
+        return Behind(index, *rows[0]) if rows else None
 
     def _ask(self, what: str, query: str, values: dict[str, object]) -> list[TupleRow] | None:
         """The rows; None, with a line in `unknown`, when the server refuses."""

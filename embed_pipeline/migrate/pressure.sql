@@ -38,5 +38,17 @@ FROM pg_catalog.pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'embed-pipeline'
   AND coalesce(backend_type, 'client backend') = 'client backend'
 
+-- name: behind
+-- The oldest change of the version that serves, by where it stands in the queue; and of what no version was told of yet. One statement:
+-- what is distributed meanwhile is in one of the two.
+SELECT w.version, greatest(extract(epoch FROM clock_timestamp() - w.since), 0)::double precision
+FROM (SELECT v.version, least(
+          (SELECT p.since FROM embed_pipeline.pending p
+           WHERE p.index_name = v.index_name AND p.version = v.version ORDER BY p.since_seq LIMIT 1),
+          (SELECT i.at FROM embed_pipeline.inbox i WHERE i.index_name = v.index_name ORDER BY i.id LIMIT 1)) AS since
+      FROM embed_pipeline.index_versions v
+      WHERE v.index_name = %(index)s AND v.state = 'active' AND v.version <> %(version)s) AS w
+WHERE w.since IS NOT NULL
+
 -- name: monitor
 SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')

@@ -84,7 +84,7 @@ class Throttle:
             again = self._decision is not None and self._decision.suspects is not None
             age = None if self._reading is None else time.monotonic() - self._reading.taken
             if again or age is None or age >= self._rules.check_seconds:
-                self._reading = pressure.read(conn, self._rules, self._tables, self._reading)
+                self._reading = pressure.read(conn, self._rules, self._tables, self._reading, (self._index, self._version))
         store = self._read_store()
         now = time.monotonic()
         written = self._written

@@ -84,6 +84,7 @@ SLOT = "slot"
 WAL = "WAL rate"
 VACUUM = "autovacuum"
 BACKENDS = "active backends"
+QUEUE = "queue age"
 WRITE = "write latency"
 STORE = "store"
 
@@ -195,6 +196,17 @@ def _backends(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterat
         yield Objection(BACKENDS, f"{BACKENDS}: {active} sessions are at work ({limits})")
 
 
+def _queue(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[Objection]:
+    most, behind = rules.max_queue_age_seconds, signals.reading.behind if signals.reading else None
+    if most is not None and behind is not None and behind.seconds > _limit(QUEUE, most, before):
+        limits = _limits(QUEUE, most, before, _time)
+        yield Objection(
+            QUEUE,
+            f"{QUEUE}: {behind.version}, which serves, has changes that wait for {_time(behind.seconds)} ({limits}); "
+            f"run: embed-pipeline sync {behind.index} --watch",
+        )
+
+
 def _write(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[Objection]:
     took, age = signals.write_seconds, signals.write_age
     if rules.max_write_seconds is None or took is None or age is None or took <= rules.max_write_seconds:
@@ -208,7 +220,7 @@ def _store(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[
         yield Objection(STORE, f"{STORE}: {signals.store.reason}", stop=signals.store.answer == "stop")
 
 
-RULES: tuple[Rule, ...] = (_control, _unknown, _lag, _missing, _slots, _wal, _vacuum, _backends, _write, _store)
+RULES: tuple[Rule, ...] = (_control, _unknown, _lag, _missing, _slots, _wal, _vacuum, _backends, _queue, _write, _store)
 
 
 def _declared(reading: Reading | None, rules: ThrottleSpec) -> Iterator[Standby]:

@@ -46,22 +46,23 @@ def watch(
 ) -> None:
     """Work off changes as they arrive until `stop`. However long PostgreSQL is away, it goes on when it answers again; `waiting` is told.
 
-    `doubted` hears of open doubts, every second while there are any. The full comparison that they ask for, and that of
-    `reconcile.schedule`, run here.
+    `doubted` hears of open doubts, every second while there are any and once when none is left. The full comparison that they ask for,
+    and that of `reconcile.schedule`, run here.
     """
     watchers = _Watchers(index, stop, report, waiting)
     comparing = _Comparing(index, stop, report)
     hands = distributor(index)
     try:
         with Line(index, waiting, stop=stop) as line:
-            following = 0.0
+            following, were_doubts = 0.0, False
             while not stop.is_set():
                 if time.monotonic() >= following:
                     following = time.monotonic() + ROUND_SECONDS
                     watchers.follow(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
                     doubts = line.repeat(lambda conn: shape.look(conn, index.source, index.name))
-                    if doubts:
+                    if doubts or were_doubts:
                         doubted(doubts)
+                    were_doubts = bool(doubts)
                     comparing.begin_if_due(bool(doubts))
                 if line.repeat(lambda conn: inbox.has_rows(conn, index.name)):
                     line.repeat(lambda conn: hands.distribute(conn, watchers.wake))
@@ -116,6 +117,8 @@ class _Watchers:
                 while not self._stop.is_set():
                     failing = time.monotonic() < fails_until
                     claimed = 0
+                    # Before the look: who wakes this thread after it has something for the next one.
+                    wake.clear()
                     try:
                         with failures.as_sentences():
                             claimed = work.batch(only_removed=failing)
@@ -130,7 +133,6 @@ class _Watchers:
                     if not claimed:
                         work.free_dead()
                         wake.wait(ROUND_SECONDS)
-                        wake.clear()
         except (VersionRetired, DatabaseUnavailable):
             return  # Retired: nobody wants its vectors any more. Unavailable: told to stop; the watch itself says why.
 

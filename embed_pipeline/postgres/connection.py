@@ -79,9 +79,13 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
     return conn
 
 
-def end_when_frozen(conn: psycopg.Connection[Any]) -> None:
-    """For a transaction that holds what an application may wait for: the server ends it when nobody carries it on for FROZEN_MS."""
-    conn.execute(_QUERIES("end_when_frozen"), {"milliseconds": str(FROZEN_MS)})
+def end_when_frozen(conn: psycopg.Connection[Any], *, at_least_seconds: float = 0.0) -> None:
+    """For a transaction that somebody may wait for: the server ends it when nobody carries it on for FROZEN_MS.
+
+    `at_least_seconds`: how long the transaction may rightly wait for something that is not the server.
+    """
+    milliseconds = max(FROZEN_MS, round(1000 * at_least_seconds))
+    conn.execute(_QUERIES("end_when_frozen"), {"milliseconds": str(milliseconds)})
 
 
 @contextmanager
@@ -92,15 +96,22 @@ def unhurried(conn: psycopg.Connection[Any]) -> Iterator[None]:
     the table no longer than any other may.
     """
     with conn.transaction():
-        end_when_frozen(conn)
-        conn.execute(_QUERIES("no_timeout"), {"names": ["statement_timeout", "transaction_timeout"], "local": True})
+        begin_unhurried(conn)
         yield
+
+
+def begin_unhurried(conn: psycopg.Connection[Any]) -> None:
+    """The same for the transaction that has begun."""
+    conn.execute(_QUERIES(_by_server("unhurried", conn)), {"milliseconds": str(FROZEN_MS)})
+
+
+def _by_server(name: str, conn: psycopg.Connection[Any]) -> str:
+    return f"{name}_17" if conn.info.server_version >= 170_000 else name
 
 
 def set_unhurried(conn: psycopg.Connection[Any]) -> None:
     """The same for the rest of the session, and without lock_timeout: for what runs in no transaction (CONCURRENTLY)."""
-    names = ["statement_timeout", "transaction_timeout", "lock_timeout"]
-    conn.execute(_QUERIES("no_timeout"), {"names": names, "local": False})
+    conn.execute(_QUERIES(_by_server("session_unhurried", conn)))
 
 
 def register_types(conn: psycopg.Connection[Any]) -> bool:

@@ -78,6 +78,9 @@ class ThrottleSpec(Declared):
     max_write_seconds: float | None = Field(
         5.0, gt=0, description="after a write batch that took longer, wait as long as it took, 30 s at most"
     )
+    max_queue_age_seconds: float | None = Field(
+        30.0, gt=0, description="time the version that serves may be behind with a change before backfills of others wait"
+    )
     check_seconds: float = Field(0.5, ge=0.1, le=60, description="at most one reading of the server in this time")
     stale_after_seconds: float = Field(5.0, gt=0, description="an older reading is unknown, and unknown means wait")
 
@@ -92,7 +95,7 @@ class ThrottleSpec(Declared):
     @property
     def watches_server(self) -> bool:
         """Whether anything of the server has to be read at all."""
-        limits = (self.max_wal_bytes_per_second, self.max_active_backends)
+        limits = (self.max_wal_bytes_per_second, self.max_active_backends, self.max_queue_age_seconds)
         return bool(self.standbys or self.slots or self.wait_for_autovacuum) or any(limit is not None for limit in limits)
 
 

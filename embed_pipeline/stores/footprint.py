@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec
 
-# Bytes: a page and what its header leaves of it; the largest vector that stays in its row, and a piece of a larger one.
+# Bytes: a page and what its header leaves of it; the largest row that keeps its vector, and a piece of a vector that is kept beside it.
 PAGE, PAGE_ROOM = 8192, 8160
-IN_ROW_BYTES, TOAST_BYTES = 2000, 1996
-# Measured: the key and its index entry for each vector; the row with provenance and its key for each document.
-KEY_BYTES, PROVENANCE_BYTES = 60, 280
-
+IN_ROW_BYTES, TOAST_BYTES = 2032, 1996
+# A row without its vector and the name of its model: header, numbers, times, an id of ten characters, hash, model version, fingerprint.
+ROW_BYTES = 178
+# Measured: its entries in the key's index and in that of the partition.
+KEY_BYTES = 40
 
 # Measured: our part of a point's payload as JSON, for ids of about ten characters. The documents' own payload is not counted.
 POINT_PROVENANCE_BYTES = 450
@@ -43,22 +44,21 @@ def locks(store: PgvectorSpec | QdrantSpec, table: str) -> tuple[str, ...]:
     """What writing vectors and building the ANN index lock, in words."""
     if isinstance(store, PgvectorSpec):
         return (
-            f"backfill and dual-write: FOR KEY SHARE SKIP LOCKED on rows of {table}: waits for nobody; only a DELETE or a change of "
-            "the key of such a row waits, for one write batch",
+            f"backfill and dual-write: none on rows of {table}; they read it as any SELECT does, for some milliseconds at a time",
             "ANN index: CREATE INDEX CONCURRENTLY on the version's own table; the documents are not touched",
         )
     return (
-        f"backfill and dual-write: nothing, but FOR SHARE SKIP LOCKED on rows of {table} whose text can have no vector, for one insert",
+        f"backfill and dual-write: none on rows of {table}; they read it as any SELECT does, for some milliseconds at a time",
         "ANN index: nothing in PostgreSQL; Qdrant builds it beside running searches",
     )
 
 
 def _in_tables(documents: int, version: VersionSpec, chunks_per_document: float) -> Disk:
-    """Bytes of a version's two tables and its ANN index, for ids of about ten characters.
+    """Bytes of a version's table and its ANN index, for ids of about ten characters.
 
-    An estimate from how PostgreSQL and pgvector lay out pages; freshly built tables were within 6 % of it (measured for 16 to
-    2,000 dimensions). A vector takes 8 bytes and 4 a dimension (halfvec: 2). Up to 2,000 bytes it stands in its row; above, it
-    is cut into pieces of 1,996 bytes beside it (TOAST). An HNSW element takes 72 bytes and the vector (pgvector, src/hnsw.h),
+    An estimate from how PostgreSQL and pgvector lay out pages (tests/database/migrate/test_plan.py compares it with tables that are made).
+    A vector takes 8 bytes and 4 a dimension (halfvec: 2). In a row of up to 2,032 bytes it stands itself; else it is cut into pieces of
+    1,996 bytes beside it (TOAST). An HNSW element takes 72 bytes and the vector (pgvector, src/hnsw.h),
     its neighbours 6 bytes each: 2 m on the lowest level, m / (m - 1) above on average; they share a page where they fit.
     """
     vector = 8 + (2 if version.precision == "halfvec" else 4) * version.dimensions
@@ -66,20 +66,22 @@ def _in_tables(documents: int, version: VersionSpec, chunks_per_document: float)
     chunks = documents * chunks_per_document
     element, neighbours = 72 + vector, 4 + math.ceil(6 * (2 * m + m / (m - 1)))
     together = _aligned(element) + _aligned(neighbours) + 8
+    row = ROW_BYTES + len(version.model_name)
+    beside = row + KEY_BYTES
     return Disk(
-        vectors=math.ceil(chunks * (_stored_vector(vector) + KEY_BYTES)),
-        documents=documents * PROVENANCE_BYTES,
+        vectors=math.ceil(chunks * (_stored_row(row, vector) + KEY_BYTES - beside)),
+        documents=math.ceil(chunks * beside),
         ann_index=math.ceil(chunks * (_on_pages(together) if together <= PAGE_ROOM else 2 * PAGE)),
         basis="dimensions and page layout",
     )
 
 
-def _stored_vector(size: int) -> float:
-    row = 48
-    if size <= IN_ROW_BYTES:
-        return _on_pages(size + row)
-    pieces, rest = divmod(size, TOAST_BYTES)
-    return 18 + row + _on_pages(pieces * (TOAST_BYTES + 36) + (rest + 36 if rest else 0))
+def _stored_row(row: int, vector: int) -> float:
+    """Bytes on disk of a row with its vector, wherever that is."""
+    if row + vector <= IN_ROW_BYTES:
+        return _on_pages(_aligned(row + vector) + 4)
+    pieces, rest = divmod(vector, TOAST_BYTES)
+    return _on_pages(_aligned(row + 18) + 4) + _on_pages(pieces * (TOAST_BYTES + 36) + (rest + 36 if rest else 0))
 
 
 def _on_pages(size: int) -> float:

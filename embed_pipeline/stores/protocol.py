@@ -306,6 +306,10 @@ class VersionStore(Protocol):
         """
         ...
 
+    def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
+        """The `k` nearest documents to each of many queries, compared with every vector: what an index is measured by."""
+        ...
+
     def count(self, conn: psycopg.Connection) -> int:
         """Documents that have vectors."""
         ...

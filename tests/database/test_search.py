@@ -138,7 +138,7 @@ def test_reader_role_needs_select_only(app: psycopg.Connection, searcher: Search
         assert sql_search(app, "v1", query.fingerprint, query.values)[0][0] == "7"
         app.execute("ROLLBACK")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            app.execute("DELETE FROM embed_pipeline.change_queue")
+            app.execute("DELETE FROM embed_pipeline.pending")
     finally:
         app.execute("RESET ROLE")
         app.execute(sql.SQL("DROP OWNED BY {}").format(role))

@@ -70,9 +70,9 @@ def held(database_url: str) -> Iterator[Held]:
 
 
 def stored(app: psycopg.Connection) -> set[str]:
-    if app.execute("SELECT to_regclass('embed_pipeline.docs__v1__documents')").fetchone() == (None,):
+    if app.execute("SELECT to_regclass('embed_pipeline.docs__v1')").fetchone() == (None,):
         return set()
-    return {doc_id for (doc_id,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1__documents")}
+    return {doc_id for (doc_id,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1")}
 
 
 def paid_twice(calls: Path) -> set[str]:

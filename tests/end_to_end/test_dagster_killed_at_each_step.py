@@ -122,12 +122,12 @@ def test_each_job_is_killed_and_the_same_job_finishes_it(
 
     # Document 20 is in the second partition, and is waited for.
     killer.strike("backfill_docs_v2", "SELECT FROM articles WHERE id = 20 FOR UPDATE", FILLING)
-    killer.strike("gate_docs_v2", "LOCK TABLE embed_pipeline.docs__v2__vectors IN ROW EXCLUSIVE MODE", BUILDING)
+    killer.strike("gate_docs_v2", "LOCK TABLE embed_pipeline.docs__v2 IN ROW EXCLUSIVE MODE", BUILDING)
     killer.strike("cutover_docs_v2", write, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v2",)
 
     # The dual-write that the sensor asked for, and the daemon that asked.
-    with held(database_url, "LOCK TABLE embed_pipeline.docs__v2__documents IN SHARE MODE"):
+    with held(database_url, "LOCK TABLE embed_pipeline.docs__v2 IN SHARE MODE"):
         app.execute("UPDATE articles SET body = 'after the cutover' WHERE id <= 5")
         killer.until(WAITING)
         (run,) = wait(lambda: client.ask(RUNNING, job="dual_write_docs")["runsOrError"]["results"] or None, SECONDS)
@@ -135,7 +135,7 @@ def test_each_job_is_killed_and_the_same_job_finishes_it(
         deployment.kill("daemon")
     deployment.start("daemon")
     # What the dead worker had claimed comes round again when its lease runs out; nobody asks for it by hand.
-    wait(lambda: app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,) or None, SECONDS)
+    wait(lambda: app.execute("SELECT count(*) FROM embed_pipeline.pending").fetchone() == (0,) or None, SECONDS)
 
     killer.strike("rollback_docs", write, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v1",)
@@ -158,7 +158,7 @@ def test_a_dual_write_that_dies_together_with_its_code_server_does_not_stop_the_
     """Nobody notices that it is dead. The daemon ends it when its time is over, and the sensor asks for the next one."""
     client = deployment.client
     killer = Killer(client, app, database_url)
-    with held(database_url, "LOCK TABLE embed_pipeline.docs__v1__documents IN SHARE MODE"):
+    with held(database_url, "LOCK TABLE embed_pipeline.docs__v1 IN SHARE MODE"):
         # Launched before the sensor does it, with less time than it has in a deployment.
         run = launch(client, "dual_write_docs", tags=[{"key": "dagster/max_runtime", "value": "30"}])
         app.execute("UPDATE articles SET body = 'changed' WHERE id <= 5")
@@ -169,5 +169,5 @@ def test_a_dual_write_that_dies_together_with_its_code_server_does_not_stop_the_
     deployment.start("code server")
     assert ended(client, run, SECONDS) == "FAILURE", story(client, run)
     assert any("exceeding maximum runtime" in line for line in story(client, run)), story(client, run)
-    wait(lambda: app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,) or None, SECONDS)
+    wait(lambda: app.execute("SELECT count(*) FROM embed_pipeline.pending").fetchone() == (0,) or None, SECONDS)
     assert oracle(app, "v1") == []

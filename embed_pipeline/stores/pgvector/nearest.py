@@ -31,8 +31,6 @@ FIRST, MORE = 4, 4
 MOST_EF = 1000
 # So few documents are compared one by one: after a TRUNCATE, or where a filter leaves no more.
 FEW = 10_000
-# A filter that leaves so small a share of the documents is answered by them, not by the ANN index.
-SELECTIVE = 0.05
 
 NOBODY, PENDING, EVERYBODY = 0, 1, 2
 """Whose hits are looked up: nobody's, those that are pending as removed, everybody's (embed_pipeline.doubtful)."""
@@ -84,7 +82,7 @@ class Nearest:
         looked = False
         while True:
             rows, doubt = self._ask(conn, mode, values | {"rows": asked})
-            gone = self._gone(conn, values, [row[0] for row in rows if row[5]])
+            gone = self.gone(conn, [row[0] for row in rows if row[5]])
             hits = [hit for hit in _of_documents(rows) if hit.doc_id not in gone]
             if len(hits) >= k or mode == "among":
                 return hits[:k]
@@ -112,12 +110,11 @@ class Nearest:
             doubt = self._doubt
             among = queries("among_these" if mode == "among" else "among_all")
             suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
-            with conn.transaction(), conn.pipeline():
+            with conn.pipeline(), conn.transaction():
                 conn.execute(queries("search_settings"), self._settings(values["rows"], mode))
                 doubted = conn.execute(queries("doubtful"), values)
                 found = conn.execute(queries("nearest", among=among, suspect=suspect, **self._parts), values)
-                rows = found.fetchall()
-                now = doubted.fetchone()
+            rows, now = found.fetchall(), doubted.fetchone()
             signal("search.found")
             self._doubt = NOBODY if now is None or now[0] is None else now[0]
             if self._doubt <= doubt:
@@ -145,10 +142,10 @@ class Nearest:
                 values["among"] = ids
         while True:
             query = queries("nearest", among=among, suspect=queries("suspect_none"), **self._parts)
-            with conn.transaction(), conn.pipeline():
+            with conn.pipeline(), conn.transaction():
                 conn.execute(queries("search_settings"), self._settings(asked, mode))
                 found = conn.execute(query, values | {"rows": asked})
-                rows = found.fetchall()
+            rows = found.fetchall()
             hits = _of_documents(rows)
             if len(hits) >= k or mode == "among":
                 return hits[:k]
@@ -169,10 +166,12 @@ class Nearest:
     def _settings(self, rows: int, mode: Mode) -> dict[str, str]:
         return {"ef_search": str(min(max(rows, self._ef), MOST_EF)), "index_scan": "off" if mode == "all" else "on"}
 
-    def _gone(self, conn: psycopg.Connection, values: Mapping[str, Any], suspects: list[str]) -> set[str]:
+    def gone(self, conn: psycopg.Connection, suspects: Sequence[str]) -> set[str]:
+        """Those of these documents that are gone, or announced as removed where that cannot be looked up."""
         if not suspects:
             return set()
-        row = conn.execute(queries("gone"), {**_names(values), "doc_ids": list(dict.fromkeys(suspects))}).fetchone()
+        names = {"index": self._version.index, "version": self._version.name}
+        row = conn.execute(queries("gone"), names | {"doc_ids": list(dict.fromkeys(suspects))}).fetchone()
         assert row is not None
         return set(row[0])
 
@@ -186,10 +185,6 @@ class Nearest:
 
 
 EVERY_ROW = 2**31 - 1
-
-
-def _names(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"index": values["index"], "version": values["version"]}
 
 
 def _of_documents(rows: Sequence[Row]) -> list[Hit]:

@@ -28,12 +28,6 @@ SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n O
 -- name: drop_table
 DROP TABLE IF EXISTS {table}
 
--- name: missing
--- In columns, not row by row: a text costs its client half as much.
-SELECT coalesce(array_agg(m.doc_id), ARRAY[]::text[]), coalesce(array_agg(m.text), ARRAY[]::text[])
-FROM (SELECT {doc_id} AS doc_id, {text} AS text FROM {documents} AS d
-      WHERE {in_range} {without_stored} {without_dead_letters} ORDER BY {key_columns}) AS m
-
 -- name: without_stored
 AND NOT EXISTS (SELECT FROM {table} AS v WHERE v.doc_id = {doc_id})
 
@@ -102,6 +96,15 @@ age(d.xmin) > age(%(horizon)s::text::xid8::xid) AND age(v.xmin) > age(%(horizon)
 -- name: untouched_since_fill
 v.epoch = %(epoch)s AND v.partition = %(partition)s AND age(d.xmin) > age(%(horizon)s::text::xid8::xid)
 
+-- name: is_settled
+age(v.xmin) > age(%(settled)s::text::xid8::xid)
+
+-- name: is_of_partition
+v.partition = %(partition)s
+
+-- name: count_settled
+SELECT count(*) FROM {table} AS v WHERE v.chunk = 0 AND {is_counted}
+
 -- name: is_whole
 (SELECT count(*) FROM {table} AS c WHERE c.doc_id = v.doc_id) = v.chunks
 AND NOT EXISTS (SELECT FROM {table} AS c WHERE c.doc_id = v.doc_id AND (c.source_hash, c.chunks) IS DISTINCT FROM (v.source_hash, v.chunks))
@@ -150,6 +153,11 @@ EXPLAIN (FORMAT JSON) SELECT FROM {documents} AS d WHERE {condition}
 
 -- name: filtered_ids
 SELECT {doc_id} FROM {documents} AS d WHERE {condition} LIMIT %(most)s
+
+-- name: block
+-- The next vectors in the order of their documents, as three columns.
+SELECT array_agg(b.doc_id), array_agg(b.chunk), string_agg({send}(b.embedding), ''::bytea)
+FROM (SELECT v.doc_id, v.chunk, v.embedding FROM {table} AS v WHERE v.doc_id > %(after)s ORDER BY v.doc_id, v.chunk LIMIT %(rows)s) AS b
 
 -- name: count
 SELECT count(*) FROM {table} WHERE chunk = 0

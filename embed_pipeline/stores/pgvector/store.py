@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -13,20 +12,19 @@ from psycopg import sql
 from embed_pipeline.catalog import dead_letters, partitions
 from embed_pipeline.catalog.partitions import Fence
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents.queue import Claim
-from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange, within
+from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
 from embed_pipeline.documents.shape import Horizon
-from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import VersionRetired
 from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
-from embed_pipeline.stores import compare, protocol
+from embed_pipeline.stores import compare, ledger
 from embed_pipeline.stores.compare import Comparison, Stored
-from embed_pipeline.stores.pgvector import hnsw, nearest
+from embed_pipeline.stores.pgvector import exact, hnsw, nearest
 from embed_pipeline.stores.pgvector.writes import Writes
 from embed_pipeline.stores.protocol import (
     AnnIndex,
@@ -41,7 +39,6 @@ from embed_pipeline.stores.protocol import (
 )
 
 queries = Queries(__file__, "pgvector.sql")
-ledger = Queries(protocol.__file__, "ledger.sql")
 
 # Ids read at once: none of them is in memory with its vector.
 PORTION = 5_000
@@ -105,30 +102,11 @@ class PgvectorStore:
     # Backfill
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
-        parts = self.source.parts()
-        # Usually there are none, and then a look at them for every document would be a tenth of the work.
-        letters = dead_letters.count(conn, self.version.index, self.version.name) > 0
-        nothing = sql.SQL("")
-        query = queries(
-            "missing",
-            in_range=_within(self.source, within),
-            without_dead_letters=ledger("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
-            if letters
-            else nothing,
-            without_stored=queries("without_stored", table=self.version.table, doc_id=parts["doc_id"]) if begun else nothing,
-            **{name: parts[name] for name in ("documents", "doc_id", "text", "key_columns")},
+        without_stored = (
+            queries("without_stored", table=self.version.table, doc_id=self.source.doc_id()) if begun else sql.SQL("")
         )
-        values = self._names() | {"lower": within.lower, "upper": within.upper}
-        with self._unless_retired(), conn.transaction():
-            end_when_frozen(conn)
-            conn.execute(slices("by_key"))
-            row = conn.execute(query, values, binary=True).fetchone()
-        assert row is not None
-        # Hashed here: the server is what a backfill has least of.
-        return [
-            MissingDocument(doc_id, text, sha256(text.encode("utf-8", "surrogatepass")).digest())
-            for doc_id, text in zip(*row, strict=True)
-        ]
+        with self._unless_retired():
+            return ledger.missing(conn, self.source, self.version, within, without_stored)
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         stored = self._whole_hashes(conn, batch.doc_ids)
@@ -210,22 +188,25 @@ class PgvectorStore:
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
     ) -> Found:
         untouched = sql.SQL("false") if since is None else queries("untouched_since_horizon")
-        comparison = self._comparison(conn, untouched, {} if since is None else {"horizon": since.xmin})
+        values = {"settled": shape.oldest_running(conn)} | ({} if since is None else {"horizon": since.xmin})
+        is_counted = queries("is_settled")
+        there = self._count(conn, is_counted, values) if orphans else 0
+        comparison = self._comparison(conn, untouched, is_counted, values)
         for each in ranges:
             comparison.documents(each)
         if orphans:
-            comparison.orphans(self.stored_ids(conn))
+            comparison.orphans(self.stored_ids(conn) if self._may_have_orphans(there, comparison) else ())
         return comparison.found
 
     def compare_partition(self, conn: psycopg.Connection, partition: KeyRange, filled: Filled | None) -> Found:
-        values = {} if filled is None else {"horizon": filled.horizon.xmin, "epoch": filled.fence.epoch}
-        number = int(partition.partition)
+        values: dict[str, Any] = {"partition": int(partition.partition)}
+        values |= {} if filled is None else {"horizon": filled.horizon.xmin, "epoch": filled.fence.epoch}
         untouched = sql.SQL("false") if filled is None else queries("untouched_since_fill")
-        comparison = self._comparison(conn, untouched, values | {"partition": number})
+        is_counted = queries("is_of_partition")
+        there = self._count(conn, is_counted, values)
+        comparison = self._comparison(conn, untouched, is_counted, values)
         comparison.documents(partition)
-        with self._unless_retired():
-            query = queries("stored_ids_of_partition", table=self.version.table)
-            ids = [doc_id for (doc_id,) in conn.execute(query, {"partition": number})]
+        ids = self._ids_of_partition(conn, values) if self._may_have_orphans(there, comparison) else []
         comparison.orphans(ids[start : start + PORTION] for start in range(0, len(ids), PORTION))
         return comparison.found
 
@@ -236,12 +217,31 @@ class PgvectorStore:
         assert row is not None
         return found.coverage(vectors=row[0])
 
-    def _comparison(self, conn: psycopg.Connection, untouched: sql.Composable, values: dict[str, Any]) -> Comparison:
+    def _count(self, conn: psycopg.Connection, is_counted: sql.Composable, values: dict[str, Any]) -> int:
+        with self._unless_retired(), unhurried(conn):
+            row = conn.execute(queries("count_settled", table=self.version.table, is_counted=is_counted), values).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def _may_have_orphans(self, there: int, comparison: Comparison) -> bool:
+        """Rows that were counted before the documents were compared only become fewer. As many have been met beside their documents, so
+        all of them; else each is looked at. Passages without the row of their document are met by neither count."""
+        return self.version.is_chunked or comparison.counted < there
+
+    def _ids_of_partition(self, conn: psycopg.Connection, values: dict[str, Any]) -> list[str]:
+        with self._unless_retired():
+            rows = conn.execute(queries("stored_ids_of_partition", table=self.version.table), values)
+            return [doc_id for (doc_id,) in rows]
+
+    def _comparison(
+        self, conn: psycopg.Connection, untouched: sql.Composable, is_counted: sql.Composable, values: dict[str, Any]
+    ) -> Comparison:
         stored = Stored(
             relation=self.version.table,
             differs=queries("differs", source_hash=self.source.source_hash()),
             untouched=untouched,
             is_whole=queries("is_whole", table=self.version.table) if self.version.is_chunked else sql.SQL("true"),
+            is_counted=is_counted,
             first_chunk=sql.SQL("AND v.chunk = 0"),
             values=values,
         )
@@ -259,6 +259,15 @@ class PgvectorStore:
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:
         return self._nearest.search(conn, query, k, exact=exact, where=where)
+
+    def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
+        gone: frozenset[str] = frozenset()
+        while True:
+            found = exact.search(conn, self.version, queries, k, gone)
+            more = self._nearest.gone(conn, sorted({hit.doc_id for hits in found for hit in hits}))
+            if not more:
+                return found
+            gone |= more
 
     @contextmanager
     def _writing(self, conn: psycopg.Connection) -> Iterator[None]:
@@ -291,7 +300,3 @@ class PgvectorStore:
 
     def _names(self) -> dict[str, Any]:
         return {"index": self.version.index, "version": self.version.name}
-
-
-def _within(source: Source, part: KeyRange) -> sql.Composable:
-    return within(source, part.lower is not None, part.upper is not None, after=False)

@@ -237,7 +237,7 @@ def test_a_budget_is_never_exceeded_and_what_serves_goes_on(url: str, shared: ps
     with pytest.raises(Stopped):
         other.admit_batch(500_000)
     other.admit(Urgency.QUERY, 500_000)
-    shared.execute("INSERT INTO embed_pipeline.indexes VALUES ('docs', 'articles', '{id}', '{body}', 'pgvector')")
+    shared.execute("INSERT INTO embed_pipeline.indexes VALUES ('docs', 'articles', '{id}', '{body}', '{\"kind\": \"pgvector\"}')")
     shared.execute(
         "INSERT INTO embed_pipeline.index_versions (index_name, version, state, fingerprint, model_name, model_version, dimensions, "
         "precision, distance, partitions, spec) VALUES ('docs', 'frugal', 'standby', repeat('f', 64), 'm', '1', 8, 'vector', 'cosine', 1, '{}')"

@@ -18,7 +18,7 @@ from embed_pipeline.postgres import connection
 @pytest.fixture
 def catalog(conn: psycopg.Connection, database_url: str) -> psycopg.Connection:
     schema.ensure(conn, database_url)
-    conn.execute("INSERT INTO embed_pipeline.indexes VALUES ('docs', 't', '{id}', '{text}', 'pgvector')")
+    conn.execute("INSERT INTO embed_pipeline.indexes VALUES ('docs', 't', '{id}', '{text}', '{\"kind\": \"pgvector\"}')")
     return conn
 
 

@@ -68,7 +68,7 @@ def test_a_crash_while_retrying_loses_no_letter(mended: Path, place: Place, run:
     with opened(load_indexes(place.config)["docs"]) as index, pytest.raises(KeyboardInterrupt):
         dead_letters.retry(index)
     assert listed(run)[0] == 2
-    assert conn.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,)
+    assert conn.execute("SELECT count(*) FROM embed_pipeline.pending").fetchone() == (0,)
 
 
 def test_dagster_shows_them_on_the_dual_write_and_tries_again(mended: Path, place: Place, run: Run) -> None:

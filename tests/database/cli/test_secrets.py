@@ -138,7 +138,6 @@ def test_no_key_is_found_anywhere(
             with pytest.raises(EmbedPipelineError) as raised:
                 index.embedder("openai").embed_query("amber")
             texts[f"exception: {where}"] = shown(raised.value)
-            conn.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
             texts[f"sync: {where}"] = said("sync", "docs", code=1).err
         with pytest.raises(EmbedPipelineError):
             backfill.fill_partition(index, "openai", "9")

@@ -164,7 +164,7 @@ def test_too_many_dead_letters_fail_coverage(declare: Declare, run: Run) -> None
 def test_a_missing_vector_fails_coverage(declare: Declare, run: Run, app: psycopg.Connection) -> None:
     docs = run(declare(V1))
     docs.fill("v1")
-    app.execute("DELETE FROM embed_pipeline.docs__v1__vectors WHERE doc_id = '3'")
+    app.execute("DELETE FROM embed_pipeline.docs__v1 WHERE doc_id = '3'")
     judged = docs.job("gate_docs_v1")
     assert not judged.success
     assert not checks(judged)["coverage"]
@@ -174,10 +174,10 @@ def test_a_vector_with_another_label_fails_provenance(declare: Declare, run: Run
     docs = run(declare(V1))
     docs.fill("v1")
     for (name,) in app.execute(
-        "SELECT conname FROM pg_constraint WHERE conrelid = 'embed_pipeline.docs__v1__documents'::regclass AND contype = 'c'"
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'embed_pipeline.docs__v1'::regclass AND contype = 'c'"
     ).fetchall():
-        app.execute(f'ALTER TABLE embed_pipeline.docs__v1__documents DROP CONSTRAINT "{name}"')
-    app.execute("UPDATE embed_pipeline.docs__v1__documents SET fingerprint = 'other' WHERE doc_id = '3'")
+        app.execute(f'ALTER TABLE embed_pipeline.docs__v1 DROP CONSTRAINT "{name}"')
+    app.execute("UPDATE embed_pipeline.docs__v1 SET fingerprint = 'other' WHERE doc_id = '3'")
     judged = docs.job("gate_docs_v1")
     assert not judged.success
     assert checks(judged) == {"coverage": True, "provenance": False, "ann_recall": True, "held_out_recall": True}

@@ -106,10 +106,10 @@ def test_changes_reach_the_queue_of_a_registered_version(
 ) -> None:
     index = open_index(declared(database_url))
     load(index, jsonl(ROWS), full=False)
-    conn.execute("DELETE FROM embed_pipeline.change_queue")
+    conn.execute("DELETE FROM embed_pipeline.inbox")
     load(index, jsonl([*ROWS[:3], {**ROWS[3], "text": "another"}]), full=True)
-    queued = conn.execute("SELECT doc_id FROM embed_pipeline.change_queue ORDER BY 1").fetchall()
-    assert queued == [("003",), ("004",)]
+    told = conn.execute("SELECT doc_ids, removed FROM embed_pipeline.inbox ORDER BY 1").fetchall()
+    assert told == [(["003"], False), (["004"], True)]
 
 
 @pytest.mark.parametrize(

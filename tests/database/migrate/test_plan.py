@@ -140,20 +140,27 @@ def test_speed_of_batches() -> None:
 
 @pytest.mark.parametrize(("precision", "dimensions"), [("vector", 64), ("vector", 600), ("halfvec", 1500)])
 def test_the_disk_estimate_is_near_to_what_postgresql_takes(
-    conn: psycopg.Connection[Any], precision: Any, dimensions: int
+    app: psycopg.Connection[Any], open_docs: Callable[..., OpenIndex], precision: Any, dimensions: int
 ) -> None:
     rows = 1_500 if dimensions < 1000 else 500
-    version = VersionSpec(provider="a:B", model_name="m", dimensions=dimensions, precision=precision)
-    type_ = sql.SQL("{}({})").format(sql.Identifier(precision), sql.Literal(dimensions))
-    conn.execute(sql.SQL("CREATE TABLE v (doc_id text, chunk integer, embedding {}, PRIMARY KEY (doc_id, chunk))").format(type_))
-    drawn = sql.SQL("(SELECT array_agg(random() - 0.5) FROM generate_series(1, {}) WHERE n > 0)::{}").format(dimensions, type_)
-    conn.execute(sql.SQL("INSERT INTO v SELECT 'doc-' || n, 0, {} FROM generate_series(1, {}) AS n").format(drawn, rows))
+    version = {"model_name": "a-model-with-a-name", "dimensions": dimensions, "precision": precision}
+    spec = open_docs(versions={"v1": fake("v1") | version}).spec.versions["v1"]
+    drawn = sql.SQL("(SELECT array_agg(random() - 0.5) FROM generate_series(1, {}) WHERE n > 0)::{}").format(
+        dimensions, sql.Identifier(precision)
+    )
+    app.execute(
+        sql.SQL(
+            "INSERT INTO embed_pipeline.docs__v1 (doc_id, chunk, chunks, source_hash, partition, epoch, embedding) "
+            "SELECT 'docs-' || 10000 + n, 0, 1, sha256('x'), 3, 1, {} FROM generate_series(1, {}) AS n"
+        ).format(drawn, rows)
+    )
     operators = sql.Identifier(f"{precision}_cosine_ops")
-    conn.execute(sql.SQL("CREATE INDEX h ON v USING hnsw (embedding {})").format(operators))
-    row = conn.execute("SELECT pg_total_relation_size('v') - pg_relation_size('h'), pg_relation_size('h')").fetchone()
+    app.execute(sql.SQL("CREATE INDEX h ON embed_pipeline.docs__v1 USING hnsw (embedding {})").format(operators))
+    size = "pg_total_relation_size('embed_pipeline.docs__v1'), pg_relation_size('embed_pipeline.h')"
+    row = app.execute(f"SELECT {size}").fetchone()  # type: ignore[arg-type]
     assert row is not None
-    found = footprint.disk(PgvectorSpec(), rows, version)
-    assert found.vectors == pytest.approx(row[0], rel=0.15)
+    found = footprint.disk(PgvectorSpec(), rows, spec)
+    assert found.vectors + found.documents == pytest.approx(row[0] - row[1], rel=0.1)
     assert found.ann_index == pytest.approx(row[1], rel=0.1)
 
 

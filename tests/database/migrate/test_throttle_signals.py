@@ -233,7 +233,7 @@ def test_a_vacuum_of_the_tables_is_seen(open_replicated: Open) -> None:
     rules = ThrottleSpec(wait_for_autovacuum=True)
     with index.connection() as conn, psycopg.connect(index.url, autocommit=True) as vacuuming, ThreadPoolExecutor(1) as pool:
         version = index.version(conn, "v1")
-        tables = (index.source.identifier, version.documents_table, version.vectors_table)
+        tables = (index.source.identifier, version.table)
         conn.execute("INSERT INTO articles SELECT n, repeat('x', 500), '' FROM generate_series(1000, 4000) AS n")
         conn.execute("DELETE FROM articles WHERE id > 1000")
         assert pressure.read(conn, rules, tables, None).vacuumed == ()

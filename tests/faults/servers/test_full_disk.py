@@ -38,7 +38,7 @@ def test_writing(full_url: str, room: Room, open_fragile: Open, calls: Calls) ->
     assert said.next_step is not None
     assert said.next_step.endswith("make room on the server and run the same command again.")
     with psycopg.connect(full_url, autocommit=True) as app:
-        kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1__documents")}
+        kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1")}
         app.execute("UPDATE articles SET body = 'the application goes on' WHERE id = 150")
     assert kept, "some batches fitted"
     before = len(calls.paid("v1"))

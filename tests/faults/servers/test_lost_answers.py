@@ -40,7 +40,7 @@ def test_replace_of_a_dual_write(fragile_url: str, proxy: Proxy, open_fragile: O
     fill(index, "v1")
     with psycopg.connect(fragile_url, autocommit=True) as app:
         app.execute("UPDATE articles SET body = 'edited ' || id WHERE id <= 20")
-    proxy.arm(fate, b'INSERT INTO "embed_pipeline"."docs__v1__vectors"')
+    proxy.arm(fate, b'INSERT INTO "embed_pipeline"."docs__v1"')
     (result,) = dual_write.sync(index)
     assert proxy.struck.wait(10)
     assert (result.error, result.pending, result.written) == ("", 0, 20)
@@ -132,7 +132,7 @@ def test_retire_is_finished_by_the_same_command(
     else:
         retire.retire(judged, "v1", "v1")
     with psycopg.connect(fragile_url, autocommit=True) as app:
-        assert app.execute("SELECT to_regclass('embed_pipeline.docs__v1__vectors')").fetchone() == (None,)
+        assert app.execute("SELECT to_regclass('embed_pipeline.docs__v1')").fetchone() == (None,)
         app.execute("UPDATE articles SET body = 'still writable' WHERE id = 1")
     assert (events(fragile_url, "retire", "v1"), events(fragile_url, "dropped", "v1")) == (1, 1)
     require_all_true(fragile_url, judged, "v2")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from embed_pipeline.errors import DatabaseUnavailable, Stopped
-from embed_pipeline.migrate import ann_index, backfill, dual_write, outage
+from embed_pipeline.migrate import ann_index, backfill, dual_write, outage, watch
 from embed_pipeline.migrate.backfill import Progress
 from embed_pipeline.signals import listen
 from embed_pipeline.stores.pgvector import PgvectorStore
@@ -71,7 +71,7 @@ def test_backfill_outlives_a_restart(
 
 @pytest.mark.parametrize(
     ("moment", "condition"),
-    [("store.copying", "query LIKE 'COPY %vectors%'"), ("backfill.embedded", "true"), ("store.committed", "true")],
+    [("store.copying", "query LIKE 'COPY %docs__v1%'"), ("backfill.embedded", "true"), ("store.committed", "true")],
 )
 def test_backfill_outlives_cut_connections(
     fragile_url: str, open_fragile: Open, calls: Calls, moment: str, condition: str
@@ -113,7 +113,7 @@ def test_backfill_says_when_it_gives_up_and_resumes(
         fill_all(index, [])
     fragile.start()
     with psycopg.connect(fragile_url) as app:
-        kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1__documents")}
+        kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1")}
     assert len(kept) >= 30
     before = len(calls.paid("v1"))
     fill_all(index, [])
@@ -142,7 +142,7 @@ def test_batches_in_flight_are_kept_when_reading_fails(
     with pytest.raises(psycopg.errors.QueryCanceled):
         fill_all(index, [])
     with psycopg.connect(fragile_url) as app:
-        kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1__documents")}
+        kept = {f"title {n} body {n}" for (n,) in app.execute("SELECT doc_id FROM embed_pipeline.docs__v1")}
     assert kept == set(calls.paid("v1"))
     assert len(kept) == 20
 
@@ -174,8 +174,8 @@ def test_index_build_outlives_cut_connections(fragile_url: str, open_fragile: Op
     fill_all(index, [])
     with psycopg.connect(fragile_url, autocommit=True) as watcher, psycopg.connect(fragile_url) as writer:
         # A transaction older than the build makes it wait, so that it can be cut in the middle.
-        writer.execute("DELETE FROM embed_pipeline.docs__v1__vectors WHERE false")
-        writer.execute("LOCK TABLE embed_pipeline.docs__v1__vectors IN ROW EXCLUSIVE MODE")
+        writer.execute("DELETE FROM embed_pipeline.docs__v1 WHERE false")
+        writer.execute("LOCK TABLE embed_pipeline.docs__v1 IN ROW EXCLUSIVE MODE")
 
         def cut_it() -> None:
             wait_until(
@@ -199,7 +199,7 @@ def test_two_index_builds_do_not_meet(fragile_url: str, open_fragile: Open) -> N
     index = open_fragile("v1")
     fill_all(index, [])
     with psycopg.connect(fragile_url, autocommit=True) as watcher, psycopg.connect(fragile_url) as writer:
-        writer.execute("LOCK TABLE embed_pipeline.docs__v1__vectors IN ROW EXCLUSIVE MODE")
+        writer.execute("LOCK TABLE embed_pipeline.docs__v1 IN ROW EXCLUSIVE MODE")
         first = threading.Thread(target=ann_index.build, args=(index, "v1"))
         first.start()
         unfinished = "SELECT FROM pg_index WHERE indexrelid = to_regclass('embed_pipeline.docs__v1__hnsw') AND NOT indisvalid"
@@ -231,7 +231,7 @@ def test_watch_outlives_a_restart_and_says_so(fragile: Fragile, fragile_url: str
     fill(index, "v1")
     stop, heard, written = threading.Event(), list[str](), list[int]()
     watching = threading.Thread(
-        target=dual_write.watch,
+        target=watch.watch,
         args=(index, stop, lambda results: written.extend(each.written for each in results), heard.append),
     )
     watching.start()

@@ -54,7 +54,7 @@ def held_until_too_long(url: str, hold: str, begins: str) -> Iterator[None]:
 
 def test_writing(hurried_url: str, open_fragile: Open, calls: Calls) -> None:
     index = open_fragile("v1")
-    lock = "LOCK TABLE embed_pipeline.docs__v1__documents IN SHARE MODE"
+    lock = "LOCK TABLE embed_pipeline.docs__v1 IN SHARE MODE"
     with held_until_too_long(hurried_url, lock, "no such statement"), pytest.raises(psycopg.errors.QueryCanceled) as caught:
         backfill.fill_partition(index, "v1", "00")
     said = failures.sentence(caught.value)
@@ -72,7 +72,7 @@ def test_building_the_index(hurried_url: str, open_fragile: Open) -> None:
     for key in ("00", "01"):
         backfill.fill_partition(index, "v1", key)
     # CONCURRENTLY waits for every transaction that has written the table, however long that takes.
-    with held_until_too_long(hurried_url, "LOCK TABLE embed_pipeline.docs__v1__vectors IN ROW EXCLUSIVE MODE", "CREATE INDEX"):
+    with held_until_too_long(hurried_url, "LOCK TABLE embed_pipeline.docs__v1 IN ROW EXCLUSIVE MODE", "CREATE INDEX"):
         assert ann_index.build(index, "v1").valid
 
 
@@ -102,7 +102,7 @@ def test_statements_that_read_the_whole_table(
             work(index)
         assert capture.prove_live is original
         return
-    with held_until_too_long(hurried_url, "LOCK TABLE embed_pipeline.docs__v1__documents IN ACCESS EXCLUSIVE MODE", begins):
+    with held_until_too_long(hurried_url, "LOCK TABLE embed_pipeline.docs__v1 IN ACCESS EXCLUSIVE MODE", begins):
         work(index)
 
 

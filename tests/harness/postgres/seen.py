@@ -45,8 +45,9 @@ def cut(url: str, condition: str = "true") -> int:
 def require_all_true(url: str, index: OpenIndex, *versions: str) -> None:
     """Drain the queue, then let the oracle compare every document with every vector."""
     with psycopg.connect(url, autocommit=True) as app:
-        # What a broken session had leased comes back when the lease runs out; nobody waits for that here.
-        app.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
+        # What a broken session had claimed comes back when its lease runs out; nobody waits for that here.
+        app.execute("UPDATE embed_pipeline.pending SET claim = NULL")
+        app.execute("DELETE FROM embed_pipeline.claims")
         for result in dual_write.sync(index):
             assert (result.error, result.pending) == ("", 0)
         for version in versions:
@@ -59,8 +60,8 @@ def oracle(app: psycopg.Connection, version: str) -> list[str]:
         str(key): text_hash("\n\n".join(part for part in (title, body) if part))
         for key, title, body in app.execute("SELECT id, title, body FROM articles")
     }
-    tables = f"embed_pipeline.docs__{version}__documents d FULL JOIN embed_pipeline.docs__{version}__vectors v USING (doc_id)"
-    rows = app.execute(f"SELECT doc_id, d.chunks, encode(d.source_hash, 'hex'), v.chunk FROM {tables}").fetchall()  # type: ignore[arg-type]
+    query = f"SELECT doc_id, chunks, encode(source_hash, 'hex'), chunk FROM embed_pipeline.docs__{version}"
+    rows = app.execute(query).fetchall()  # type: ignore[arg-type]
     found = {doc_id: digest for doc_id, _, digest, _ in rows}
     problems = [f"{doc_id} is half a document" for doc_id, chunks, _, chunk in rows if (chunks, chunk) != (1, 0)]
     problems += [f"{doc_id} has more than its one vector" for doc_id in found if len([r for r in rows if r[0] == doc_id]) > 1]

@@ -107,7 +107,8 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     of_the_index |= {"retry_dead_letters_docs"}
     assert jobs == of_versions | of_the_index
     (sensor,) = repository.sensor_defs
-    assert (sensor.name, sensor.job_name, sensor.minimum_interval_seconds) == ("docs_dual_write", "dual_write_docs", 5)
+    assert (sensor.name, sensor.minimum_interval_seconds) == ("docs_dual_write", 5)
+    assert [job.name for job in sensor.jobs] == ["dual_write_docs", "compare_docs"]
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     schedules = {each.name: (each.job_name, each.cron_schedule, each.execution_timezone) for each in repository.schedule_defs}
     fillers = {f"docs_{v}_backfill": (f"backfill_docs_{v}", "5 2 * * *", "UTC") for v in ("v1", "v2")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embed_pipeline.documents.ranges import ranges_between
+from embed_pipeline.documents.ranges import evenly, ranges_between
 from embed_pipeline.spec import partition_keys
 
 
@@ -30,3 +31,19 @@ def test_partition_keys_sort_as_numbers() -> None:
         keys = partition_keys(count)
         assert keys == sorted(keys)
         assert len(set(keys)) == count
+
+
+@given(st.integers(0, 300), st.integers(1, 40), st.integers(0, 3))
+def test_keys_of_a_whole_table_are_taken_evenly(total: int, count: int, halvings: int) -> None:
+    """Of a table of which every `every`-th key is known the parts are equal but for that."""
+    every = 2**halvings
+    kept = [[str(rank)] for rank in range(0, total, every)]
+    ranks = [int(key) for (key,) in evenly(kept, every, total, count)]
+    assert len(ranks) == len(set(ranks)) <= min(count, total)
+    assert ranks[:1] == ([0] if total else [])
+    sizes = [upper - lower for lower, upper in pairwise([*ranks, total])]
+    if every == 1:
+        assert len(ranks) == min(count, total)
+        assert not sizes or max(sizes) - min(sizes) <= 1
+    elif total >= 2 * every * count:
+        assert max(sizes) - min(sizes) <= 2 * every

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from embed_pipeline.catalog.control import Control
-from embed_pipeline.migrate.pressure import Reading, Slot, Standby
+from embed_pipeline.migrate.pressure import Behind, Reading, Slot, Standby
 from embed_pipeline.migrate.throttle_rules import Decision, Signals, decide
 from embed_pipeline.spec import ThrottleSpec
 from embed_pipeline.stores.protocol import StorePressure
@@ -33,6 +33,10 @@ def standby(name: str = "a", lag: float | None = 0.0, seconds: float | None = No
 
 def slot(retained: float | None = 0.0, status: str | None = "reserved", *, active: bool = True) -> Slot:
     return Slot("s", active, status, retained)
+
+
+def behind(seconds: float) -> Behind:
+    return Behind("docs", "v1", seconds)
 
 
 CALM = Reading(100.0, (standby("a"), standby("b")), (slot(),), (0.0, 0.0), 0.0, (), 0)
@@ -62,8 +66,10 @@ def test_what_a_person_says(control: Control | None, answer: str, reason: str) -
 
 
 def test_nothing_is_watched_that_is_not_declared() -> None:
-    assert not ThrottleSpec().watches_server
-    assert decide(Signals(RUNNING), ThrottleSpec()) == Decision("go")
+    nothing = ThrottleSpec(max_queue_age_seconds=None)
+    assert not nothing.watches_server
+    assert decide(Signals(RUNNING), nothing) == Decision("go")
+    assert given_that(nothing, behind=behind(10**6)).answer == "go"
     assert given_that().answer == "go"
 
 
@@ -109,6 +115,11 @@ def test_unknown_means_no(changed: dict[str, Any], reason: str) -> None:
         ({"vacuumed": ("autovacuum of articles",)}, "autovacuum", "autovacuum: autovacuum of articles is running"),
         ({"active_backends": 21}, "active backends", "active backends: 21 sessions are at work (limit 20)"),
         (
+            {"behind": behind(30.5)},
+            "queue age",
+            "queue age: v1, which serves, has changes that wait for 30.5 s (limit 30.0 s); run: embed-pipeline sync docs --watch",
+        ),
+        (
             {"write_seconds": 6.0, "write_age": 1.0},
             "write latency",
             "write latency: the last batch took 6.0 s to write (limit 5.0 s)",
@@ -139,6 +150,7 @@ OBJECTIONS: list[tuple[str, dict[str, Any]]] = [
     ("WAL rate", {"wal_rate": 11.0 * MB}),
     ("autovacuum", {"vacuumed": ("autovacuum of articles",)}),
     ("active backends", {"active_backends": 21}),
+    ("queue age", {"behind": behind(31.0)}),
     ("write latency", {"write_seconds": 6.0, "write_age": 1.0}),
 ]
 
@@ -180,6 +192,7 @@ LIMITED: list[tuple[float, Any]] = [
     (2**30, lambda value: {"slots": (slot(value),)}),
     (10 * MB, lambda value: {"wal_rate": value}),
     (20, lambda value: {"active_backends": value}),
+    (30.0, lambda value: {"behind": behind(value)}),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a backfill had to leave: who brings it, and that nobody pays for it again and again."""
+"""A backfill beside the application: it waits for no row, leaves changes to the dual-write, and pays for every text once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from embed_pipeline.migrate import backfill, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import listen
-from tests.harness.articles import fill, settle
+from tests.harness.articles import DOCUMENTS, fill, settle
 from tests.harness.fakes import asked_texts
 
 Open = Callable[..., OpenIndex]
@@ -55,24 +55,16 @@ def test_a_document_that_is_edited_all_the_time_is_left_to_the_dual_write(
     settle(index)
 
 
-def test_a_document_that_stays_locked_is_not_embedded_at_every_look(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_counted: Open, paid: Path
+def test_documents_that_the_application_has_locked_are_no_obstacle(
+    second_app: psycopg.Connection, open_counted: Open, paid: Path
 ) -> None:
     index = open_counted()
-    second_app.execute("SELECT FROM articles WHERE id = 5 FOR UPDATE")
-    looks = 0
-
-    def let_go() -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 5:
-            second_app.rollback()
-
-    listen("backfill.revisiting", let_go)
-    for key in index.spec.partition_keys():
-        backfill.fill_partition(index, "v1", key)
-    assert looks == 5
-    assert asked_texts(paid).count("title 5 body 5") == 2, "once while it was locked, once when it could be written"
+    second_app.execute("SELECT FROM articles WHERE id <= 30 FOR UPDATE")
+    second_app.execute("UPDATE articles SET body = 'not committed yet' WHERE id = 40")
+    fill(index, "v1")
+    texts = asked_texts(paid)
+    assert len(texts) == len(set(texts)) == DOCUMENTS, "each as it is committed, once"
+    second_app.commit()
     settle(index)
 
 
@@ -85,11 +77,10 @@ def test_full_comparison_leaves_unfilled_partitions_to_the_backfill(app: psycopg
     app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
     app.execute("UPDATE articles SET body = 'unseen' WHERE id IN (1, 20)")
     app.execute("DELETE FROM articles WHERE id = 2")
-    app.execute("DELETE FROM embed_pipeline.docs__v2__documents WHERE doc_id = '35'")
-    app.execute("DELETE FROM embed_pipeline.docs__v2__vectors WHERE doc_id = '35'")
+    app.execute("DELETE FROM embed_pipeline.docs__v2 WHERE doc_id = '35'")
     # v1: both edits and the delete. v2: the edit and the delete in the filled partition, and the document missing from it.
     assert verify.reconcile(index).queued == {"v1": 3, "v2": 3}
-    queued = app.execute("SELECT doc_id FROM embed_pipeline.change_queue WHERE version = 'v2' ORDER BY doc_id").fetchall()
-    assert queued == [("1",), ("2",), ("35",)]
+    queued = app.execute("SELECT doc_id, removed FROM embed_pipeline.pending WHERE version = 'v2' ORDER BY doc_id").fetchall()
+    assert queued == [("1", False), ("2", True), ("35", False)]
     fill(index, "v2")
     settle(index)
