@@ -12,6 +12,7 @@ SOAK_SEED ?= 20
 SOAK_SECONDS ?= 20
 BENCHES := backfill wal application changes removals freshness searcher cutover gate
 BENCH ?=
+SLICE_SECONDS ?= 60
 # Bytecode is kept: without it each of the hundreds of processes of a test run compiles every library anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -30,8 +31,12 @@ demo: $(READY) ## one migration end to end on real text, under traffic, with two
 	$(BIN)/embed-pipeline demo --store $(STORE) --layout $(LAYOUT)
 
 .PHONY: test
-test: lint ## lint, then every test
+test: lint ## lint, then every test but the fault campaign and other long ones
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not soak'
+
+.PHONY: slice
+slice: $(READY) ## a slice of the fault campaign: what SOAK_SEED draws first, on two cores, for SLICE_SECONDS
+	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=0 SLICE_SECONDS=$(SLICE_SECONDS) $(BIN)/python -m pytest -n 2 --maxschedchunk=1 -m soak tests/faults/campaign -o faulthandler_timeout=600
 
 .PHONY: lint
 lint: $(READY) ## formatting, lint rules, types
@@ -72,7 +77,7 @@ neighbour: $(READY) ## what an application feels of a migration: longest pause a
 	$(BIN)/python -m benchmarks.neighbour
 
 .PHONY: soak
-soak: $(READY) ## long fault campaigns; SOAK_SEED and SOAK_SECONDS (per scenario) choose what is run and for how long
+soak: $(READY) ## the whole fault campaign, other long tests and mutation testing; SOAK_SEED and SOAK_SECONDS (per scenario) choose what is run and for how long
 	@echo "SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)"
 	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=1 -m soak -o faulthandler_timeout=1800
 

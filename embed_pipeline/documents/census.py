@@ -19,9 +19,9 @@ def count(conn: psycopg.Connection, source: Source, bounds: KeyRange = ALL_KEYS)
     return sum(row[0] for row in _each(conn, source, bounds, "count_rows", ("documents",), {}))
 
 
-def ids(conn: psycopg.Connection, source: Source) -> Iterator[list[str]]:
-    """The ids of all documents, in portions."""
-    for row in _each(conn, source, ALL_KEYS, "ids", ("documents", "doc_id"), {}):
+def ids(conn: psycopg.Connection, source: Source, bounds: KeyRange = ALL_KEYS) -> Iterator[list[str]]:
+    """The ids of the documents in the range, in portions."""
+    for row in _each(conn, source, bounds, "ids", ("documents", "doc_id"), {}):
         yield row[0]
 
 

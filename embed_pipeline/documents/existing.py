@@ -2,8 +2,8 @@
 
 One payload field is the text. Every other field needs a place: a column of documents.payload, or the object column.
 
-Until its vector is marked, an inserted document stands in the version's change queue. An adoption that was killed in between does not
-insert it again: when its row is gone, the application has deleted it, and the dual-write will see to its vector.
+Until its vector is marked, an inserted document is pending for its version, which is not registered yet. An adoption that was killed in
+between does not insert it again: when its row is gone, the application has deleted it, and the dual-write will see to its vector.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ class Places:
     def insert(
         self, conn: psycopg.Connection, index: str, version: str, found: Sequence[ExistingDocument], *, again: bool = False
     ) -> dict[str, int]:
-        """Insert those whose key is not taken, in the caller's transaction. Returns them with the number of their row in the queue.
+        """Insert those whose key is not taken, in the caller's transaction. Returns them with the seq under which they are pending now.
 
-        What stands in the queue is left out, but for `again`: rows that were taken back in the same transaction.
+        What is pending already is left out, but for `again`: rows that were taken back in the same transaction.
         """
         key, fields = self.source.key[0], self.source.payload_columns
         columns = [key.name, self.text, *fields]
@@ -159,6 +159,7 @@ class Places:
         return {doc_id for (doc_id,) in rows}
 
 
-def forget_inserted(conn: psycopg.Connection, seqs: Sequence[int]) -> None:
-    """Take out of the queue what `Places.insert` has put there, once the vectors are marked. A later change has a row of its own."""
-    conn.execute(queries("forget_inserted"), {"seqs": list(seqs)})
+def forget_inserted(conn: psycopg.Connection, index: str, version: str, inserted: Mapping[str, int]) -> None:
+    """What `Places.insert` has noted is not pending any more, once the vectors are marked; what has changed since stays."""
+    values = {"index": index, "version": version, "doc_ids": list(inserted), "seqs": list(inserted.values())}
+    conn.execute(queries("forget_inserted"), values)

@@ -10,21 +10,29 @@ INSERT INTO {documents} ({columns}) OVERRIDING SYSTEM VALUE
 SELECT {values}
 FROM unnest(%(doc_ids)s::text[], %(texts)s::text[], %(fields)s::jsonb[], %(objects)s::jsonb[]) AS w(doc_id, text, fields, object),
      jsonb_populate_record(NULL::{documents}, w.fields) AS r
-WHERE %(again)s OR NOT EXISTS (SELECT FROM embed_pipeline.change_queue q
-                               WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = w.doc_id)
+WHERE %(again)s OR NOT EXISTS (SELECT FROM embed_pipeline.pending p
+                               WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
 ORDER BY w.doc_id::{key_type}
 ON CONFLICT ({key}) DO NOTHING
 RETURNING ({key}::text COLLATE "C")
 
 -- name: note_inserted
 -- In the transaction of the insert. Whoever inserts after a crash sees by it that a row which is gone was deleted.
-INSERT INTO embed_pipeline.change_queue (index_name, version, doc_id)
-SELECT %(index)s, %(version)s, w.doc_id FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
-RETURNING doc_id, seq
+INSERT INTO embed_pipeline.pending AS p (index_name, version, doc_id, seq, since_seq, since, removed)
+SELECT %(index)s, %(version)s, n.doc_id, n.seq, n.seq, clock_timestamp(), false
+FROM (SELECT w.doc_id COLLATE "C" AS doc_id, nextval('embed_pipeline.change_seq') AS seq FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)) AS n
+ORDER BY n.doc_id
+ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq
+RETURNING p.doc_id, p.seq
 
 -- name: forget_inserted
-DELETE FROM embed_pipeline.change_queue
-WHERE seq IN (SELECT seq FROM embed_pipeline.change_queue WHERE seq = ANY (%(seqs)s) ORDER BY seq FOR UPDATE SKIP LOCKED)
+-- Only what nobody has announced since: that has another seq.
+DELETE FROM embed_pipeline.pending p USING (
+    SELECT q.doc_id FROM embed_pipeline.pending q
+    JOIN unnest(%(doc_ids)s::text[], %(seqs)s::bigint[]) AS w(doc_id, seq) ON q.doc_id = w.doc_id COLLATE "C" AND q.seq = w.seq
+    WHERE q.index_name = %(index)s AND q.version = %(version)s ORDER BY q.doc_id FOR UPDATE OF q SKIP LOCKED
+) AS w
+WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id
 
 -- name: take_back
 -- Rows that hold the very text that was inserted, and that nobody has written since.

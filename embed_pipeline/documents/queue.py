@@ -136,6 +136,12 @@ def lock_claimed(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]
     return [doc_id for (doc_id,) in rows]
 
 
+def still_claimed(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str]) -> set[str]:
+    """Those of `doc_ids` that are this claim's at this moment. Locks nothing: for a store that shares no transaction with the ledger."""
+    rows = conn.execute(queries("still_claimed"), claim_.names | {"doc_ids": list(doc_ids)})
+    return {doc_id for (doc_id,) in rows}
+
+
 def acknowledge(conn: psycopg.Connection, claim_: Claim, doc_ids: Sequence[str]) -> set[str]:
     """What was claimed of these documents is done: returns those of which nothing newer is known. The others stay, unclaimed.
 

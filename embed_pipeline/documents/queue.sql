@@ -34,6 +34,10 @@ SELECT doc_id FROM embed_pipeline.pending
 WHERE index_name = %(index)s AND version = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
 ORDER BY doc_id FOR UPDATE
 
+-- name: still_claimed
+SELECT doc_id FROM embed_pipeline.pending
+WHERE index_name = %(index)s AND version = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
+
 -- name: acknowledge
 -- Only what has not changed since the claim. What has is still to do, from the change after the claimed one on; a removal that was
 -- announced stays announced.

@@ -3,7 +3,7 @@
 Three passes over what the store has. The first reads only: what could not be carried is refused before anything is written. The sample
 proves that the declared model made these vectors. The second goes page by page: the documents into their table, then the provenance beside
 their vectors. What is marked is not found again, so after a crash the same command goes on. The third looks after what was edited
-in between. Then the version is registered, and what the application has changed in the table meanwhile is queued.
+in between. Then the version is registered, and compared with the documents: what was changed before was handed over without it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 import psycopg
 
-from embed_pipeline.catalog import versions
+from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.existing import ExistingDocument, Places, forget_inserted
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import AdoptRefused, ConfigurationError, IllegalTransition
-from embed_pipeline.migrate import register
+from embed_pipeline.migrate import dual_write, register, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, only_run
 from embed_pipeline.signals import signal
@@ -98,6 +98,8 @@ def adopt(index: OpenIndex, listener: Listener | None = None) -> Adopted:
         cosines = _agreement(index, version, store, found.sample)
         adopted, left = _carry(line, index, version, store, places, found, tell)
         adopted += _carry_edits(line, version, store, places, left)
+        # Handed over before there is the version: all that this run has inserted would be pending for it.
+        line.repeat(dual_write.distributor(index).distribute)
         queued = line.repeat(lambda conn: _register(conn, index, name))
     return Adopted(
         index=index.name,
@@ -252,7 +254,7 @@ def _carry(
         inserted = line.repeat(lambda conn, page=page: _insert(conn, version, places, page, {}))  # type: ignore[misc]
         signal("adopt.inserted")
         started = time.monotonic()
-        marked = _mark(line, store, page, inserted)
+        marked = _mark(line, version, store, page, inserted)
         throttle.wrote(time.monotonic() - started)
         signal("adopt.marked")
         adopted += len(marked)
@@ -281,7 +283,7 @@ def _carry_edits(line: Line, version: Version, store: _Both, places: Places, lef
 
             replaced = {document.doc_id: ours[document.doc_id] for document in again}
             inserted = line.repeat(lambda conn, again=again, replaced=replaced: _insert(conn, version, places, again, replaced))  # type: ignore[misc]
-            marked = _mark(line, store, again, inserted)
+            marked = _mark(line, version, store, again, inserted)
             adopted += len(marked)
             for document in again:
                 if document.doc_id in marked:
@@ -304,10 +306,13 @@ def _insert(
         return places.insert(conn, version.index, version.name, page, again=True)
 
 
-def _mark(line: Line, store: AdoptingStore, page: list[ExistingDocument], inserted: Mapping[str, int]) -> set[str]:
-    """Returns what is marked; that is no longer in doubt, and leaves the queue."""
+def _mark(
+    line: Line, version: Version, store: AdoptingStore, page: list[ExistingDocument], inserted: Mapping[str, int]
+) -> set[str]:
+    """Returns what is marked; that is no longer in doubt, and not pending any more."""
     marked = line.repeat(lambda conn: store.mark(conn, [document.doc_id for document in page]))
-    line.repeat(lambda conn: forget_inserted(conn, [seq for doc_id, seq in inserted.items() if doc_id in marked]))
+    done = {doc_id: seq for doc_id, seq in inserted.items() if doc_id in marked}
+    line.repeat(lambda conn: forget_inserted(conn, version.index, version.name, done))
     return marked
 
 
@@ -316,10 +321,11 @@ def _hash(document: ExistingDocument) -> bytes:
 
 
 def _register(conn: psycopg.Connection, index: OpenIndex, name: str) -> int:
-    """Register, and queue what differs: before it there was no trigger to see what the application has changed. Returns how many."""
+    """Register the version, and queue what differs from it: changes of before were handed over without it. Returns how many."""
     register.register(conn, index, adopted=True)
     version = versions.get(conn, index.name, name)
-    unfilled = [
-        partition.range for partition in versions.list_partitions(conn, index.name, name) if partition.completed_at is None
-    ]
-    return index.store(version).enqueue_differences(conn, unfilled)
+    for partition in partitions.listed(conn, index.name, name):
+        if not partition.begun:
+            # A backfill must not take them for empty, and pay for what is there.
+            partitions.close(conn, index.name, name, partition.range.partition)
+    return verify.queue_differences(conn, index, version)

@@ -85,7 +85,7 @@ def reconcile(index: OpenIndex) -> Compared:
             if doubts or off:
                 # A worker may hold a text from before a change that was missed, and would acknowledge what it never saw.
                 inbox.announce_again(conn, index.source, index.name, version.name)
-            queued[version.name] = _queue_differences(conn, index, version)
+            queued[version.name] = queue_differences(conn, index, version)
         shape.clear(conn, index.name, doubts)
         compared = Compared(tuple(off), queued, tuple(doubt.reason for doubt in doubts))
         with conn.transaction():
@@ -115,7 +115,7 @@ def _rearm(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
     return off
 
 
-def _queue_differences(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
+def queue_differences(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
     """Compare one version whole, and queue what differs; returns how many documents that were."""
     began = shape.horizon(conn, index.source, index.name)
     store = index.store(version)

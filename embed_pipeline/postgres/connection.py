@@ -79,9 +79,13 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
     return conn
 
 
-def end_when_frozen(conn: psycopg.Connection[Any]) -> None:
-    """For a transaction that holds what an application may wait for: the server ends it when nobody carries it on for FROZEN_MS."""
-    conn.execute(_QUERIES("end_when_frozen"), {"milliseconds": str(FROZEN_MS)})
+def end_when_frozen(conn: psycopg.Connection[Any], *, at_least_seconds: float = 0.0) -> None:
+    """For a transaction that somebody may wait for: the server ends it when nobody carries it on for FROZEN_MS.
+
+    `at_least_seconds`: how long the transaction may rightly wait for something that is not the server.
+    """
+    milliseconds = max(FROZEN_MS, round(1000 * at_least_seconds))
+    conn.execute(_QUERIES("end_when_frozen"), {"milliseconds": str(milliseconds)})
 
 
 @contextmanager

@@ -46,7 +46,14 @@ def test_place() -> None:
 """
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in SMALL.items():
+        monkeypatch.setenv(variable, value)
+
+
 @pytest.mark.soak
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", chosen(TESTED))
 def test_the_tests_fail_without_the_protection(
     place: Path, preloaded: Preloaded, postgres_server: embedded.Server, name: str
@@ -65,12 +72,11 @@ def test_the_tests_fail_without_the_protection(
 
 
 @pytest.mark.soak
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", chosen(JUDGED))
 def test_the_campaign_fails_without_the_protection(
-    place: Path, preloaded: Preloaded, postgres_server: embedded.Server, monkeypatch: pytest.MonkeyPatch, name: str
+    place: Path, preloaded: Preloaded, postgres_server: embedded.Server, name: str
 ) -> None:
-    for variable, value in SMALL.items():
-        monkeypatch.setenv(variable, value)
     patch = patches()[name]
     apply(taken_out(patch), place)
     run = preloaded.run(place, [patch.scene], postgres_server.log.parent, SCENE_SECONDS)

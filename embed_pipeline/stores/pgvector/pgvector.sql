@@ -28,12 +28,6 @@ SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n O
 -- name: drop_table
 DROP TABLE IF EXISTS {table}
 
--- name: missing
--- In columns, not row by row: a text costs its client half as much.
-SELECT coalesce(array_agg(m.doc_id), ARRAY[]::text[]), coalesce(array_agg(m.text), ARRAY[]::text[])
-FROM (SELECT {doc_id} AS doc_id, {text} AS text FROM {documents} AS d
-      WHERE {in_range} {without_stored} {without_dead_letters} ORDER BY {key_columns}) AS m
-
 -- name: without_stored
 AND NOT EXISTS (SELECT FROM {table} AS v WHERE v.doc_id = {doc_id})
 

@@ -14,16 +14,15 @@ from embed_pipeline.catalog.partitions import Fence
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.documents.queue import Claim
-from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange, within
+from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
 from embed_pipeline.documents.shape import Horizon
-from embed_pipeline.documents.slices import queries as slices
-from embed_pipeline.documents.source import Source, hash_of
+from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import VersionRetired
 from embed_pipeline.postgres.connection import end_when_frozen, unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
-from embed_pipeline.stores import compare, protocol
+from embed_pipeline.stores import compare, ledger
 from embed_pipeline.stores.compare import Comparison, Stored
 from embed_pipeline.stores.pgvector import exact, hnsw, nearest
 from embed_pipeline.stores.pgvector.writes import Writes
@@ -40,7 +39,6 @@ from embed_pipeline.stores.protocol import (
 )
 
 queries = Queries(__file__, "pgvector.sql")
-ledger = Queries(protocol.__file__, "ledger.sql")
 
 # Ids read at once: none of them is in memory with its vector.
 PORTION = 5_000
@@ -104,25 +102,11 @@ class PgvectorStore:
     # Backfill
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
-        parts = self.source.parts()
-        # Usually there are none, and then a look at them for every document would be a tenth of the work.
-        letters = dead_letters.count(conn, self.version.index, self.version.name) > 0
-        nothing = sql.SQL("")
-        query = queries(
-            "missing",
-            in_range=_within(self.source, within),
-            without_dead_letters=ledger("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
-            if letters
-            else nothing,
-            without_stored=queries("without_stored", table=self.version.table, doc_id=parts["doc_id"]) if begun else nothing,
-            **{name: parts[name] for name in ("documents", "doc_id", "text", "key_columns")},
+        without_stored = (
+            queries("without_stored", table=self.version.table, doc_id=self.source.doc_id()) if begun else sql.SQL("")
         )
-        values = self._names() | {"lower": within.lower, "upper": within.upper}
-        with self._unless_retired(), conn.transaction():
-            conn.execute(slices("by_key"))
-            row = conn.execute(query, values, binary=True).fetchone()
-        assert row is not None
-        return [MissingDocument(doc_id, text, hash_of(text)) for doc_id, text in zip(*row, strict=True)]
+        with self._unless_retired():
+            return ledger.missing(conn, self.source, self.version, within, without_stored)
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         stored = self._whole_hashes(conn, batch.doc_ids)
@@ -294,7 +278,3 @@ class PgvectorStore:
 
     def _names(self) -> dict[str, Any]:
         return {"index": self.version.index, "version": self.version.name}
-
-
-def _within(source: Source, part: KeyRange) -> sql.Composable:
-    return within(source, part.lower is not None, part.upper is not None, after=False)

@@ -72,7 +72,7 @@ def marked(version: Version, place: Place, text_field: str, doc_id: str, read: S
         return None
     if now.source_hash != hashlib.sha256((text or "").encode()).digest():
         return None
-    found = provenance(version, now.source_hash, 1, None)
+    found = provenance(version, now.source_hash, 1)
     # When it was embedded, nobody has written down.
     found["adopted_at"] = found.pop("embedded_at")
     return Content(doc_id, read.vectors, {**read.versions, version.name: found}, now.payload, now.payload_hash)

@@ -7,34 +7,38 @@ differs at every look: a document that was being written at the first one does n
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
 from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import ranges
+from embed_pipeline.documents import census
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.source import Source
-from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.signals import signal
-from embed_pipeline.stores.protocol import Coverage
+from embed_pipeline.stores import compare as sliced
+from embed_pipeline.stores.protocol import Found
 from embed_pipeline.stores.qdrant.configuration import params_of
-from embed_pipeline.stores.qdrant.documents import queries
+from embed_pipeline.stores.qdrant.documents import looking, queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, Stored, stored
+from embed_pipeline.stores.qdrant.points import KEY, PointId, Stored, stored
 from embed_pipeline.stores.qdrant.writes import read_points
 
 PAGE = 1_000
+# Ids of points, read back from the temporary table.
+PORTION = 5_000
 LOOKS = 4
 LOOK_PAUSE_SECONDS = 0.05
 # More differences than this are no matter of moments.
 MOST_LOOKED_AT = 50_000
+DIFFERENT = frozenset(("missing", "stale", "orphaned", "wrong_chunks"))
 
 # A write of a deleted document that is still on its way is a request or a worker's batch, and neither lives this long.
 TOMBSTONE_SECONDS = 600.0
@@ -46,61 +50,155 @@ def clock() -> float:
 
 
 @contextmanager
-def seen(conn: psycopg.Connection, engine: Engine, place: Place, version: Version) -> Iterator[None]:
-    """A temporary table of every point that has the version's vector, for the length of the block."""
+def comparing(conn: psycopg.Connection, engine: Engine, place: Place, version: Version, source: Source) -> Iterator[Comparing]:
+    """A comparison, with a temporary table for what is seen of the points, for the length of the block."""
     conn.execute(queries("drop_seen"))
     conn.execute(queries("create_seen"))
     try:
-        with conn.cursor() as cursor, cursor.copy(queries("copy_seen")) as copy:
-            for point in _scroll(engine, place, vectors=version.is_chunked):
-                copy.write_row(_row(point, place, version))
-        conn.execute(queries("analyze_seen"))
-        signal("qdrant.seen")
-        yield
+        yield Comparing(conn, engine, place, version, source)
     finally:
         if not conn.closed:
             conn.execute(queries("drop_seen"))
 
 
-def coverage(conn: psycopg.Connection, engine: Engine, place: Place, version: Version, source: Source) -> Coverage:
-    """Compare every document with what was seen."""
-    values = _values(version)
-    comparison = _comparison(source, sql.SQL("false"))
-    with unhurried(conn):
-        row = conn.execute(queries("counts", compare=comparison, is_queued=queries("is_queued")), values).fetchone()
-    assert row is not None
-    documents, vectors, current, pending, dead = row
-    first = _first_differences(conn, comparison, values)
-    left = _differing_still(conn, engine, place, version, source, first)
-    verdicts = list(left.values())
-    samples = tuple(f"{doc_id} is {verdict}" for doc_id, verdict in sorted(left.items())[:5])
-    return Coverage(
-        documents=documents,
-        vectors=vectors,
-        # An orphan that is none at a second look was never a document.
-        current=current + sum(verdict != "orphaned" for doc_id, verdict in first.items() if doc_id not in left),
-        pending=pending,
-        dead_letters=dead,
-        missing=verdicts.count("missing"),
-        stale=verdicts.count("stale"),
-        orphaned=verdicts.count("orphaned"),
-        wrong_chunks=verdicts.count("wrong_chunks"),
-        samples=samples,
-    )
+class Comparing:
+    """Points are seen first, once. Then they are compared with the documents, and what differs is looked at again."""
+
+    def __init__(self, conn: psycopg.Connection, engine: Engine, place: Place, version: Version, source: Source) -> None:
+        self._conn = conn
+        self._engine = engine
+        self._place = place
+        self._version = version
+        self._source = source
+        self._seen: set[PointId] = set()
+
+    def see_everything(self) -> None:
+        """Every point that has the version's vector."""
+        for page in _scroll(self._engine, self._place, _with_vector(self._place), self._wanted_vectors()):
+            self._copy(page)
+
+    def see_documents(self, bounds: KeyRange) -> None:
+        """The points of the documents of a range."""
+        for ids in census.ids(self._conn, self._source, bounds):
+            for start in range(0, len(ids), PAGE):
+                wanted = [point_id(doc_id) for doc_id in ids[start : start + PAGE]]
+                those = models.Filter(
+                    must=[models.HasVectorCondition(has_vector=self._place.vector), models.HasIdCondition(has_id=wanted)]
+                )
+                for page in _scroll(self._engine, self._place, those, self._wanted_vectors()):
+                    self._seen.update(point.id for point in page)
+                    self._copy(page)
+
+    def see_filled(self, partition: KeyRange) -> None:
+        """What backfills of one partition have written and nobody since; also of documents that are gone."""
+        by = models.FieldCondition(
+            key=f"{KEY}.versions.{self._version.name}.partition", match=models.MatchValue(value=int(partition.partition))
+        )
+        those = models.Filter(must=[models.HasVectorCondition(has_vector=self._place.vector), by])
+        for page in _scroll(self._engine, self._place, those, self._wanted_vectors()):
+            self._copy([point for point in page if point.id not in self._seen])
+
+    def vectors(self) -> int:
+        """How many were seen."""
+        row = self._conn.execute(queries("count_seen")).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def _seen_ids(self) -> Iterator[list[str]]:
+        """The ids of what was seen, in portions."""
+        after = ""
+        while True:
+            rows = self._conn.execute(queries("seen_ids"), {"after": after, "limit": PORTION})
+            ids = [doc_id for (doc_id,) in rows]
+            if ids:
+                yield ids
+            if len(ids) < PORTION:
+                return
+            after = ids[-1]
+
+    def compare(self, ranges: Sequence[KeyRange], *, orphans: bool) -> Found:
+        """Compare the documents of these ranges with what was seen; `orphans`: find also what was seen and is no document."""
+        self._conn.execute(queries("index_seen"))
+        self._conn.execute(queries("analyze_seen"))
+        signal("qdrant.seen")
+        parts = {name: self._source.parts()[name] for name in ("source_hash", "payload")}
+        stored = sliced.Stored(
+            relation=sql.SQL("pg_temp.embed_pipeline_seen"),
+            differs=queries("differs", **parts),
+            is_whole=sql.SQL("v.vectors = v.chunks"),
+            values={"fingerprint": self._version.fingerprint},
+        )
+        comparison = sliced.Comparison(self._conn, self._source, self._version, stored)
+        for each in ranges:
+            comparison.documents(each)
+        if orphans:
+            comparison.orphans(self._seen_ids())
+        self._look_again(comparison.found)
+        return comparison.found
+
+    def _wanted_vectors(self) -> list[str] | bool:
+        """How many passages there are, only the vectors themselves tell."""
+        return [self._place.vector] if self._version.is_chunked else False
+
+    def _copy(self, page: list[Stored]) -> None:
+        """In a transaction for each page: none is open while Qdrant is asked for the next one."""
+        with self._conn.cursor() as cursor, cursor.copy(queries("copy_seen")) as copy:
+            for point in page:
+                copy.write_row(_row(point, self._place, self._version))
+
+    def _look_again(self, found: Found) -> None:
+        """Keep only what differs at every look."""
+        left = found.different
+        if len(left) > MOST_LOOKED_AT:
+            return
+        for look in range(1, LOOKS):
+            if not left:
+                break
+            time.sleep(LOOK_PAUSE_SECONDS * 2**look)
+            again: dict[str, str] = {}
+            ids = sorted(left)
+            for start in range(0, len(ids), PAGE):
+                again.update(self._verdicts(ids[start : start + PAGE]))
+            verdicts = Counter(again.values())
+            found.current += verdicts["current"]
+            found.dead += verdicts["dead"]
+            found.pending += verdicts["pending"]
+            left = {doc_id: verdict for doc_id, verdict in again.items() if verdict in DIFFERENT}
+        found.different = left
+
+    def _verdicts(self, doc_ids: Sequence[str]) -> dict[str, str]:
+        """How each of the documents is at this moment; nothing about one of which there is nothing at all."""
+        wanted = [point_id(doc_id) for doc_id in doc_ids]
+        points = read_points(self._engine, self._place.collection, wanted, vectors=[self._place.vector])
+        signal("qdrant.looked")
+        parts = self._source.parts()
+        query = queries("expected", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
+        values = {"index": self._version.index, "version": self._version.name, "doc_ids": list(doc_ids)}
+        with looking(self._conn):
+            rows = self._conn.execute(query, values).fetchall()
+        found: dict[str, str] = {}
+        for doc_id, pending, *expected in rows:
+            point = points.get(point_id(doc_id))
+            has = point is not None and self._place.vector in point.vectors
+            verdict = _verdict(point if has else None, Expected(*expected), self._place, self._version)
+            if verdict is not None:
+                found[doc_id] = "pending" if pending and verdict in DIFFERENT else verdict
+        return found
 
 
-def differences(
-    conn: psycopg.Connection, engine: Engine, place: Place, version: Version, source: Source, unfilled: Sequence[KeyRange]
-) -> set[str]:
-    """Documents and orphans that differ and that no queued change is about; what `unfilled` ranges miss is left to the backfill."""
-    values = _values(version)
-    comparison = _comparison(source, ranges.within_any(source, unfilled, values))
-    first = _first_differences(conn, comparison, values)
-    left = set(_differing_still(conn, engine, place, version, source, first))
-    parts = source.parts()
-    query = queries("letters_of_nothing", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
-    with unhurried(conn):
-        return left | {doc_id for (doc_id,) in conn.execute(query, values)}
+class Expected(NamedTuple):
+    """A document as a second look finds it; its dead letter's hash, if there is one."""
+
+    is_there: bool
+    source_hash: str | None
+    payload_hash: str | None
+    letter: str | None
+
+
+def stored_ids(engine: Engine, place: Place) -> Iterator[list[str]]:
+    """The ids of the documents that have the version's vector, in portions."""
+    for page in _scroll(engine, place, _with_vector(place), vectors=False, payload=f"{KEY}.doc_id"):
+        yield [_doc_id(point) for point in page]
 
 
 def count(engine: Engine, place: Place) -> int:
@@ -139,96 +237,58 @@ def sweep_tombstones(engine: Engine, place: Place) -> None:
     engine.call(lambda client: client.delete(place.collection, points_selector=models.FilterSelector(filter=old), wait=True))
 
 
-def _first_differences(conn: psycopg.Connection, comparison: sql.Composable, values: dict[str, Any]) -> dict[str, str]:
-    with unhurried(conn):
-        query = queries("differences", compare=comparison, is_queued=queries("is_queued"))
-        return dict(conn.execute(query, values).fetchall())
-
-
-def _differing_still(
-    conn: psycopg.Connection, engine: Engine, place: Place, version: Version, source: Source, first: dict[str, str]
-) -> dict[str, str]:
-    left = dict(first)
-    if len(left) > MOST_LOOKED_AT:
-        return left
-    for look in range(1, LOOKS):
-        if not left:
-            break
-        time.sleep(LOOK_PAUSE_SECONDS * 2**look)
-        again: dict[str, str] = {}
-        ids = sorted(left)
-        for start in range(0, len(ids), PAGE):
-            again.update(_verdicts(conn, engine, place, version, source, ids[start : start + PAGE]))
-        left = again
-    return left
-
-
-def _verdicts(
-    conn: psycopg.Connection, engine: Engine, place: Place, version: Version, source: Source, doc_ids: Sequence[str]
-) -> dict[str, str]:
-    """Those of the documents that differ at this moment, with how."""
-    points = read_points(engine, place.collection, [point_id(doc_id) for doc_id in doc_ids], vectors=[place.vector])
-    signal("qdrant.looked")
-    parts = source.parts()
-    query = queries("expected", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
-    found: dict[str, str] = {}
-    for doc_id, digest, payload_hash, is_there, queued, dead in conn.execute(
-        query, {**_values(version), "doc_ids": list(doc_ids)}
-    ):
-        point = points.get(point_id(doc_id))
-        has = point is not None and place.vector in point.vectors
-        verdict = _verdict(point if has else None, digest, payload_hash, bool(is_there), place, version)
-        if verdict is not None and not queued and not (dead and verdict == "missing"):
-            found[doc_id] = verdict
-    return found
-
-
-def _verdict(point: Stored | None, digest: str, payload_hash: str, is_there: bool, place: Place, version: Version) -> str | None:
-    if not is_there:
-        return None if point is None else "orphaned"
+def _verdict(point: Stored | None, expected: Expected, place: Place, version: Version) -> str | None:
+    """The same as `stores/compare.sql` says of a document. `point` None: there is none with the version's vector."""
+    if not expected.is_there:
+        return None if point is None and expected.letter is None else "orphaned"
     if point is None:
-        return "missing"
-    _, source_hash, fingerprint, stored_payload, vectors, chunks = _row(point, place, version)
-    if (source_hash, fingerprint, stored_payload) != (digest, version.fingerprint, payload_hash):
+        return "dead" if expected.letter == expected.source_hash else "missing"
+    _, source_hash, fingerprint, payload_hash, vectors, chunks = _row(point, place, version)
+    found = (source_hash, fingerprint, payload_hash)
+    if expected.letter is not None or found != (expected.source_hash, version.fingerprint, expected.payload_hash):
         return "stale"
-    return None if vectors == chunks else "wrong_chunks"
+    return "current" if vectors == chunks else "wrong_chunks"
 
 
 def _row(point: Stored, place: Place, version: Version) -> tuple[str, str | None, str | None, str | None, int, int]:
     """(doc_id, source_hash, fingerprint, payload hash, vectors, chunks) of a point that has the version's vector."""
-    doc_id = point.doc_id if point.doc_id is not None else str(point.id)
     found = point.versions.get(version.name, {})
     vectors = len(point.vectors[place.vector]) if version.is_chunked and place.vector in point.vectors else 1
-    return doc_id, found.get("source_hash"), found.get("fingerprint"), point.payload_hash, vectors, int(found.get("chunks", 1))
+    return (
+        _doc_id(point),
+        found.get("source_hash"),
+        found.get("fingerprint"),
+        point.payload_hash,
+        vectors,
+        int(found.get("chunks", 1)),
+    )
 
 
-def _scroll(engine: Engine, place: Place, *, vectors: bool) -> Iterator[Stored]:
+def _doc_id(point: Stored) -> str:
+    """A point that no write of ours has touched is the document of its id."""
+    return point.doc_id if point.doc_id is not None else str(point.id)
+
+
+def _scroll(
+    engine: Engine, place: Place, wanted: models.Filter, vectors: list[str] | bool, payload: str = KEY
+) -> Iterator[list[Stored]]:
     offset: Any = None
     while True:
         records, offset = engine.call(
             lambda client, start=offset: client.scroll(  # type: ignore[misc]
                 place.collection,
-                scroll_filter=_with_vector(place),
+                scroll_filter=wanted,
                 limit=PAGE,
                 offset=start,
-                with_payload=[KEY],
-                with_vectors=[place.vector] if vectors else False,
+                with_payload=[payload],
+                with_vectors=vectors,
             )
         )
-        yield from map(stored, records)
+        if records:
+            yield list(map(stored, records))
         if offset is None:
             return
 
 
 def _with_vector(place: Place) -> models.Filter:
     return models.Filter(must=[models.HasVectorCondition(has_vector=place.vector)])
-
-
-def _comparison(source: Source, is_unfilled: sql.Composable) -> sql.Composable:
-    parts = source.parts()
-    wanted = {name: parts[name] for name in ("doc_id", "source_hash", "payload", "documents")}
-    return queries("compare", is_unfilled=is_unfilled, **wanted)
-
-
-def _values(version: Version) -> dict[str, Any]:
-    return {"index": version.index, "version": version.name, "fingerprint": version.fingerprint}

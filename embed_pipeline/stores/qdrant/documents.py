@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
-from embed_pipeline.catalog import dead_letters
-from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import ranges
-from embed_pipeline.documents import source as documents_source
-from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
+from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
-from embed_pipeline.stores import protocol
-from embed_pipeline.stores.protocol import MissingDocument
 
 queries = Queries(__file__, "qdrant.sql")
-ledger = Queries(protocol.__file__, "ledger.sql")
 
 
 @dataclass(frozen=True)
@@ -33,64 +26,30 @@ class Now:
     payload_hash: str
 
 
+@contextmanager
+def looking(conn: psycopg.Connection) -> Iterator[None]:
+    """A transaction for one look at some documents by their keys; a process that is stopped in it does not keep their table."""
+    with conn.transaction():
+        end_when_frozen(conn)
+        conn.execute(slices("by_key"))
+        yield
+
+
 def look(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> dict[str, Now]:
     """The documents of these ids that are there."""
     parts = source.parts()
     query = queries("now", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
-    with conn.transaction():
-        conn.execute(ledger("by_key"))
+    with looking(conn):
         rows = conn.execute(query, {"doc_ids": list(doc_ids)}).fetchall()
     return {doc_id: Now(bytes(digest), payload, payload_hash) for doc_id, digest, payload, payload_hash in rows}
 
 
-def page(
-    conn: psycopg.Connection,
-    source: Source,
-    version: Version,
-    within: KeyRange,
-    after: list[str] | None,
-    limit: int,
-    *,
-    unqueued: bool,
-) -> list[str]:
-    """Ids of the next documents of a key range without a dead letter, in key order, whatever Qdrant has of them."""
+def gone(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> list[str]:
+    """Those of these ids that are no document."""
     parts = source.parts()
-    letters = dead_letters.count(conn, version.index, version.name) > 0
-    query = queries(
-        "page",
-        in_range=ranges.within(source, within.lower is not None, within.upper is not None, after is not None),
-        without_dead_letters=ledger("without_dead_letters", doc_id=parts["doc_id"], source_hash=parts["source_hash"])
-        if letters
-        else sql.SQL(""),
-        without_queued=ledger("without_queued", doc_id=parts["doc_id"]) if unqueued else sql.SQL(""),
-        **{name: parts[name] for name in ("documents", "doc_id", "key_columns")},
-    )
-    values = {
-        "index": version.index,
-        "version": version.name,
-        "lower": within.lower,
-        "upper": within.upper,
-        "after": after,
-        "limit": limit,
-    }
-    return [doc_id for (doc_id,) in conn.execute(query, values)]
-
-
-def texts(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> list[MissingDocument]:
-    """Those of the documents that are still there, in the order given."""
-    with conn.transaction():
-        conn.execute(ledger("by_key"))
-        found = documents_source.read_current(conn, source, list(doc_ids))
-    return [MissingDocument(doc_id, *found[doc_id]) for doc_id in doc_ids if doc_id in found]
-
-
-def unchanged(conn: psycopg.Connection, source: Source, hashes: dict[str, bytes]) -> set[str]:
-    """Those documents that have this hash and cannot get another one before the transaction ends; what the application holds is left."""
-    parts = source.parts()
-    query = queries("lock_unchanged", **{name: parts[name] for name in ("source_hash", "documents", "key_is_wanted")})
-    ids = sorted(hashes)
-    rows = conn.execute(query, {"doc_ids": ids, "hashes": [hashes[doc_id] for doc_id in ids]})
-    return {doc_id for (doc_id,) in rows}
+    query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
+    with looking(conn):
+        return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": list(doc_ids)})]
 
 
 @contextmanager

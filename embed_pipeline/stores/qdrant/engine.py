@@ -74,6 +74,11 @@ class Engine:
     def is_local(self) -> bool:
         return self.address.url is None
 
+    @property
+    def longest_call_seconds(self) -> float:
+        """After so long `call` has answered or has given up."""
+        return BUSY_TRIES * (self.address.timeout_seconds + LONGEST_RETRY_AFTER)
+
     def call(self, work: Callable[[QdrantClient], T]) -> T:
         """What `work` returns. Waits and repeats when the server asks for it (429); all other failures are raised in our words."""
         for attempt in range(BUSY_TRIES):

@@ -1,4 +1,4 @@
-"""Search in one version's vectors: those of its collection and its vector name, and no others."""
+"""Search in one version's vectors: those of its collection and its vector name, and no others, and of no document that is gone."""
 
 from __future__ import annotations
 
@@ -6,49 +6,103 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import psycopg
+from psycopg import sql
 from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Hit
+from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, as_path, stored
+from embed_pipeline.stores.qdrant.points import KEY, PointId, as_path, stored
+
+# By how much more is asked for when too many of the hits are gone.
+MORE = 4
+# So few documents are compared one by one: after a TRUNCATE.
+FEW = 10_000
 
 
-def search(
-    engine: Engine,
-    place: Place,
-    version: Version,
-    query: Vectors,
-    k: int,
-    *,
-    exact: bool,
-    condition: models.Filter | None,
-) -> list[Hit]:
-    """The `k` nearest documents, nearest first."""
-    values = np.asarray(query, dtype=np.float32).tolist()
-    ef_search = max(k, int(version.spec.get("hnsw", {}).get("ef_search", 100)))
-    # Local mode compares with everything, and warns about parameters that it does not use.
-    params = None if engine.is_local else models.SearchParams(exact=exact, hnsw_ef=None if exact else ef_search)
-    found = engine.call(
-        lambda client: (
-            client.query_points(
-                place.collection,
-                query=[values] if version.is_chunked else values,
-                using=place.vector or None,
-                limit=k,
-                query_filter=condition,
-                search_params=params,
-                with_payload=[KEY],
-                # Which passage of a document was the nearest, Qdrant does not say.
-                with_vectors=[place.vector] if version.is_chunked else False,
-            ).points
+class Nearest:
+    """Searches one version. Thread-safe."""
+
+    def __init__(self, engine: Engine, place: Place, version: Version) -> None:
+        self._engine = engine
+        self._place = place
+        self._version = version
+
+    def search(
+        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, condition: models.Filter | None
+    ) -> list[Hit]:
+        """The `k` nearest documents, nearest first; fewer only where there are no more."""
+        asked = k
+        among: list[PointId] | None = None
+        looked = False
+        while True:
+            found = self._ask(query, asked, exact, condition, among)
+            signal("search.found")
+            gone = self._gone(conn, [hit.doc_id for hit in found])
+            hits = [hit for hit in found if hit.doc_id not in gone]
+            if len(hits) >= k or len(found) < asked:
+                return hits[:k]
+            if not looked:
+                # After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
+                looked = True
+                among = self._present(conn)
+            asked *= MORE
+
+    def _ask(
+        self, query: Vectors, limit: int, exact: bool, condition: models.Filter | None, among: list[PointId] | None
+    ) -> list[Hit]:
+        values = np.asarray(query, dtype=np.float32).tolist()
+        ef_search = max(limit, int(self._version.spec.get("hnsw", {}).get("ef_search", 100)))
+        # Local mode compares with everything, and warns about parameters that it does not use.
+        params = None if self._engine.is_local else models.SearchParams(exact=exact, hnsw_ef=None if exact else ef_search)
+        wanted = condition
+        if among is not None:
+            must: list[models.Condition] = [models.HasIdCondition(has_id=among)]
+            wanted = models.Filter(must=must if condition is None else [*must, condition])
+        found = self._engine.call(
+            lambda client: (
+                client.query_points(
+                    self._place.collection,
+                    query=[values] if self._version.is_chunked else values,
+                    using=self._place.vector or None,
+                    limit=limit,
+                    query_filter=wanted,
+                    search_params=params,
+                    with_payload=[KEY],
+                    # Which passage of a document was the nearest, Qdrant does not say.
+                    with_vectors=[self._place.vector] if self._version.is_chunked else False,
+                ).points
+            )
         )
-    )
-    return [_hit(point, place, version, query) for point in found]
+        return [_hit(point, self._place, self._version, query) for point in found]
+
+    def _gone(self, conn: psycopg.Connection, doc_ids: list[str]) -> set[str]:
+        """Every hit is looked up: a writer that was frozen may have brought back what nothing announces any more."""
+        if not doc_ids:
+            return set()
+        values = {"index": self._version.index, "version": self._version.name, "doc_ids": doc_ids}
+        try:
+            row = conn.execute(queries("gone_hits"), values).fetchone()
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise ConfigurationError(
+                f"This role may not search here: {problem.diag.message_primary}.",
+                next_step="Grant it SELECT on all tables of the schema embed_pipeline.",
+            ) from problem
+        assert row is not None
+        return set(row[0])
+
+    def _present(self, conn: psycopg.Connection) -> list[PointId] | None:
+        function = sql.Identifier("embed_pipeline", f"present_{self._version.index}")
+        row = conn.execute(queries("present", function=function), {"most": FEW}).fetchone()
+        return None if row is None or row[0] is None else [point_id(doc_id) for doc_id in row[0]]
 
 
 def condition(source: Source, where: Mapping[str, Any]) -> models.Filter:

@@ -93,8 +93,17 @@ def _by_name(vector: Any) -> dict[str, Any]:
     return dict(vector) if isinstance(vector, dict) else {"": vector}
 
 
-def provenance(version: Version, source_hash: bytes, chunks: int, offsets: Sequence[Sequence[int]] | None) -> dict[str, Any]:
-    """What stands beside a vector of `version`: whose it is, of which text, since when, and where its passages lie."""
+def provenance(
+    version: Version,
+    source_hash: bytes,
+    chunks: int,
+    offsets: Sequence[Sequence[int]] | None = None,
+    partition: int | None = None,
+) -> dict[str, Any]:
+    """What stands beside a vector of `version`: whose it is, of which text, since when, and where its passages lie.
+
+    `partition`: of the backfill that has written it. None: a dual-write did, or an adoption.
+    """
     entry: dict[str, Any] = {
         "model_name": version.model_name,
         "model_version": version.model_version,
@@ -103,6 +112,8 @@ def provenance(version: Version, source_hash: bytes, chunks: int, offsets: Seque
         "embedded_at": datetime.now(timezone.utc).isoformat(),
         "chunks": chunks,
     }
+    if partition is not None:
+        entry["partition"] = partition
     if offsets is not None:
         entry["offsets"] = [list(map(int, each)) for each in offsets]
     return entry

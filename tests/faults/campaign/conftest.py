@@ -1,7 +1,10 @@
-"""Campaigns, each on a database of its own."""
+"""Campaigns, each on a database of its own; and a slice of them, by SLICE_SECONDS."""
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,28 @@ from tests.conftest import template
 from tests.faults.campaign.declared import with_parameter
 from tests.faults.campaign.load import Load
 from tests.faults.campaign.scenario import Campaign
-from tests.harness.strikes import SEED
+from tests.harness.strikes import SEED, SLICE_SECONDS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slice takes scenes and struck migrations in turn, so that it comes to both."""
+    if SLICE_SECONDS:
+        drawn = random.Random(SEED).sample(items, len(items))
+        scenes = [item for item in drawn if "/test_moments.py" in item.nodeid]
+        others = [item for item in drawn if "/test_moments.py" not in item.nodeid]
+        items[:] = [item for pair in itertools.zip_longest(scenes, others) for item in pair if item is not None]
+
+
+@pytest.fixture(scope="session")
+def end_of_the_slice() -> float:
+    """When this worker begins nothing more. The scenario that it is in is finished."""
+    return time.monotonic() + (SLICE_SECONDS or float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_slice(end_of_the_slice: float) -> None:
+    if time.monotonic() > end_of_the_slice:
+        pytest.skip("the time of the slice is over")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from dataclasses import dataclass, field
@@ -83,21 +82,14 @@ class Fault:
         """What this fault has to say about how the worker ended."""
 
 
-def migrate(campaign: Campaign, fault: Fault, *, strikes: int | None = None, until: int | None = None) -> None:
+def migrate(campaign: Campaign, fault: Fault, *, until: int | None = None) -> None:
     """One migration, v1 to v2: forward, back, forward again, v1 retired; the fault strikes at every step.
 
-    `strikes`: at so many steps only, the backfill and others drawn by the seed. `until`: the first so many steps only. It ends when
-    something is known to be wrong.
+    `until`: the first so many steps only. It ends when something is known to be wrong.
     """
     campaign.versions = ["v1", "v2"]
-    steps = STEPS[:until]
-    drawn = random.Random(f"{campaign.seed} {fault.name}").sample(range(len(steps)), strikes or len(steps))
-    hit = {*drawn[1:], BACKFILL} if strikes else {*drawn}
-    for number, (step, version) in enumerate(steps):
-        if number in hit:
-            struck(campaign, fault, step, version)
-        else:
-            campaign.complete(step, version)
+    for step, version in STEPS[:until]:
+        struck(campaign, fault, step, version)
         campaign.pass_time(BETWEEN)
         if campaign.disturbed():
             return
@@ -106,7 +98,6 @@ def migrate(campaign: Campaign, fault: Fault, *, strikes: int | None = None, unt
 # The load goes on for a moment between two steps.
 BETWEEN = 0.1
 
-BACKFILL = 1
 STEPS = [
     ("register", "v2"),
     ("backfill", "v2"),

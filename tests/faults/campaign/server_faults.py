@@ -166,30 +166,6 @@ class FullDisk(Fault):
             campaign.count_strike(f"{self.name}: the step was refused", step)
 
 
-@dataclass
-class InTurn(Fault):
-    """One of several faults at each step, the next one each time."""
-
-    name: str = "in turn"
-    states: ClassVar[tuple[str, ...]] = (*LOST, *Hurried.states)
-    words: ClassVar[str] = Hurried.words
-    counts_itself: ClassVar[bool] = True
-    faults: list[Fault] = field(default_factory=lambda: [LostAnswer(), Cut(), Hurried()])
-
-    def arm(self, campaign: Campaign, step: str) -> Strike | None:
-        self.faults.append(self.faults.pop(0))
-        campaign.strike_sync = lambda: None
-        if not self.faults[-1].counts_itself:
-            campaign.count_strike(self.faults[-1].name, step)
-        return self.faults[-1].arm(campaign, step)
-
-    def act(self, campaign: Campaign, step: str, worker: Worker) -> None:
-        self.faults[-1].act(campaign, step, worker)
-
-    def judge(self, campaign: Campaign, step: str, version: str, outcome: dict[str, Any] | None) -> None:
-        self.faults[-1].judge(campaign, step, version, outcome)
-
-
 # Enough for the tables of a campaign.
 ROOM_MB = 16
 

@@ -1,7 +1,6 @@
 """Faults at every step of a migration, under an application that writes and reads; the oracle has the last word.
 
-Each scenario has a short form that every test run performs, and a long one for `make soak`: seed after seed, until SOAK_SECONDS are over.
-A failure names its seed. docs/faults.md says what each is about.
+Each scenario goes on with seed after seed until SOAK_SECONDS are over. A failure names its seed. docs/faults.md says what each is about.
 """
 
 from __future__ import annotations
@@ -22,34 +21,31 @@ from tests.conftest import SETTINGS
 from tests.faults.campaign import oracle, scenes
 from tests.faults.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Restart, Twins, migrate
 from tests.faults.campaign.scenario import Campaign
-from tests.faults.campaign.server_faults import ROOM_MB, Cut, FullDisk, Hurried, InTurn, LostAnswer
+from tests.faults.campaign.server_faults import ROOM_MB, Cut, FullDisk, Hurried, LostAnswer
 from tests.harness.postgres.small_disk import mounted
 from tests.harness.strikes import SECONDS, SEED
+
+pytestmark = pytest.mark.soak
 
 Make = Callable[..., Campaign]
 # Soon enough to be seen in the time that a worker is stopped.
 FROZEN_MS = 500
 FAULTS: list[Any] = [
+    pytest.param(Fault, {}, id="no_fault"),
     pytest.param(Kill, {}, id="kill"),
     pytest.param(Freeze, {"syncs": 2, "frozen_ms": FROZEN_MS}, id="freeze"),
     pytest.param(Twins, {"syncs": 2}, id="twins"),
     pytest.param(BadModel, {}, id="bad_model"),
     pytest.param(Fault, {"truncates": True}, id="truncate"),
     pytest.param(KillChunked, {"chunked": True}, id="chunked"),
-]
-# The short form of these is one migration that meets them in turn.
-SERVER_FAULTS: list[Any] = [
     pytest.param(Cut, {}, id="cut"),
     pytest.param(LostAnswer, {"proxied": True}, id="lost_answer"),
     pytest.param(Hurried, {}, id="statement_timeout"),
 ]
-# Steps that a short form strikes; a long one strikes them all.
-FEW = 2
-HOT_SECONDS = 3.0
 
 
 def seeds() -> Iterator[int]:
-    """Seeds for a long form, until its time is over; at least one."""
+    """Seeds, until the time is over; at least one."""
     deadline = time.monotonic() + SECONDS
     for seed in itertools.count(SEED):
         yield seed
@@ -57,22 +53,15 @@ def seeds() -> Iterator[int]:
             return
 
 
-def one_migration(campaign: Make, fault: Fault, seed: int = SEED, strikes: int | None = None, **options: Any) -> None:
+def one_migration(campaign: Make, fault: Fault, seed: int, **options: Any) -> None:
     run = campaign(seed, states=fault.states, words=fault.words, **options)
     run.start_load()
-    migrate(run, fault, strikes=strikes)
+    migrate(run, fault)
     # What is asked for of a chunked version is chunks, which many texts may share.
-    run.verdict(paid=isinstance(fault, (Kill, Twins, Cut, LostAnswer, InTurn)) and not run.chunked)
+    run.verdict(paid=isinstance(fault, (Kill, Twins, Cut, LostAnswer)) and not run.chunked)
 
 
-@pytest.mark.parametrize(("fault", "options"), [*FAULTS, pytest.param(InTurn, {"proxied": True}, id="server_faults")])
-def test_migration(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
-    """One whole migration, struck at some steps."""
-    one_migration(campaign, fault(), strikes=FEW, **options)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(("fault", "options"), [pytest.param(Fault, {}, id="no_fault"), *FAULTS, *SERVER_FAULTS])
+@pytest.mark.parametrize(("fault", "options"), FAULTS)
 def test_many_migrations(campaign: Make, fault: type[Fault], options: dict[str, Any]) -> None:
     """Whole migrations, struck at every step."""
     for seed in seeds():
@@ -90,13 +79,7 @@ def own_server(tmp_path: Path) -> Iterator[Restart]:
 
 
 def test_server_restarts(campaign: Make, own_server: Restart) -> None:
-    """PostgreSQL dies in the middle of some steps; workers are started again, the application connects again."""
-    url = embedded.ensure_running(own_server.home).url()
-    one_migration(campaign, own_server, strikes=FEW, url=url, server_dies=True)
-
-
-@pytest.mark.soak
-def test_many_server_restarts(campaign: Make, own_server: Restart) -> None:
+    """PostgreSQL dies in the middle of each step; workers are started again, the application connects again."""
     server = embedded.ensure_running(own_server.home)
     for seed in seeds():
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
@@ -117,13 +100,7 @@ def full_disk(own_server: Restart) -> Iterator[FullDisk]:
 
 
 def test_full_disk(campaign: Make, own_server: Restart, full_disk: FullDisk) -> None:
-    """No room for vectors in some steps; the application's own tables and the queue are elsewhere, and it never notices."""
-    url = embedded.ensure_running(own_server.home).url()
-    one_migration(campaign, full_disk, strikes=FEW, url=url, tablespace="tiny")
-
-
-@pytest.mark.soak
-def test_full_disk_many_times(campaign: Make, own_server: Restart, full_disk: FullDisk) -> None:
+    """No room for vectors in each step; the application's own tables and the queue are elsewhere, and it never notices."""
     server = embedded.ensure_running(own_server.home)
     for seed in seeds():
         with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
@@ -135,42 +112,21 @@ def test_full_disk_many_times(campaign: Make, own_server: Restart, full_disk: Fu
 
 
 def test_rollback_loses_nothing(campaign: Make) -> None:
-    run = campaign()
-    scenes.edits_then_rollback(run, rounds=1)
-    run.verdict()
-
-
-@pytest.mark.soak
-def test_many_rollbacks_lose_nothing(campaign: Make) -> None:
     for seed in seeds():
         run = campaign(seed, keys=300, writers=3)
-        scenes.edits_then_rollback(run, rounds=4)
+        scenes.edits_then_rollback(run, rounds=2)
         run.verdict()
 
 
 def test_capture_bypassed(campaign: Make) -> None:
-    # While capture is off, everything that an auditor looks for is there.
-    run = campaign(audited=False)
-    scenes.bypassed(run, rounds=1)
-    run.verdict()
-
-
-@pytest.mark.soak
-def test_capture_bypassed_many_times(campaign: Make) -> None:
     for seed in seeds():
+        # While capture is off, everything that an auditor looks for is there.
         run = campaign(seed, keys=300, writers=3, audited=False)
-        scenes.bypassed(run, rounds=4)
+        scenes.bypassed(run, rounds=2)
         run.verdict()
 
 
 def test_cutover_against_retire(campaign: Make) -> None:
-    run = campaign()
-    scenes.cutover_against_retire(run)
-    run.verdict()
-
-
-@pytest.mark.soak
-def test_cutover_against_retire_many_times(campaign: Make) -> None:
     for seed in seeds():
         run = campaign(seed)
         scenes.cutover_against_retire(run)
@@ -178,24 +134,6 @@ def test_cutover_against_retire_many_times(campaign: Make) -> None:
 
 
 def test_hot_documents(campaign: Make) -> None:
-    """The compact one: fails soon when a protection of the write path is taken out."""
-    run = campaign(
-        keys=12,
-        writers=3,
-        syncs=3,
-        delay=0.03,
-        readers=0,
-        hot=True,
-        states=Freeze.states,
-        words=Freeze.words,
-        frozen_ms=FROZEN_MS,
-    )
-    scenes.hot_documents(run, seconds=HOT_SECONDS)
-    run.verdict()
-
-
-@pytest.mark.soak
-def test_hot_documents_for_long(campaign: Make) -> None:
     for seed in seeds():
         run = campaign(
             seed, keys=16, writers=3, syncs=3, delay=0.02, hot=True, states=Freeze.states, words=Freeze.words, frozen_ms=FROZEN_MS

@@ -18,9 +18,11 @@ from tests.faults.campaign import scenes
 from tests.faults.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Twins
 from tests.faults.campaign.qdrant_faults import Away, Strange
 from tests.faults.campaign.scenario import Campaign
-from tests.faults.campaign.test_campaign import FEW, FROZEN_MS, one_migration, own_server, seeds  # noqa: F401  (own_server: fixture)
+from tests.faults.campaign.test_campaign import FROZEN_MS, one_migration, own_server, seeds  # noqa: F401  (own_server: fixture)
 from tests.harness.qdrant.loopback import Loopback
 from tests.harness.strikes import in_turn
+
+pytestmark = pytest.mark.soak
 
 Make = Callable[..., Campaign]
 LAYOUTS = ("collections", "named_vectors")
@@ -53,13 +55,6 @@ def faults(server: Loopback) -> dict[str, tuple[Callable[[], Fault], dict[str, A
     }
 
 
-def test_migration(campaign: Make, qdrant: Loopback) -> None:
-    """One whole migration, struck at some steps."""
-    fault, options = faults(qdrant)["strange"]
-    one_migration(campaign, fault(), strikes=FEW, **options, **stored_in(qdrant, "collections"))
-
-
-@pytest.mark.soak
 @pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 @pytest.mark.parametrize("name", ["kill", "freeze", "twins", "bad_model", "truncate", "chunked", "away", "strange"])
 def test_many_migrations(campaign: Make, qdrant: Loopback, name: str, layout: str) -> None:
@@ -69,7 +64,6 @@ def test_many_migrations(campaign: Make, qdrant: Loopback, name: str, layout: st
         one_migration(campaign, fault(), seed, keys=200, **options, **stored_in(qdrant, layout, seed))
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 def test_rollbacks_lose_nothing(campaign: Make, qdrant: Loopback, layout: str) -> None:
     run = campaign(**stored_in(qdrant, layout))
@@ -77,7 +71,6 @@ def test_rollbacks_lose_nothing(campaign: Make, qdrant: Loopback, layout: str) -
     run.verdict()
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 def test_capture_bypassed(campaign: Make, qdrant: Loopback, layout: str) -> None:
     run = campaign(**stored_in(qdrant, layout))
@@ -85,7 +78,6 @@ def test_capture_bypassed(campaign: Make, qdrant: Loopback, layout: str) -> None
     run.verdict()
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("layout", in_turn(LAYOUTS))
 def test_hot_documents(campaign: Make, qdrant: Loopback, layout: str) -> None:
     options = {"syncs": 3, "delay": 0.03, "states": Freeze.states, "frozen_ms": FROZEN_MS}

@@ -1,6 +1,7 @@
 """Workers that are held at exact moments of the code while the application goes on, judged by the campaign's oracle.
 
-The random load of `test_campaign.py` meets these moments by chance; here each of them is met every time.
+The random load of `test_campaign.py` meets these moments by chance; here each of them is met every time. After the first round come
+others, with workers that are held up at other moments too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tests.faults.campaign.faults import Freeze
 from tests.faults.campaign.load import PLAIN
 from tests.faults.campaign.stage import Stage
 from tests.faults.campaign.test_campaign import Make, seeds
-from tests.harness.strikes import SEED
+
+pytestmark = pytest.mark.soak
 
 GROUPS = {
     "writes": moments_of_writes.SCENES,
@@ -47,18 +49,11 @@ TABLES = {"tables": moments_of_tables.BY_TIME}
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_moments(campaign: Make, group: str) -> None:
-    play(campaign, group, SEED)
+    for number, seed in enumerate(seeds()):
+        play(campaign, group, seed, pressed=number > 0)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("group", GROUPS)
-def test_many_moments(campaign: Make, group: str) -> None:
-    """Again and again, with workers that are held up at other moments too."""
-    for seed in seeds():
-        play(campaign, group, seed, pressed=True)
-
-
-def play(campaign: Make, group: str, seed: int, *, pressed: bool = False) -> None:
+def play(campaign: Make, group: str, seed: int, *, pressed: bool) -> None:
     """One scene after another, until somebody objects."""
     # A worker that is thrown out while it is frozen says so.
     excused = {"states": Freeze.states, "words": Freeze.words}

@@ -174,7 +174,6 @@ def test_a_dual_write_says_that_qdrant_is_away_and_loses_nothing(
     assert "does not answer" in result.error
     assert result.pending == DOCUMENTS
     server.start()
-    app.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
     settle(index)
 
 
