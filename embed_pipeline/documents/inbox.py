@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -17,7 +18,7 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
-from embed_pipeline.errors import Stopped
+from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -28,6 +29,8 @@ queries = Queries(__file__, "inbox.sql")
 IDS, ROWS = 5_000, 2_000
 LOCK_WAIT_MS = 2_000
 FLOOR_SECONDS = 1.0
+# A worker that freezes in a write holds what it writes until the server ends it. The rows of the inbox come again.
+GIVES_WAY = (errors.LockNotAvailable, errors.DeadlockDetected)
 
 StoredIds = Callable[[psycopg.Connection, str], Iterator[list[str]]]
 """Version name -> ids of the documents that its store holds, in slices. Asked for after a TRUNCATE."""
@@ -66,8 +69,9 @@ class Distributor:
                 break
             told()
         for row in self._truncates(conn):
-            self._expand(conn, row)
-            told()
+            with suppress(*GIVES_WAY):
+                self._expand(conn, row)
+                told()
         self._floors.advance(conn)
         return total
 
@@ -79,14 +83,15 @@ class Distributor:
         while True:
             self.distribute(conn)
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": last}).fetchone()
-            # What is left another distributor has in its hands.
             if left is None or not left[0]:
                 return queue.next_seq(conn)
             if time.monotonic() > deadline:
-                raise Stopped(
-                    f"Another worker has held changes of {self._index} for {deadline_seconds:.0f} s without handing them on.",
-                    next_step="Look for a frozen embed-pipeline process (pg_stat_activity), and run the same command again.",
+                raise DatabaseUnavailable(
+                    f"Changes of {self._index} that were committed more than {deadline_seconds:.0f} s ago could not be handed to its "
+                    "versions: another session has them, or a document that they are about, in its hands.",
+                    next_step="See in pg_locks who holds rows of embed_pipeline.inbox or embed_pipeline.pending, and run it again.",
                 )
+            # What is left another distributor has in its hands, or waits for a worker that has its document.
             time.sleep(0.01)
 
     def _piece(self, conn: psycopg.Connection) -> tuple[int, int]:
@@ -99,8 +104,7 @@ class Distributor:
                 signal("inbox.announced")
         except errors.ProgramLimitExceeded:
             return self._by_halves(conn)
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            # A worker that freezes in a write holds what it writes until the server ends it. The rows come again.
+        except GIVES_WAY:
             return 0, 0
         assert row is not None
         return int(row[0]), int(row[1])
@@ -110,7 +114,8 @@ class Distributor:
         found = conn.execute(queries("row_ids"), {"index": self._index, "rows": ROWS}).fetchall()
         done = ids = 0
         for (number,) in found:
-            with conn.transaction():
+            with suppress(*GIVES_WAY), conn.transaction():
+                _begin(conn)
                 row = conn.execute(queries("lock_row"), {"id": number}).fetchone()
                 if row is None:
                     continue
@@ -168,8 +173,8 @@ class Distributor:
 class _Floors:
     """Where searches and distributors begin to look: what is below is worked off, and none comes there any more.
 
-    A number that was drawn belongs to a transaction that was under way then. When all of those have ended, whatever is still to be seen
-    below can be seen. Dead entries stay in an index as long as any old snapshot needs them; nobody has to walk through them.
+    A number that was drawn belongs to a transaction that had its own id by then. When all of those have ended, whatever is still to be
+    seen below can be seen. Dead entries stay in an index as long as any old snapshot needs them; nobody has to walk through them.
     """
 
     def __init__(self, index: str) -> None:
@@ -185,15 +190,22 @@ class _Floors:
             return
         self._next = now + FLOOR_SECONDS
         if self._noted is not None:
+            inbox, seq, transaction = self._noted
             row = conn.execute(queries("oldest_running")).fetchone()
-            if row is None or row[0] < self._noted[2]:
+            if row is None or row[0] < transaction:
                 return
-            inbox, seq, _ = self._noted
             conn.execute(queries("advance_floors"), {"index": self._index, "inbox": inbox, "seq": seq})
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": inbox}).fetchone()
             if left is not None and not left[0]:
                 self.after = max(self.after, inbox)
-        self._noted = conn.execute(queries("horizon")).fetchone()
+        self._noted = self._note(conn)
+
+    def _note(self, conn: psycopg.Connection) -> tuple[int, int, int] | None:
+        signal("inbox.noting")
+        numbers = conn.execute(queries("numbers")).fetchone()
+        # Afterwards, and one of our own: a snapshot says nothing about those that have begun since the last one that ended.
+        transaction = conn.execute(queries("next_transaction")).fetchone()
+        return None if numbers is None or transaction is None else (numbers[0], numbers[1], transaction[0])
 
 
 def waiting(conn: psycopg.Connection, index: str) -> Waiting:
@@ -220,10 +232,11 @@ def announce_again(conn: psycopg.Connection, source: Source, index: str, version
     while ids:
         portion, ids = ids[: size.rows], ids[size.rows :]
         with size.timed(), conn.transaction():
+            queue.commit_now(conn)
             conn.execute(slices("by_key"))
             conn.execute(query, names | {"doc_ids": portion})
 
 
 def _begin(conn: psycopg.Connection) -> None:
-    end_when_frozen(conn)
-    conn.execute(queries("begin"), {"milliseconds": str(LOCK_WAIT_MS)})
+    queue.commit_now(conn)
+    conn.execute(slices("lock_timeout"), {"milliseconds": str(LOCK_WAIT_MS)})

@@ -53,10 +53,6 @@ FROM (SELECT q.doc_id FROM embed_pipeline.pending q
       WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = ANY (%(doc_ids)s::text[]) ORDER BY q.doc_id FOR UPDATE) AS w
 WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id
 
--- name: begin
--- A number that a crash could draw again would let an old batch acknowledge a new change.
-SELECT set_config('lock_timeout', %(milliseconds)s, true), set_config('synchronous_commit', 'on', true)
-
 -- name: truncates
 SELECT id FROM embed_pipeline.inbox WHERE index_name = %(index)s AND doc_ids IS NULL ORDER BY id
 
@@ -108,11 +104,14 @@ FROM (SELECT l.version, u.doc_id COLLATE "C" AS doc_id, nextval('embed_pipeline.
 ORDER BY n.version, n.doc_id
 ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq, removed = p.removed OR excluded.removed
 
--- name: horizon
--- Where ids and seqs are now, and which transactions are under way: once those have ended, nothing smaller comes any more.
+-- name: numbers
+-- Where ids and seqs are now. Whoever has drawn one had its transaction id by then.
 SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('embed_pipeline.inbox', 'id')), 0),
-       coalesce(pg_sequence_last_value('embed_pipeline.change_seq'), 0),
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+       coalesce(pg_sequence_last_value('embed_pipeline.change_seq'), 0)
+
+-- name: next_transaction
+-- Later than every transaction that has an id.
+SELECT pg_current_xact_id()::text::bigint
 
 -- name: oldest_running
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from embed_pipeline.postgres import connection
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "queue.sql")
 
@@ -110,8 +112,15 @@ def claim(
         "who": worker(),
     }
     with conn.transaction():
-        conn.execute(queries("commit_now"))
-        return Claim(made, index, version, dict(conn.execute(queries("claim"), values).fetchall()))
+        commit_now(conn)
+        claimed = Claim(made, index, version, dict(conn.execute(queries("claim"), values).fetchall()))
+        signal("queue.claiming")
+    return claimed
+
+
+def commit_now(conn: psycopg.Connection) -> None:
+    """In a transaction: it commits synchronously, and the server ends it when its process freezes; distributors wait for its rows."""
+    conn.execute(queries("commit_now"), {"milliseconds": str(connection.FROZEN_MS)})
 
 
 def worker() -> str:

@@ -185,7 +185,7 @@ def _follow_rotation(conn: psycopg.Connection, source: Source, index: str, befor
             return replace(now, leaves=before.leaves)
         _hand_over(conn, replace(source, schema=row[0], table=row[1]), index)
     if went:
-        conn.execute(queries("write_truncate"), {"index": index})
+        _write(conn, queries("write_truncate"), {"index": index})
     if not came:
         return now
     # Their statement triggers are committed. With a payload column more is compared than a store may need: that costs a look.
@@ -204,7 +204,14 @@ def _hand_over(conn: psycopg.Connection, leaf: Source, index: str) -> None:
     for part in KeySlices(conn, leaf, ALL_KEYS, SliceSize()):
         in_range = within(leaf, part.lower is not None, part.upper is not None, after=False)
         query = queries("write_ids", doc_id=leaf.doc_id(), documents=leaf.identifier, in_range=in_range)
-        conn.execute(query, {"index": index, "lower": part.lower, "upper": part.upper})
+        _write(conn, query, {"index": index, "lower": part.lower, "upper": part.upper})
+
+
+def _write(conn: psycopg.Connection, query: sql.Composable, values: dict[str, object]) -> None:
+    """Into the inbox, like a writer of the application: with a transaction id before a number is drawn (`inbox.py`)."""
+    with conn.transaction():
+        conn.execute(queries("take_id"))
+        conn.execute(query, values)
 
 
 def _arm(conn: psycopg.Connection, index: str, leaf: sql.Identifier) -> bool:

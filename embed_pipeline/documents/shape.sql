@@ -56,6 +56,9 @@ DELETE FROM embed_pipeline.doubts WHERE index_name = %(index)s AND id = ANY (%(i
 SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = %(oid)s::bigint AND c.relkind IN ('r', 'p')
 
+-- name: take_id
+SELECT pg_current_xact_id()
+
 -- name: write_ids
 INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed)
 SELECT %(index)s, array_agg({doc_id}), false FROM {documents} AS d WHERE {in_range} HAVING count(*) > 0

@@ -18,7 +18,6 @@ from embed_pipeline.catalog import partitions
 from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, queue, shape
-from embed_pipeline.documents.queue import queries
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import FencedOff, IllegalTransition, Stopped
 from embed_pipeline.migrate import batch_backfill, model_check
@@ -153,19 +152,28 @@ def _complete(conn: psycopg.Connection, index: OpenIndex, version: Version, part
     """Close the partition, compare it with the documents, queue what differs, and mark it filled; returns how many documents it has."""
     fence = partitions.close(conn, index.name, version.name, partition.range.partition)
     signal("backfill.closed")
-    found = Found() if partition.range.is_empty else index.store(version).compare_partition(conn, partition.range, filled)
+    found = Found() if partition.range.is_empty else _compare(conn, index, version, partition, filled)
     signal("backfill.compared")
     different = sorted(found.different)
     queue.enqueue(conn, index.name, version.name, different, removed=found.orphans)
     with conn.transaction():
         # The last word of a partition, and with it all that was committed lazily before.
-        conn.execute(queries("commit_now"))
+        queue.commit_now(conn)
         if not partitions.complete(conn, fence, found.documents):
             raise FencedOff(
                 f"Partition {fence.partition} of {fence.index}.{fence.version} was opened or closed by another run meanwhile.",
                 next_step=f"Run: embed-pipeline backfill {fence.index} {fence.version}",
             )
     return found.documents
+
+
+def _compare(conn: psycopg.Connection, index: OpenIndex, version: Version, partition: Partition, filled: Filled | None) -> Found:
+    """What this run has hashed need not be hashed again, unless the table has become another one meanwhile: then old rows have new texts."""
+    store = index.store(version)
+    found = store.compare_partition(conn, partition.range, filled)
+    if filled is None or shape.read(conn, index.source, index.name).digest == filled.horizon.shape:
+        return found
+    return store.compare_partition(conn, partition.range, None)
 
 
 def _limits(index: OpenIndex, store: VersionStore, embedder: VersionEmbedder) -> BatchSize:

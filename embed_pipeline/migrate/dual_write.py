@@ -32,6 +32,7 @@ from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.migrate.packs import packs
 from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -294,6 +295,7 @@ class Work:
 
         def give_back(conn: psycopg.Connection) -> None:
             with conn.transaction():
+                end_when_frozen(conn)
                 queue.release(conn, claim, claim.seqs, error=error)
                 queue.end_claim(conn, claim)
 

@@ -1,14 +1,17 @@
 -- name: slice
--- Every document of a slice against what is stored of it, in one snapshot with the queue. The text is hashed only where it may differ.
+-- Every document of a slice against what is stored of it, in one snapshot with inbox and queue: a change that is committed is in one of
+-- the two. The text is hashed only where it may differ.
 SELECT count(*), count(*) FILTER (WHERE c.verdict = 'current'), count(*) FILTER (WHERE c.verdict = 'dead'),
        count(*) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND c.pending),
        coalesce(array_agg(c.doc_id ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[]),
        coalesce(array_agg(c.verdict ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[])
 FROM (
     SELECT j.doc_id, j.verdict,
-           j.verdict NOT IN ('current', 'dead') AND EXISTS (
+           j.verdict NOT IN ('current', 'dead') AND (EXISTS (
                SELECT FROM embed_pipeline.pending p
-               WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = j.doc_id) AS pending
+               WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = j.doc_id)
+               OR j.doc_id COLLATE "C" IN (
+               SELECT unnest(i.doc_ids) FROM embed_pipeline.inbox i WHERE i.index_name = %(index)s)) AS pending
     FROM (
         SELECT {doc_id} AS doc_id,
                CASE
@@ -30,6 +33,8 @@ FROM (
 -- Of these ids, in the order of the store, those that are no document and that nothing pending is about.
 SELECT w.doc_id,
        EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
+       OR w.doc_id COLLATE "C" IN (SELECT unnest(i.doc_ids) FROM embed_pipeline.inbox i WHERE i.index_name = %(index)s)
+       OR EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = %(index)s AND i.doc_ids IS NULL)
 FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
 WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
 

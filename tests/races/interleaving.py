@@ -25,22 +25,31 @@ Point = Callable[[str], None]
 Body = Callable[[Point], None]
 
 # A worker that looks again and again for somebody else's progress comes here: it is passed over until another one has moved.
-WAITING = ("queue.settling", "drain.waiting")
+WAITING = ("drain.waiting", "outage.waiting")
 MOMENTS = (
     *WAITING,
+    "inbox.distributing",
+    "inbox.announced",
+    "inbox.known",
     "dual_write.claimed",
     "dual_write.read",
     "dual_write.embedded",
     "settle.locked",
     "replace.locked",
     "replace.written",
+    "store.committed",
     "reject.locked",
     "backfill.read",
     "backfill.embedded",
-    "insert_new.copied",
+    "backfill.opened",
+    "insert_new.held",
+    "insert_new.by_rows",
+    "insert_new.inserted",
     "insert_new.written",
+    "backfill.closed",
+    "backfill.compared",
     "register.cut",
-    "register.locked",
+    "register.registering",
     "cutover.marked",
     "cutover.drained",
     "cutover.covered",

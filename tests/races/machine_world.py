@@ -137,8 +137,6 @@ class Documents:
 
     now: dict[int, str | None] = field(default_factory=lambda: dict[int, str | None](FIRST_DOCUMENTS))
     ever: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    # Deleted under a strict isolation level: there the queue alone carries the delete, and the vectors stay for a while.
-    strictly_deleted: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for key in self.now:
@@ -146,13 +144,10 @@ class Documents:
 
     def put(self, key: int, body: str | None) -> None:
         self.now[key] = body
-        self.strictly_deleted.discard(str(key))
         self._remember(key)
 
-    def remove(self, key: int, *, strict: bool = False) -> None:
+    def remove(self, key: int) -> None:
         del self.now[key]
-        if strict:
-            self.strictly_deleted.add(str(key))
 
     def texts(self) -> dict[str, str]:
         return {str(key): text_of(body) for key, body in self.now.items()}
@@ -172,13 +167,24 @@ class Stored:
 
 @dataclass(frozen=True)
 class VersionTables:
-    """Everything of one version, in one look, with none of the package's SQL."""
+    """Everything of one version, in one look, with none of the package's SQL.
+
+    `queued`: documents that the queue or the inbox speaks of. `truncated`: a TRUNCATE waits in the inbox. `unfilled`: key ranges that no
+    comparison has marked as filled, where whatever is wrong is still the backfill's.
+    """
 
     name: str
     state: str
     stored: dict[str, Stored]
     queued: frozenset[str]
+    truncated: bool
+    unfilled: tuple[tuple[int | None, int | None], ...]
     dead: dict[str, bytes]
+
+    def is_filled(self, doc_id: str) -> bool:
+        """Whether the document is in a range that was filled."""
+        key = int(doc_id)
+        return not any((lower is None or lower <= key) and (upper is None or key < upper) for lower, upper in self.unfilled)
 
     def differences(self, documents: Documents) -> dict[str, str]:
         """Documents whose vectors are not those of their present text: doc_id -> what is wrong."""
@@ -193,11 +199,6 @@ class VersionTables:
                 found[doc_id] = "stale"
         return found | dict.fromkeys(self.stored.keys() - texts.keys(), "orphaned")
 
-    def stale_of(self, doc_ids: set[str], documents: Documents) -> set[str]:
-        """Those of `doc_ids` that are not stored with their present text."""
-        texts = documents.texts()
-        return {each for each in doc_ids if self.stored[each].source_hash != digest(texts[each])}
-
     def problems(self, documents: Documents) -> list[str]:
         """What may never be, whatever is under way: a wrong vector, half a document, a difference that nobody will come back to."""
         problems = []
@@ -211,34 +212,40 @@ class VersionTables:
             elif not np.allclose(has.vectors[0], unit_vector(f"{self.name}\0{text}", DIMENSIONS), atol=1e-6):
                 problems.append(f"{doc_id} has a vector of another text or model")
         for doc_id, wrong in self.differences(documents).items():
-            # The backfill of a version that is building looks for what is missing; all else has to stand in the queue.
-            if doc_id not in self.queued and not (wrong == "missing" and self.state == "building"):
-                problems.append(f"{doc_id} is {wrong}, and nothing in the queue says so")
-            if wrong == "orphaned" and doc_id not in documents.strictly_deleted:
-                problems.append(f"{doc_id} was deleted with its vectors, and has some again")
+            # What a partition that is not filled yet lacks, its own comparison finds; all else has to stand in the inbox or in the queue.
+            told = doc_id in self.queued or (wrong == "orphaned" and self.truncated)
+            if not told and self.is_filled(doc_id):
+                problems.append(f"{doc_id} is {wrong}, and nothing is queued")
         return [f"{self.name}: {problem}" for problem in problems]
 
 
 def look(conn: psycopg.Connection, version: versions.Version) -> VersionTables:
     """Read the tables of a version in one snapshot."""
-    tables = {"documents": version.documents_table, "vectors": version.vectors_table}
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         rows = conn.execute(
-            sql.SQL(
-                "SELECT doc_id, d.source_hash, d.chunks, v.chunk, v.embedding::text "
-                "FROM {documents} d FULL JOIN {vectors} v USING (doc_id)"
-            ).format(**tables)
+            sql.SQL("SELECT doc_id, source_hash, chunks, chunk, embedding::text FROM {table} ORDER BY doc_id, chunk").format(
+                table=version.table
+            )
         ).fetchall()
-        queued = conn.execute("SELECT doc_id FROM embed_pipeline.change_queue WHERE version = %s", (version.name,)).fetchall()
+        queued = conn.execute(
+            "SELECT doc_id FROM embed_pipeline.pending WHERE version = %s UNION SELECT unnest(doc_ids) FROM embed_pipeline.inbox",
+            (version.name,),
+        ).fetchall()
+        truncated = conn.execute("SELECT EXISTS (SELECT FROM embed_pipeline.inbox WHERE doc_ids IS NULL)").fetchone()
+        ranges = conn.execute(
+            "SELECT lower_key[1]::integer, upper_key[1]::integer FROM embed_pipeline.partitions "
+            "WHERE version = %s AND completed_at IS NULL AND NOT is_empty",
+            (version.name,),
+        ).fetchall()
         dead = conn.execute("SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = %s", (version.name,))
         letters = {doc_id: bytes(source_hash) for doc_id, source_hash in dead}
     stored: dict[str, Stored] = {}
     for doc_id, source_hash, chunks, chunk, embedding in rows:
-        has = stored.setdefault(doc_id, Stored(None if source_hash is None else bytes(source_hash), chunks, {}))
-        if chunk is not None:
-            has.vectors[chunk] = json.loads(embedding)
-    return VersionTables(version.name, version.state, stored, frozenset(doc_id for (doc_id,) in queued), letters)
+        has = stored.setdefault(doc_id, Stored(bytes(source_hash), chunks, {}))
+        has.vectors[chunk] = json.loads(embedding)
+    waiting = frozenset(doc_id for (doc_id,) in queued)
+    return VersionTables(version.name, version.state, stored, waiting, truncated == (True,), tuple(ranges), letters)
 
 
 def reopen(url: str, names: Sequence[str]) -> OpenIndex:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from embed_pipeline import signals
+from embed_pipeline.documents import capture
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.migrate import backfill, dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.harness.articles import fill, serve, settle, stored, text_hash
+from tests.harness.articles import at, change, fill, serve, settle, stored, text_hash
+from tests.harness.providers.loopback import waited
+from tests.races.hands import queued, removed
 
 Open = Callable[..., OpenIndex]
 
-
-def queued(app: psycopg.Connection, version: str = "v1") -> list[str]:
-    rows = app.execute("SELECT doc_id FROM embed_pipeline.queue WHERE version = %s ORDER BY seq", (version,))
-    return [doc_id for (doc_id,) in rows]
+WANTS_THE_TABLE = """
+SELECT count(*) FROM pg_locks WHERE relation = 'articles'::regclass AND mode = 'ShareRowExclusiveLock' AND NOT granted
+"""
 
 
 def test_every_kind_of_change_is_carried(app: psycopg.Connection, open_docs: Open) -> None:
@@ -32,9 +35,8 @@ def test_every_kind_of_change_is_carried(app: psycopg.Connection, open_docs: Ope
     app.execute("UPDATE articles SET id = 300 WHERE id = 3")
     with app.cursor() as cursor, cursor.copy("COPY articles (id, title, body) FROM STDIN") as copy:
         copy.write_row((400, "copied", "in"))
-    assert queued(app) == ["100", "1", "2", "3", "300", "400"] or sorted(queued(app)) == sorted(
-        ["100", "1", "2", "3", "300", "400"]
-    )
+    assert set(queued(index)) == {"100", "1", "2", "3", "300", "400"}
+    assert removed(index) == {"2", "3"}
     settle(index)
     found = stored(app, "v1")
     assert found["1"] == text_hash("title 1\n\nedited")
@@ -46,17 +48,7 @@ def test_other_columns_are_none_of_our_business(app: psycopg.Connection, open_do
     open_docs("v1")
     app.execute("UPDATE articles SET views = views + 1")
     app.execute("UPDATE articles SET body = body")
-    assert queued(app) == []
-
-
-def test_delete_removes_the_vectors_in_the_same_transaction(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
-) -> None:
-    fill(open_docs("v1"), "v1")
-    second_app.execute("DELETE FROM articles WHERE id = 5")
-    assert "5" in stored(app, "v1")
-    second_app.commit()
-    assert "5" not in stored(app, "v1")
+    assert app.execute("SELECT count(*) FROM embed_pipeline.inbox").fetchone() == (0,)
 
 
 def test_trigger_fires_for_derived_column(app: psycopg.Connection, open_docs: Open) -> None:
@@ -101,8 +93,8 @@ def test_truncate_is_seen(app: psycopg.Connection, open_docs: Open) -> None:
     index = open_docs("v1")
     fill(index, "v1")
     app.execute("TRUNCATE articles")
-    assert stored(app, "v1") == {}
     settle(index)
+    assert stored(app, "v1") == {}
 
 
 def test_replicated_changes_are_seen(app: psycopg.Connection, open_docs: Open) -> None:
@@ -142,7 +134,7 @@ def test_role_without_rights_can_write(app: psycopg.Connection, open_docs: Open)
 def test_repeatable_read_writer_older_than_the_registration(
     app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
 ) -> None:
-    """Its snapshot is from before v2: versions read from a table would not include v2, the trigger's body does."""
+    """Its snapshot is from before v2, and the capture in its transaction knows no version; who distributes its change does."""
     serve(open_docs("v1"), "v1")
     second_app.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     second_app.execute("SELECT count(*) FROM articles")
@@ -159,7 +151,7 @@ def test_repeatable_read_writer_older_than_the_registration(
 def test_strict_transactions_never_fail_because_of_us(
     app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open, level: psycopg.IsolationLevel
 ) -> None:
-    """A worker leases and rewrites rows after the application's snapshot; an upsert or an inline delete would raise 40001."""
+    """Workers distribute, claim and remove rows after the application's snapshot; if capture touched one of those, it would raise 40001."""
     index = open_docs("v1")
     fill(index, "v1")
     app.execute("UPDATE articles SET body = 'first' WHERE id IN (1, 2)")
@@ -174,30 +166,44 @@ def test_strict_transactions_never_fail_because_of_us(
     assert "2" not in stored(app, "v1")
 
 
-@pytest.mark.parametrize("names", [("v1",), ("v1", "v2")])
-def test_registration_waits_for_writers_in_flight(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open, names: tuple[str, ...]
+def test_registration_of_an_index_waits_for_writers_in_flight(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
 ) -> None:
-    """A writer that began before the triggers knew the version commits a change that neither queue nor backfill would see."""
-    if len(names) > 1:
-        serve(open_docs(*names[:-1]), names[0])
+    """A writer that began before there were triggers commits a change that neither inbox nor backfill would see."""
     second_app.execute("UPDATE articles SET body = 'in flight' WHERE id = 1")
-    registered = threading.Event()
-    indexes: list[OpenIndex] = []
+    with ThreadPoolExecutor(1) as pool:
+        registering = pool.submit(open_docs, "v1")
+        waited(lambda: app.execute(WANTS_THE_TABLE).fetchone() == (1,), "nobody asked for the table")
+        assert not registering.done()
+        second_app.commit()
+        index = registering.result(timeout=30)
+    fill(index, "v1")
+    settle(index)
+    assert stored(app, "v1")["1"] == text_hash("title 1\n\nin flight")
 
-    def register() -> None:
-        indexes.append(open_docs(*names))
-        registered.set()
 
-    thread = threading.Thread(target=register)
-    thread.start()
-    assert not registered.wait(1.0)
+def test_registering_a_version_takes_no_lock_on_the_documents(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """Capture knows no versions. A writer in flight is neither waited for nor forgotten, and writers go on beside the transaction."""
+    serve(open_docs("v1"), "v1")
+    second_app.execute("UPDATE articles SET body = 'in flight' WHERE id = 1")
+    held: list[tuple[str, ...]] = []
+
+    def look() -> None:
+        held.extend(
+            app.execute("SELECT mode FROM pg_locks WHERE relation = 'articles'::regclass AND pid <> %s", [writer]).fetchall()
+        )
+        change(app, 2, "beside it")
+
+    writer = second_app.info.backend_pid
+    at("register.registering", look)
+    index = open_docs("v1", "v2")
+    assert held == []
+    fill(index, "v2")
     second_app.commit()
-    assert registered.wait(20)
-    thread.join()
-    fill(indexes[0], names[-1])
-    settle(indexes[0])
-    assert stored(app, names[-1])["1"] == text_hash("title 1\n\nin flight")
+    settle(index)
+    assert stored(app, "v2")["1"] == text_hash("title 1\n\nin flight")
 
 
 def test_backfill_refuses_while_capture_is_off(app: psycopg.Connection, open_docs: Open) -> None:
@@ -232,8 +238,20 @@ def test_canary_tells_our_broken_trigger_from_the_applications_rules(app: psycop
         "CREATE OR REPLACE FUNCTION embed_pipeline.capture_docs_update() RETURNS trigger LANGUAGE plpgsql "
         "AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$"
     )
+    # The proof is made once for each handle.
     with pytest.raises(DocumentsTableError, match=r"its own trigger fails \(broken\)"):
-        backfill.fill_partition(index, "v1", "01")
+        backfill.fill_partition(open_docs("v1"), "v1", "01")
+
+
+def test_canary_tells_a_capture_that_failed(app: psycopg.Connection, open_docs: Open) -> None:
+    """What goes wrong while ids are gathered becomes a doubt; the canary's goes away with it, and the backfill says what it was."""
+    index = open_docs("v1")
+    app.execute("ALTER TABLE articles RENAME COLUMN body TO words")
+    with (
+        index.connection() as conn,
+        pytest.raises(DocumentsTableError, match=r"its own trigger fails \(column o\.body does not exist\)"),
+    ):
+        capture.prove_live(conn, index.source, "docs")
 
 
 def test_full_comparison_repairs_what_no_trigger_saw(app: psycopg.Connection, open_docs: Open) -> None:
@@ -325,11 +343,7 @@ def test_writers_are_let_through_while_registration_waits(
     second_app.execute("UPDATE articles SET body = 'long' WHERE id = 1")
     thread = threading.Thread(target=open_docs, args=("v1",))
     thread.start()
-    waiting = (
-        "SELECT count(*) FROM pg_locks WHERE relation = 'articles'::regclass AND mode = 'ShareRowExclusiveLock' AND NOT granted"
-    )
-    while app.execute(waiting).fetchone() == (0,):
-        pass
+    waited(lambda: app.execute(WANTS_THE_TABLE).fetchone() == (1,), "nobody asked for the table")
     app.execute("SET lock_timeout = '10s'")
     for n in range(10, 20):
         app.execute("UPDATE articles SET body = 'short' WHERE id = %s", (n,))

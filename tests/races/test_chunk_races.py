@@ -5,7 +5,9 @@ Another connection looks at every named moment of the worker. What it may see is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,18 +19,20 @@ from embed_pipeline.embedders.chunker import Chunker
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import ChunkerSpec
-from tests.harness.articles import fill, require_consistent, settle, text_hash
+from tests.harness.articles import at, fill, require_consistent, settle, text_hash
 from tests.harness.fakes import WordsEmbedder
+from tests.harness.providers.loopback import waited
+from tests.races.hands import WAITS_FOR_A_LOCK, take_claims_over
 
 Open = Callable[..., OpenIndex]
 Seen = tuple[str, int, list[tuple[int, int, int]]]
 
 SIZE = 33
 DUAL_WRITE = (
-    "dual_write.claimed", "dual_write.read", "settle.locked", "embed.split", "dual_write.embedded", "replace.locked",
-    "replace.deleted", "replace.inserted", "replace.written",
+    "dual_write.claimed", "dual_write.read", "settle.locked", "embed.split", "dual_write.embedded", "replace.locked", "replace.first",
+    "replace.deleted", "replace.written",
 )  # fmt: skip
-BACKFILL = ("backfill.read", "embed.split", "backfill.embedded", "insert_new.copied", "insert_new.inserted", "insert_new.written")
+BACKFILL = ("backfill.read", "embed.split", "backfill.embedded", "insert_new.held", "insert_new.written")
 
 
 class Died(Exception):
@@ -55,11 +59,10 @@ def write(app: psycopg.Connection, chunks: int, tag: str) -> None:
 def look(app: psycopg.Connection) -> Seen | None:
     """What is stored of document 1 now, in one statement; every vector is compared with that of its own passage."""
     rows = app.execute(
-        """SELECT encode(d.source_hash, 'hex'), d.chunks, v.chunk, v.passage_start, v.passage_end, v.embedding::text,
+        """SELECT encode(v.source_hash, 'hex'), v.chunks, v.chunk, v.passage_start, v.passage_end, v.embedding::text,
                   concat_ws(E'\\n\\n', a.title, a.body)
-           FROM embed_pipeline.docs__v1__documents d FULL JOIN embed_pipeline.docs__v1__vectors v USING (doc_id)
-           LEFT JOIN articles a ON a.id = 1
-           WHERE coalesce(d.doc_id, v.doc_id) = '1' ORDER BY v.chunk"""
+           FROM embed_pipeline.docs__v1 v LEFT JOIN articles a ON a.id = 1
+           WHERE v.doc_id = '1' ORDER BY v.chunk"""
     ).fetchall()
     if not rows:
         return None
@@ -69,6 +72,7 @@ def look(app: psycopg.Connection) -> Seen | None:
             np.testing.assert_allclose(
                 np.fromstring(embedding.strip("[]"), sep=","), expected / np.linalg.norm(expected), atol=1e-5
             )
+    assert len({row[:2] for row in rows}) == 1, f"chunks of several texts: {rows}"
     return rows[0][0], rows[0][1], [tuple(row[2:5]) for row in rows]
 
 
@@ -115,10 +119,6 @@ def die() -> None:
     raise Died
 
 
-def end_leases(app: psycopg.Connection) -> None:
-    app.execute("UPDATE embed_pipeline.change_queue SET leased_until = now() - interval '1 second'")
-
-
 @pytest.mark.parametrize(("before", "after"), [(5, 3), (3, 5)])
 def test_dual_write_of_a_document_that_shrinks_or_grows(
     app: psycopg.Connection, index: OpenIndex, before: int, after: int
@@ -144,7 +144,7 @@ def test_dual_write_dies_at_any_moment(app: psycopg.Connection, index: OpenIndex
         dual_write.sync(index)
     assert look(app) == whole(before, "old")
     signals.forget_all()
-    end_leases(app)
+    take_claims_over(app)
     settle(index)
     assert look(app) == whole(after, "new")
 
@@ -154,23 +154,21 @@ def test_dual_write_dies_at_any_moment(app: psycopg.Connection, index: OpenIndex
 def test_the_chunks_change_while_they_are_embedded(
     app: psycopg.Connection, index: OpenIndex, moment: str, before: int, after: int
 ) -> None:
-    """Five chunks were embedded, and the text has three by now: the five must not be stored under either hash."""
+    """Five chunks were embedded, and the text has three by now: the five are written whole under their own hash, and then the three."""
     write(app, 2, "own")
     fill(index, "v1")
     write(app, before, "old")
     watcher = Watcher(app, DUAL_WRITE)
     watcher.at(moment, lambda: write(app, after, "new"))
-    assert dual_write.sync(index)[0].written == 1
-    watcher.require(DUAL_WRITE, whole(2, "own"), whole(after, "new"))
-    require_consistent(index)
+    dual_write.sync(index)
+    settle(index)
+    watcher.require(DUAL_WRITE, whole(2, "own"), whole(before, "old"), whole(after, "new"))
     assert look(app) == whole(after, "new")
 
 
 def test_backfill_shows_all_chunks_of_a_document_or_none(app: psycopg.Connection, index: OpenIndex) -> None:
     write(app, 5, "old")
-    settle(index)
-    app.execute("DELETE FROM embed_pipeline.docs__v1__documents")
-    app.execute("DELETE FROM embed_pipeline.docs__v1__vectors")
+    app.execute("DELETE FROM embed_pipeline.inbox")
     watcher = Watcher(app, BACKFILL)
     fill(index, "v1")
     watcher.require(BACKFILL, None)
@@ -181,7 +179,7 @@ def test_backfill_shows_all_chunks_of_a_document_or_none(app: psycopg.Connection
 @pytest.mark.parametrize("moment", BACKFILL)
 def test_backfill_dies_at_any_moment(app: psycopg.Connection, index: OpenIndex, moment: str) -> None:
     app.execute("UPDATE articles SET body = %s", (body(5, "old"),))
-    app.execute("DELETE FROM embed_pipeline.change_queue")
+    app.execute("DELETE FROM embed_pipeline.inbox")
     signals.listen(moment, die)
     with pytest.raises(Died):
         backfill.fill_partition(index, "v1", "00")
@@ -198,7 +196,7 @@ def test_dual_write_overtakes_a_backfill_with_another_number_of_chunks(
 ) -> None:
     """The backfill holds the old chunks in its hands when the new ones are stored: it adds none to them."""
     write(app, before, "old")
-    app.execute("DELETE FROM embed_pipeline.change_queue")
+    app.execute("DELETE FROM embed_pipeline.inbox")
     watcher = Watcher(app, BACKFILL)
 
     def overtake() -> None:
@@ -210,6 +208,62 @@ def test_dual_write_overtakes_a_backfill_with_another_number_of_chunks(
     assert [seen for _, seen in watcher.seen if seen not in (None, whole(after, "new"))] == []
     settle(index)
     assert look(app) == whole(after, "new")
+
+
+@pytest.mark.parametrize(("of_the_backfill", "of_the_worker"), [(5, 2), (2, 5)])
+def test_a_worker_waits_for_the_first_chunk_of_an_open_insert(
+    app: psycopg.Connection, index: OpenIndex, of_the_backfill: int, of_the_worker: int
+) -> None:
+    """The backfill has written its chunks and not committed. A worker with a newer text takes chunk 0 first, so it waits there, and sees
+    the others afterwards: by ON CONFLICT for each row, chunks of both texts would stand side by side."""
+    write(app, of_the_backfill, "old")
+    app.execute("DELETE FROM embed_pipeline.inbox")
+
+    def overtake() -> None:
+        write(app, of_the_worker, "new")
+        working.append(pool.submit(dual_write.sync, index))
+        waited(lambda: app.execute(WAITS_FOR_A_LOCK).fetchone() == (1,), "the worker does not wait for the insert")
+
+    working: list[Future[Any]] = []
+    at("insert_new.written", overtake)
+    with ThreadPoolExecutor(1) as pool:
+        fill(index, "v1")
+        working[0].result(timeout=60)
+    settle(index)
+    assert look(app) == whole(of_the_worker, "new")
+
+
+@pytest.mark.parametrize(("of_the_backfill", "of_the_worker"), [(5, 2), (2, 5)])
+def test_an_insert_beside_a_worker_that_has_the_first_chunk(
+    app: psycopg.Connection, index: OpenIndex, of_the_backfill: int, of_the_worker: int
+) -> None:
+    """The worker has written its newer text and not committed when the backfill inserts: whoever has chunk 0 has the document."""
+    write(app, of_the_backfill, "old")
+    app.execute("DELETE FROM embed_pipeline.inbox")
+    holding, wait = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        holding.set()
+        assert wait.wait(60)
+
+    def overtake() -> None:
+        write(app, of_the_worker, "new")
+        working.append(pool.submit(dual_write.sync, index))
+        assert holding.wait(60)
+
+    def go_on() -> None:
+        # The COPY has given way, and the insert row by row is about to wait for the worker.
+        wait.set()
+
+    working: list[Future[Any]] = []
+    at("backfill.embedded", overtake)
+    at("replace.written", hold)
+    at("insert_new.by_rows", go_on)
+    with ThreadPoolExecutor(1) as pool:
+        fill(index, "v1")
+        working[0].result(timeout=60)
+    settle(index)
+    assert look(app) == whole(of_the_worker, "new")
 
 
 def test_one_poison_chunk_makes_a_dead_letter_of_the_whole_document(app: psycopg.Connection, index: OpenIndex) -> None:
@@ -231,7 +285,7 @@ def test_one_poison_chunk_makes_a_dead_letter_of_the_whole_document(app: psycopg
 
 def test_backfill_of_a_document_with_a_poison_chunk_writes_none_of_it(app: psycopg.Connection, index: OpenIndex) -> None:
     app.execute("UPDATE articles SET body = %s", (f"{body(3, 'new')}\n\nthe fourth chunk of it is poison",))
-    app.execute("DELETE FROM embed_pipeline.change_queue")
+    app.execute("DELETE FROM embed_pipeline.inbox")
     report = backfill.fill_partition(index, "v1", "00")
     assert (report.written, report.rejected) == (0, 1)
     assert look(app) is None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -14,10 +14,10 @@ from embed_pipeline import signals
 from embed_pipeline.catalog import serving, versions
 from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, RetireRefused, Stopped, VersionRetired
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line
-from tests.harness.articles import fill, require_consistent, serve, settle, stored, text_hash
+from tests.harness.articles import at, fill, require_consistent, serve, settle, stored, text_hash
+from tests.races.hands import claim, distribute, working
 
 Open = Callable[..., OpenIndex]
 
@@ -53,8 +53,8 @@ def test_change_that_arrives_after_the_drain_fails_back(app: psycopg.Connection,
         tries.append(1)
         if len(tries) == 1:
             app.execute(
-                "INSERT INTO embed_pipeline.change_queue (seq, index_name, version, doc_id) OVERRIDING SYSTEM VALUE "
-                "VALUES (-1, 'docs', 'v2', '1')"
+                "INSERT INTO embed_pipeline.pending (index_name, version, doc_id, seq, since_seq, since, removed) "
+                "VALUES ('docs', 'v2', '1', 0, 0, now(), false)"
             )
 
     signals.listen("cutover.covered", late)
@@ -63,43 +63,60 @@ def test_change_that_arrives_after_the_drain_fails_back(app: psycopg.Connection,
     assert pointer(app) == ("v2", 2)
 
 
-def test_open_transaction_below_the_mark_is_waited_for(
-    app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex
-) -> None:
-    """A sequence value is no barrier: an open transaction may hold a smaller number that nobody can see yet."""
+def test_open_transaction_holds_up_no_cutover(app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex) -> None:
+    """It has changed a document and not committed: its change is numbered when it can be seen, so after every mark of today."""
     second_app.execute("UPDATE articles SET body = 'open' WHERE id = 1")
-    moved = threading.Event()
-
-    def move() -> None:
-        cutover.cutover(judged, "v2")
-        moved.set()
-
-    thread = threading.Thread(target=move)
-    thread.start()
-    assert not moved.wait(0.7)
-    assert pointer(app) == ("v1", 1)
+    assert cutover.cutover(judged, "v2").version == "v2"
     second_app.commit()
-    assert moved.wait(20)
-    thread.join()
+    settle(judged)
     assert stored(app, "v2")["1"] == text_hash("title 1\n\nopen")
 
 
-def test_open_transaction_elsewhere_is_not_waited_for(
-    app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has written another table, reads the documents and locks one of them: none of that can be a change below the mark."""
-    monkeypatch.setattr(cutover, "SETTLE_SECONDS", 0.3)
-    second_app.execute("CREATE TEMPORARY TABLE report AS SELECT count(*) FROM articles")
-    second_app.execute("SELECT FROM articles WHERE id = 1 FOR UPDATE")
+def test_doubt_refuses_the_cutover_and_names_the_way_out(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """Changes may have been missed: what a full comparison has not looked at may not serve. A rollback says it, and is not held up."""
+    cutover.cutover(judged, "v2")
+    app.execute("ALTER TABLE articles DISABLE TRIGGER USER; ALTER TABLE articles ENABLE TRIGGER USER")
+    moved = cutover.rollback(judged)
+    assert [doubt.partition(":")[2].strip() for doubt in moved.doubts] == ["triggers"]
+    with pytest.raises(CutoverRefused, match="may have been missed") as refused:
+        cutover.cutover(judged, "v2")
+    assert "sync docs --full" in refused.value.next_step
+    with pytest.raises(IllegalTransition, match="may have been missed"):
+        gate.run(judged, "v2")
+    verify.reconcile(judged)
     assert cutover.cutover(judged, "v2").version == "v2"
 
 
-def test_open_transaction_past_the_deadline_is_named(
-    app: psycopg.Connection, second_app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
+def test_table_that_becomes_another_one_while_coverage_is_looked_at(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """Columns are swapped after the doubts were looked at: rows that are older than the last comparison have new texts."""
+    verify.reconcile(judged)
+    with judged.connection() as conn:
+        verify.compare_all(conn, judged, judged.version(conn, "v2"), whole=True)
+    at("compare.slice", lambda: swap_columns(app))
+    with pytest.raises(CutoverRefused, match="stale"):
+        cutover.cutover(judged, "v2")
+    assert pointer(app) == ("v1", 1)
+
+
+def swap_columns(app: psycopg.Connection) -> None:
+    with app.transaction():
+        app.execute(
+            "ALTER TABLE articles RENAME COLUMN title TO other; ALTER TABLE articles RENAME COLUMN body TO title;"
+            "ALTER TABLE articles RENAME COLUMN other TO body"
+        )
+
+
+def test_drain_ends_by_progress_and_names_who_holds_it_up(
+    app: psycopg.Connection, judged: OpenIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutover, "SETTLE_SECONDS", 0.3)
-    second_app.execute("UPDATE articles SET body = 'open' WHERE id = 1")
-    with pytest.raises(CutoverRefused, match=f"pid {second_app.info.backend_pid}"):
+    """Another worker has one of the documents and counts on: nothing is done for the time that a drain waits, and the refusal says who."""
+    monkeypatch.setattr(cutover.dual_write, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(dual_write.Work.until, "__defaults__", (0.3,))
+    monkeypatch.setattr(dual_write.drain, "__defaults__", (0.3,))
+    app.execute("UPDATE articles SET body = 'held' WHERE id = 1")
+    distribute(judged)
+    claim(judged, "v2")
+    with pytest.raises(CutoverRefused, match=r"1 documents of v2 .*: 1 \(1 attempts, claimed by pid \d+ on "):
         cutover.cutover(judged, "v2")
     assert pointer(app) == ("v1", 1)
 
@@ -192,8 +209,6 @@ def test_sql_at_a_prompt_cannot_skip_the_gate(app: psycopg.Connection, open_docs
 
 def test_hand_made_flip_without_passing_evidence_is_refused(app: psycopg.Connection, open_docs: Open) -> None:
     """Everything else is right: state, coverage, mark, generation. Only the evidence is missing."""
-    from embed_pipeline.migrate import verify
-
     serve(open_docs("v1"), "v1")
     index = open_docs("v1", "v2")
     fill(index, "v2")
@@ -239,7 +254,7 @@ def test_broken_ann_index_is_repaired(app: psycopg.Connection, judged: OpenIndex
 
 def test_cutover_refuses_incomplete_coverage(app: psycopg.Connection, judged: OpenIndex) -> None:
     """Coverage reads the vectors, not a flag: every partition says complete."""
-    app.execute("DELETE FROM embed_pipeline.docs__v2__documents WHERE doc_id = '17'")
+    app.execute("DELETE FROM embed_pipeline.docs__v2 WHERE doc_id = '17'")
     with pytest.raises(CutoverRefused, match="17 is"):
         cutover.cutover(judged, "v2")
     assert pointer(app) == ("v1", 1)
@@ -362,7 +377,7 @@ def test_retire_fails_no_writer(app: psycopg.Connection, judged: OpenIndex) -> N
     retire.retire(judged, "v1", "v1")
     app.execute("DELETE FROM articles WHERE id = 10")
     settle(judged)
-    assert app.execute("SELECT to_regclass('embed_pipeline.docs__v1__vectors')").fetchone() == (None,)
+    assert app.execute("SELECT to_regclass('embed_pipeline.docs__v1')").fetchone() == (None,)
     assert stored(app, "v1") == {}
 
 
@@ -378,21 +393,22 @@ def test_retire_under_a_dual_write_worker(app: psycopg.Connection, judged: OpenI
         done.append(retire.retire(judged, "v1", "v1"))
 
     signals.listen(moment, gone)
-    # One version after the other, so that it is the retired one's worker that comes to the moment.
-    with Line(judged) as line:
-        version = line.repeat(lambda conn: judged.version(conn, "v1"))
-        with pytest.raises(VersionRetired, match="was retired meanwhile"):
-            dual_write._one_batch(line, judged, version, dual_write.VersionSync("v1"))
+    distribute(judged)
+    # By the time that it writes nothing is its own any more.
+    with suppress(VersionRetired), working(judged, "v1") as work:
+        work.batch()
+    assert work.result.written == 0
     assert [each.version for each in done] == ["v1"]
     settle(judged)
-    assert app.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,)
+    assert app.execute("SELECT count(*) FROM embed_pipeline.pending").fetchone() == (0,)
 
 
 def test_retire_under_a_sync_is_no_failure(app: psycopg.Connection, judged: OpenIndex) -> None:
     cutover.cutover(judged, "v2")
     app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
     # So that it is the worker of v1 that comes to the moment.
-    assert dual_write.drain(judged, "v2", 2**62, 20) == 0
+    distribute(judged)
+    assert dual_write.drain(judged, "v2", 2**62) == 0
 
     def gone() -> None:
         signals.forget_all()

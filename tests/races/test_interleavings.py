@@ -14,15 +14,16 @@ import psycopg
 import pytest
 
 from embed_pipeline import signals
-from embed_pipeline.catalog import serving
-from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.catalog import partitions, serving
+from embed_pipeline.documents import shape
 from embed_pipeline.errors import CutoverRefused
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire
 from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
-from embed_pipeline.migrate.outage import Line
+from embed_pipeline.stores.protocol import Filled
 from tests.harness.articles import declared, fill, serve, stored, text_hash
+from tests.races.hands import take_claims_over, working
 from tests.races.interleaving import Body, Interleaving, Point, explore
 
 Open = Callable[..., OpenIndex]
@@ -51,16 +52,16 @@ class Scene:
     def reset(self) -> None:
         """The start again: two documents, embedded in every live version, nothing queued."""
         self.app.execute("TRUNCATE articles")
-        self.app.execute("DELETE FROM embed_pipeline.change_queue")
+        self.app.execute("DELETE FROM embed_pipeline.inbox; DELETE FROM embed_pipeline.pending")
         self.app.execute("DELETE FROM embed_pipeline.dead_letters")
         for key, body in START:
             self.app.execute("INSERT INTO articles (id, title, body) VALUES (%s, '', %s)", (key, body))
         self.settle()
 
     def settle(self) -> None:
-        """Work off what is left: the leases of actors that gave up run out."""
+        """Work off what is left, also what actors that gave up have claimed."""
         signals.forget_all()
-        self.app.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
+        take_claims_over(self.app)
         for result in dual_write.sync(self.index):
             assert (result.error, result.pending) == ("", 0)
 
@@ -77,13 +78,15 @@ class Scene:
         return body
 
     def worker(self, version: str) -> Body:
-        """A dual-write worker: one batch, claimed and worked off, and one more."""
+        """A dual-write worker: it distributes, claims one batch and works it off, and the same once more."""
 
         def body(point: Point) -> None:
-            with Line(self.index, lambda reason: None) as line:
-                found = line.repeat(lambda conn: self.index.version(conn, version))
+            with working(self.index, version) as work:
+                hands = dual_write.distributor(self.index)
                 for _ in range(2):
-                    dual_write._one_batch(line, self.index, found, dual_write.VersionSync(version))
+                    work.line.repeat(hands.distribute)
+                    point("distributed")
+                    work.batch()
                     point("next batch")
 
         return body
@@ -129,7 +132,7 @@ def scene(app: psycopg.Connection, open_docs: Open, database_url: str, holdout) 
 
 
 def queue_scenario(scene: Scene) -> Attempt:
-    """A text that goes and comes back, a document deleted and born again in one transaction, and two dual-write workers."""
+    """A text that goes and comes back, a document deleted and born again in one transaction, and two workers that distribute too."""
 
     def attempt(order: Sequence[str]) -> Interleaving:
         scene.reset()
@@ -166,21 +169,28 @@ def backfill_scenario(scene: Scene) -> Attempt:
 
     def attempt(order: Sequence[str]) -> Interleaving:
         scene.reset()
-        scene.app.execute("TRUNCATE embed_pipeline.docs__v2__documents, embed_pipeline.docs__v2__vectors")
-        partition = "00"
+        scene.app.execute("TRUNCATE embed_pipeline.docs__v2")
+        scene.app.execute("UPDATE embed_pipeline.partitions SET completed_at = NULL, closed = true WHERE version = 'v2'")
 
         def filling(point: Point) -> None:
+            """A backfill in one thread: opened, read, embedded, inserted, closed, compared and marked, partition by partition."""
             del point
             with scene.index.connection() as conn:
-                store = scene.index.store(scene.index.version(conn, "v2"))
-                embedder = scene.index.embedder_of(store.version)
-                everything = KeyRange(partition, None, None)
-                documents = store.missing(conn, everything, None, 10)
-                signals.signal("backfill.read")
-                batch, letters, _ = embed_batch(embedder, documents)
-                signals.signal("backfill.embedded")
-                store.insert_new(conn, batch)
-                store.reject(conn, None, letters)
+                version = scene.index.version(conn, "v2")
+                store, embedder = scene.index.store(version), scene.index.embedder_of(version)
+                for partition in partitions.listed(conn, "docs", "v2"):
+                    filled = None
+                    if not partition.range.is_empty:
+                        fence = partitions.open_to_fill(conn, "docs", "v2", partition.range.partition)
+                        assert fence is not None
+                        filled = Filled(fence, shape.horizon(conn, scene.index.source, "docs"))
+                        documents = store.missing(conn, partition.range, begun=True)
+                        signals.signal("backfill.read")
+                        batch, letters, _ = embed_batch(embedder, documents)
+                        signals.signal("backfill.embedded")
+                        store.insert_new(conn, batch, fence)
+                        store.reject(conn, fence, letters)
+                    backfill._complete(conn, scene.index, version, partition, filled)
 
         run = Interleaving(
             scene.app,
@@ -198,8 +208,8 @@ def backfill_scenario(scene: Scene) -> Attempt:
         run.run(order)
         with told(run):
             require_no_errors(run)
-            for key in scene.index.spec.partition_keys():
-                backfill.fill_partition(scene.index, "v2", key)
+            with scene.index.connection() as conn:
+                assert backfill.unfilled(conn, scene.index, "v2") == []
             scene.settle()
             scene.agrees("v1", "v2")
         return run
@@ -251,6 +261,36 @@ def registration_scenario(scene: Scene, holdout_path: object) -> Attempt:
     return attempt
 
 
+def truncate_scenario(scene: Scene) -> Attempt:
+    """The table is truncated and loaded anew, in one transaction and in several, beside two workers that distribute too."""
+
+    def attempt(order: Sequence[str]) -> Interleaving:
+        scene.reset()
+        run = Interleaving(
+            scene.app,
+            {
+                "w1": scene.writer(
+                    "INSERT INTO articles (id, title, body) VALUES (3, '', 'C')",
+                    "TRUNCATE articles",
+                    "INSERT INTO articles (id, title, body) VALUES (1, '', 'A')",
+                ),
+                "w2": scene.writer(
+                    "BEGIN", "TRUNCATE articles", "INSERT INTO articles (id, title, body) VALUES (2, '', 'B')", "COMMIT"
+                ),
+                "d1": scene.worker("v1"),
+                "d2": scene.worker("v2"),
+            },
+        )
+        run.run(order)
+        with told(run):
+            require_no_errors(run)
+            scene.settle()
+            scene.agrees("v1", "v2")
+        return run
+
+    return attempt
+
+
 def cutover_scenario(scene: Scene) -> Attempt:
     """A cutover among open and late transactions and beside a worker. What was committed before it began is in what serves."""
 
@@ -297,13 +337,18 @@ def cutover_scenario(scene: Scene) -> Attempt:
     return attempt
 
 
-SCENARIOS = ("queue", "backfill", "registration", "cutover")
+SCENARIOS = ("queue", "backfill", "registration", "truncate", "cutover")
 
 
 def attempts(name: str, scene: Scene, holdout: object) -> Attempt:
     if name == "registration":
         return registration_scenario(scene, holdout)
-    return {"queue": queue_scenario, "backfill": backfill_scenario, "cutover": cutover_scenario}[name](scene)
+    return {
+        "queue": queue_scenario,
+        "backfill": backfill_scenario,
+        "truncate": truncate_scenario,
+        "cutover": cutover_scenario,
+    }[name](scene)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

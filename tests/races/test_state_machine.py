@@ -1,8 +1,8 @@
 """Any order of writes, worker steps, crashes, backfills, cutovers, rollbacks and retires: drawn by hypothesis, on a real PostgreSQL.
 
-Three dual-write workers and two backfills hold what they have claimed, read or embedded at the same time; each step of each is a
-rule of its own, and calls the package's own function for it. After every step an oracle reads the tables and judges them by a model
-that is a dictionary of documents. At the end everything is drained, and each live version must be exact.
+Two distributors, three dual-write workers and two backfills hold what they have claimed, read or embedded at the same time; each step of
+each is a rule of its own, and calls the package's own function for it. After every step an oracle reads the tables and judges them by a
+model that is a dictionary of documents, and searches. At the end everything is drained, and each live version must be exact.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from hypothesis import HealthCheck, Phase, event, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from embed_pipeline.catalog import serving, versions
-from embed_pipeline.documents import queue
+from embed_pipeline.catalog import partitions, serving, versions
+from embed_pipeline.catalog.partitions import Fence, Partition
+from embed_pipeline.documents import inbox, queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.queue import Claim
-from embed_pipeline.errors import CutoverRefused, IllegalTransition, VersionRetired
+from embed_pipeline.errors import CutoverRefused, FencedOff, IllegalTransition, VersionRetired
 from embed_pipeline.migrate import cutover, dual_write, register, retire
 from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.postgres import connection, embedded
-from embed_pipeline.stores.protocol import EmbeddedBatch
+from embed_pipeline.stores.protocol import EmbeddedBatch, Filled, Found
+from tests.races.hands import take_claims_over
 from tests.races.machine_world import (
     Databases,
     Documents,
@@ -71,12 +73,16 @@ class Worker:
 
 @dataclass
 class Filling:
-    """A backfill that has embedded a batch and has not written it."""
+    """A backfill between two of its steps, with what it has in its hands."""
 
     conn: psycopg.Connection
     version: str = ""
+    partition: Partition | None = None
+    filled: Filled | None = None
     batch: EmbeddedBatch | None = None
     letters: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    closed: Fence | None = None
+    found: Found | None = None
 
 
 class Migration(RuleBasedStateMachine):
@@ -96,6 +102,7 @@ class Migration(RuleBasedStateMachine):
         self.slow_body: str | None = None
         self.workers = [Worker(connection.connect(self.url, autocommit=True)) for _ in range(3)]
         self.fillings = [Filling(connection.connect(self.url, autocommit=True)) for _ in range(2)]
+        self.distributors = [dual_write.distributor(self.index) for _ in range(2)]
 
     # The application
 
@@ -143,19 +150,15 @@ class Migration(RuleBasedStateMachine):
             self.documents.put(key, body)
 
     def _delete(self, key: int, reborn_as: str | None, *, strict: bool) -> None:
-        """Under READ COMMITTED the vectors go along; under REPEATABLE READ the queue alone carries the delete."""
         with self.app.transaction():
             if strict:
                 self.app.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             self.app.execute("DELETE FROM articles WHERE id = %s", (key,))
             if reborn_as is not None:
                 self.app.execute(UPSERT, (key, title_of(reborn_as), reborn_as))
-        self.documents.remove(key, strict=strict)
+        self.documents.remove(key)
         if reborn_as is not None:
             self.documents.put(key, reborn_as)
-        if not strict:
-            for version in self._live():
-                assert str(key) not in look(self.app, version).stored, f"{key} is deleted, and {version.name} still finds it"
 
     def _truncate(self) -> None:
         self.app.execute("TRUNCATE articles")
@@ -179,7 +182,12 @@ class Migration(RuleBasedStateMachine):
             self.slow.rollback()
         self.slow_key = None
 
-    # Dual-write workers
+    # Distributors and dual-write workers
+
+    @rule(number=st.integers(0, 1))
+    def distribute(self, number: int) -> None:
+        """One of them hands over what it sees; both remember from where on there may be more."""
+        event("distributed" if self.distributors[number].distribute(self.app) else "nothing to distribute")
 
     @precondition(lambda self: any(not worker.steps for worker in self.workers))
     @rule(data=st.data(), limit=st.integers(1, 4))
@@ -188,8 +196,7 @@ class Migration(RuleBasedStateMachine):
         number = next(number for number, worker in enumerate(self.workers) if not worker.steps)
         version = data.draw(st.sampled_from(self._waiting() or ["v1"]), label="version")
         conn = self.workers[number].conn
-        with conn.transaction():
-            claim = queue.claim(conn, "docs", version, limit=limit, lease_seconds=60)
+        claim = queue.claim(conn, "docs", version, limit=limit)
         if claim.seqs:
             event("claimed")
             fresh = Worker(conn, version, claim)
@@ -221,22 +228,18 @@ class Migration(RuleBasedStateMachine):
     @precondition(lambda self: any(worker.steps for worker in self.workers))
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
-        """A worker is gone; what it had leased stays leased."""
+        """A worker is gone; what it has claimed stays claimed."""
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.steps]), label="worker")
         worker.steps.clear()
 
     @precondition(lambda self: any(worker.claim for worker in self.workers))
     @rule()
-    def leases_run_out(self) -> None:
+    def claims_are_taken_over(self) -> None:
         """Also those of workers that live: they wake as zombies."""
-        self.app.execute(
-            "UPDATE embed_pipeline.change_queue SET leased_until = clock_timestamp() - interval '1 second' WHERE leased_until IS NOT NULL"
-        )
+        take_claims_over(self.app)
 
     def _waiting(self) -> list[str]:
-        rows = self.app.execute(
-            "SELECT DISTINCT version FROM embed_pipeline.change_queue WHERE leased_until IS NULL OR leased_until < now() ORDER BY 1"
-        )
+        rows = self.app.execute("SELECT DISTINCT version FROM embed_pipeline.pending WHERE claim IS NULL ORDER BY 1")
         return [version for (version,) in rows]
 
     def _store(self, worker: Worker | Filling):  # type: ignore[no-untyped-def]
@@ -261,7 +264,6 @@ class Migration(RuleBasedStateMachine):
         assert worker.batch is not None
         written = set(self._store(worker).replace(worker.conn, worker.claim, worker.batch))
         event("written" if written else "nothing written")
-        self._require_present_texts(worker.version, written)
         worker.done |= written
 
     def _reject(self, worker: Worker) -> None:
@@ -273,36 +275,64 @@ class Migration(RuleBasedStateMachine):
         left = [doc_id for doc_id in worker.claim.seqs if doc_id not in worker.done]
         with worker.conn.transaction():
             queue.release(worker.conn, worker.claim, left)
+            queue.end_claim(worker.conn, worker.claim)
 
     # Backfill
 
     @rule(number=BACKFILLS, data=st.data(), limit=st.integers(1, 4))
     def read_and_embed(self, number: int, data: st.DataObject, limit: int) -> None:
-        """A backfill reads what is missing and embeds it."""
-        filling = self.fillings[number]
+        """A backfill opens a partition, reads what is missing and embeds it; whoever had it open before comes too late from here on."""
+        conn = self.fillings[number].conn
         version = data.draw(st.sampled_from(self._live()), label="version")
-        part = data.draw(st.sampled_from(versions.list_partitions(self.app, "docs", version.name)), label="partition")
+        part = data.draw(st.sampled_from(partitions.listed(self.app, "docs", version.name)), label="partition")
         if part.range.is_empty:
             return
-        missing = self.index.store(version).missing(filling.conn, part.range, None, limit)
+        fence = partitions.open_to_fill(conn, "docs", version.name, part.range.partition)
+        if fence is None:
+            return
+        horizon = shape.horizon(conn, self.index.source, "docs")
+        missing = self.index.store(version).missing(conn, part.range, begun=True)[:limit]
         batch, letters, _ = embed_batch(self.index.embedder_of(version), missing)
-        self.fillings[number] = Filling(filling.conn, version.name, batch, letters)
+        self.fillings[number] = Filling(conn, version.name, part, Filled(fence, horizon), batch, letters)
 
     @precondition(lambda self: any(filling.batch is not None for filling in self.fillings))
     @rule(number=BACKFILLS)
     def insert_new(self, number: int) -> None:
         """It writes what it has embedded, however long ago."""
         filling = self.fillings[number]
-        if filling.batch is not None:
-            store = self._store(filling)
+        if filling.batch is None or filling.filled is None:
+            return
+        store = self._store(filling)
+        try:
             with self._unless_retired(filling.version):
-                self._require_present_texts(filling.version, set(store.insert_new(filling.conn, filling.batch)))
-                store.reject(filling.conn, None, filling.letters)
-            self.fillings[number] = Filling(filling.conn)
+                store.insert_new(filling.conn, filling.batch, filling.filled.fence)
+                store.reject(filling.conn, filling.filled.fence, filling.letters)
+                event("inserted")
+        except FencedOff:
+            event("fenced off")
+        filling.batch, filling.letters = None, {}
 
-    def _require_present_texts(self, version: str, written: set[str]) -> None:
-        """A write happens only while the text it was made from is still the document's text."""
-        assert look(self.app, self.index.version(self.app, version)).stale_of(written, self.documents) == set()
+    @precondition(lambda self: any(filling.filled is not None for filling in self.fillings))
+    @rule(number=BACKFILLS)
+    def close_and_compare(self, number: int) -> None:
+        """Also before it has inserted what it has in its hands."""
+        filling = self.fillings[number]
+        if filling.filled is None or filling.partition is None:
+            return
+        with self._unless_retired(filling.version):
+            filling.closed = partitions.close(filling.conn, "docs", filling.version, filling.partition.range.partition)
+            filling.found = self._store(filling).compare_partition(filling.conn, filling.partition.range, filling.filled)
+
+    @precondition(lambda self: any(filling.found is not None for filling in self.fillings))
+    @rule(number=BACKFILLS)
+    def queue_and_mark(self, number: int) -> None:
+        filling = self.fillings[number]
+        if filling.found is None or filling.closed is None:
+            return
+        queue.enqueue(filling.conn, "docs", filling.version, sorted(filling.found.different), removed=filling.found.orphans)
+        marked = partitions.complete(filling.conn, filling.closed, filling.found.documents)
+        event("filled" if marked else "opened meanwhile")
+        self.fillings[number] = Filling(filling.conn)
 
     @contextmanager
     def _unless_retired(self, version: str) -> Iterator[None]:
@@ -354,6 +384,7 @@ class Migration(RuleBasedStateMachine):
 
     def _roll_back(self, data: st.DataObject) -> None:
         before = serving.read(self.app, "docs")
+        # Refused where there is nothing to go back to.
         self._move(lambda: cutover.rollback(self.index), before, before.previous)
 
     def _retire(self, data: st.DataObject) -> None:
@@ -375,7 +406,7 @@ class Migration(RuleBasedStateMachine):
         now = serving.read(self.app, "docs")
         assert (now.version, now.previous, now.generation) == (name, before.version, before.generation + 1)
         served = look(self.app, next(version for version in self._live() if version.name == name))
-        assert (served.queued, served.differences(self.documents)) == (frozenset(), {})
+        assert served.differences(self.documents) == {}
 
     # What must hold
 
@@ -387,7 +418,20 @@ class Migration(RuleBasedStateMachine):
         live = self._live()
         problems = [problem for version in live for problem in look(self.app, version).problems(self.documents)]
         assert problems == []
+        for version in live:
+            self._search(version)
         assert [version.name for version in live if version.state == "active"] == [serving.read(self.app, "docs").version]
+
+    def _search(self, version: versions.Version) -> None:
+        """What is stored and there is found, and nothing that is gone, whatever the workers have done about it."""
+        if version.state == "building":
+            return
+        query = self.index.embedder_of(version).embed_query("a")
+        with self.index.connection() as conn:
+            found = {hit.doc_id for hit in self.index.store(version).search(conn, query, 10, exact=True)}
+        assert found == look(self.app, version).stored.keys() & self.documents.texts().keys(), (
+            f"{version.name} answers with others"
+        )
 
     def teardown(self) -> None:
         try:
@@ -399,9 +443,9 @@ class Migration(RuleBasedStateMachine):
             self.databases.drop(self.url)
 
     def _come_to_rest(self) -> None:
-        """Writes stop, the dead are gone, their leases have run out: everything must become exact."""
+        """Writes stop, the dead are gone and what they have claimed is free: everything must become exact."""
         self.slow.rollback()
-        self.app.execute("UPDATE embed_pipeline.change_queue SET leased_until = NULL")
+        take_claims_over(self.app)
         for version in self._live():
             if version.state == "building":
                 fill(self.index, version.name)
@@ -424,8 +468,9 @@ def machine(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[type[Migration]]:
-    # A cutover waits for other workers' leases; here they stand still, so there is nothing to wait for.
-    monkeypatch.setattr(cutover, "DRAIN_SECONDS", 0.1)
+    # A cutover waits for other workers; here they stand still, so there is nothing to wait for.
+    monkeypatch.setattr(dual_write.drain, "__defaults__", (0.1,))
+    monkeypatch.setattr(inbox, "FLOOR_SECONDS", 0.0)
     made = Databases(postgres_server, postgres_admin, database_url.rpartition("/")[2])
     yield type("Migration", (Migration,), {"databases": made})
     made.close()

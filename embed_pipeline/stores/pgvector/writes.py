@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 import psycopg
@@ -23,6 +24,8 @@ queries = Queries(__file__, "pgvector.sql")
 LOCK_WAIT_MS = 2_000
 # The same of a backfill that has copied vectors already: it does the batch in another way then.
 COPIED_WAIT_MS = 200
+# How often a backfill comes back to a batch, which is paid for: the server ends the transaction of who is frozen long before.
+INSERT_TRIES = 30
 
 
 class Writes:
@@ -47,9 +50,16 @@ class Writes:
 
     def insert_by_rows(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
         """What can be inserted of the batch: slower, and whoever was first is waited for and keeps the document."""
+        for _ in range(INSERT_TRIES - 1):
+            with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                return self._insert_by_rows(conn, batch, fence)
+        return self._insert_by_rows(conn, batch, fence)
+
+    def _insert_by_rows(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
         with conn.transaction():
             self._begin(conn, LOCK_WAIT_MS)
             partitions.hold(conn, fence)
+            signal("insert_new.by_rows")
             won = {doc_id for (doc_id,) in self._insert(conn, batch, fence, "first", queries("first_wins"))}
             signal("insert_new.inserted")
             if self._version.is_chunked:
