@@ -11,6 +11,7 @@ import psycopg
 from embed_pipeline.documents.ranges import KeyRange, within
 from embed_pipeline.documents.slice_size import SliceSize as SliceSize
 from embed_pipeline.documents.source import Source
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 
 queries = Queries(__file__, "slices.sql")
@@ -46,6 +47,6 @@ class KeySlices:
         )
         # The key behind the last one of the slice begins the next one.
         values = {"lower": lower, "upper": self._bounds.upper, "size": self.size.rows + 1}
-        with self._conn.transaction():
+        with unhurried(self._conn):
             row = self._conn.execute(query, values).fetchone()
         return None if row is None else list(row[0])

@@ -173,7 +173,7 @@ class PgvectorStore:
     def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
         after = ""
         while True:
-            with self._unless_retired():
+            with self._unless_retired(), unhurried(conn):
                 rows = conn.execute(
                     queries("stored_ids", table=self.version.table), {"after": after, "limit": PORTION}
                 ).fetchall()
@@ -201,7 +201,7 @@ class PgvectorStore:
         untouched = sql.SQL("false") if filled is None else queries("untouched_since_fill")
         comparison = self._comparison(conn, untouched, values | {"partition": number})
         comparison.documents(partition)
-        with self._unless_retired():
+        with self._unless_retired(), unhurried(conn):
             query = queries("stored_ids_of_partition", table=self.version.table)
             ids = [doc_id for (doc_id,) in conn.execute(query, {"partition": number})]
         comparison.orphans(ids[start : start + PORTION] for start in range(0, len(ids), PORTION))
