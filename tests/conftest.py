@@ -31,8 +31,8 @@ SHARED_HOME = "EMBED_PIPELINE_TESTS_HOME"
 # Where Linux keeps files in memory, and what a run of the tests may put there. A database for each test is copied three times as fast,
 # and what others write to a disk delays no fsync: one of SQLite took a minute beside the copies.
 MEMORY, ROOM_BYTES = "/dev/shm", 6 * 2**30
-# Nothing here has to survive a crash of the machine.
-SETTINGS = {"fsync": "off", "full_page_writes": "off"}
+# Nothing here has to survive a crash of the machine. Applications may prepare transactions.
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_prepared_transactions": "20"}
 
 
 def pytest_configure(config: pytest.Config) -> None:

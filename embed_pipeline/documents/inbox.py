@@ -19,7 +19,7 @@ from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.postgres.connection import end_when_frozen
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -157,16 +157,14 @@ class Distributor:
         conn.execute(queries("forget"), {"ids": [row]})
 
     def _announce_gone(self, conn: psycopg.Connection, version: str, doc_ids: list[str]) -> None:
-        parts = self._source.parts()
-        query = queries("announce_gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
         start = 0
         while start < len(doc_ids):
             rows = self._slice.rows
-            values = {"index": self._index, "version": version, "doc_ids": doc_ids[start : start + rows]}
-            with self._slice.timed(), conn.transaction():
-                _begin(conn)
-                conn.execute(slices("by_key"))
-                conn.execute(query, values)
+            gone = _gone(conn, self._source, doc_ids[start : start + rows], self._slice)
+            if gone:
+                with conn.transaction():
+                    _begin(conn)
+                    queue.enqueue(conn, self._index, version, gone, removed=gone)
             start += rows
 
 
@@ -224,19 +222,29 @@ def announce_again(conn: psycopg.Connection, source: Source, index: str, version
 
     After a change that capture has missed: a worker may have read a text from before it, and would acknowledge what it did not see.
     """
-    parts = source.parts()
-    query = queries("announce_again", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
     names = {"index": index, "version": version}
     ids = [doc_id for (doc_id,) in conn.execute(queries("pending_ids"), names)]
     size = SliceSize()
     while ids:
         portion, ids = ids[: size.rows], ids[size.rows :]
-        with size.timed(), conn.transaction():
-            queue.commit_now(conn)
-            conn.execute(slices("by_key"))
-            conn.execute(query, names | {"doc_ids": portion})
+        gone = _gone(conn, source, portion, size)
+        with conn.transaction():
+            _begin(conn)
+            conn.execute(queries("announce_again"), names | {"doc_ids": portion, "gone": gone})
+
+
+def _gone(conn: psycopg.Connection, source: Source, doc_ids: list[str], size: SliceSize) -> list[str]:
+    """Those of these ids that are no document. In a transaction of its own: whoever announces them may wait for a worker, and must not do
+    so with a lock on the documents in its hands. What is deleted after this look has an inbox row of its own, and of what comes back a
+    worker finds out."""
+    parts = source.parts()
+    query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
+    with size.timed(), unhurried(conn):
+        conn.execute(slices("by_key"))
+        return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": doc_ids})]
 
 
 def _begin(conn: psycopg.Connection) -> None:
+    # Workers wait for the rows, and a retire for the versions.
     queue.commit_now(conn)
     conn.execute(slices("lock_timeout"), {"milliseconds": str(LOCK_WAIT_MS)})

@@ -27,20 +27,10 @@ WITH offered AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM chosen), (SELECT count(*) FROM changed), (SELECT max(id) FROM chosen)
 
--- name: announce_gone
+-- name: gone
 -- Of these ids those that are no document (any more): the worker has to remove whatever is there of them.
-WITH gone AS MATERIALIZED (
-    SELECT w.doc_id FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
-    WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
-), live AS MATERIALIZED (
-    SELECT v.version FROM embed_pipeline.index_versions v
-    WHERE v.index_name = %(index)s AND v.version = %(version)s AND v.state <> 'retired' FOR KEY SHARE
-)
-INSERT INTO embed_pipeline.pending AS p (index_name, version, doc_id, seq, since_seq, since, removed)
-SELECT %(index)s, n.version, n.doc_id, n.seq, n.seq, clock_timestamp(), true
-FROM (SELECT l.version, g.doc_id COLLATE "C" AS doc_id, nextval('embed_pipeline.change_seq') AS seq FROM gone g CROSS JOIN live l) AS n
-ORDER BY n.doc_id
-ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq, removed = true
+SELECT w.doc_id FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
+WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
 
 -- name: pending_ids
 SELECT doc_id FROM embed_pipeline.pending WHERE index_name = %(index)s AND version = %(version)s ORDER BY doc_id
@@ -48,7 +38,7 @@ SELECT doc_id FROM embed_pipeline.pending WHERE index_name = %(index)s AND versi
 -- name: announce_again
 -- Whoever has read one of these before now cannot acknowledge it any more.
 UPDATE embed_pipeline.pending AS p
-SET seq = nextval('embed_pipeline.change_seq'), removed = p.removed OR NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
+SET seq = nextval('embed_pipeline.change_seq'), removed = p.removed OR w.doc_id = ANY (%(gone)s::text[])
 FROM (SELECT q.doc_id FROM embed_pipeline.pending q
       WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = ANY (%(doc_ids)s::text[]) ORDER BY q.doc_id FOR UPDATE) AS w
 WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id

@@ -207,7 +207,7 @@ def _hand_over(conn: psycopg.Connection, leaf: Source, index: str) -> None:
         _write(conn, query, {"index": index, "lower": part.lower, "upper": part.upper})
 
 
-def _write(conn: psycopg.Connection, query: sql.Composable, values: dict[str, object]) -> None:
+def _write(conn: psycopg.Connection, query: sql.Composed, values: dict[str, object]) -> None:
     """Into the inbox, like a writer of the application: with a transaction id before a number is drawn (`inbox.py`)."""
     with conn.transaction():
         conn.execute(queries("take_id"))

@@ -140,6 +140,9 @@ def _fill(
         may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
         with InFlight(calls, lambda: limits.size, writing.write, may_wait=may_wait) as in_flight:
             for documents in _batches(reading, index, store, embedder, partition, limits):
+                # First: what is learned while it waits counts for this batch too.
+                in_flight.wait_for_room()
+                signal("backfill.asking")
                 reading.repeat(lambda conn: throttle.wait_until_allowed(conn, reading.waiting))
                 reading.repeat(lambda conn: model_check.require_same_model(conn, index, version))
                 # Requests that wait for their account do so in the pool; the next word to the listener says why.

@@ -64,8 +64,8 @@ class InFlight:
         self._writer.start()
         return self
 
-    def submit(self, work: Callable[[], Answered]) -> None:
-        """Ask when there is room: one more than are in flight may stand ready, so that no caller has to wait for a read.
+    def wait_for_room(self) -> None:
+        """Until something may be asked: one more than are in flight may stand ready, so that no caller has to wait for a read.
 
         Raises the error of an earlier request or write.
         """
@@ -73,6 +73,11 @@ class InFlight:
             self._changed.wait_for(lambda: self._problem is not None or self._has_room())
             if self._problem is not None:
                 raise self._problem
+
+    def submit(self, work: Callable[[], Answered]) -> None:
+        """Ask when there is room. Raises the error of an earlier request or write."""
+        self.wait_for_room()
+        with self._changed:
             self._asked += 1
         self._pool.submit(self._ask, work)
 

@@ -92,9 +92,11 @@ def end_when_frozen(conn: psycopg.Connection[Any], *, at_least_seconds: float = 
 def unhurried(conn: psycopg.Connection[Any]) -> Iterator[None]:
     """A transaction for a statement that reads a whole table: no statement_timeout that a role or database has set ends it.
 
-    Such a timeout is meant for the application's queries; ours would die of it at the same place at every try.
+    Such a timeout is meant for the application's queries; ours would die of it at the same place at every try. Frozen, its process holds
+    the table no longer than any other may.
     """
     with conn.transaction():
+        end_when_frozen(conn)
         conn.execute(_QUERIES("no_timeout"), {"names": ["statement_timeout", "transaction_timeout"], "local": True})
         yield
 

@@ -97,7 +97,8 @@ class Comparison:
 
     def _orphans(self, doc_ids: Sequence[str]) -> None:
         parts = self._source.parts()
-        query = queries("orphans", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
+        stored = self._stored.relation
+        query = queries("orphans", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"], stored=stored)
         start = 0
         while start < len(doc_ids):
             rows = self._size.rows

@@ -1,6 +1,10 @@
 -- name: slice
--- Every document of a slice against what is stored of it, in one snapshot with inbox and queue: a change that is committed is in one of
--- the two. The text is hashed only where it may differ.
+-- Every document of a slice against what is stored of it, in one snapshot with what is announced: pending, or still in the inbox. The text
+-- is hashed only where it may differ, and the inbox is read only where something does.
+WITH announced AS MATERIALIZED (
+    SELECT u.doc_id COLLATE "C" AS doc_id FROM embed_pipeline.inbox i CROSS JOIN unnest(i.doc_ids) AS u(doc_id)
+    WHERE i.index_name = %(index)s
+)
 SELECT count(*), count(*) FILTER (WHERE c.verdict = 'current'), count(*) FILTER (WHERE c.verdict = 'dead'),
        count(*) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND c.pending),
        coalesce(array_agg(c.doc_id ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[]),
@@ -10,8 +14,7 @@ FROM (
            j.verdict NOT IN ('current', 'dead') AND (EXISTS (
                SELECT FROM embed_pipeline.pending p
                WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = j.doc_id)
-               OR j.doc_id COLLATE "C" IN (
-               SELECT unnest(i.doc_ids) FROM embed_pipeline.inbox i WHERE i.index_name = %(index)s)) AS pending
+               OR j.doc_id IN (SELECT a.doc_id FROM announced a)) AS pending
     FROM (
         SELECT {doc_id} AS doc_id,
                CASE
@@ -30,13 +33,21 @@ FROM (
 ) AS c
 
 -- name: orphans
--- Of these ids, in the order of the store, those that are no document and that nothing pending is about.
+-- Of these ids those that are no document and are still stored, or have a dead letter, and whether that is announced: since they were listed
+-- a worker may have done it. A TRUNCATE that waits announces none of them: it may have been expanded past this one before a backfill
+-- inserted it.
+WITH announced AS MATERIALIZED (
+    SELECT u.doc_id COLLATE "C" AS doc_id FROM embed_pipeline.inbox i CROSS JOIN unnest(i.doc_ids) AS u(doc_id)
+    WHERE i.index_name = %(index)s
+)
 SELECT w.doc_id,
        EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
-       OR w.doc_id COLLATE "C" IN (SELECT unnest(i.doc_ids) FROM embed_pipeline.inbox i WHERE i.index_name = %(index)s)
-       OR EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = %(index)s AND i.doc_ids IS NULL)
+       OR w.doc_id COLLATE "C" IN (SELECT a.doc_id FROM announced a)
 FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
 WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
+  AND (EXISTS (SELECT FROM {stored} AS v WHERE v.doc_id = w.doc_id)
+       OR EXISTS (SELECT FROM embed_pipeline.dead_letters l
+                  WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = w.doc_id))
 
 -- name: letters
 SELECT doc_id FROM embed_pipeline.dead_letters

@@ -1,21 +1,32 @@
 """The part of the oracle that looks while the load runs: a process that takes one snapshot after another.
 
-When the application is still and the queue has drained, much has healed. A single REPEATABLE READ snapshot of a running system shows more,
-since some things hold at every moment:
+When the application is still and everything is worked off, much has healed. A single REPEATABLE READ snapshot of a running system shows
+more, since some things hold at every moment. Announced: pending for the version, or named by a row of the inbox.
 
-    whoever differs from its document has a row in the change queue    the change and its queue row are one transaction, and so are the
-                                                                       write and its acknowledgement
+    whoever differs from its document, or lacks its vectors in a       a change and its inbox row are one transaction, and so are an inbox
+    filled partition, is announced; one that is gone may be announced  row and what becomes of it, and a write and its acknowledgement
+    by a TRUNCATE that waits
+    what is stored of a document that is gone is announced as removed  a search hides nothing else
     a document has all of its vectors or none                          they are one transaction
     a vector labelled (version, hash) is that model's of such a text   always
-    a write that began after a change was seen does not go back to     it compares the hash after it has begun
-    what was before
+    nothing goes back (`_went_back`)                                   a claim is taken before its text is read
+    nothing is inserted under an epoch that is over                    an insert shares a lock on its partition's row
+    a claim belongs to somebody who counts                             they are one transaction
     states, audit and pointer agree                                    they are one transaction
+
+What a backfill has inserted into a partition that is not filled yet is the comparison's, which comes before the partition counts as
+filled: until then it may be stale or of a document that is gone, and nobody has to have heard of it. So may a dead letter there. Of a
+partition of the documents table that was attached or detached nobody is told until somebody has looked at the table: until then its rows
+count as announced.
+
+How long sessions of ours hold what lock on the documents is `locks.py`, in a thread beside this.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,23 +36,15 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
-from tests.faults.campaign import models, oracle
+from tests.faults.campaign import locks, models, oracle
 from tests.faults.campaign.declared import calls_file
+from tests.faults.campaign.impatient import in_turn
 from tests.faults.campaign.oracle import Registered
 
-# A transaction of ours that holds what the application may want is ended by the server when its process freezes; this much later it is seen.
-GRACE_SECONDS = 0.6
 PAUSE_SECONDS = 0.05
 # A look may meet what no snapshot shows: a table that was dropped, a server that was restarted.
 BLIND = (psycopg.errors.UndefinedTable, psycopg.OperationalError, psycopg.errors.InternalError_)
 
-HELD = """
-SELECT DISTINCT a.application_name
-FROM pg_stat_activity a JOIN pg_locks l USING (pid)
-WHERE a.datname = current_database() AND a.application_name LIKE 'campaign-%%' AND a.state = 'idle in transaction'
-  AND l.locktype = 'relation' AND l.mode <> 'AccessShareLock' AND l.relation IN (SELECT c.oid FROM pg_class c WHERE relname = 'articles')
-  AND clock_timestamp() - a.state_change > %s * interval '1 second'
-"""
 # Partitions that are there, those that are filled, whether a valid ANN index stands.
 COMPLETE = """
 SELECT v.partitions = count(p.partition_key), bool_and(p.completed_at IS NOT NULL),
@@ -50,15 +53,67 @@ SELECT v.partitions = count(p.partition_key), bool_and(p.completed_at IS NOT NUL
 FROM embed_pipeline.index_versions v LEFT JOIN embed_pipeline.partitions p USING (index_name, version)
 WHERE v.index_name = 'docs' AND v.version = %s GROUP BY v.version, v.partitions
 """
+PARTITIONS = """
+SELECT partition_key::integer, lower_key, upper_key, epoch, completed_at IS NOT NULL, is_empty
+FROM embed_pipeline.partitions WHERE index_name = 'docs' AND version = %s
+"""
+# Everything that is on its way to every version.
+INBOX = """
+SELECT u.doc_id, i.removed FROM embed_pipeline.inbox i CROSS JOIN unnest(i.doc_ids) AS u(doc_id) WHERE i.index_name = 'docs'
+"""
+EVERYTHING_GONE = """
+SELECT EXISTS (SELECT FROM embed_pipeline.inbox WHERE index_name = 'docs' AND doc_ids IS NULL),
+       EXISTS (SELECT FROM embed_pipeline.doubts WHERE index_name = 'docs')
+"""
+# Partitions that came or went since somebody looked at the table: nobody hears of that but who looks.
+ROTATED = """
+SELECT ARRAY(SELECT i.inhrelid::bigint FROM pg_inherits i WHERE i.inhparent = 'articles'::regclass AND NOT s.leaves ? i.inhrelid::text),
+       EXISTS (SELECT FROM jsonb_object_keys(s.leaves) AS known(oid)
+               WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = 'articles'::regclass AND i.inhrelid = known.oid::oid))
+FROM embed_pipeline.shapes s WHERE s.index_name = 'docs'
+"""
+PENDING = "SELECT doc_id, removed, claim::text FROM embed_pipeline.pending WHERE index_name = 'docs' AND version = %s"
+CLAIMS = "SELECT claim::text FROM embed_pipeline.claims WHERE index_name = 'docs' AND version = %s"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A document's row in a version: the hash it is labelled with, how many vectors it should have, when its transaction began."""
+    """A document's row in a version: the hash it is labelled with, how many vectors it should have, when its transaction began, and the
+    backfill that inserted it (None: a dual-write wrote it)."""
 
     digest: bytes
     chunks: int
     began: float
+    partition: int | None
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A partition: keys from `lower` on, and before `upper`; None: without a bound."""
+
+    lower: list[int | str] | None
+    upper: list[int | str] | None
+    epoch: int
+    filled: bool
+    empty: bool
+
+    def has(self, doc_id: str) -> bool:
+        key = oracle.order(doc_id)
+        return not self.empty and (self.lower is None or self.lower <= key) and (self.upper is None or key < self.upper)
+
+
+@dataclass
+class Told:
+    """What is announced: documents, those of them that are announced as removed, and whether a TRUNCATE waits or a doubt is open."""
+
+    ids: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    truncated: bool = False
+    doubted: bool = False
+
+    def hides(self, doc_id: str) -> bool:
+        return doc_id in self.removed or self.truncated or self.doubted
 
 
 @dataclass
@@ -70,6 +125,16 @@ class Seen:
     digests: dict[str, bytes]
     written: dict[str, str]
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
+    told: dict[str, Told] = field(default_factory=dict)
+    parts: dict[str, dict[int, Part]] = field(default_factory=dict)
+
+    def is_filled(self, version: str, doc_id: str) -> bool:
+        return any(part.filled and part.has(doc_id) for part in self.parts[version].values())
+
+    def is_compared_later(self, version: str, row: Row) -> bool:
+        """Whether a backfill inserted it, into a partition that is not filled yet."""
+        part = None if row.partition is None else self.parts[version].get(row.partition)
+        return part is not None and not part.filled
 
 
 @dataclass
@@ -77,16 +142,17 @@ class Auditor:
     """Looks again and again; remembers what it knows about texts and vectors, and the snapshot before."""
 
     place: Path
-    frozen_seconds: float
     before: Seen | None = None
     known: dict[bytes, str] = field(default_factory=dict)
     shown: set[tuple[str, bytes]] = field(default_factory=set)
     right: set[tuple[str, bytes, int, str]] = field(default_factory=set)
     read: dict[str, int] = field(default_factory=dict)
+    since: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Since when each document is known to be in this version of its row."""
 
     def look(self, conn: psycopg.Connection) -> list[str]:
         """What is wrong in one snapshot, or was done wrong since the one before."""
-        with conn.transaction():
+        with in_turn(conn), conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             # Before the snapshot is taken: to one that is older, a table that is truncated looks empty.
             conn.execute("LOCK TABLE articles IN ACCESS SHARE MODE")
@@ -99,10 +165,6 @@ class Auditor:
         for version in oracle.versions(conn):
             if version.state != "retired":
                 found += [f"{version.name}: {each}" for each in self._wrong_version(conn, now, version)]
-        found += [
-            f"{name} is idle in transaction for longer than a frozen process may hold a lock on the documents"
-            for (name,) in conn.execute(HELD, (self.frozen_seconds + GRACE_SECONDS,))
-        ]
         self.shown.update(now.digests.items())
         self.before = now
         return found
@@ -117,50 +179,50 @@ class Auditor:
             written[key] = xmin
         digests = {key: _hash(text) for key, text in texts.items()}
         self.known.update((digests[key], text) for key, text in texts.items())
+        unchanged = {key: since for key, since in self.since.items() if written.get(key) == since[0]}
+        self.since = {key: (xmin, row[0]) for key, xmin in written.items()} | unchanged
         return Seen(row[0], texts, digests, written)
 
     def _wrong_version(self, conn: psycopg.Connection, now: Seen, version: Registered) -> Iterator[str]:
-        rows = {
-            doc_id: Row(bytes(digest), chunks, began)
-            for doc_id, digest, chunks, began in conn.execute(
-                "SELECT doc_id, source_hash, chunks, extract(epoch FROM embedded_at)::double precision "  # type: ignore[arg-type]
-                f"FROM embed_pipeline.docs__{version.name}__documents"
-            )
-        }
-        now.rows[version.name] = rows
+        name = version.name
+        now.parts[name] = _parts(conn, name)
+        told = now.told[name] = Told()
+        yield from _hear(conn, name, told)
+        rows = now.rows[name] = {}
         yield from self._wrong_vectors(conn, version, rows)
         yield from _wrong_state(conn, version)
-        queued = {
-            doc_id
-            for (doc_id,) in conn.execute(
-                "SELECT doc_id FROM embed_pipeline.change_queue WHERE index_name = 'docs' AND version = %s", (version.name,)
-            )
-        }
         letters = {
             doc_id: bytes(digest)
             for doc_id, digest in conn.execute(
-                "SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = %s", (version.name,)
+                "SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = %s", (name,)
             )
         }
-        filled = _filled(conn, version.name)
-        for doc_id in (now.texts.keys() | rows.keys() | letters.keys()) - queued:
-            is_filled = any(each.has(doc_id) for each in filled)
-            yield from _unexplained(doc_id, now, rows.get(doc_id), letters.get(doc_id), is_filled)
-        yield from self._went_back(now, version.name)
+        for doc_id in now.texts.keys() | rows.keys() | letters.keys():
+            row, letter = rows.get(doc_id), letters.get(doc_id)
+            if doc_id not in told.ids and not (doc_id not in now.texts and told.truncated):
+                yield from _unexplained(now, name, doc_id, row, letter)
+            if row is not None and doc_id not in now.texts and not told.hides(doc_id) and not now.is_compared_later(name, row):
+                yield f"{doc_id} is gone, and nothing that is announced hides it"
+        yield from self._went_back(now, name)
 
     def _wrong_vectors(self, conn: psycopg.Connection, version: Registered, rows: dict[str, Row]) -> Iterator[str]:
+        """Every vector of the version; notes the rows of its documents."""
         chunks: dict[str, list[int]] = {}
-        for doc_id, chunk, vector in conn.execute(
-            f"SELECT doc_id, chunk, embedding::text FROM embed_pipeline.docs__{version.name}__vectors"  # type: ignore[arg-type]
+        texts: dict[str, set[tuple[bytes, int]]] = {}
+        for doc_id, chunk, digest, count, began, partition, epoch, vector in conn.execute(
+            "SELECT doc_id, chunk, source_hash, chunks, extract(epoch FROM embedded_at)::double precision, partition, epoch, embedding::text "
+            f"FROM embed_pipeline.docs__{version.name}"  # type: ignore[arg-type]
         ):
             chunks.setdefault(doc_id, []).append(chunk)
-            if doc_id in rows:
-                yield from self._wrong_vector(version, doc_id, rows[doc_id].digest, chunk, vector)
-        for doc_id in rows.keys() | chunks.keys():
-            there = sorted(chunks.get(doc_id, []))
+            texts.setdefault(doc_id, set()).add((bytes(digest), count))
+            if chunk == 0:
+                rows[doc_id] = Row(bytes(digest), count, began, partition, epoch)
+            yield from self._wrong_vector(version, doc_id, bytes(digest), chunk, vector)
+        for doc_id, numbers in chunks.items():
             expected = list(range(rows[doc_id].chunks)) if doc_id in rows else []
-            if there != expected:
-                yield f"{doc_id} is half there: its vectors are {there}, its row counts {len(expected)}"
+            if sorted(numbers) != expected or len(texts[doc_id]) > 1:
+                of = f", of {len(texts[doc_id])} texts" if len(texts[doc_id]) > 1 else ""
+                yield f"{doc_id} is half there: its vectors are {sorted(numbers)}, its row counts {len(expected)}{of}"
 
     def _wrong_vector(self, version: Registered, doc_id: str, digest: bytes, chunk: int, vector: str) -> Iterator[str]:
         if (version.name, digest, chunk, vector) in self.right:
@@ -192,44 +254,91 @@ class Auditor:
             self.known[_hash(text)] = text
 
     def _went_back(self, now: Seen, version: str) -> Iterator[str]:
-        """Writes since the snapshot before that went back to a text which that snapshot showed to be over."""
+        """Writes since the snapshot before that are older than what was there.
+
+        A text that is overtaken while it is embedded is written all the same, and may be: what overtook it is announced. But only who has
+        claimed a document writes it, and reads its text after that. So the text that a document has, once a dual-write has written it, is
+        never replaced by an older one, announced or not. And where nothing was announced, nobody has read anything yet: whatever is
+        written since then is what the document was in the snapshot before, or became later. What a backfill has written may go back while
+        its document is announced: a worker that has claimed it may hold an older text.
+        """
         before = self.before
         if before is None or version not in before.rows:
             return
+        told, epochs = before.told[version], {number: part.epoch for number, part in before.parts[version].items()}
         for doc_id, row in now.rows[version].items():
             was = before.rows[version].get(doc_id)
-            if was is not None and was.began == row.began and was.digest != row.digest:
-                yield f"{doc_id} got another label without being written anew"
-            same = doc_id in before.written and before.written[doc_id] == now.written.get(doc_id)
-            if same and row.digest != now.digests[doc_id] and row.began > before.at:
-                yield f"{doc_id} was written with a text that was over when the write began"
-            gone = doc_id not in before.texts and doc_id not in now.texts
-            if gone and row.began > before.at and (doc_id, row.digest) in self.shown:
-                yield f"{doc_id} was gone when a write of it began"
+            if was is not None and was.began == row.began:
+                if was.digest != row.digest:
+                    yield f"{doc_id} got another label without being written anew"
+                continue
+            if row.partition is not None:
+                if row.epoch is not None and row.epoch < epochs.get(row.partition, 0):
+                    yield f"{doc_id} was inserted under an epoch of its partition that was over"
+                continue
+            settled = doc_id not in told.ids
+            current = before.digests.get(doc_id)
+            if current is not None and current != row.digest and before.written[doc_id] == now.written.get(doc_id):
+                # Written since the document is as it is: the same text may have been there before.
+                right = was is not None and was.partition is None and was.digest == current and was.began > self.since[doc_id][1]
+                if settled or right:
+                    yield f"{doc_id} went back to a text that was over when its writer began"
+            gone = current is None and doc_id not in now.texts and not told.truncated
+            if gone and settled and (doc_id, row.digest) in self.shown:
+                yield f"{doc_id} was gone when a writer of it began"
 
 
-def _unexplained(doc_id: str, now: Seen, row: Row | None, letter: bytes | None, filled: bool) -> Iterator[str]:
-    """What is wrong with a document that nothing in the queue is about."""
+def _hear(conn: psycopg.Connection, version: str, told: Told) -> Iterator[str]:
+    """Note what is announced; a claim of nobody would never be ended."""
+    claims = {claim for (claim,) in conn.execute(CLAIMS, (version,))}
+    for doc_id, removed, claim in conn.execute(PENDING, (version,)):
+        told.ids.add(doc_id)
+        if removed:
+            told.removed.add(doc_id)
+        if claim is not None and claim not in claims:
+            yield f"{doc_id} is claimed, and nobody counts for the claim"
+    for doc_id, removed in conn.execute(INBOX):
+        told.ids.add(doc_id)
+        if removed:
+            told.removed.add(doc_id)
+    row = conn.execute(EVERYTHING_GONE).fetchone()
+    assert row is not None
+    told.truncated, told.doubted = row
+    arrived, left = conn.execute(ROTATED).fetchone() or ([], False)
+    if arrived:
+        told.ids.update(doc_id for doc_id, _, _ in oracle.documents(conn, arrived))
+    told.truncated = told.truncated or left
+
+
+def _unexplained(now: Seen, version: str, doc_id: str, row: Row | None, letter: bytes | None) -> Iterator[str]:
+    """What is wrong with a document that nothing announced is about."""
     digest = now.digests.get(doc_id)
-    if letter is not None and letter != digest:
-        yield f"{doc_id} has a dead letter that is stale, and nothing is queued"
-    if letter is not None and row is not None:
-        yield f"{doc_id} has a dead letter beside its vectors, and nothing is queued"
-    if row is not None and digest is None:
-        yield f"{doc_id} is an orphan, and nothing is queued"
-    elif row is not None and row.digest != digest:
-        yield f"{doc_id} is stale, and nothing is queued"
+    filled = now.is_filled(version, doc_id)
+    if row is None or not now.is_compared_later(version, row):
+        yield from _wrong_row(doc_id, digest, row)
+    if letter is not None and filled:
+        if letter != digest:
+            yield f"{doc_id} has a dead letter that is stale, and nothing is announced"
+        if row is not None:
+            yield f"{doc_id} has a dead letter beside its vectors, and nothing is announced"
     if digest is None:
         return
     if models.refused(now.texts[doc_id]):
-        if row is not None:
-            yield f"{doc_id} can have no vector and has one, and nothing is queued"
+        if row is not None and not now.is_compared_later(version, row):
+            yield f"{doc_id} can have no vector and has one, and nothing is announced"
         if letter is None and filled:
-            yield f"{doc_id} can have no vector and has no dead letter, and nothing is queued"
+            yield f"{doc_id} can have no vector and has no dead letter, and nothing is announced"
     elif letter == digest:
         yield f"{doc_id} has a dead letter without a reason"
     elif row is None and filled:
-        yield f"{doc_id} is missing from a partition that is filled, and nothing is queued"
+        yield f"{doc_id} is missing from a partition that is filled, and nothing is announced"
+
+
+def _wrong_row(doc_id: str, digest: bytes | None, row: Row | None) -> Iterator[str]:
+    if row is not None and digest is None:
+        yield f"{doc_id} is an orphan, and nothing is announced"
+    elif row is not None and row.digest != digest:
+        yield f"{doc_id} is stale, and nothing is announced"
 
 
 def _wrong_state(conn: psycopg.Connection, version: Registered) -> Iterator[str]:
@@ -244,25 +353,15 @@ def _wrong_state(conn: psycopg.Connection, version: Registered) -> Iterator[str]
         yield f"is {version.state}, and has no valid ANN index"
 
 
-@dataclass(frozen=True)
-class Filled:
-    """Keys from `lower` on, and before `upper`; None: without a bound."""
-
-    lower: list[int | str] | None
-    upper: list[int | str] | None
-
-    def has(self, doc_id: str) -> bool:
-        key = oracle.order(doc_id)
-        return (self.lower is None or self.lower <= key) and (self.upper is None or key < self.upper)
+def _parts(conn: psycopg.Connection, version: str) -> dict[int, Part]:
+    return {
+        number: Part(_order(lower), _order(upper), epoch, filled, empty)
+        for number, lower, upper, epoch, filled, empty in conn.execute(PARTITIONS, (version,))
+    }
 
 
-def _filled(conn: psycopg.Connection, version: str) -> list[Filled]:
-    rows = conn.execute(
-        "SELECT lower_key, upper_key FROM embed_pipeline.partitions WHERE version = %s AND completed_at IS NOT NULL AND NOT is_empty",
-        (version,),
-    )
-    bounds = ([None if bound is None else oracle.order_of(bound) for bound in row] for row in rows)
-    return [Filled(lower, upper) for lower, upper in bounds]
+def _order(bound: list[str] | None) -> list[int | str] | None:
+    return None if bound is None else oracle.order_of(bound)
 
 
 def _hash(text: str) -> bytes:
@@ -273,7 +372,10 @@ def audit(url: str, place: Path, frozen_seconds: float, stop: Path, log_file: Pa
     """The process: look until `stop` exists, and write down each kind of defect once, with how often it was seen, and the number of looks."""
     found: Counter[str] = Counter()
     looks = 0
-    auditor = Auditor(place, frozen_seconds)
+    auditor = Auditor(place)
+    held = locks.Held(url, place, frozen_seconds)
+    watching = threading.Thread(target=held.watch, args=(stop,), daemon=True)
+    watching.start()
     conn: psycopg.Connection | None = None
     while not stop.exists():
         try:
@@ -284,11 +386,14 @@ def audit(url: str, place: Path, frozen_seconds: float, stop: Path, log_file: Pa
             auditor.before = None
         else:
             looks += 1
+            problems += held.take()
             new = set(problems) - found.keys()
             found.update(problems)
             if new:
                 _write(log_file, looks, found)
         time.sleep(PAUSE_SECONDS)
+    watching.join(10)
+    found.update(held.take())
     _write(log_file, looks, found)
 
 

@@ -53,7 +53,7 @@ def campaign(
 ) -> Iterator[Callable[..., Campaign]]:
     """Makes campaigns, each on a database of its own with v1 serving: `campaign(seed, keys=..., writers=..., ...)`."""
     made: list[Campaign] = []
-    databases: list[sql.Identifier] = []
+    databases: list[str] = []
 
     def make(
         seed: int = SEED,
@@ -71,7 +71,7 @@ def campaign(
             postgres_admin.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template()))
             )
-            databases.append(sql.Identifier(name))
+            databases.append(name)
             url = postgres_server.url(name)
         # The application's statements take as long as they take, whatever the database says for others.
         application = with_parameter(url, "options", "-c statement_timeout=0")
@@ -86,4 +86,13 @@ def campaign(
     for each in made:
         each.abandon()
     for database in databases:
-        postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
+        _forget_prepared(postgres_server, database)
+        postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
+
+
+def _forget_prepared(server: embedded.Server, database: str) -> None:
+    """A writer that was killed leaves what it has prepared, and no database with such a transaction can be dropped."""
+    with psycopg.connect(server.url(database), autocommit=True) as conn:
+        left = conn.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall()
+        for (name,) in left:
+            conn.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(name)))

@@ -18,19 +18,26 @@ from tests.faults.campaign.workers import LEASE_SECONDS, Strike
 
 # Where a worker of a step can be struck exactly. Other steps, and every second strike, are struck after a random time.
 MOMENTS = {
-    "register": ["register.cut", "register.locked"],
+    "register": ["register.cut", "register.registering"],
     "backfill": [
+        "backfill.opened",
         "backfill.read",
         "backfill.embedded",
         "store.copying",
-        "insert_new.copied",
+        "insert_new.held",
         "insert_new.written",
         "store.committed",
+        "backfill.closed",
+        "compare.slice",
+        "backfill.compared",
     ],
     "sync": [
+        "inbox.distributing",
+        "inbox.announced",
         "dual_write.claimed",
         "dual_write.read",
         "dual_write.embedded",
+        "settle.locked",
         "replace.locked",
         "replace.written",
         "store.committed",
@@ -254,17 +261,6 @@ class BadModel(Fault):
         somewhere(campaign, step, worker)
         campaign.pass_time(0.3)
         faults_file(campaign.place).unlink(missing_ok=True)
-        hurry_queue(campaign)
-
-
-def hurry_queue(campaign: Campaign) -> None:
-    """What a worker gave back after a failure comes round after seconds; nobody waits for that here."""
-    with campaign.connect() as conn:
-        # Whoever is at a row is not waited for.
-        conn.execute(
-            "UPDATE embed_pipeline.change_queue SET leased_until = NULL WHERE seq IN "
-            "(SELECT seq FROM embed_pipeline.change_queue WHERE lease_id IS NULL ORDER BY seq FOR UPDATE SKIP LOCKED)"
-        )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a version's store holds, read by the campaign itself: the tables of pgvector, or the points of Qdrant by a client of its own."""
+"""What a version's store holds, read by the campaign itself: its table of pgvector, or its points of Qdrant by a client of its own."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ Row = tuple[bytes, int, str, str, str]
 
 @dataclass
 class Held:
-    """By document: its row, and its vectors by the number of the passage."""
+    """By document: its row (of passage 0), its vectors by the number of the passage, and passages that are labelled otherwise than their
+    document's row."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     vectors: dict[str, dict[int, Vector]] = field(default_factory=dict)
+    strays: dict[str, list[int]] = field(default_factory=dict)
 
 
 def held(conn: psycopg.Connection, version: str) -> Held:
     """Everything that the version has."""
     store = _store(conn)
-    return _in_points(conn, version, store) if store["kind"] == "qdrant" else _in_tables(conn, version)
+    return _in_points(conn, version, store) if store["kind"] == "qdrant" else _in_table(conn, version)
 
 
 def hashes(conn: psycopg.Connection, version: str) -> dict[str, bytes]:
@@ -35,7 +37,7 @@ def hashes(conn: psycopg.Connection, version: str) -> dict[str, bytes]:
     store = _store(conn)
     if store["kind"] == "qdrant":
         return {doc_id: row[0] for doc_id, row in _in_points(conn, version, store).rows.items()}
-    rows = conn.execute(f"SELECT doc_id, source_hash FROM embed_pipeline.docs__{version}__documents")  # type: ignore[arg-type]
+    rows = conn.execute(f"SELECT doc_id, source_hash FROM embed_pipeline.docs__{version} WHERE chunk = 0")  # type: ignore[arg-type]
     return {doc_id: bytes(digest) for doc_id, digest in rows}
 
 
@@ -45,16 +47,20 @@ def _store(conn: psycopg.Connection) -> dict[str, Any]:
     return dict(row[0])
 
 
-def _in_tables(conn: psycopg.Connection, version: str) -> Held:
+def _in_table(conn: psycopg.Connection, version: str) -> Held:
     found = Held()
-    for doc_id, digest, *rest in conn.execute(
-        f"SELECT doc_id, source_hash, chunks, model_name, model_version, fingerprint FROM embed_pipeline.docs__{version}__documents"  # type: ignore[arg-type]
-    ):
-        found.rows[doc_id] = (bytes(digest), *rest)
-    for doc_id, chunk, vector, start, end in conn.execute(
-        f"SELECT doc_id, chunk, embedding::text, passage_start, passage_end FROM embed_pipeline.docs__{version}__vectors"  # type: ignore[arg-type]
+    labels: dict[tuple[str, int], Row] = {}
+    for doc_id, chunk, vector, start, end, digest, *rest in conn.execute(
+        "SELECT doc_id, chunk, embedding::text, passage_start, passage_end, source_hash, chunks, model_name, model_version, fingerprint "
+        f"FROM embed_pipeline.docs__{version}"  # type: ignore[arg-type]
     ):
         found.vectors.setdefault(doc_id, {})[chunk] = (vector, start, end)
+        labels[doc_id, chunk] = (bytes(digest), *rest)
+        if chunk == 0:
+            found.rows[doc_id] = labels[doc_id, chunk]
+    for (doc_id, chunk), label in labels.items():
+        if doc_id in found.rows and label != found.rows[doc_id]:
+            found.strays.setdefault(doc_id, []).append(chunk)
     return found
 
 

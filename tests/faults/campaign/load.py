@@ -2,7 +2,7 @@
 
 The application is free of deadlocks among its own processes, so that the number of its transactions that may be killed is zero: who
 holds one row and wants a second one has at least one of the two to itself (`private`). REPEATABLE READ and SERIALIZABLE are used on private
-rows only. Whatever is killed then is killed by us.
+rows only, and so is whatever does not wait (`impatient.py`). Whatever is killed, or comes away empty-handed, then is so because of us.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 import psycopg
 from psycopg import IsolationLevel
 
+from tests.faults.campaign.impatient import LEAVE_ALONE, LOCK_TIMEOUT, TAKE_ALONE, Impatient, in_turn
 from tests.faults.campaign.records import Log, Record
 
-# Documents that no writer touches: the held-out set and the readers' known items.
+# Documents that no writer changes: the held-out set and the readers' known items.
 ANCHORS = 30
 FIRST = 1_000
 
@@ -52,11 +53,6 @@ UPSERT = (
     "INSERT INTO articles (id, title, body) VALUES (%s, 'born', %s) "
     "ON CONFLICT (id) DO UPDATE SET title = excluded.title, body = excluded.body"
 )
-# While change capture is off nobody can know of a delete.
-STILL_THERE = """
-SELECT version FROM embed_pipeline.provenance WHERE doc_id = %s AND EXISTS (
-    SELECT FROM pg_trigger WHERE tgrelid = 'articles'::regclass AND tgname LIKE 'embed_pipeline%%delete' AND tgenabled <> 'D')
-"""
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,7 @@ PLAIN = Table(TABLE, ("id",), "n")
 @dataclass(frozen=True)
 class Load:
     """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions.
+    `captured`: its changes are heard of at once.
 
     `hot`: texts that can have no vector, and rows that are held for nothing, come often. `long_texts`: from one to about six chunks of a
     chunked version, so that documents grow and shrink all the time.
@@ -86,6 +83,7 @@ class Load:
     truncates: bool = False
     hot: bool = False
     long_texts: bool = False
+    captured: bool = True
 
 
 def prepare(conn: psycopg.Connection, keys: int, table: Table = PLAIN) -> None:
@@ -117,6 +115,7 @@ class Writer:
     def __init__(self, load: Load, me: int, season: int, seed: int, log: Log) -> None:
         self.load = load
         self.me = me
+        self.season = season
         self.chosen = random.Random(f"{seed} writer {me}")
         self.log = log
         self.number = season * SEASON
@@ -125,25 +124,36 @@ class Writer:
         self.own_fresh: list[int] = []
         self.conn = psycopg.connect(load.url, autocommit=True, application_name=f"application {me}")
         self.record: Record = {}
+        self.impatient = Impatient(self)
         self.actions = self._weighted()
 
     def run(self, stop: Path) -> None:
         while not stop.exists():
-            action = self.chosen.choice(self.actions)
-            self.number += 1
-            with self.log.timed(action.__name__.strip("_")) as self.record:
-                action()
+            self._perform(self.chosen.choice(self.actions))
+            if self.me == 0:
+                self._perform(self._hottest)
             if self.conn.closed:
                 self._reconnect(stop)
             time.sleep(self.load.pause)
+        self._perform(self.impatient.remember)
         self.conn.close()
+
+    def _perform(self, action: Callable[[], None]) -> None:
+        self.number += 1
+        with self.log.timed(action.__name__.strip("_")) as self.record:
+            if not self.load.truncates or action == self._truncate:
+                action()
+                return
+            asked = time.monotonic()
+            with in_turn(self.conn):
+                self._planned(time.monotonic() - asked)
+                action()
 
     def _weighted(self) -> list[Callable[[], None]]:
         weights = {
             self._edit: 6,
             self._upsert: 4,
             self._delete: 3,
-            self._delete_and_look: 1,
             self._reborn_at_once: 4,
             self._reborn: 3,
             self._rename: 2,
@@ -160,6 +170,7 @@ class Writer:
             self._held: 4 if self.load.hot else 1,
             self._other_column: 2,
             self._tidy: 1,
+            **self.impatient.weighted(),
         }
         actions = [action for action, weight in weights.items() for _ in range(weight)]
         return [*actions, self._truncate] if self.load.truncates and self.me == 0 else actions
@@ -176,7 +187,7 @@ class Writer:
 
     # Keys and texts
 
-    def _text(self) -> str:
+    def text(self) -> str:
         """A text that was never there before, in any document."""
         # Numbered on: two documents of one transaction with one text would pass for one that is paid for twice.
         text = f"text {self.number}.{next(self.texts)} of writer {self.me}"
@@ -187,18 +198,33 @@ class Writer:
         """A document that every writer changes; one row at a time, or beside a private one."""
         return FIRST + self.chosen.randrange(0, self.load.keys, self.load.writers + 1)
 
-    def _private(self) -> int:
+    def private(self) -> int:
         """A document that no other writer touches."""
         return FIRST + 1 + self.me + self.chosen.randrange(0, self.load.keys, self.load.writers + 1)
 
+    def all_private(self) -> list[int]:
+        return [FIRST + 1 + self.me + number for number in range(0, self.load.keys, self.load.writers + 1)]
+
     def _any(self) -> int:
-        return self._shared() if self.chosen.random() < 0.5 else self._private()
+        return self._shared() if self.chosen.random() < 0.5 else self.private()
 
     def _wait(self, most: float) -> None:
         """A wait of the application's own making, known to whoever measures pauses."""
         seconds = self.chosen.uniform(0, most)
-        self.record["planned"] = self.record.get("planned", 0.0) + seconds
+        self._planned(seconds)
         time.sleep(seconds)
+
+    def _planned(self, seconds: float) -> None:
+        self.record["planned"] = self.record.get("planned", 0.0) + seconds
+
+    def gone(self, *keys: int) -> None:
+        """Note that these documents are deleted, now that it is committed."""
+        if self.load.captured:
+            self.record.setdefault("gone", []).extend(map(str, keys))
+
+    def born(self, *keys: int) -> None:
+        """Note that these documents may be there from now on."""
+        self.record.setdefault("born", []).extend(map(str, keys))
 
     def _moved(self, key: int) -> None:
         """Note a text that will be embedded again with good reason: its document gets another key, or loses its vector meanwhile."""
@@ -209,26 +235,26 @@ class Writer:
     # What it does
 
     def _edit(self) -> None:
-        self._set_body(self._any(), self._text())
+        self.set_body(self._any(), self.text())
 
-    def _set_body(self, key: int, body: str) -> None:
+    def set_body(self, key: int, body: str) -> None:
         self.conn.execute("UPDATE articles SET body = %s WHERE id = %s", (body, key))
 
+    def _hottest(self) -> None:
+        """One document is edited all the time."""
+        self.upsert_text(FIRST + 1 + self.me)
+
     def _upsert(self) -> None:
-        self.conn.execute(UPSERT, (self._any(), self._text()))
+        self.upsert_text(self._any())
+
+    def upsert_text(self, key: int) -> None:
+        self.born(key)
+        self.conn.execute(UPSERT, (key, self.text()))
 
     def _delete(self) -> None:
-        self.conn.execute("DELETE FROM articles WHERE id = %s", (self._any(),))
-
-    def _delete_and_look(self) -> None:
-        """Deleted under READ COMMITTED, a document is gone from every index at once."""
-        key = self._private()
-        with self.conn.transaction():
-            there = self.conn.execute("DELETE FROM articles WHERE id = %s", (key,)).rowcount
-            left = self.conn.execute(STILL_THERE, (str(key),)).fetchall()
-            # What a stricter transaction had deleted before is left to the queue.
-            if there and left:
-                raise AssertionError(f"a document is deleted, and {left[0][0]} still has it")
+        key = self._any()
+        self.conn.execute("DELETE FROM articles WHERE id = %s", (key,))
+        self.gone(key)
 
     def _reborn_at_once(self) -> None:
         self._replace(self._any())
@@ -237,20 +263,22 @@ class Writer:
         """Deleted and inserted again in one transaction."""
         with self.conn.transaction():
             self.conn.execute("DELETE FROM articles WHERE id = %s", (key,))
-            self.conn.execute(UPSERT, (key, self._text()))
+            self.upsert_text(key)
 
     def _reborn(self) -> None:
         key = self._any()
         self.conn.execute("DELETE FROM articles WHERE id = %s", (key,))
         self._wait(0.01)
-        self.conn.execute(UPSERT, (key, self._text()))
+        self.upsert_text(key)
 
     def _rename(self) -> None:
         key = self._any()
         self._moved(key)
         self.fresh += 1
+        self.born(self.fresh)
         if self.conn.execute("UPDATE articles SET id = %s WHERE id = %s", (self.fresh, key)).rowcount:
             self.own_fresh.append(self.fresh)
+            self.gone(key)
 
     def _copy(self) -> None:
         """COPY in bulk, of keys that are new."""
@@ -259,31 +287,33 @@ class Writer:
             for number in range(count):
                 self.fresh += 1
                 self.own_fresh.append(self.fresh)
-                copy.write_row((self.fresh, "copied", f"{self._text()}, row {number}"))
+                self.born(self.fresh)
+                copy.write_row((self.fresh, "copied", f"{self.text()}, row {number}"))
 
     def _tidy(self) -> None:
         """Delete most of the keys made up, so that the table keeps its size."""
         gone, self.own_fresh = self.own_fresh[:-5], self.own_fresh[-5:]
         self.conn.execute("DELETE FROM articles WHERE id = ANY (%s)", (gone,))
+        self.gone(*gone)
 
     def _late(self) -> None:
         """A transaction with an early number that commits late."""
         with self.conn.transaction():
-            self._set_body(self._private(), self._text())
+            self.set_body(self.private(), self.text())
             self._wait(LATE_SECONDS)
-            self.conn.execute(UPSERT, (self._shared(), self._text()))
+            self.upsert_text(self._shared())
 
     def _rolled_back(self) -> None:
         with self.conn.transaction(force_rollback=True):
             key = self._any()
             if self.chosen.random() < 0.5:
-                self._set_body(key, f"{self._text()}, never")
+                self.set_body(key, f"{self.text()}, never")
             else:
                 self.conn.execute("DELETE FROM articles WHERE id = %s", (key,))
             self._wait(0.02)
 
     def _derived(self) -> None:
-        self.conn.execute("UPDATE articles SET draft = %s WHERE id = %s", (self._text(), self._any()))
+        self.conn.execute("UPDATE articles SET draft = %s WHERE id = %s", (self.text(), self._any()))
 
     def _locked_update(self) -> None:
         key = self._any()
@@ -291,26 +321,30 @@ class Writer:
             row = self.conn.execute("SELECT body FROM articles WHERE id = %s FOR UPDATE", (key,)).fetchone()
             self._wait(0.01)
             if row is not None:
-                self._set_body(key, self._text())
+                self.set_body(key, self.text())
 
     def _held(self) -> None:
         """A row is locked for a while, and nothing comes of it."""
         with self.conn.transaction():
-            self.conn.execute("SELECT FROM articles WHERE id = %s FOR UPDATE", (self._private(),))
+            self.conn.execute("SELECT FROM articles WHERE id = %s FOR UPDATE", (self.private(),))
             self._wait(LATE_SECONDS)
 
     def _strict(self) -> None:
         """Read, then write, under a snapshot; one writer alone is SERIALIZABLE, so that no two of them can be in each other's way."""
-        key = self._private()
+        key = self.private()
         with self._isolated(IsolationLevel.SERIALIZABLE if self.me == 0 else IsolationLevel.REPEATABLE_READ):
             row = self.conn.execute("SELECT body FROM articles WHERE id = %s", (key,)).fetchone()
             self._wait(0.02)
+            deletes = row is not None and self.chosen.random() < 0.5
             if row is None:
-                self.conn.execute("INSERT INTO articles (id, title, body) VALUES (%s, 'strict', %s)", (key, self._text()))
-            elif self.chosen.random() < 0.5:
-                self._set_body(key, self._text())
-            else:
+                self.born(key)
+                self.conn.execute("INSERT INTO articles (id, title, body) VALUES (%s, 'strict', %s)", (key, self.text()))
+            elif deletes:
                 self.conn.execute("DELETE FROM articles WHERE id = %s", (key,))
+            else:
+                self.set_body(key, self.text())
+        if deletes:
+            self.gone(key)
 
     @contextmanager
     def _isolated(self, level: IsolationLevel) -> Iterator[None]:
@@ -324,13 +358,13 @@ class Writer:
 
     def _pair(self) -> None:
         """Two documents in one transaction, in either order: who waits for both of them in a batch deadlocks with this."""
-        keys = [self._private(), self._shared()]
+        keys = [self.private(), self._shared()]
         self.chosen.shuffle(keys)
         kind = self.chosen.randrange(3)
         with self.conn.transaction():
             for key in keys:
                 if kind == 0:
-                    self._set_body(key, self._text())
+                    self.set_body(key, self.text())
                 elif kind == 1:
                     self._replace(key)
                 else:
@@ -339,16 +373,16 @@ class Writer:
 
     def _back_and_forth(self) -> None:
         """A text is edited, and the old text comes back."""
-        key = self._private()
+        key = self.private()
         row = self.conn.execute("SELECT body FROM articles WHERE id = %s", (key,)).fetchone()
         if row is not None:
-            self._set_body(key, self._text())
+            self.set_body(key, self.text())
             self._wait(0.05)
-            self._set_body(key, row[0])
+            self.set_body(key, row[0])
 
     def _blank_and_back(self) -> None:
         """A text that can have no vector for a while, and then the old one again."""
-        key = self._private()
+        key = self.private()
         row = self.conn.execute("SELECT title, body FROM articles WHERE id = %s", (key,)).fetchone()
         if row is not None:
             self._moved(key)
@@ -357,16 +391,27 @@ class Writer:
             self.conn.execute("UPDATE articles SET title = %s, body = %s WHERE id = %s", (*row, key))
 
     def _poisoned(self) -> None:
-        self._set_body(self._any(), f"poison {self._text()}")
+        self.set_body(self._any(), f"poison {self.text()}")
 
     def _other_column(self) -> None:
         self.conn.execute("UPDATE articles SET views = views + 1 WHERE id = %s", (self._any(),))
 
     def _truncate(self) -> None:
+        """The table is emptied and filled again in one transaction, which would rather fail than wait."""
         if self.chosen.random() < 0.7:
             return
-        with self.conn.transaction():
-            self.conn.execute("TRUNCATE articles")
-            self.conn.execute(REFILL, {"anchors": ANCHORS})
-            for _ in range(20):
-                self.conn.execute(UPSERT, (self._private(), f"{self._text()} {self.chosen.random()}"))
+        asked = time.monotonic()
+        self.conn.execute(TAKE_ALONE)
+        self._planned(time.monotonic() - asked)
+        try:
+            with self.conn.transaction():
+                self.conn.execute(LOCK_TIMEOUT)
+                self.conn.execute("TRUNCATE articles")
+                self.conn.execute(REFILL, {"anchors": ANCHORS})
+                self.born(*range(1, ANCHORS + 1))
+                for _ in range(20):
+                    self.upsert_text(self.private())
+            self.record["truncated"] = True
+        finally:
+            if not self.conn.closed:
+                self.conn.execute(LEAVE_ALONE)

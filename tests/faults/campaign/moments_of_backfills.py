@@ -18,6 +18,13 @@ LAST = "03"
 HELD, VICTIM, BLANK, DELETED, EDITED, LOCKED, MENDED, COPIED = range(FIRST, FIRST + 8)
 BLANK_TOO = FIRST + 9
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+# What an earlier backfill has left of a document that has gone since.
+LEFT_BEHIND = """
+INSERT INTO embed_pipeline.docs__v2 (doc_id, chunk, chunks, source_hash, embedding, partition, epoch)
+SELECT '999999', 0, 1, v.source_hash, w.embedding, p.partition_key::smallint, p.epoch
+FROM embed_pipeline.partitions p, embed_pipeline.docs__v1 v, embed_pipeline.docs__v2 w
+WHERE p.version = 'v2' AND p.partition_key = %s AND v.doc_id = %s AND w.doc_id = v.doc_id
+"""
 
 
 def filling(stage: Stage, moment: str, *, may_end: bool = False) -> Worker:
@@ -33,23 +40,68 @@ def registered(stage: Stage) -> None:
 
 
 def blank_before_the_commit(stage: Stage) -> None:
-    """A backfill has written a document and has not committed; its text becomes blank, and a dual-write sets it aside."""
+    """A backfill has written a document and has not committed; its text becomes blank, and a dual-write sets it aside. The comparison of
+    the partition finds the vector beside the letter."""
     empty(stage.run, "v2")
     filler = filling(stage, "insert_new.written")
     stage.do("UPDATE articles SET title = '', body = '' WHERE id IN (%s, %s)", BLANK, BLANK_TOO)
-    worker = stage.syncing()
-    stage.blocked(worker)
+    stage.sync()
+    stage.look()
     stage.go(filler)
-    stage.run.finish(worker)
+    stage.look()
+    stage.sync()
 
 
-def gone_after_the_copy(stage: Stage) -> None:
-    """A backfill has copied its vectors; one of the documents is deleted and one edited before their rows are written."""
+def gone_before_the_commit(stage: Stage) -> None:
+    """A backfill has written a document and has not committed; it is deleted, and a dual-write finds nothing to remove."""
     empty(stage.run, "v2")
-    filler = filling(stage, "insert_new.copied")
+    filler = filling(stage, "insert_new.written")
     stage.delete(DELETED)
-    stage.edit(EDITED)
+    stage.sync()
+    stage.look()
     stage.go(filler)
+    stage.look()
+    stage.sync()
+
+
+def edited_before_the_commit(stage: Stage) -> None:
+    """A backfill has written a document and has not committed; it is edited, and a dual-write waits and writes over it."""
+    empty(stage.run, "v2")
+    filler = filling(stage, "insert_new.written")
+    stage.edit(EDITED)
+    writer = stage.syncing()
+    stage.blocked(writer)
+    stage.go(filler)
+    stage.run.finish(writer)
+    stage.sync()
+
+
+def gone_and_edited_before_the_write(stage: Stage) -> None:
+    """A backfill has paid for its documents; one is deleted and one edited, and the dual-write is through before they are written."""
+    empty(stage.run, "v2")
+    filler = filling(stage, "backfill.embedded")
+    stage.edit(EDITED)
+    stage.do("DELETE FROM articles WHERE id = %s", BLANK_TOO)
+    stage.sync()
+    stage.look()
+    stage.go(filler)
+    stage.look()
+    stage.sync()
+
+
+def overtaken_by_a_backfill(stage: Stage) -> None:
+    """A worker has an older text in its hands than a backfill writes meanwhile. It goes back, and forward again: the newer change is
+    announced."""
+    empty(stage.run, "v2")
+    stage.edit(EDITED)
+    writer = stage.holding("dual_write.embedded")
+    # One thread for each version.
+    stage.held(writer, threads=2)
+    stage.edit(EDITED)
+    stage.run.finish(stage.run.start("backfill", "v2", argument=LAST))
+    stage.look()
+    stage.go(writer)
+    stage.look()
     stage.sync()
 
 
@@ -63,12 +115,13 @@ def frozen_in_its_copy(stage: Stage) -> None:
 
 
 def locked_for_nothing(stage: Stage) -> None:
-    """The application holds a document while a backfill passes, and nothing comes of it."""
+    """The application holds a document while a backfill passes, and nothing comes of it: nobody waits for anybody."""
     empty(stage.run, "v2")
     with stage.transaction() as other:
         other.do("SELECT FROM articles WHERE id = %s FOR UPDATE", LOCKED)
-        filler = filling(stage, "backfill.revisiting", may_end=True)
-    stage.go(filler)
+        outcome = stage.run.finish(stage.run.start("backfill", "v2", argument=LAST))
+    if outcome is None or "result" not in outcome:
+        stage.problem(f"a document that the application held ended a backfill: {outcome}")
 
 
 def waits_for_one_while_another_is_written(stage: Stage) -> None:
@@ -103,15 +156,63 @@ def cut_in_a_rollback(stage: Stage) -> None:
     empty(stage.run, "v2")
     stage.run.count_strike("connections cut", "in a rollback")
     stage.run.proxied = True
-    filler = filling(stage, "insert_new.copied")
+    filler = filling(stage, "backfill.embedded")
     stage.run.proxied = False
     assert filler.proxy is not None
-    filler.proxy.arm("lose", b"", statement=b"ROLLBACK TO")
     stage.edit(EDITED)
+    stage.sync()
+    filler.proxy.arm("lose", b"", statement=b"ROLLBACK")
     stage.go(filler)
     if not filler.proxy.struck.is_set():
         stage.problem("no rollback was cut")
     stage.sync()
+
+
+def zombie_under_a_gone_epoch(stage: Stage) -> None:
+    """A backfill loses its sessions with a batch in its hands. Another one fills the partition; a document is deleted, and nothing of it is
+    left. The first one comes back, and inserts nothing."""
+    empty(stage.run, "v2")
+    stage.run.count_strike("connections cut", "backfill.embedded")
+    zombie = filling(stage, "backfill.embedded")
+    cut(stage.run.load.url, zombie.task.name)
+    stage.wait(lambda: stage.ask(SESSIONS, zombie.task.name) == 0, "the end of cut sessions")
+    stage.run.finish(stage.run.start("backfill", "v2", argument=LAST))
+    stage.do("DELETE FROM articles WHERE id = %s", HELD)
+    stage.sync()
+    stage.look()
+    stage.go(zombie)
+    stage.look()
+
+
+def dies_in_the_comparison(stage: Stage) -> None:
+    """A backfill dies after it has compared its partition, and before anybody hears of what differs. The partition is not filled then."""
+    stage.run.finish(stage.run.start("backfill", "v2", argument=LAST))
+    stage.do("UPDATE embed_pipeline.partitions SET completed_at = NULL WHERE version = 'v2' AND partition_key = %s", LAST)
+    stage.do(LEFT_BEHIND, LAST, str(VICTIM))
+    stage.run.count_strike("kill -9", "backfill.compared")
+    stage.run.finish(stage.run.start("backfill", "v2", Strike("backfill.compared", signal.SIGKILL), LAST))
+    if stage.ask(
+        "SELECT completed_at IS NOT NULL FROM embed_pipeline.partitions WHERE version = 'v2' AND partition_key = %s", LAST
+    ):
+        stage.problem("a partition counts as filled, and nobody has heard of what differs in it")
+    stage.look()
+    stage.run.finish(stage.run.start("backfill", "v2", argument=LAST))
+    stage.look()
+    stage.sync()
+
+
+def emptied_while_it_is_compared(stage: Stage) -> None:
+    """A comparison stands before its mark. Another run opens the partition: the mark is not set by who comes second."""
+    empty(stage.run, "v2")
+    first = filling(stage, "backfill.compared")
+    stage.do(
+        "UPDATE embed_pipeline.partitions SET epoch = epoch + 1, closed = false WHERE version = 'v2' AND partition_key = %s", LAST
+    )
+    stage.go(first)
+    if stage.ask(
+        "SELECT completed_at IS NOT NULL FROM embed_pipeline.partitions WHERE version = 'v2' AND partition_key = %s", LAST
+    ):
+        stage.problem("a partition counts as filled that was opened after its comparison had begun")
 
 
 def filled_by_two(stage: Stage) -> None:
@@ -171,8 +272,8 @@ def killed_and_resumed(stage: Stage) -> None:
 def cut_before_the_throttle_asks(stage: Stage) -> None:
     """The connection goes before the throttle reads over it."""
     empty(stage.run, "v2")
-    stage.run.count_strike("connections cut", "backfill.read")
-    filler = stage.run.start("backfill", "v2", Strike("backfill.read", "cut"), LAST)
+    stage.run.count_strike("connections cut", "backfill.asking")
+    filler = stage.run.start("backfill", "v2", Strike("backfill.asking", "cut"), LAST)
     if not stage.wait(lambda: not filler.running, "the end of a backfill whose connection was cut", SOON):
         filler.kill()
     stage.run.judge(filler)
@@ -183,7 +284,7 @@ def answer_of_a_batch_is_lost(stage: Stage) -> None:
     empty(stage.run, "v2")
     filler, _ = stage.losing("swallow", b"COPY", "backfill", "v2", LAST)
     outcome = stage.run.finish(filler)
-    there = stage.ask("SELECT count(*) FROM embed_pipeline.docs__v2__documents")
+    there = stage.ask("SELECT count(*) FROM embed_pipeline.docs__v2")
     if outcome is None or outcome.get("result") != there:
         stage.problem(f"a backfill wrote {there} documents, an answer was lost, and it says: {outcome}")
 
@@ -192,7 +293,10 @@ SCENES: tuple[Scene, ...] = (
     registered,
     killed_and_resumed,
     blank_before_the_commit,
-    gone_after_the_copy,
+    gone_before_the_commit,
+    edited_before_the_commit,
+    gone_and_edited_before_the_write,
+    overtaken_by_a_backfill,
     frozen_in_its_copy,
     locked_for_nothing,
     waits_for_one_while_another_is_written,
@@ -200,7 +304,10 @@ SCENES: tuple[Scene, ...] = (
     cut_in_a_rollback,
     filled_by_two,
     cut_and_taken_by_another,
+    zombie_under_a_gone_epoch,
     hung_up,
     cut_before_the_throttle_asks,
     answer_of_a_batch_is_lost,
+    dies_in_the_comparison,
+    emptied_while_it_is_compared,
 )

@@ -42,16 +42,41 @@ def shrinks_and_grows(stage: Stage) -> None:
     stage.edit(DOCUMENT, _text(stage, MANY))
     stage.sync()
     for passages in (FEW, MANY):
-        for moment in ("replace.deleted", "replace.inserted"):
+        for moment, threads in (("replace.first", 1), ("replace.deleted", 1), ("replace.written", BOTH)):
             stage.edit(DOCUMENT, _text(stage, passages))
-            _seen_half_way(stage, stage.holding(moment), BOTH)
+            _seen_half_way(stage, stage.holding(moment), threads)
 
 
 def filled(stage: Stage) -> None:
-    """A backfill has copied the passages of its documents, and has not written their rows."""
-    for moment in ("insert_new.copied", "insert_new.inserted"):
-        empty(stage.run, "v2")
-        _seen_half_way(stage, stage.holding(moment, "backfill", "v2", LAST))
+    """A backfill has written passages of its documents, and has not committed: by a COPY, or row by row beside another worker."""
+    empty(stage.run, "v2")
+    _seen_half_way(stage, stage.holding("insert_new.written", "backfill", "v2", LAST))
+    empty(stage.run, "v2")
+    stage.edit(DOCUMENT, _text(stage, FEW))
+    writer = stage.holding("replace.written")
+    stage.held(writer, BOTH)
+    filler = stage.holding("insert_new.inserted", "backfill", "v2", LAST)
+    # Its COPY has given up, and it waits for the row of the first passage.
+    stage.blocked(filler, 0.5)
+    stage.go(writer)
+    _seen_half_way(stage, filler)
+    stage.sync()
+
+
+def shorter_beside_a_backfill(stage: Stage) -> None:
+    """A backfill has written five passages of a document and has not committed. It gets a text of three, and a worker writes that."""
+    stage.edit(DOCUMENT, _text(stage, MANY))
+    stage.sync()
+    empty(stage.run, "v2")
+    filler = stage.holding("insert_new.written", "backfill", "v2", LAST)
+    stage.held(filler)
+    stage.edit(DOCUMENT, _text(stage, FEW))
+    writer = stage.syncing()
+    stage.blocked(writer)
+    stage.go(filler)
+    stage.run.finish(writer)
+    stage.look()
+    stage.sync()
 
 
 def one_passage_is_refused(stage: Stage) -> None:
@@ -61,4 +86,10 @@ def one_passage_is_refused(stage: Stage) -> None:
     stage.look()
 
 
-SCENES: tuple[Scene, ...] = (registered, shrinks_and_grows, filled, one_passage_is_refused)
+SCENES: tuple[Scene, ...] = (
+    registered,
+    shrinks_and_grows,
+    filled,
+    shorter_beside_a_backfill,
+    one_passage_is_refused,
+)

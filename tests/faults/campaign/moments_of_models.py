@@ -51,9 +51,9 @@ def registered(stage: Stage) -> None:
 def changed_under_a_backfill(stage: Stage) -> None:
     """A backfill has embedded its first documents, and the model changes, which is seen before the next ones are."""
     before = _calls(stage)
-    stage.run.count_strike("held at a moment", "backfill.read")
+    stage.run.count_strike("held at a moment", "backfill.asking")
     stage.run.changes = {"versions": {"v2": {"batch_size": FEW, "max_in_flight": 1}}, "backfill": {"write_batch": FEW}}
-    filler = stage.run.start("backfill", "v2", Strike("backfill.read", "hold", 2), LAST)
+    filler = stage.run.start("backfill", "v2", Strike("backfill.asking", "hold", 2), LAST)
     stage.run.changes = {}
     stage.held(filler)
     # What is asked for knows by then which model it asks.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from embed_pipeline.search import Searcher
 from tests.faults.campaign import models, readers
+from tests.faults.campaign.declared import faults_file, space
 from tests.faults.campaign.load import anchor_text
 from tests.faults.campaign.records import Log
 from tests.faults.campaign.stage import SOON, Scene, Stage
@@ -18,14 +19,13 @@ HEARD_ONLY = 3600.0
 LISTENS = (
     "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN embed_pipeline_serving')"
 )
-# When a mover looked last for the transactions that changed documents before its mark.
+# When a mover looked last for what is left in the inbox. One that does not wait looks once.
 LOOKED = """
 SELECT max(query_start)::text FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = %s AND query LIKE '%%pg_locks%%'
+WHERE datname = current_database() AND application_name = %s AND query LIKE '%%embed_pipeline.inbox%%'
 """
+LOOKS = 8
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
-# One that does not wait for them looks twice.
-LOOKS = 4
 
 
 def judged(stage: Stage) -> None:
@@ -44,6 +44,81 @@ def half_of_a_flip(stage: Stage) -> None:
     stage.go(mover)
 
 
+def open_transaction_under_a_rollback(stage: Stage) -> None:
+    """A change that is not committed holds no move up. What serves then has all that was committed before, and this one when it comes."""
+    early, late = stage.documents(2)
+    with stage.transaction() as other:
+        other.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), late)
+        stage.edit(early)
+        outcome = stage.run.finish(stage.run.start("rollback", "v1"))
+        if outcome is None or "result" not in outcome:
+            stage.problem(f"an open transaction held a rollback up: {outcome}")
+        # What is not committed is not seen by the oracle either.
+        stage.run.problems += [f"at once after the rollback: {each}" for each in stage.wrong("v1")]
+    stage.look()
+    stage.sync()
+
+
+def commit_before_the_flip(stage: Stage) -> None:
+    """A change is committed between the mark of a cutover and its flip: it is announced, and the flip does not wait for it."""
+    (key,) = stage.documents(1)
+    mover = stage.holding("cutover.covered", "cutover", "v2")
+    stage.held(mover)
+    stage.edit(key)
+    (outcome,) = stage.go(mover)
+    if outcome is None or "result" not in outcome:
+        stage.problem(f"a change after the mark held a cutover up: {outcome}")
+    stage.look()
+    stage.sync()
+    stage.steps("v1", "rollback")
+
+
+def edited_again_after_the_mark(stage: Stage) -> None:
+    """A document is edited; v1 has it, and v2, whose model is down, has not. After the mark of a cutover to v2 it is edited again: the
+    first edit has waited since before the mark, and nothing older than what v1 has serves then."""
+    (key,) = stage.documents(1)
+    words, stage.run.words = stage.run.words, f"{stage.run.words}|the provider is down"
+    faults_file(stage.run.place).write_text(f"down in {space('v2')}")
+    old = stage.hash_of("v2", key)
+    stage.edit(key)
+    stage.sync()
+    mover = stage.holding("cutover.marked", "cutover", "v2")
+    stage.held(mover)
+    stage.edit(key)
+    stage.run.finish(stage.run.start("distribute", ""))
+    faults_file(stage.run.place).unlink()
+    stage.go(mover)
+    stage.run.words = words
+    if stage.run.done("cutover", "v2") and stage.hash_of("v2", key) == old:
+        stage.problem("v2 serves a text that is older than what v1 served")
+    stage.steps("v2", "cutover")
+    stage.sync()
+    stage.steps("v1", "rollback")
+
+
+def changes_in_somebodys_hands(stage: Stage) -> None:
+    """Somebody has changes in its hands that no version has been told of: a mark that comes later waits for them."""
+    (key,) = stage.documents(1)
+    stage.edit(key)
+    distributor = stage.holding("inbox.announced", "distribute")
+    stage.held(distributor)
+    mover = stage.holding("cutover.marked", "cutover", "v2")
+    looks: set[str | None] = {None}
+
+    def waits() -> bool:
+        looks.add(stage.ask(LOOKED, mover.task.name))
+        return len(looks) > LOOKS
+
+    stage.wait(lambda: waits() or mover.held > 0 or not mover.running, "a mark that is not taken")
+    if mover.held:
+        stage.problem("a mark was taken past changes that somebody had in its hands")
+    stage.go(distributor)
+    stage.go(mover)
+    stage.steps("v2", "cutover")
+    stage.sync()
+    stage.steps("v1", "rollback")
+
+
 def two_cutovers(stage: Stage) -> None:
     """Both stand before the flip at the same time, if they can: one of them moves the pointer."""
     movers = [stage.holding("cutover.covered", "cutover", "v2") for _ in range(2)]
@@ -52,26 +127,6 @@ def two_cutovers(stage: Stage) -> None:
     outcomes = stage.go(*movers)
     if sum(outcome is not None and "result" in outcome for outcome in outcomes) != 1:
         stage.problem(f"two cutovers at once: {outcomes}")
-
-
-def late_commit_under_a_rollback(stage: Stage) -> None:
-    """A change that was numbered before the mark of a rollback is committed before its flip: what serves then has it."""
-    (key,) = stage.documents(1)
-    with stage.transaction() as late:
-        late.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), key)
-        mover = stage.holding("cutover.covered", "rollback", "v1")
-        looks: set[str | None] = {None}
-
-        def waits() -> bool:
-            looks.add(stage.ask(LOOKED, mover.task.name))
-            return len(looks) > LOOKS
-
-        stage.wait(lambda: mover.held > 0 or waits(), "the mark of a rollback")
-    stage.held(mover)
-    stage.go(mover)
-    if stage.run.done("rollback", "v1"):
-        stage.run.problems += [f"at once after the rollback: {each}" for each in stage.wrong("v1")]
-    stage.sync()
 
 
 def answers_of_flips_are_lost(stage: Stage) -> None:
@@ -131,8 +186,11 @@ def _reading(stage: Stage) -> Iterator[tuple[Searcher, Log]]:
 
 SCENES: tuple[Scene, ...] = (
     judged,
+    commit_before_the_flip,
+    edited_again_after_the_mark,
+    changes_in_somebodys_hands,
     half_of_a_flip,
-    late_commit_under_a_rollback,
+    open_transaction_under_a_rollback,
     two_cutovers,
     answers_of_flips_are_lost,
     searches_over_a_flip_and_a_retire,

@@ -17,11 +17,7 @@ from tests.faults.campaign.stage import Scene, Stage
 LONG = 3600
 
 # The rows of the version that serves, to save the price of embedding them again. They are labelled with the space that they are of.
-COPIED = (
-    "INSERT INTO embed_pipeline.docs__v2__documents (doc_id, source_hash, chunks, fingerprint) "
-    "SELECT doc_id, source_hash, chunks, fingerprint FROM embed_pipeline.docs__v1__documents",
-    "INSERT INTO embed_pipeline.docs__v2__vectors SELECT * FROM embed_pipeline.docs__v1__vectors",
-)
+COPIED = ("INSERT INTO embed_pipeline.docs__v2 SELECT * FROM embed_pipeline.docs__v1",)
 # All that a flip does, but for the questions that it asks and what it tells.
 FLIPPED = (
     "UPDATE embed_pipeline.index_versions SET state = 'standby' WHERE version = 'v1'",
@@ -72,6 +68,63 @@ def backfill_while_capture_is_off(stage: Stage) -> None:
         stage.edit(FIRST)
     stage.go(filler)
     set_triggers(stage.run, "ENABLE")
+    _reconcile(stage)
+    stage.sync()
+
+
+def doubted(stage: Stage) -> None:
+    """Triggers were off for a while, and are on again. What may have been missed is compared before anything is served."""
+    set_triggers(stage.run, "DISABLE")
+    set_triggers(stage.run, "ENABLE")
+    refuse(stage, "a gate in doubt", "gate", "v2")
+    refuse(stage, "a cutover in doubt", "cutover", "v2")
+    _reconcile(stage)
+    stage.sync()
+
+
+def _reconcile(stage: Stage) -> None:
+    outcome = stage.run.finish(stage.run.start("reconcile", ""))
+    if outcome is None or "result" not in outcome:
+        stage.problem(f"a full comparison ended with {outcome}")
+
+
+def missed_while_it_is_embedded(stage: Stage) -> None:
+    """A worker has read a text and embeds it. Capture misses the next edit, and the full comparison comes before the worker is done: the
+    worker's acknowledgement does not count."""
+    (key,) = stage.documents(1)
+    stage.edit(key)
+    writer = stage.holding("dual_write.read", "one_batch")
+    stage.held(writer)
+    set_triggers(stage.run, "DISABLE")
+    stage.edit(key)
+    set_triggers(stage.run, "ENABLE")
+    _reconcile(stage)
+    stage.go(writer)
+    stage.sync()
+
+
+def capture_fails_on_a_delete(stage: Stage) -> None:
+    """What goes wrong while ids are gathered never reaches the application. Nobody is told of the delete, and no search answers with it."""
+    (key,) = stage.documents(1)
+    body = stage.ask("SELECT prosrc FROM pg_proc WHERE oid = 'embed_pipeline.capture_docs_delete'::regproc")
+    _set_body(stage, body.replace("SELECT array_agg", "PERFORM 1 / 0; SELECT array_agg"))
+    stage.delete(key)
+    if stage.ask("SELECT count(*) FROM embed_pipeline.doubts WHERE kind = 'capture' AND sqlstate = '22012'") != 1:
+        stage.problem("a capture that failed has left no doubt")
+    _set_body(stage, body)
+    _reconcile(stage)
+    stage.sync()
+    stage.look()
+
+
+def _set_body(stage: Stage, body: str) -> None:
+    """The function with everything else as it is."""
+    (before, whole) = (
+        stage.ask(f"SELECT {part} FROM pg_proc p WHERE oid = 'embed_pipeline.capture_docs_delete'::regproc")
+        for part in ("prosrc", "pg_get_functiondef(oid)")
+    )
+    with stage.run.connect() as conn:
+        conn.execute(whole.replace(before, body))
 
 
 def rows_of_another_version(stage: Stage) -> None:
@@ -136,9 +189,12 @@ def what_was_kept_serves(stage: Stage) -> None:
 SCENES: tuple[Scene, ...] = (
     backfill_while_capture_is_off,
     rows_of_another_version,
+    missed_while_it_is_embedded,
+    capture_fails_on_a_delete,
     another_model_under_its_name,
     moved_by_hand,
     evidence_of_other_documents,
+    doubted,
     dead_letter_of_the_drain,
     retired_too_early,
     what_was_kept_serves,

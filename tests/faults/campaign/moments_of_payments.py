@@ -9,16 +9,13 @@ from tests.faults.campaign.load import FIRST
 from tests.faults.campaign.models import AWKWARD, FAILS, WAITS
 from tests.faults.campaign.scenes import empty
 from tests.faults.campaign.stage import Scene, Stage
-from tests.faults.campaign.workers import Strike
 
 # The documents that are there from the beginning are a partition of their own; the last of them is in its second batch.
 LAST = "03"
-SLOW, EDITED, LOCKED = FIRST, FIRST + 3, FIRST + 4
+SLOW, EDITED, SAME = FIRST, FIRST + 3, FIRST + 4
 LAST_OF_ALL = FIRST + 9
 # A worker that renews its lease a third of this long before it runs out, on a machine that is busy.
 LEASE, LONGER = 0.9, 1.6
-# A backfill that looks at a locked document so often asks for it once before it knows, and once when it may have it.
-LOOKS, MAY_COST = 3, 2
 
 
 def a_slow_model(stage: Stage) -> None:
@@ -74,20 +71,26 @@ def edited_under_a_backfill(stage: Stage) -> None:
     stage.sync()
 
 
-def locked_for_long(stage: Stage) -> None:
-    """The application holds a document while a backfill looks for it again and again."""
-    text = stage.text()
-    stage.edit(LOCKED, text)
+def as_it_was(stage: Stage) -> None:
+    """A document is deleted and inserted again as it was, in one transaction; then the whole table is. Nothing is embedded again."""
+    stage.edit(SAME)
+    stage.steps("v2", "backfill")
     stage.sync()
-    empty(stage.run, "v2")
-    begun = len(_calls(stage, "v2"))
-    stage.run.count_strike("a document locked for long", "backfill")
+    begun = {version: len(_calls(stage, version)) for version in ("v1", "v2")}
     with stage.transaction() as other:
-        other.do("SELECT FROM articles WHERE id = %s FOR UPDATE", LOCKED)
-        filler = stage.run.start("backfill", "v2", Strike("backfill.revisiting", "hold", LOOKS), LAST)
-        stage.held(filler)
-    stage.go(filler)
-    _at_most(stage, "v2", text, MAY_COST, "a backfill", begun)
+        other.do("CREATE TEMPORARY TABLE kept AS SELECT * FROM articles WHERE id = %s", SAME)
+        other.do("DELETE FROM articles WHERE id = %s", SAME)
+        other.do("INSERT INTO articles SELECT * FROM kept")
+    stage.sync()
+    with stage.transaction() as other:
+        other.do("CREATE TEMPORARY TABLE kept AS SELECT * FROM articles")
+        other.do("TRUNCATE articles")
+        other.do("INSERT INTO articles SELECT * FROM kept")
+    stage.look()
+    stage.sync()
+    for version, before in begun.items():
+        if len(_calls(stage, version)) != before:
+            stage.problem(f"{version} paid for documents that are as they were")
 
 
 def _at_most(stage: Stage, version: str, text: str, times: int, who: str, begun: int = 0) -> None:
@@ -112,5 +115,5 @@ SCENES: tuple[Scene, ...] = (
     registered,
     one_of_two_calls_fails,
     edited_under_a_backfill,
-    locked_for_long,
+    as_it_was,
 )

@@ -10,7 +10,7 @@ from tests.faults.campaign.workers import Strike, cut
 
 def registered_under_open_transactions(stage: Stage) -> None:
     """Two processes register one version at once, among two transactions of the application that are older: one has changed a document
-    already, the other has only its snapshot. Both commit after the version is filled, where they are not waited for."""
+    already, the other has only its snapshot. Nobody waits for them; both commit after the version is filled."""
     changed, later = stage.documents(2)
     with stage.transaction("REPEATABLE READ") as strict:
         strict.do("SELECT count(*) FROM articles")
@@ -20,28 +20,59 @@ def registered_under_open_transactions(stage: Stage) -> None:
             twins = [stage.holding("register.cut", "register", "v2") for _ in range(2)]
             for twin in twins:
                 stage.held(twin)
-            for twin in twins:
-                twin.let_go()
-            # Both wait for the first of the two transactions, or there was nothing to wait for.
-            stage.wait(lambda: all(map(stage.waits, twins)) or stage.run.done("register", "v2"), "a registration")
-            if stage.run.done("register", "v2"):
-                stage.steps("v2", "backfill")
-        outcomes = [stage.run.finish(twin) for twin in twins]
-        if any(outcome is None or "result" not in outcome for outcome in outcomes):
-            stage.problem(f"one version was registered by two at once: {outcomes}")
-        stage.steps("v2", "register", "backfill")
+            outcomes = stage.go(*twins)
+            if any(outcome is None or "result" not in outcome for outcome in outcomes):
+                stage.problem(f"one version was registered by two at once, among open transactions: {outcomes}")
+            stage.steps("v2", "register", "backfill")
+            stage.sync()
         strict.do("UPDATE articles SET body = %s WHERE id = %s", stage.text(), later)
+    stage.look()
     stage.sync()
 
 
-def frozen_under_the_documents_lock(stage: Stage) -> None:
-    """A registration freezes while it holds the lock on the documents; the application writes on, with a timeout of its own."""
+def frozen_in_the_registration(stage: Stage) -> None:
+    """A registration freezes in its transaction; the application writes on, with a timeout of its own, and takes its table for itself."""
     (key,) = stage.documents(1)
     stage.run.versions.append("v3")
-    worker = stage.freezing("register.locked", "register", "v3")
+    worker = stage.freezing("register.registering", "register", "v3")
     stage.in_time("UPDATE articles SET body = %s WHERE id = %s", stage.text(), key)
+    stage.in_time("LOCK TABLE articles IN ACCESS EXCLUSIVE MODE")
     stage.wake(worker)
     stage.steps("v3", "register")
+
+
+def registered_under_a_distributor(stage: Stage) -> None:
+    """Somebody is about to hand changes over, and a version is registered and filled meanwhile: it is told as well."""
+    (key,) = stage.documents(1)
+    distributor = stage.holding("inbox.distributing", "distribute")
+    stage.held(distributor, may_end=True)
+    stage.edit(key)
+    late = stage.holding("inbox.distributing", "distribute")
+    stage.held(late)
+    stage.register("v5")
+    stage.steps("v5", "backfill")
+    stage.go(distributor, late)
+    stage.look()
+    stage.sync()
+    stage.steps("v5", "retire")
+
+
+def retired_under_a_distributor(stage: Stage) -> None:
+    """Somebody has handed changes over and has not committed, and one of the versions is retired: nothing of it is left."""
+    (key,) = stage.documents(1)
+    stage.register("v6")
+    stage.edit(key)
+    distributor = stage.holding("inbox.announced", "distribute")
+    stage.held(distributor)
+    retiring = stage.run.start("retire", "v6")
+    stage.blocked(retiring)
+    stage.go(distributor)
+    stage.run.finish(retiring)
+    stage.steps("v6", "retire")
+    left = stage.ask("SELECT count(*) FROM embed_pipeline.pending WHERE version = 'v6'")
+    if left:
+        stage.problem(f"a retired version has {left} documents pending")
+    stage.sync()
 
 
 def retired_under_a_worker(stage: Stage) -> None:
@@ -54,7 +85,6 @@ def retired_under_a_worker(stage: Stage) -> None:
     stage.run.finish(stage.run.start("retire", "v3", Strike("retire.detached", signal.SIGKILL)))
     stage.steps("v3", "retire")
     stage.go(worker)
-    # Nothing of it is left in the triggers.
     stage.delete(key)
     stage.sync()
 
@@ -87,8 +117,10 @@ def cut_in_the_build(stage: Stage) -> None:
 
 SCENES: tuple[Scene, ...] = (
     registered_under_open_transactions,
-    frozen_under_the_documents_lock,
+    frozen_in_the_registration,
     retired_under_a_worker,
     answer_of_a_registration_is_lost,
+    registered_under_a_distributor,
+    retired_under_a_distributor,
     cut_in_the_build,
 )

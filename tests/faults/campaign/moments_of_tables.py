@@ -15,7 +15,7 @@ from psycopg import sql
 from tests.faults.campaign.load import Table
 from tests.faults.campaign.oracle import doc_id_of
 from tests.faults.campaign.scenes import empty
-from tests.faults.campaign.stage import Scene, Stage, Transaction
+from tests.faults.campaign.stage import SOON, Scene, Stage, Transaction
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -26,11 +26,7 @@ BY_TIME = Table(
     # The body is of a type of the application's own. Whoever makes a text of it passes a gate, which a scene may close.
     """
     CREATE TYPE words AS (words text);
-    CREATE FUNCTION words_of(words) RETURNS text LANGUAGE plpgsql AS $$
-    BEGIN
-        PERFORM pg_advisory_xact_lock_shared(7);
-        RETURN $1.words;
-    END $$;
+    CREATE FUNCTION words_of(words) RETURNS text LANGUAGE sql AS 'SELECT $1.words';
     CREATE FUNCTION as_words(text) RETURNS words LANGUAGE sql AS 'SELECT ROW ($1)::words';
     CREATE CAST (words AS text) WITH FUNCTION words_of(words);
     CREATE CAST (text AS words) WITH FUNCTION as_words(text) AS ASSIGNMENT;
@@ -52,8 +48,6 @@ SESSIONS = (
 )
 # The partition of a version in which the scenes' documents are.
 LAST = "03"
-# Behind copied vectors an insert waits for 200 ms and begins anew. Who waits for longer waits until the gate opens.
-FOR_GOOD_SECONDS = 0.4
 WANTED = "WHERE at = %s AND code = %s"
 
 Key = tuple[datetime, bytes]
@@ -89,12 +83,11 @@ def _documents(stage: Stage, count: int, hour: int = SOME) -> list[Key]:
 
 
 def _delete(stage: Stage, key: Key, table: str = "articles", **settings: str) -> None:
-    """Deleted, it is gone from every version at once, whoever deletes it."""
+    """Deleted, it is in no answer any more, whoever deletes it."""
+    text = stage.ask(f"SELECT concat_ws(E'\\n\\n', title, body::text) FROM {table} {WANTED}", *key)
     with _session(stage, **settings) as writer:
         writer.do(f"DELETE FROM {table} {WANTED}", *key)
-    left = stage.ask("SELECT count(*) FROM embed_pipeline.provenance WHERE doc_id = %s", doc_id_of(key))
-    if left:
-        stage.problem(f"{doc_id_of(key)} is deleted, and {left} versions still have it")
+    stage.hidden(doc_id_of(key), text)
 
 
 def written_by_sessions_of_all_kinds(stage: Stage) -> None:
@@ -169,18 +162,45 @@ def our_sessions_have_other_settings(stage: Stage) -> None:
 
 
 def moved_under_a_backfill(stage: Stage) -> None:
-    """A document goes to another partition after the snapshot of a backfill's insert, and before its lock."""
+    """A document goes to another partition while a backfill has it in its hands."""
     (moved,) = _documents(stage, 1)
     empty(stage.run, "v2")
-    filler = stage.holding("insert_new.copied", "backfill", "v2", LAST)
+    filler = stage.holding("insert_new.held", "backfill", "v2", LAST)
     stage.held(filler)
-    with stage.transaction() as mover:
-        mover.do("SELECT pg_advisory_lock(7)")
-        filler.let_go()
-        stage.blocked(filler, FOR_GOOD_SECONDS)
-        mover.do(f"UPDATE articles SET at = at + %s {WANTED}", (OTHERS - SOME) * HOUR, *moved)
-    stage.run.finish(filler)
+    stage.do(f"UPDATE articles SET at = at + %s {WANTED}", (OTHERS - SOME) * HOUR, *moved)
+    stage.go(filler)
+    stage.look()
     stage.sync()
+
+
+def rotated(stage: Stage) -> None:
+    """As each day: a partition that was filled before is attached, the oldest one is detached, and a worker lives through it. Whoever
+    truncates the new one by its own name is heard. Nobody is alarmed."""
+    worker = stage.run.start("sync", "")
+    (last,) = _documents(stage, 1, OTHERS)
+    lower, upper = (sql.Literal(BEGINNING + hour * HOUR) for hour in (END, END + SOME))
+    stage.do("CREATE TABLE next_articles (LIKE articles INCLUDING ALL)")
+    attach = sql.SQL("ALTER TABLE articles ATTACH PARTITION next_articles FOR VALUES FROM ({}) TO ({})").format(lower, upper)
+    arrived = [_key(END) for _ in range(3)]
+    for key in arrived:
+        stage.do("INSERT INTO next_articles (at, code, title, body) VALUES (%s, %s, 'scene', %s::text)", *key, stage.text())
+    stage.do(attach.as_string(None))
+    _stored(stage, arrived, True, "of a partition that was attached with its rows")
+    stage.do("ALTER TABLE articles DETACH PARTITION other_articles")
+    _stored(stage, [last], False, "of a partition that was detached")
+    stage.do("TRUNCATE next_articles")
+    _stored(stage, arrived, False, "of a partition that was attached and truncated")
+    if stage.ask("SELECT count(*) FROM embed_pipeline.doubts"):
+        stage.problem("the rotation of partitions has alarmed somebody")
+    worker.kill()
+    stage.run.judge(worker)
+    stage.look()
+
+
+def _stored(stage: Stage, keys: list[Key], wanted: bool, what: str) -> None:
+    ids = [doc_id_of(key) for key in keys]
+    count = "SELECT count(*) FROM embed_pipeline.docs__v1 WHERE doc_id = ANY (%s)"
+    stage.wait(lambda: stage.ask(count, ids) == (len(ids) if wanted else 0), f"the {'arrival' if wanted else 'end'} {what}", SOON)
 
 
 SCENES: tuple[Scene, ...] = (
@@ -190,4 +210,5 @@ SCENES: tuple[Scene, ...] = (
     partition_truncated,
     our_sessions_have_other_settings,
     moved_under_a_backfill,
+    rotated,
 )

@@ -1,7 +1,7 @@
 """The oracle: what is wrong with an index, by its documents, its vectors and its catalog alone.
 
 Nothing of the package is asked: the texts are put together, hashed and embedded again here, and what the stores hold is read by `held`.
-It is called when the application is still and the queue had time to drain. Every sentence it returns is one defect.
+It is called when the application is still and what it left in the inbox had time to be worked off. Every sentence it returns is one defect.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ LEGAL = {
     ("standby", "active"),
     ("standby", "retired"),
 }
+
+# What no index at rest has: changes that nobody was told of or that nobody did, workers' claims, doubts, ids that no key can hold.
+LEFT = (
+    "SELECT format('the inbox holds %s rows', count(*)) FROM embed_pipeline.inbox HAVING count(*) > 0",
+    "SELECT format('%s documents are pending for %s', count(*), version) FROM embed_pipeline.pending GROUP BY version ORDER BY version",
+    "SELECT format('%s claims are left for %s', count(*), version) FROM embed_pipeline.claims GROUP BY version ORDER BY version",
+    "SELECT format('a doubt is open (%s): %s', kind, reason) FROM embed_pipeline.doubts ORDER BY id",
+    "SELECT format('an id was set aside: %s', reason) FROM embed_pipeline.unwieldy_ids ORDER BY digest",
+)
 
 KEY = """
 SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
@@ -82,13 +91,17 @@ def texts(conn: psycopg.Connection) -> dict[str, str]:
     return {doc_id: text for doc_id, text, _ in documents(conn)}
 
 
-def documents(conn: psycopg.Connection) -> Iterator[tuple[str, str, str]]:
-    """Id, text and xmin of every document. The text is put together as docs/reference/yaml.md says: non-empty columns, joined by a
-    blank line."""
+def documents(conn: psycopg.Connection, tables: Sequence[int] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Id, text and xmin of every document, or of those in these partitions.
+
+    The text is put together as docs/reference/yaml.md says: non-empty columns, joined by a blank line.
+    """
     key = [name for (name,) in conn.execute(KEY)]
     columns = ", ".join([*key, "title::text", "body::text", "xmin::text"])
     # In binary: whatever the session makes of a value as text is none of the oracle's business.
-    for *values, title, body, xmin in conn.execute(f"SELECT {columns} FROM articles", binary=True):  # type: ignore[arg-type]
+    query = f"SELECT {columns} FROM articles WHERE %s::oid[] IS NULL OR tableoid = ANY (%s::oid[])"
+    wanted = None if tables is None else list(tables)
+    for *values, title, body, xmin in conn.execute(query, (wanted, wanted), binary=True):  # type: ignore[arg-type]
         yield doc_id_of(values), "\n\n".join(part for part in (title, body) if part), xmin
 
 
@@ -130,9 +143,9 @@ def snapshot(conn: psycopg.Connection) -> Iterator[None]:
 
 
 def problems(conn: psycopg.Connection) -> list[str]:
-    """Everything that is wrong now with any live version, the queue, the dead letters or the audit. Empty: nothing."""
+    """Everything that is wrong now with any live version, what is still to do, the dead letters or the audit. Empty: nothing."""
     with snapshot(conn):
-        found = [f"the queue holds {count} rows for {version}" for version, count in _queued(conn)]
+        found = _unfinished(conn)
         for version in versions(conn):
             if version.state != "retired":
                 found += wrong_vectors(conn, version)
@@ -147,6 +160,7 @@ def wrong_vectors(conn: psycopg.Connection, version: Registered) -> list[str]:
     letters = _pairs(conn, f"SELECT doc_id, source_hash FROM embed_pipeline.dead_letters WHERE version = '{version.name}'")
     found = [f"{doc_id} is an orphan" for doc_id in sorted((rows.keys() | vectors.keys()) - documents.keys())]
     found += [f"{doc_id} has vectors and no row of its own" for doc_id in sorted(vectors.keys() - rows.keys())]
+    found += [f"{doc_id} has passages {chunks} with labels of their own" for doc_id, chunks in sorted(there.strays.items())]
     found += [
         f"{doc_id} has a dead letter that is stale" for doc_id in letters if letters[doc_id] != _hash(documents.get(doc_id))
     ]
@@ -217,8 +231,9 @@ def _hash(text: str | None) -> bytes | None:
     return None if text is None else hashlib.sha256(text.encode()).digest()
 
 
-def _queued(conn: psycopg.Connection) -> list[tuple[str, int]]:
-    return conn.execute("SELECT version, count(*) FROM embed_pipeline.change_queue GROUP BY version ORDER BY version").fetchall()
+def _unfinished(conn: psycopg.Connection) -> list[str]:
+    """What is still to do, or is left of who did it."""
+    return [sentence for query in LEFT for (sentence,) in conn.execute(query)]
 
 
 def wrong_catalog(conn: psycopg.Connection) -> list[str]:

@@ -10,11 +10,14 @@ import psycopg
 
 from embed_pipeline.search import Answer, Searcher
 from tests.faults.campaign import models
+from tests.faults.campaign.impatient import in_turn
 from tests.faults.campaign.load import ANCHORS, anchor_text
 from tests.faults.campaign.records import Log, Record
 
 # The oldest pointer that a reader may believe, when it missed the notice of a flip.
 REFRESH_SECONDS = 1.0
+# Documents that a search asks for.
+WANTED = 5
 
 
 def read(url: str, seed: int, named: list[str], stop: Path, log_file: Path) -> None:
@@ -37,7 +40,10 @@ def read(url: str, seed: int, named: list[str], stop: Path, log_file: Path) -> N
 
 def _search(searcher: Searcher, text: str, version: str | None, record: Record) -> None:
     record["asked"] = version
-    note(record, searcher.search(text, k=5, version=version))
+    if version is None:
+        # More documents than that are there at any moment.
+        record["wanted"] = WANTED
+    note(record, searcher.search(text, k=WANTED, version=version))
 
 
 def note(record: Record, answer: Answer) -> None:
@@ -52,7 +58,7 @@ def note(record: Record, answer: Answer) -> None:
 
 def _text_of_somebody(url: str, chosen: random.Random) -> str:
     """The text of a document that was there a moment ago, or one that never was."""
-    with psycopg.connect(url) as conn:
+    with psycopg.connect(url, autocommit=True) as conn, in_turn(conn):
         rows = conn.execute(
             "SELECT title, body FROM articles WHERE id > %s ORDER BY id LIMIT 1", (chosen.randrange(2_000),)
         ).fetchall()

@@ -29,7 +29,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
-from tests.faults.campaign import auditor, oracle, readers, records, workers
+from tests.faults.campaign import auditor, gone, oracle, readers, records, workers
 from tests.faults.campaign import load as application
 from tests.faults.campaign.declared import IN_FLIGHT, WRITE_BATCH, calls_file, declaration, with_parameter, write_holdout
 from tests.faults.campaign.load import Load
@@ -296,12 +296,12 @@ class Campaign:
     # The verdict
 
     def settle(self) -> None:
-        """Let the workers drain the queue, then stop them."""
+        """Let the workers do all that is left to do, then stop them."""
         self.strike_sync = lambda: None
         self.stop_syncs()
         # Where something is wrong already, a queue that will not drain is waited for no longer than it takes.
         seconds = STEP_SECONDS / 10 if self.disturbed() else STEP_SECONDS
-        self.wait(lambda: self._count("SELECT count(*) FROM embed_pipeline.change_queue") == 0, "the drain of the queue", seconds)
+        self.wait(lambda: self._count(UNFINISHED) == 0, "the end of all work", seconds)
         self.stop_syncs()
 
     def abandon(self) -> None:
@@ -342,8 +342,8 @@ class Campaign:
         self.problems += self._wrong_records([*writing, *reading])
         with self.connect() as conn:
             # Hundreds of documents share a passage (their title): among so many equal vectors the walk of an HNSW index may end.
-            anchors = not (self.load.truncates or self.chunked)
-            self.problems += oracle.wrong_answers(conn, reading, readers.REFRESH_SECONDS, anchors=anchors)
+            self.problems += oracle.wrong_answers(conn, reading, readers.REFRESH_SECONDS, anchors=not self.chunked)
+            self.problems += gone.wrong_answers(conn, writing, reading)
         if paid:
             moved = {text for record in writing for text in record.get("moved", [])}
             for each in self.paid.values():
@@ -381,6 +381,11 @@ class Campaign:
         return [f"{problem} ({count} times)" for problem, count in found.items()]
 
 
+# What is left to do, and of those who did it. A worker that was killed leaves its claim to the others.
+UNFINISHED = """
+SELECT (SELECT count(*) FROM embed_pipeline.inbox) + (SELECT count(*) FROM embed_pipeline.pending)
+     + (SELECT count(*) FROM embed_pipeline.claims) + (SELECT count(*) FROM embed_pipeline.doubts)
+"""
 DONE = {
     "register": "SELECT count(*) > 0 FROM embed_pipeline.index_versions WHERE version = %(version)s",
     "backfill": "SELECT bool_and(completed_at IS NOT NULL) FROM embed_pipeline.partitions WHERE version = %(version)s",

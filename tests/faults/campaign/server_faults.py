@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args
 
 from psycopg import sql
 
-from tests.faults.campaign.faults import Fault, a_strike, hurry_queue, note_paid, somewhere
+from tests.faults.campaign.faults import Fault, a_strike, note_paid, somewhere
 from tests.faults.campaign.records import LOST
 from tests.faults.campaign.scenario import Campaign, Worker
 from tests.faults.campaign.workers import Strike, cut
@@ -125,7 +125,6 @@ class Hurried(Fault):
         _alter(campaign, sql.SQL("RESET statement_timeout"))
         campaign.finish(worker)
         campaign.stop_syncs()
-        hurry_queue(campaign)
 
 
 @dataclass
@@ -150,7 +149,6 @@ class FullDisk(Fault):
         if step == "ann_index":
             self._no_remains(campaign)
         self.room(ROOM_MB)
-        hurry_queue(campaign)
 
     def _no_remains(self, campaign: Campaign) -> None:
         """An index build that had no room leaves nothing behind."""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.faults.campaign import held, oracle
+from tests.faults.campaign import held, models, oracle
 from tests.faults.campaign.auditor import Auditor
 from tests.faults.campaign.faults import stopped
+from tests.faults.campaign.locks import Held
 from tests.faults.campaign.records import Log
 from tests.faults.campaign.scenario import Campaign
 from tests.faults.campaign.worker import Worker
@@ -27,7 +28,6 @@ OWN = 50_000
 TOGETHER = 8
 # Longer than any scene: nobody takes over the work of a worker that is held.
 LONG_LEASE = 60.0
-SHORT_LEASE = 0.2
 # For a dual-write worker that has nothing to wait for, and for one that cannot get at what is left.
 ENOUGH, BRIEFLY = 20.0, 0.6
 # Soon enough that an application's statement is not held up for as long as its own timeout.
@@ -41,8 +41,14 @@ WAITS = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s AND wait_event_type = 'Lock'
                AND clock_timestamp() - query_start > %s * interval '1 second' AND cardinality(pg_blocking_pids(pid)) > 0)
 """
-LEASED = "SELECT count(*) FROM embed_pipeline.change_queue WHERE leased_until >= clock_timestamp()"
-QUEUED = "SELECT count(*) FROM embed_pipeline.change_queue"
+# What nobody has done yet, told or not.
+QUEUED = "SELECT (SELECT count(*) FROM embed_pipeline.inbox) + (SELECT count(*) FROM embed_pipeline.pending)"
+# What somebody does who has seen a claim stop counting.
+FREED = (
+    "UPDATE embed_pipeline.pending SET claim = NULL WHERE claim IN (SELECT claim FROM embed_pipeline.claims)",
+    "DELETE FROM embed_pipeline.claims",
+)
+NEAREST = "SELECT array_agg(doc_id) FROM embed_pipeline.search('docs', %s, %s, %s::vector, 3)"
 
 
 class Transaction:
@@ -72,7 +78,8 @@ class Stage:
         """Whether a statement of the application has failed."""
         self._log = Log(run.place / "writer-scene.log")
         self._conn = run.connect()
-        self._auditor = Auditor(run.place, run.frozen_ms / 1000)
+        self._auditor = Auditor(run.place)
+        self._locks = Held(run.url, run.place, run.frozen_ms / 1000)
         self._keys = itertools.count(OWN)
         self.untouched: list[int] = []
         self._texts = itertools.count()
@@ -111,12 +118,20 @@ class Stage:
         self.do("UPDATE articles SET body = %s WHERE id = %s", self.text() if text is None else text, key)
 
     def delete(self, key: int) -> None:
-        """Deleted, it is gone from every version at once."""
-        with self.timed(), self._conn.transaction():
-            self._conn.execute("DELETE FROM articles WHERE id = %s", (key,))
-            left = self.ask("SELECT count(*) FROM embed_pipeline.provenance WHERE doc_id = %s", str(key))
-            if left:
-                raise AssertionError(f"a document is deleted, and {left} versions still have it")
+        """Deleted, it is in no answer any more."""
+        row = self._conn.execute("SELECT title, body FROM articles WHERE id = %s", (key,)).fetchone()
+        self.do("DELETE FROM articles WHERE id = %s", key)
+        if row is not None:
+            self.hidden(str(key), "\n\n".join(part for part in row if part))
+
+    def hidden(self, doc_id: str, text: str) -> None:
+        """No version that could serve answers a search for this text with this document, which is gone."""
+        for version in oracle.versions(self._conn):
+            if version.state in ("ready", "active", "standby") and text.strip():
+                vector = models.query_vector(version.space, version.passages(text)[0])
+                hits = self.ask(NEAREST, version.name, version.fingerprint, str(vector.tolist()))
+                if doc_id in (hits or []):
+                    self.problem(f"{doc_id} is deleted, and {version.name} answers with it")
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED") -> Iterator[Transaction]:
@@ -141,6 +156,7 @@ class Stage:
         self.run.finish(self.syncing(seconds=seconds))
 
     def syncing(self, strike: Strike | None = None, *, seconds: float = ENOUGH, lease: float = LONG_LEASE) -> Worker:
+        """A dual-write worker that takes nobody's claims over."""
         return self.run.start("sync_once", "", strike, str(seconds), lease_seconds=lease)
 
     def holding(
@@ -204,9 +220,10 @@ class Stage:
             worker.let_go()
         return [self.run.finish(worker) for worker in workers]
 
-    def expired(self) -> None:
-        """Wait until no lease is left."""
-        self.wait(lambda: self.ask(LEASED) == 0, "the end of a lease")
+    def freed(self) -> None:
+        """Take every claim from whoever holds it, as another worker does that has seen it stop counting."""
+        for statement in FREED:
+            self._conn.execute(statement)  # type: ignore[arg-type]
 
     def waits(self, worker: Worker, seconds: float = WAITS_SECONDS) -> bool:
         """Whether it waits for a lock, for so long already."""
@@ -239,7 +256,7 @@ class Stage:
 
     def look(self) -> None:
         """What the auditor says now: the next scene may empty what this one has spoilt."""
-        self.run.problems += self._auditor.look(self._conn)
+        self.run.problems += self._auditor.look(self._conn) + self._locks.look(self._conn)
 
     def leave(self) -> None:
         """Leave what the oracle may look at: every live version whole, and somebody to drain the queue."""

@@ -12,29 +12,32 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults.campaign import models, oracle
+from tests.faults.campaign import gone, models, oracle
 from tests.faults.campaign.paid import Kill, Paid
 from tests.faults.campaign.readers import REFRESH_SECONDS
 from tests.faults.campaign.records import Log, pauses, read
 from tests.faults.campaign.scenario import Campaign
 
-DOCUMENTS = "embed_pipeline.docs__v1__documents"
-VECTORS = "embed_pipeline.docs__v1__vectors"
+TABLE = "embed_pipeline.docs__v1"
 QUIET = "ALTER TABLE articles DISABLE TRIGGER USER; "
 UNCHECKED = "SET session_replication_role = replica; "
+# A version that does not split its texts has no room for a second vector of a document.
+ROOM = f"ALTER TABLE {TABLE} DROP CONSTRAINT docs__v1_chunk_check; ALTER TABLE {TABLE} DROP CONSTRAINT docs__v1_check; "
+SECOND = f"INSERT INTO {TABLE} (doc_id, chunk, chunks, source_hash, embedding) SELECT doc_id, 1, {{}}, embedding FROM {TABLE} WHERE doc_id = '1'"
 
 BROKEN = {
-    "a vector is gone": (f"DELETE FROM {VECTORS} WHERE doc_id = '1'", "1 has the passages []"),
-    "a document's row and vector are gone": (
-        f"DELETE FROM {VECTORS} WHERE doc_id = '1'; DELETE FROM {DOCUMENTS} WHERE doc_id = '1'",
-        "1 is missing",
+    "a vector is gone": (f"DELETE FROM {TABLE} WHERE doc_id = '1'", "1 is missing"),
+    "the first passage is gone, the second stays": (
+        ROOM + SECOND.format("2, source_hash") + f"; DELETE FROM {TABLE} WHERE doc_id = '1' AND chunk = 0",
+        "1 has vectors and no row of its own",
     ),
-    "a row is gone, its vector stays": (f"DELETE FROM {DOCUMENTS} WHERE doc_id = '1'", "1 has vectors and no row of its own"),
-    "a passage too many": (
-        f"INSERT INTO {VECTORS} (doc_id, chunk, embedding) SELECT doc_id, 1, embedding FROM {VECTORS} WHERE doc_id = '1'",
-        "1 has the passages [0, 1]",
+    "a passage too many": (ROOM + SECOND.format("1, source_hash"), "1 has the passages [0, 1]"),
+    "a passage of another text": (ROOM + SECOND.format("1, sha256('x')"), "1 has passages [1] with labels of their own"),
+    "a number of passages that are not there": (
+        ROOM + f"UPDATE {TABLE} SET chunks = 2 WHERE doc_id = '1'",
+        "1 has the passages [0], counted 2, of 1",
     ),
-    "a hash of another text": (f"UPDATE {DOCUMENTS} SET source_hash = sha256('x') WHERE doc_id = '1'", "1 is stale"),
+    "a hash of another text": (f"UPDATE {TABLE} SET source_hash = sha256('x') WHERE doc_id = '1'", "1 is stale"),
     "an edit that nobody saw": (QUIET + "UPDATE articles SET body = 'new' WHERE id = 1", "1 is stale"),
     "a delete that nobody saw": (QUIET + "DELETE FROM articles WHERE id = 1", "1 is an orphan"),
     "an insert that nobody saw": (QUIET + "INSERT INTO articles (id, title) VALUES (99, 'x')", "99 is missing"),
@@ -43,12 +46,12 @@ BROKEN = {
         "1 can have no vector, and has one",
     ),
     "another document's vector": (
-        f"UPDATE {VECTORS} SET embedding = (SELECT embedding FROM {VECTORS} WHERE doc_id = '2') WHERE doc_id = '1'",
+        f"UPDATE {TABLE} SET embedding = (SELECT embedding FROM {TABLE} WHERE doc_id = '2') WHERE doc_id = '1'",
         "1 has a vector that its model did not make",
     ),
     "provenance of another version": (
-        f"ALTER TABLE {DOCUMENTS} DROP CONSTRAINT docs__v1__documents_fingerprint_check; "
-        f"UPDATE {DOCUMENTS} SET fingerprint = 'other' WHERE doc_id = '1'",
+        f"ALTER TABLE {TABLE} DROP CONSTRAINT docs__v1_fingerprint_check; "
+        f"UPDATE {TABLE} SET fingerprint = 'other' WHERE doc_id = '1'",
         "1 has the provenance",
     ),
     "a dead letter of an old text": (
@@ -61,7 +64,24 @@ BROKEN = {
         "VALUES ('docs', 'v1', '99', sha256('x'), 'gone')",
         "99 has a dead letter that is stale",
     ),
-    "work that nobody did": ("UPDATE articles SET body = 'new' WHERE id = 1", "the queue holds 1 rows for v1"),
+    "a change that nobody was told of": ("UPDATE articles SET body = 'new' WHERE id = 1", "the inbox holds 1 rows"),
+    "a TRUNCATE that nobody was told of": ("TRUNCATE articles", "the inbox holds 1 rows"),
+    "work that nobody did": (
+        "INSERT INTO embed_pipeline.pending VALUES ('docs', 'v1', '1', 7, 7, now(), false)",
+        "1 documents are pending for v1",
+    ),
+    "a claim that nobody ended": (
+        "INSERT INTO embed_pipeline.claims (claim, index_name, version, who) VALUES (gen_random_uuid(), 'docs', 'v1', 'nobody')",
+        "1 claims are left for v1",
+    ),
+    "a doubt that nobody looked into": (
+        "INSERT INTO embed_pipeline.doubts (index_name, kind, reason) VALUES ('docs', 'capture', 'out of memory')",
+        "a doubt is open (capture): out of memory",
+    ),
+    "an id that was set aside": (
+        "INSERT INTO embed_pipeline.unwieldy_ids VALUES ('docs', sha256('x'), 'x', 'too long')",
+        "an id was set aside: too long",
+    ),
     "a transition that is told twice": (
         "INSERT INTO embed_pipeline.audit_events (index_name, version, event, from_state, to_state) "
         "VALUES ('docs', 'v1', 'cutover', 'ready', 'active')",
@@ -142,6 +162,35 @@ def test_the_oracle_reports_every_wrong_answer(campaign: Callable[..., Campaign]
         for name, (changed, expected) in WRONG_ANSWERS.items():
             (found,) = oracle.wrong_answers(conn, [right | changed], REFRESH_SECONDS)
             assert expected in found, name
+
+
+# What a writer noted, and whether a search between 10 and 11 that answered with document 1 was wrong. Times are monotonic seconds.
+DELETED = {"kind": "delete", "start": 1.0, "seconds": 0.5, "gone": ["1"]}
+WRITERS: dict[str, tuple[list[dict[str, Any]], bool]] = {
+    "deleted before": ([DELETED], True),
+    "deleted while the search was under way": ([DELETED | {"start": 10.5}], False),
+    "deleted and born again before": ([DELETED, {"start": 5.0, "seconds": 0.1, "born": ["1"]}], False),
+    "deleted and born again while the search was under way": ([DELETED, {"start": 10.9, "seconds": 9.0, "born": ["1"]}], False),
+    "deleted and born again afterwards": ([DELETED, {"start": 11.5, "seconds": 0.1, "born": ["1"]}], True),
+    "born before it was deleted": ([{"start": 0.0, "seconds": 0.9, "born": ["1"]}, DELETED], True),
+    "born by another writer in the meantime of the delete": ([{"start": 0.5, "seconds": 1.0, "born": ["1"]}, DELETED], False),
+    "the answer to the delete was lost": ([DELETED | {"error": "OperationalError"}], False),
+    "truncated before": ([{"start": 1.0, "seconds": 0.5, "truncated": True, "born": ["2"]}], True),
+    "truncated and filled again": ([{"start": 1.0, "seconds": 0.5, "truncated": True, "born": ["1", "2"]}], False),
+    "another one deleted": ([DELETED | {"gone": ["3"]}], False),
+}
+
+
+def test_the_oracle_reports_answers_with_what_is_gone(campaign: Callable[..., Campaign]) -> None:
+    with campaign(keys=4).connect() as conn:
+        search = answer(start=10.0, seconds=1.0)
+        for name, (writing, wrong) in WRITERS.items():
+            found = gone.wrong_answers(conn, writing, [search])
+            assert found == (
+                ["v1 answered with a document that was deleted before the search began (1 times)"] if wrong else []
+            ), name
+        # What is not filled yet may be compared later.
+        assert gone.wrong_answers(conn, [DELETED], [search | {"at": time.time() - 3600}]) == []
 
 
 def test_two_spaces_are_at_right_angles() -> None:

@@ -21,8 +21,9 @@ import psycopg
 import embed_pipeline
 from embed_pipeline import errors, signals
 from embed_pipeline.catalog import versions
+from embed_pipeline.documents import inbox, queue
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, model_check, retire, verify
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, model_check, retire, verify, watch
 from embed_pipeline.migrate.open_index import OpenIndex, opened
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.postgres import connection, failures
@@ -32,17 +33,21 @@ from tests.harness.fakes import append_lines
 
 # Long enough for a batch, short enough that a test can wait for it to run out.
 LEASE_SECONDS = 0.7
+# The same of what a worker that watches does in seconds: look for the dead and for doubts, ask a provider again, compare again; and how often
+# it moves the place from which it looks.
+ROUND_SECONDS, RETRY_SECONDS, COMPARE_AGAIN_SECONDS, FLOOR_SECONDS = 0.2, 0.3, 1.0, 0.05
 
 # Nobody is held for longer than a step may last.
 HELD_SECONDS = 90.0
 
 # All moments but those that come for each row of a COPY, or while nobody works.
 PRESSED = (
+    *("inbox.distributing", "inbox.announced", "inbox.known"),
     *("dual_write.claimed", "dual_write.read", "dual_write.embedded", "settle.locked", "reject.locked", "embed.split"),
-    *("replace.locked", "replace.deleted", "replace.inserted", "replace.written", "store.committed"),
-    *("backfill.read", "backfill.embedded", "backfill.revisiting", "capture.canary"),
-    *("insert_new.copied", "insert_new.inserted", "insert_new.written"),
-    *("register.cut", "register.locked", "hnsw.building", "retire.detached"),
+    *("replace.locked", "replace.first", "replace.deleted", "replace.written", "store.committed"),
+    *("backfill.opened", "backfill.read", "backfill.embedded", "backfill.closed", "backfill.compared", "capture.canary"),
+    *("insert_new.held", "insert_new.inserted", "insert_new.written", "compare.slice"),
+    *("register.cut", "register.registering", "hnsw.building", "retire.detached"),
     *("cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"),
 )
 
@@ -78,7 +83,9 @@ class Task:
 def run(task: Task) -> None:
     """The target of every worker process."""
     assert embed_pipeline.__file__ == task.package, f"{embed_pipeline.__file__} is loaded instead of {task.package}"
-    dual_write.LEASE_SECONDS = task.lease_seconds
+    queue.LEASE_SECONDS = task.lease_seconds
+    inbox.FLOOR_SECONDS = FLOOR_SECONDS
+    watch.ROUND_SECONDS, watch.RETRY_SECONDS, watch.COMPARE_AGAIN_SECONDS = ROUND_SECONDS, RETRY_SECONDS, COMPARE_AGAIN_SECONDS
     connection.FROZEN_MS = task.frozen_ms
     if task.pressure is not None:
         _press(task.pressure)
@@ -86,7 +93,10 @@ def run(task: Task) -> None:
     if task.strike is not None:
         _arm(task.strike, str(spec.database_url), task)
     outcome: dict[str, Any] = {"pid": os.getpid()}
-    task.outcome.with_suffix(".begun").touch()
+    # Whole or not there: who looks for it reads it (`locks.py`).
+    begun = task.outcome.with_suffix(".begun")
+    begun.with_suffix(".beginning").write_text(str(os.getpid()))
+    begun.with_suffix(".beginning").rename(begun)
     try:
         with opened(spec, register_new=task.step == "register") as index:
             outcome["result"] = STEPS[task.step](index, task)
@@ -170,12 +180,12 @@ def _fill(index: OpenIndex, task: Task) -> int:
 
 def _sync(index: OpenIndex, task: Task) -> str:
     """A dual-write worker that never stops by itself; a version that fails is noted and tried again."""
-    while True:
-        _note_errors(task, dual_write.sync(index, budget_seconds=0.2))
+    watch.watch(index, threading.Event(), lambda results: _note_errors(task, results))
+    return "stopped"
 
 
 def _sync_once(index: OpenIndex, task: Task) -> int:
-    """The queue of each version worked off once, for so many seconds at most; how many documents were written, removed or set aside."""
+    """What was there when it began is worked off, for so many seconds at most; how many documents were written, removed or set aside."""
     results = dual_write.sync(index, budget_seconds=float(task.argument))
     _note_errors(task, results)
     return sum(each.written + each.settled + each.rejected for each in results)
@@ -184,9 +194,16 @@ def _sync_once(index: OpenIndex, task: Task) -> int:
 def _one_batch(index: OpenIndex, task: Task) -> int:
     """One batch of each version and no more, where `sync_once` would go on to what came meanwhile."""
     with Line(index) as line:
+        line.repeat(dual_write.distributor(index).distribute)
         for version in line.repeat(lambda conn: versions.live_versions(conn, index.name)):
-            dual_write._one_batch(line, index, version, dual_write.VersionSync(version.name))
+            dual_write.Work(line, index, version, dual_write.VersionSync(version.name)).batch()
     return 0
+
+
+def _distribute(index: OpenIndex, task: Task) -> int:
+    """What the inbox holds is handed to the versions, and nothing more."""
+    with Line(index) as line:
+        return line.repeat(dual_write.distributor(index).distribute)
 
 
 def _note_errors(task: Task, results: list[dual_write.VersionSync]) -> None:
@@ -232,6 +249,7 @@ STEPS: dict[str, Callable[[OpenIndex, Task], Any]] = {
     "sync": _sync,
     "sync_once": _sync_once,
     "one_batch": _one_batch,
+    "distribute": _distribute,
     "ann_index": _ann,
     "gate": _gate,
     "cutover": _cutover,
