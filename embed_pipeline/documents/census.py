@@ -8,10 +8,9 @@ from typing import Any
 import psycopg
 
 from embed_pipeline.documents import ranges
-from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange, within
-from embed_pipeline.documents.slices import KeySlices, SliceSize
+from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
+from embed_pipeline.documents.slices import KeySlices, SlicedQuery, SliceSize
 from embed_pipeline.documents.source import Source, queries, read_current
-from embed_pipeline.postgres.connection import unhurried
 
 
 def count(conn: psycopg.Connection, source: Source, bounds: KeyRange = ALL_KEYS) -> int:
@@ -49,9 +48,9 @@ def _each(
 ) -> Iterator[Any]:
     parts = source.parts()
     size = SliceSize()
+    chosen = {each: parts[each] for each in wanted}
+    query = SlicedQuery(source, lambda in_range: queries(name, in_range=in_range, **chosen))
     for part in KeySlices(conn, source, bounds, size):
-        in_range = within(source, part.lower is not None, part.upper is not None, after=False)
-        query = queries(name, in_range=in_range, **{each: parts[each] for each in wanted})
-        with size.timed(), unhurried(conn):
-            rows = conn.execute(query, values | {"lower": part.lower, "upper": part.upper}).fetchall()
+        with size.timed():
+            rows = query.rows(conn, part, values)
         yield from rows

@@ -15,11 +15,10 @@ import psycopg
 from psycopg import errors
 
 from embed_pipeline.documents import queue
-from embed_pipeline.documents.slices import SliceSize
+from embed_pipeline.documents.slices import SliceSize, read
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -239,9 +238,8 @@ def _gone(conn: psycopg.Connection, source: Source, doc_ids: list[str], size: Sl
     worker finds out."""
     parts = source.parts()
     query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
-    with size.timed(), unhurried(conn):
-        conn.execute(slices("by_key"))
-        return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": doc_ids})]
+    with size.timed():
+        return [doc_id for (doc_id,) in read(conn, query, {"doc_ids": doc_ids})]
 
 
 def _begin(conn: psycopg.Connection) -> None:

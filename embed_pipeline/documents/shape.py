@@ -150,9 +150,14 @@ def clear(conn: psycopg.Connection, index: str, doubts: Sequence[Doubt]) -> None
 
 def horizon(conn: psycopg.Connection, source: Source, index: str) -> Horizon:
     """The oldest transaction that may still be under way now, and the shape that this is true for."""
+    return Horizon(oldest_running(conn), read(conn, source, index).digest)
+
+
+def oldest_running(conn: psycopg.Connection) -> str:
+    """The oldest transaction that may still be under way: what older ones have written is the same for every snapshot from now on."""
     row = conn.execute(queries("horizon")).fetchone()
     assert row is not None
-    return Horizon(str(row[0]), read(conn, source, index).digest)
+    return str(row[0])
 
 
 def last_comparison(conn: psycopg.Connection, source: Source, index: str, version: str) -> Horizon | None:

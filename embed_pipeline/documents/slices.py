@@ -4,17 +4,54 @@ of 50 ms must get through: no statement of ours holds it for longer than half of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from embed_pipeline.documents.ranges import KeyRange, within
 from embed_pipeline.documents.slice_size import SliceSize as SliceSize
 from embed_pipeline.documents.source import Source
-from embed_pipeline.postgres.connection import unhurried
+from embed_pipeline.postgres.connection import begin_unhurried
 from embed_pipeline.postgres.queries import Queries
 
 queries = Queries(__file__, "slices.sql")
+
+Compose = Callable[[sql.Composable], sql.Composed]
+"""A query over a slice, given the condition that its documents meet."""
+
+
+class SlicedQuery:
+    """A query over one slice after another: composed once for each form that its bounds have, and read in one round trip."""
+
+    def __init__(self, source: Source, compose: Compose) -> None:
+        self._source = source
+        self._compose = compose
+        self._composed: dict[tuple[bool, bool], bytes] = {}
+
+    def rows(
+        self, conn: psycopg.Connection, part: KeyRange, values: Mapping[str, Any], *, binary: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """What the query gives for the slice, looked up through the documents' key."""
+        return read(conn, self._of(conn, part), {**values, "lower": part.lower, "upper": part.upper}, binary=binary)
+
+    def _of(self, conn: psycopg.Connection, part: KeyRange) -> bytes:
+        form = (part.lower is not None, part.upper is not None)
+        if form not in self._composed:
+            self._composed[form] = self._compose(within(self._source, *form, after=False)).as_bytes(conn)
+        return self._composed[form]
+
+
+def read(
+    conn: psycopg.Connection, query: bytes | sql.Composed, values: Mapping[str, Any], *, binary: bool = False
+) -> list[tuple[Any, ...]]:
+    """One statement that reads documents, in a transaction of its own: one round trip, and nothing is held after it."""
+    with conn.pipeline(), conn.transaction():
+        begin_unhurried(conn)
+        conn.execute(queries("by_key"))
+        cursor = conn.execute(query, values, binary=binary)
+    return cursor.fetchall()
 
 
 class KeySlices:
@@ -22,9 +59,11 @@ class KeySlices:
 
     def __init__(self, conn: psycopg.Connection, source: Source, bounds: KeyRange, size: SliceSize) -> None:
         self._conn = conn
-        self._source = source
         self._bounds = bounds
         self.size = size
+        parts = source.parts()
+        wanted = {name: parts[name] for name in ("documents", "key_array", "key_columns")}
+        self._bound = SlicedQuery(source, lambda in_range: queries("bound", in_range=in_range, **wanted))
 
     def __iter__(self) -> Iterator[KeyRange]:
         if self._bounds.is_empty:
@@ -39,14 +78,7 @@ class KeySlices:
 
     def _until(self, lower: list[str] | None) -> list[str] | None:
         """The first key after a slice from `lower`, or None where the slice is the last one."""
-        parts = self._source.parts()
-        query = queries(
-            "bound",
-            in_range=within(self._source, lower is not None, self._bounds.upper is not None, after=False),
-            **{name: parts[name] for name in ("documents", "key_array", "key_columns")},
-        )
         # The key behind the last one of the slice begins the next one.
-        values = {"lower": lower, "upper": self._bounds.upper, "size": self.size.rows + 1}
-        with unhurried(self._conn):
-            row = self._conn.execute(query, values).fetchone()
-        return None if row is None else list(row[0])
+        left = KeyRange(self._bounds.partition, lower, self._bounds.upper)
+        rows = self._bound.rows(self._conn, left, {"size": self.size.rows + 1})
+        return list(rows[0][0]) if rows else None

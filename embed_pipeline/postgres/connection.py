@@ -96,15 +96,22 @@ def unhurried(conn: psycopg.Connection[Any]) -> Iterator[None]:
     the table no longer than any other may.
     """
     with conn.transaction():
-        end_when_frozen(conn)
-        conn.execute(_QUERIES("no_timeout"), {"names": ["statement_timeout", "transaction_timeout"], "local": True})
+        begin_unhurried(conn)
         yield
+
+
+def begin_unhurried(conn: psycopg.Connection[Any]) -> None:
+    """The same for the transaction that has begun."""
+    conn.execute(_QUERIES(_by_server("unhurried", conn)), {"milliseconds": str(FROZEN_MS)})
+
+
+def _by_server(name: str, conn: psycopg.Connection[Any]) -> str:
+    return f"{name}_17" if conn.info.server_version >= 170_000 else name
 
 
 def set_unhurried(conn: psycopg.Connection[Any]) -> None:
     """The same for the rest of the session, and without lock_timeout: for what runs in no transaction (CONCURRENTLY)."""
-    names = ["statement_timeout", "transaction_timeout", "lock_timeout"]
-    conn.execute(_QUERIES("no_timeout"), {"names": names, "local": False})
+    conn.execute(_QUERIES(_by_server("session_unhurried", conn)))
 
 
 def register_types(conn: psycopg.Connection[Any]) -> bool:

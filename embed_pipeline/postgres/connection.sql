@@ -13,6 +13,16 @@ SELECT (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE nam
 -- An application that changes a document waits for a lock of ours on it. Whoever freezes while holding one is thrown out.
 SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
 
--- name: no_timeout
--- Through pg_settings, since a server before 17 does not know transaction_timeout.
-SELECT set_config(name, '0', %(local)s) FROM pg_catalog.pg_settings WHERE name = ANY (%(names)s)
+-- name: unhurried
+SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
+
+-- name: unhurried_17
+-- A server before 17 does not know transaction_timeout.
+SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true),
+       set_config('transaction_timeout', '0', true)
+
+-- name: session_unhurried
+SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)
+
+-- name: session_unhurried_17
+SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false), set_config('transaction_timeout', '0', false)

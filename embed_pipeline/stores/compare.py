@@ -15,11 +15,9 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents.ranges import KeyRange, within
-from embed_pipeline.documents.slices import KeySlices, SliceSize
-from embed_pipeline.documents.slices import queries as slices
+from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.documents.slices import KeySlices, SlicedQuery, SliceSize, read
 from embed_pipeline.documents.source import Source
-from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Found
@@ -34,13 +32,15 @@ class Stored:
     """What a version holds, as the comparison sees it: SQL over the aliases `d` (document) and `v` (what is stored of it).
 
     `untouched`: neither side has changed since it was known to be equal. `differs`: what is stored is of another text. `is_whole`:
-    all of its passages are there. `first_chunk` narrows the join to the row that stands for the document.
+    all of its passages are there. `first_chunk` narrows the join to the row that stands for the document. `is_counted`: rows that the caller
+    has counted before, to know afterwards whether each of them has its document.
     """
 
     relation: sql.Composable
     differs: sql.Composable
     untouched: sql.Composable = field(default_factory=lambda: sql.SQL("false"))
     is_whole: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    is_counted: sql.Composable = field(default_factory=lambda: sql.SQL("false"))
     first_chunk: sql.Composable = field(default_factory=lambda: sql.SQL(""))
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -54,7 +54,10 @@ class Comparison:
         self._version = version
         self._stored = stored
         self._size = SliceSize()
+        self._query = SlicedQuery(source, self._compose)
         self.found = Found()
+        self.counted = 0
+        """How many rows of the stored side met `Stored.is_counted`."""
 
     def documents(self, bounds: KeyRange) -> Found:
         """Compare every document of the range."""
@@ -70,30 +73,30 @@ class Comparison:
             self._orphans(portion)
         return self.found
 
-    def _slice(self, part: KeyRange) -> None:
+    def _compose(self, in_range: sql.Composable) -> sql.Composed:
         source, stored = self._source, self._stored
-        query = queries(
+        return queries(
             "slice",
             doc_id=source.doc_id(),
             source_hash=source.source_hash(),
             documents=source.identifier,
-            in_range=within(source, part.lower is not None, part.upper is not None, after=False),
+            in_range=in_range,
             stored=stored.relation,
             differs=stored.differs,
             untouched=stored.untouched,
             is_whole=stored.is_whole,
+            is_counted=stored.is_counted,
             first_chunk=stored.first_chunk,
         )
-        values = {**self._names(), **stored.values, "lower": part.lower, "upper": part.upper}
-        with unhurried(self._conn):
-            self._conn.execute(slices("by_key"))
-            row = self._conn.execute(query, values).fetchone()
-        assert row is not None
+
+    def _slice(self, part: KeyRange) -> None:
+        (row,) = self._query.rows(self._conn, part, self._names() | self._stored.values)
         self.found.documents += row[0]
         self.found.current += row[1]
         self.found.dead += row[2]
         self.found.pending += row[3]
         self.found.different.update(zip(row[4], row[5], strict=True))
+        self.counted += row[6]
 
     def _orphans(self, doc_ids: Sequence[str]) -> None:
         parts = self._source.parts()
@@ -102,10 +105,8 @@ class Comparison:
         start = 0
         while start < len(doc_ids):
             rows = self._size.rows
-            with self._size.timed(), unhurried(self._conn):
-                self._conn.execute(slices("by_key"))
-                values = self._names() | {"doc_ids": list(doc_ids[start : start + rows])}
-                found = self._conn.execute(query, values).fetchall()
+            with self._size.timed():
+                found = read(self._conn, query, self._names() | {"doc_ids": list(doc_ids[start : start + rows])})
             for doc_id, pending in found:
                 if pending:
                     self.found.pending += 1

@@ -8,9 +8,10 @@ WITH announced AS MATERIALIZED (
 SELECT count(*), count(*) FILTER (WHERE c.verdict = 'current'), count(*) FILTER (WHERE c.verdict = 'dead'),
        count(*) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND c.pending),
        coalesce(array_agg(c.doc_id ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[]),
-       coalesce(array_agg(c.verdict ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[])
+       coalesce(array_agg(c.verdict ORDER BY c.doc_id) FILTER (WHERE c.verdict NOT IN ('current', 'dead') AND NOT c.pending), ARRAY[]::text[]),
+       count(*) FILTER (WHERE c.is_counted)
 FROM (
-    SELECT j.doc_id, j.verdict,
+    SELECT j.doc_id, j.verdict, j.is_counted,
            j.verdict NOT IN ('current', 'dead') AND (EXISTS (
                SELECT FROM embed_pipeline.pending p
                WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = j.doc_id)
@@ -23,7 +24,8 @@ FROM (
                    WHEN NOT ({untouched}) AND ({differs}) THEN 'stale'
                    WHEN NOT ({is_whole}) THEN 'wrong_chunks'
                    ELSE 'current'
-               END AS verdict
+               END AS verdict,
+               coalesce({is_counted}, false) AS is_counted
         FROM {documents} AS d
         LEFT JOIN {stored} AS v ON v.doc_id = {doc_id} {first_chunk}
         LEFT JOIN embed_pipeline.dead_letters AS l

@@ -8,9 +8,8 @@ from psycopg import sql
 from embed_pipeline.catalog import dead_letters
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.ranges import KeyRange, within
-from embed_pipeline.documents.slices import queries as slices
+from embed_pipeline.documents.slices import read
 from embed_pipeline.documents.source import Source, hash_of
-from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.stores.protocol import MissingDocument
 
@@ -34,9 +33,5 @@ def missing(
         **{name: parts[name] for name in ("documents", "doc_id", "text", "key_columns")},
     )
     values = {"index": version.index, "version": version.name, "lower": part.lower, "upper": part.upper}
-    with conn.transaction():
-        end_when_frozen(conn)
-        conn.execute(slices("by_key"))
-        row = conn.execute(query, values, binary=True).fetchone()
-    assert row is not None
+    (row,) = read(conn, query, values, binary=True)
     return [MissingDocument(doc_id, text, hash_of(text)) for doc_id, text in zip(*row, strict=True)]

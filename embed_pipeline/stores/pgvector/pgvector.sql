@@ -96,6 +96,15 @@ age(d.xmin) > age(%(horizon)s::text::xid8::xid) AND age(v.xmin) > age(%(horizon)
 -- name: untouched_since_fill
 v.epoch = %(epoch)s AND v.partition = %(partition)s AND age(d.xmin) > age(%(horizon)s::text::xid8::xid)
 
+-- name: is_settled
+age(v.xmin) > age(%(settled)s::text::xid8::xid)
+
+-- name: is_of_partition
+v.partition = %(partition)s
+
+-- name: count_settled
+SELECT count(*) FROM {table} AS v WHERE v.chunk = 0 AND {is_counted}
+
 -- name: is_whole
 (SELECT count(*) FROM {table} AS c WHERE c.doc_id = v.doc_id) = v.chunks
 AND NOT EXISTS (SELECT FROM {table} AS c WHERE c.doc_id = v.doc_id AND (c.source_hash, c.chunks) IS DISTINCT FROM (v.source_hash, v.chunks))

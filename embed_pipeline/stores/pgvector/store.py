@@ -12,7 +12,7 @@ from psycopg import sql
 from embed_pipeline.catalog import dead_letters, partitions
 from embed_pipeline.catalog.partitions import Fence
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
 from embed_pipeline.documents.shape import Horizon
@@ -188,22 +188,25 @@ class PgvectorStore:
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
     ) -> Found:
         untouched = sql.SQL("false") if since is None else queries("untouched_since_horizon")
-        comparison = self._comparison(conn, untouched, {} if since is None else {"horizon": since.xmin})
+        values = {"settled": shape.oldest_running(conn)} | ({} if since is None else {"horizon": since.xmin})
+        is_counted = queries("is_settled")
+        there = self._count(conn, is_counted, values) if orphans else 0
+        comparison = self._comparison(conn, untouched, is_counted, values)
         for each in ranges:
             comparison.documents(each)
         if orphans:
-            comparison.orphans(self.stored_ids(conn))
+            comparison.orphans(self.stored_ids(conn) if self._may_have_orphans(there, comparison) else ())
         return comparison.found
 
     def compare_partition(self, conn: psycopg.Connection, partition: KeyRange, filled: Filled | None) -> Found:
-        values = {} if filled is None else {"horizon": filled.horizon.xmin, "epoch": filled.fence.epoch}
-        number = int(partition.partition)
+        values: dict[str, Any] = {"partition": int(partition.partition)}
+        values |= {} if filled is None else {"horizon": filled.horizon.xmin, "epoch": filled.fence.epoch}
         untouched = sql.SQL("false") if filled is None else queries("untouched_since_fill")
-        comparison = self._comparison(conn, untouched, values | {"partition": number})
+        is_counted = queries("is_of_partition")
+        there = self._count(conn, is_counted, values)
+        comparison = self._comparison(conn, untouched, is_counted, values)
         comparison.documents(partition)
-        with self._unless_retired(), unhurried(conn):
-            query = queries("stored_ids_of_partition", table=self.version.table)
-            ids = [doc_id for (doc_id,) in conn.execute(query, {"partition": number})]
+        ids = self._ids_of_partition(conn, values) if self._may_have_orphans(there, comparison) else []
         comparison.orphans(ids[start : start + PORTION] for start in range(0, len(ids), PORTION))
         return comparison.found
 
@@ -214,12 +217,31 @@ class PgvectorStore:
         assert row is not None
         return found.coverage(vectors=row[0])
 
-    def _comparison(self, conn: psycopg.Connection, untouched: sql.Composable, values: dict[str, Any]) -> Comparison:
+    def _count(self, conn: psycopg.Connection, is_counted: sql.Composable, values: dict[str, Any]) -> int:
+        with self._unless_retired(), unhurried(conn):
+            row = conn.execute(queries("count_settled", table=self.version.table, is_counted=is_counted), values).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def _may_have_orphans(self, there: int, comparison: Comparison) -> bool:
+        """Rows that were counted before the documents were compared only become fewer. As many have been met beside their documents, so
+        all of them; else each is looked at. Passages without the row of their document are met by neither count."""
+        return self.version.is_chunked or comparison.counted < there
+
+    def _ids_of_partition(self, conn: psycopg.Connection, values: dict[str, Any]) -> list[str]:
+        with self._unless_retired(), unhurried(conn):
+            rows = conn.execute(queries("stored_ids_of_partition", table=self.version.table), values)
+            return [doc_id for (doc_id,) in rows]
+
+    def _comparison(
+        self, conn: psycopg.Connection, untouched: sql.Composable, is_counted: sql.Composable, values: dict[str, Any]
+    ) -> Comparison:
         stored = Stored(
             relation=self.version.table,
             differs=queries("differs", source_hash=self.source.source_hash()),
             untouched=untouched,
             is_whole=queries("is_whole", table=self.version.table) if self.version.is_chunked else sql.SQL("true"),
+            is_counted=is_counted,
             first_chunk=sql.SQL("AND v.chunk = 0"),
             values=values,
         )
