@@ -173,7 +173,7 @@ class PgvectorStore:
     def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
         after = ""
         while True:
-            with self._unless_retired():
+            with self._unless_retired(), unhurried(conn):
                 rows = conn.execute(
                     queries("stored_ids", table=self.version.table), {"after": after, "limit": PORTION}
                 ).fetchall()
@@ -229,7 +229,7 @@ class PgvectorStore:
         return self.version.is_chunked or comparison.counted < there
 
     def _ids_of_partition(self, conn: psycopg.Connection, values: dict[str, Any]) -> list[str]:
-        with self._unless_retired():
+        with self._unless_retired(), unhurried(conn):
             rows = conn.execute(queries("stored_ids_of_partition", table=self.version.table), values)
             return [doc_id for (doc_id,) in rows]
 
