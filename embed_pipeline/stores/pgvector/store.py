@@ -102,9 +102,8 @@ class PgvectorStore:
     # Backfill
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
-        without_stored = (
-            queries("without_stored", table=self.version.table, doc_id=self.source.doc_id()) if begun else sql.SQL("")
-        )
+        condition = "without_stored" if begun else "without_dual_written"
+        without_stored = queries(condition, table=self.version.table, doc_id=self.source.doc_id())
         with self._unless_retired():
             return ledger.missing(conn, self.source, self.version, within, without_stored)
 
