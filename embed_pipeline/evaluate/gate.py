@@ -22,7 +22,7 @@ from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import HoldoutError, IllegalTransition
 from embed_pipeline.evaluate import metrics, report
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout, require_known_documents
-from embed_pipeline.evaluate.statistics import overlap_at_k
+from embed_pipeline.evaluate.statistics import overlap_at_k, share_found
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
 from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -36,15 +36,18 @@ Ranking = dict[str, list[tuple[str, float]]]
 
 @dataclass(frozen=True)
 class Measured:
-    """What one version answered to every held-out query, through its index and exactly."""
+    """What one version answered to every held-out query, through its index and exactly. `steady`: what was in the exact answer before the
+    index was asked, and after."""
 
     version: str
     ann: Ranking
     exact: Ranking
+    steady: Ranking
 
     def ann_recall(self, k: int) -> float:
-        """Share of the exact top k that the index found, over all queries. Needs no judgements: it measures the index alone."""
-        return overlap_at_k(self.exact, self.ann, k)
+        """Share of the exact top k that the index found, over all queries. Needs no judgements: it measures the index alone, and no
+        document that came, went or changed while it was asked."""
+        return share_found(self.steady, self.ann, k)
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,18 @@ def _measure(conn: psycopg.Connection, index: OpenIndex, version: Version, holdo
             f"{len(answer.rejected)} held-out queries have no vector in {version.name}; first {ids[position]!r}: {reason}.",
             next_step="Remove them from the held-out set, or declare too_long: truncate.",
         )
-    exact = store.search_exact(conn, answer.vectors, depth)
+    exact = _ranking(ids, store.search_exact(conn, answer.vectors, depth))
     counter.add(len(ids))
-    ann = []
+    found = []
     for vector in answer.vectors:
-        ann.append(store.search(conn, vector, depth))
+        found.append(store.search(conn, vector, depth))
         counter.add(1)
-    return Measured(version.name, ann=_ranking(ids, ann), exact=_ranking(ids, exact))
+    ann, steady = _ranking(ids, found), exact
+    if share_found(exact, ann, depth) < 1:
+        # The index may have missed it, or it was there no longer.
+        again = _ranking(ids, store.search_exact(conn, answer.vectors, depth))
+        steady = {each: [hit for hit in exact[each] if hit[0] in {doc_id for doc_id, _ in again[each]}] for each in ids}
+    return Measured(version.name, ann, exact, steady)
 
 
 def _ranking(ids: Sequence[str], found: Sequence[Sequence[Hit]]) -> Ranking:

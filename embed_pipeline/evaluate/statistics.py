@@ -124,6 +124,16 @@ def overlap_at_k(first: Rankings, second: Rankings, k: int) -> float:
     return math.fsum(shares) / len(shares) if shares else 0.0
 
 
+def share_found(wanted: Rankings, found: Rankings, k: int) -> float:
+    """Mean share (0..1) of the first `k` documents of `wanted` that are among the first `k` of `found`, over queries that want any."""
+    shares = []
+    for query_id, ranking in wanted.items():
+        one = set(top(ranking, k))
+        if one:
+            shares.append(len(one & set(top(found.get(query_id, ()), k))) / len(one))
+    return math.fsum(shares) / len(shares) if shares else 0.0
+
+
 def _scores(values: Sequence[float] | Floats, low: float = 0.0, high: float = 1.0) -> Floats:
     """`values` as an array; ValueError unless it is one row of numbers in low..high (up to rounding of the metric)."""
     array = np.asarray(values, dtype=np.float64)

@@ -92,7 +92,7 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
     PostgreSQL is outlived; `waiting` is told about it.
     """
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    with Line(index, waiting) as line:
+    with failures.as_sentences(), Line(index, waiting) as line:
         # First: the rows of a partition that was attached are among what is brought up to date.
         line.repeat(lambda conn: shape.look(conn, index.source, index.name))
         hands = distributor(index)
@@ -273,6 +273,8 @@ class Work:
     def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, tuple[bytes, str]]) -> None:
         store = self.index.store(self.version)
         self.result.tokens += batch.tokens
+        # Many requests are many writes, and together they may take longer than a lease.
+        self.line.repeat(lambda conn: queue.beat(conn, claim))
         signal("dual_write.embedded")
         started = time.monotonic()
         written = write_batch(self.line, store, batch, lambda conn: store.replace(conn, claim, batch))

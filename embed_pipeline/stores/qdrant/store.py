@@ -108,7 +108,7 @@ class QdrantStore:
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
         found = ledger.missing(conn, self.source, self.version, within, sql.SQL(""))
-        if not begun or not found:
+        if not found:
             return found
         there = self._points.read([each.doc_id for each in found], vectors=False)
         return [each for each in found if self._points.hash(there.get(each.doc_id)) is None]

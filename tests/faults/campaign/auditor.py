@@ -139,9 +139,13 @@ class Seen:
 
 @dataclass
 class Auditor:
-    """Looks again and again; remembers what it knows about texts and vectors, and the snapshot before."""
+    """Looks again and again; remembers what it knows about texts and vectors, and the snapshot before.
+
+    `doubts`: capture is made to miss something, and a doubt may be open, which announces whatever it is. Else one is a defect.
+    """
 
     place: Path
+    doubts: bool = False
     before: Seen | None = None
     known: dict[bytes, str] = field(default_factory=dict)
     shown: set[tuple[str, bytes]] = field(default_factory=set)
@@ -188,6 +192,8 @@ class Auditor:
         now.parts[name] = _parts(conn, name)
         told = now.told[name] = Told()
         yield from _hear(conn, name, told)
+        if told.doubted and not self.doubts:
+            yield "a doubt is open, and nothing was missed"
         rows = now.rows[name] = {}
         yield from self._wrong_vectors(conn, version, rows)
         yield from _wrong_state(conn, version)
@@ -199,7 +205,7 @@ class Auditor:
         }
         for doc_id in now.texts.keys() | rows.keys() | letters.keys():
             row, letter = rows.get(doc_id), letters.get(doc_id)
-            if doc_id not in told.ids and not (doc_id not in now.texts and told.truncated):
+            if doc_id not in told.ids and not told.doubted and not (doc_id not in now.texts and told.truncated):
                 yield from _unexplained(now, name, doc_id, row, letter)
             if row is not None and doc_id not in now.texts and not told.hides(doc_id) and not now.is_compared_later(name, row):
                 yield f"{doc_id} is gone, and nothing that is announced hides it"
@@ -276,7 +282,7 @@ class Auditor:
                 if row.epoch is not None and row.epoch < epochs.get(row.partition, 0):
                     yield f"{doc_id} was inserted under an epoch of its partition that was over"
                 continue
-            settled = doc_id not in told.ids
+            settled = doc_id not in told.ids and not told.doubted
             current = before.digests.get(doc_id)
             if current is not None and current != row.digest and before.written[doc_id] == now.written.get(doc_id):
                 # Written since the document is as it is: the same text may have been there before.
@@ -368,11 +374,11 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def audit(url: str, place: Path, frozen_seconds: float, stop: Path, log_file: Path) -> None:
+def audit(url: str, place: Path, frozen_seconds: float, doubts: bool, stop: Path, log_file: Path) -> None:
     """The process: look until `stop` exists, and write down each kind of defect once, with how often it was seen, and the number of looks."""
     found: Counter[str] = Counter()
     looks = 0
-    auditor = Auditor(place)
+    auditor = Auditor(place, doubts)
     held = locks.Held(url, place, frozen_seconds)
     watching = threading.Thread(target=held.watch, args=(stop,), daemon=True)
     watching.start()

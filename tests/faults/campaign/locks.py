@@ -25,10 +25,11 @@ LOOK_SECONDS = 0.02
 
 HELD = """
 SELECT a.application_name, l.mode, coalesce(a.wait_event_type = 'Lock', false), a.state,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::double precision,
+       extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.query_start))::double precision,
        extract(epoch FROM clock_timestamp() - a.state_change)::double precision, a.query
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE a.datname = current_database() AND a.application_name LIKE 'campaign-%' AND l.locktype = 'relation' AND l.granted
+  AND a.query_start IS NOT NULL
   AND l.relation IN (SELECT 'articles'::regclass UNION ALL SELECT relid FROM pg_partition_tree('articles'))
 """
 READS = "AccessShareLock"

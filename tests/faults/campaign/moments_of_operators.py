@@ -15,6 +15,7 @@ from tests.faults.campaign.scenes import empty, set_triggers
 from tests.faults.campaign.stage import Scene, Stage
 
 LONG = 3600
+MORE = 90_000
 
 # The rows of the version that serves, to save the price of embedding them again. They are labelled with the space that they are of.
 COPIED = ("INSERT INTO embed_pipeline.docs__v2 SELECT * FROM embed_pipeline.docs__v1",)
@@ -151,7 +152,8 @@ def moved_by_hand(stage: Stage) -> None:
 def evidence_of_other_documents(stage: Stage) -> None:
     """More documents come after the gate, and a cutover goes by what it said before; then the held-out set is another one."""
     stage.steps("v2", "gate")
-    stage.documents(1)
+    stage.insert(MORE, stage.text())
+    stage.sync()
     with declared(stage, {"gate": {"max_row_change": 0.0}}):
         refuse(stage, "evidence about other documents", "cutover", "v2")
     holdout = stage.run.place / "holdout.jsonl"

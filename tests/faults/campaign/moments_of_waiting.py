@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import BARE
 from tests.faults.campaign import load as application
+from tests.faults.campaign import oracle
 from tests.faults.campaign.declared import faults_file, space
 from tests.faults.campaign.load import FIRST
 from tests.faults.campaign.stage import QUEUED, Scene, Stage
@@ -133,6 +134,44 @@ def many_come_first(stage: Stage) -> None:
         stage.run.url = own
 
 
+def first_registration_beside_a_long_transaction(stage: Stage) -> None:
+    """Before anything is captured a transaction has changed a document, and goes on. The first registration waits for it; the application's
+    other transactions, which have a timeout, do not. What it has changed is seen by whoever fills the version."""
+    stage.run.count_strike("a long transaction", "the first registration of all")
+    with _fresh_database(stage) as url:
+        own, stage.run.url = stage.run.url, url
+        with psycopg.connect(url) as long, psycopg.connect(url, autocommit=True) as looking:
+            long.execute("UPDATE articles SET body = %s WHERE id = 1", (stage.text(),))
+            worker = stage.run.start("register", "v1")
+            stage.wait(lambda: _waiting(looking) == 1 or not worker.running, "a registration at the documents")
+            with psycopg.connect(url) as hurried, stage.timed():
+                hurried.execute("SET LOCAL statement_timeout = '3s'")
+                hurried.execute("UPDATE articles SET body = %s WHERE id = 2", (stage.text(),))
+            if not worker.running:
+                stage.run.finish(stage.run.start("backfill", "v1"))
+        _registered(stage, worker)
+        stage.run.finish(stage.run.start("backfill", "v1"))
+        stage.sync()
+        with psycopg.connect(url, autocommit=True) as fresh:
+            found = oracle.problems(fresh)
+        stage.run.problems += [f"after the first registration beside a long transaction: {each}" for each in found]
+        stage.run.url = own
+
+
+def frozen_in_the_first_registration(stage: Stage) -> None:
+    """The first registration of an index freezes while it holds the lock on the documents; the application writes on, with a timeout of its
+    own."""
+    with _fresh_database(stage) as url:
+        own, stage.run.url = stage.run.url, url
+        worker = stage.freezing("register.locked", "register", "v1")
+        with psycopg.connect(url) as fresh, stage.timed():
+            fresh.execute("SET LOCAL statement_timeout = '3s'")
+            fresh.execute("UPDATE articles SET body = %s WHERE id = 1", (stage.text(),))
+        stage.wake(worker)
+        _registered(stage, stage.run.start("register", "v1"))
+        stage.run.url = own
+
+
 def _waiting(conn: psycopg.Connection) -> int:
     row = conn.execute(WAITING).fetchone()
     assert row is not None
@@ -142,7 +181,7 @@ def _waiting(conn: psycopg.Connection) -> int:
 def _registered(stage: Stage, worker: Worker) -> None:
     outcome = stage.run.finish(worker)
     if outcome is None or "result" not in outcome:
-        stage.problem(f"several registered the first version of all at once: {outcome}")
+        stage.problem(f"the first version of all was not registered: {outcome}")
 
 
 @contextmanager
@@ -171,4 +210,6 @@ SCENES: tuple[Scene, ...] = (
     move_beside_a_long_transaction,
     the_other_version_is_down,
     many_come_first,
+    first_registration_beside_a_long_transaction,
+    frozen_in_the_first_registration,
 )

@@ -65,9 +65,9 @@ class Campaign:
     workers and is no defect, as SQLSTATEs (or their beginnings; LOST for a connection that is gone) and as a pattern of what a dual-write
     worker may report. `server_dies`: the application loses its connections too. `proxied`: each worker reaches the server through a proxy.
     `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
-    moments of the code. `audited`: an auditor looks on while the load runs. `tablespace`: where the versions' tables are, and nothing else.
-    `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise. `table`: the documents', of another
-    kind than the load's writers work on.
+    moments of the code. `audited`: an auditor looks on while the load runs; `doubted`: it may see open doubts. `tablespace`: where the versions'
+    tables are, and nothing else. `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise.
+    `table`: the documents', of another kind than the load's writers work on.
     """
 
     place: Path
@@ -84,6 +84,7 @@ class Campaign:
     frozen_ms: int = 30_000
     pressed: bool = False
     audited: bool = True
+    doubted: bool = False
     tablespace: str = ""
     chunked: bool = False
     store: dict[str, Any] = field(default_factory=lambda: {"kind": "pgvector"})
@@ -157,7 +158,7 @@ class Campaign:
             self._spawn_load(readers.read, self.load.url, self._next(), named, self._stop, self.place / f"reader-{me}.log")
         if self.audited:
             report = self.place / f"auditor-{self._season}.json"
-            self._spawn_load(auditor.audit, self.load.url, self.place, self.frozen_ms / 1000, self._stop, report)
+            self._spawn_load(auditor.audit, self.load.url, self.place, self.frozen_ms / 1000, self.doubted, self._stop, report)
 
     def stop_load(self) -> None:
         """Stop the application; what its processes could not do is in their records."""

@@ -78,7 +78,7 @@ class Stage:
         """Whether a statement of the application has failed."""
         self._log = Log(run.place / "writer-scene.log")
         self._conn = run.connect()
-        self._auditor = Auditor(run.place)
+        self._auditor = Auditor(run.place, run.doubted)
         self._locks = Held(run.url, run.place, run.frozen_ms / 1000)
         self._keys = itertools.count(OWN)
         self.untouched: list[int] = []

@@ -76,6 +76,10 @@ BROKEN = {
         "INSERT INTO embed_pipeline.pending VALUES ('docs', 'v1', '1', 7, 7, now(), false, gen_random_uuid())",
         "1 is claimed, and nobody counts for the claim",
     ),
+    "a doubt without a reason": (
+        "INSERT INTO embed_pipeline.doubts (index_name, kind, reason) VALUES ('docs', 'shape', 'x')",
+        "a doubt is open, and nothing was missed",
+    ),
     "a partition that is not filled": (
         "UPDATE embed_pipeline.partitions SET completed_at = NULL WHERE partition_key = '02'",
         "is active, and not all of its partitions are filled",
@@ -193,6 +197,14 @@ EXPLAINED = {
 }
 
 
+def test_a_doubt_announces_what_capture_has_missed(run: Campaign) -> None:
+    with run.connect() as conn, conn.transaction(force_rollback=True):
+        conn.execute(QUIET + "UPDATE articles SET body = 'new' WHERE id = 1; DELETE FROM articles WHERE id = 2")  # type: ignore[arg-type]
+        assert len(Auditor(run.place, doubts=True).judge(conn)) == 3
+        conn.execute("INSERT INTO embed_pipeline.doubts (index_name, kind, reason) VALUES ('docs', 'shape', 'x')")
+        assert Auditor(run.place, doubts=True).judge(conn) == []
+
+
 def test_what_is_announced_is_no_defect(run: Campaign) -> None:
     with run.connect() as conn:
         for name, changes in EXPLAINED.items():
@@ -203,10 +215,7 @@ def test_what_is_announced_is_no_defect(run: Campaign) -> None:
 
 LOCKED = {
     "FOR KEY SHARE": ("SELECT FROM articles WHERE id = 1 FOR KEY SHARE", "has RowShareLock on the documents"),
-    "an arming trigger's lock by another": (
-        "LOCK TABLE articles IN SHARE ROW EXCLUSIVE MODE; SELECT 1",
-        "has ShareRowExclusiveLock",
-    ),
+    "a lock on the whole table": ("LOCK TABLE articles IN SHARE MODE", "has ShareLock on the documents"),
     "DELETE": ("DELETE FROM articles WHERE id = 1", "has RowExclusiveLock on the documents"),
     "a read that nobody ends": (
         f"SELECT count(*), pg_sleep({2 * LONGEST_SECONDS}) FROM articles",
@@ -263,7 +272,7 @@ def test_the_auditor_reports_what_a_frozen_process_holds(run: Campaign) -> None:
 def test_the_process_writes_down_what_it_saw(run: Campaign, tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     stop.touch()
-    audit(run.url, run.place, 30.0, stop, run.place / "auditor-1.json")
+    audit(run.url, run.place, 30.0, False, stop, run.place / "auditor-1.json")
     assert report(run.place) == (0, [])
     (run.place / "auditor-2.json").write_text('{"looks": 3, "found": {"v1: 1 is stale": 2}}')
     assert report(run.place) == (3, ["seen during the load: v1: 1 is stale (2 times)"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embed_pipeline.evaluate import statistics
-from embed_pipeline.evaluate.statistics import Floats, mean_bounds, overlap_at_k, paired_bootstrap, required_queries
+from embed_pipeline.evaluate.statistics import Floats, mean_bounds, overlap_at_k, paired_bootstrap, required_queries, share_found
 
 MARGIN = 0.02
 # Of a rate near 0.05 over 1,000 simulated sets: 3 standard errors.
@@ -159,3 +159,11 @@ def test_overlap() -> None:
     assert overlap_at_k(first, second, 2) == pytest.approx((1 / 2 + 0 + 0) / 3)
     assert overlap_at_k(first, second, 3) == overlap_at_k(second, first, 3) == pytest.approx((2 / 3) / 3)
     assert overlap_at_k({}, {}, 10) == 0.0
+
+
+def test_share_found_is_of_what_is_wanted() -> None:
+    """More than is wanted may be found: what came meanwhile is nearer, and was wanted by nobody."""
+    wanted = {"1": [("a", 0.9), ("b", 0.8)], "2": []}
+    assert share_found(wanted, {"1": [("new", 1.0), ("a", 0.9), ("b", 0.8)]}, 3) == 1.0
+    assert share_found(wanted, {"1": [("new", 1.0), ("a", 0.9), ("b", 0.8)]}, 2) == 0.5
+    assert share_found(wanted, {}, 10) == share_found({}, wanted, 10) == 0.0
