@@ -218,6 +218,7 @@ CREATE TABLE embed_pipeline.audit_events (
 
 -- No unique constraint: a reader in any isolation level can add its row without ever failing.
 CREATE TABLE embed_pipeline.version_reads (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     index_name text NOT NULL,
     version    text NOT NULL,
     read_at    timestamptz NOT NULL DEFAULT clock_timestamp()

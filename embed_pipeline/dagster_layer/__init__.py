@@ -4,7 +4,7 @@ component   the YAML declaration of an index becomes definitions; `build_definit
 assets      the graph of one index: documents, embeddings, ANN index, evaluation, serving, dual-write
 checks      what blocks a version from serving, as checks of its evaluation
 jobs        backfill, gate, cutover, rollback, retire, dual-write, pause and resume
-sensors     requests a dual-write when the change queue holds work
+sensors     requests a dual-write when changes wait, and a full comparison while something is doubted
 schedules   fills the next partitions in an off-peak window
 names       the keys and names of all of these
 work        opens the index for an asset or op, and turns refusals into failures of one sentence

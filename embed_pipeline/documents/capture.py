@@ -186,7 +186,7 @@ def prove_live(conn: psycopg.Connection, source: Source, index: str) -> None:
     if problem is not None:
         raise _not_live(source, index, f"its own trigger fails ({problem})")
     if arrived is False:
-        raise _not_live(source, index, "a changed document did not reach the change queue")
+        raise _not_live(source, index, "a changed document did not reach the inbox")
 
 
 def _canary(conn: psycopg.Connection, source: Source, index: str) -> tuple[bool | None, str | None]:

@@ -58,7 +58,7 @@ def open_to_load(spec: IndexSpec) -> OpenIndex:
 def load(index: OpenIndex, file: Path, *, full: bool, progress: Callable[[int], None] | None = None) -> LoadReport:
     """Insert or update the documents in `file` (see `rows.read_rows`); with `full`, delete those that are not in it.
 
-    Only rows that differ are written, so only those reach the change queue. `progress` is told how many rows were read. LoadError
+    Only rows that differ are written, so only those are captured. `progress` is told how many rows were read. LoadError
     when a row is no document, an id stands twice, or an empty file would delete everything; then nothing was changed.
     """
     _refuse_own_table(index.spec)

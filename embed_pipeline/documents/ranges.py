@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.documents.source import Source, queries
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.spec import partition_keys
 
 # Keys that are kept in memory while the table is walked through, and read by one statement.
@@ -48,7 +49,8 @@ def spread(conn: psycopg.Connection, source: Source, count: int) -> list[list[st
             in_range=within(source, lower=False, upper=False, after=after is not None),
             **{name: parts[name] for name in ("documents", "key_columns", "key_array")},
         )
-        rows = conn.execute(query, {"after": after, "limit": STEP, "every": every, "seen": seen}).fetchall()
+        with unhurried(conn):
+            rows = conn.execute(query, {"after": after, "limit": STEP, "every": every, "seen": seen}).fetchall()
         kept += [key for key, number in rows if (number - 1) % every == 0]
         if len(kept) > MOST_KEPT:
             kept, every = kept[::2], 2 * every

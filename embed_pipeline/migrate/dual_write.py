@@ -92,7 +92,7 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
     PostgreSQL is outlived; `waiting` is told about it.
     """
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    with Line(index, waiting) as line:
+    with failures.as_sentences(), Line(index, waiting) as line:
         # First: the rows of a partition that was attached are among what is brought up to date.
         line.repeat(lambda conn: shape.look(conn, index.source, index.name))
         hands = distributor(index)

@@ -14,6 +14,7 @@ from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.register import arm, in_short_lock
+from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Coverage
 
 
@@ -86,6 +87,7 @@ def reconcile(index: OpenIndex) -> Compared:
                 # A worker may hold a text from before a change that was missed, and would acknowledge what it never saw.
                 inbox.announce_again(conn, index.source, index.name, version.name)
             queued[version.name] = queue_differences(conn, index, version)
+        signal("reconcile.compared")
         shape.clear(conn, index.name, doubts)
         compared = Compared(tuple(off), queued, tuple(doubt.reason for doubt in doubts))
         with conn.transaction():

@@ -33,6 +33,8 @@ ROUND_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 # A comparison that a doubt has asked for is tried again after this time.
 COMPARE_AGAIN_SECONDS = 60.0
+# For a comparison that is nearly done when the watch is stopped.
+END_SECONDS = 5.0
 
 Report = Callable[[list[VersionSync]], None]
 
@@ -168,8 +170,9 @@ class _Comparing:
             self._thread.start()
 
     def join(self) -> None:
+        """A comparison takes as long as the table is large, and may end anywhere: who stops does not wait for it."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout=END_SECONDS)
 
     def _compare(self) -> None:
         try:

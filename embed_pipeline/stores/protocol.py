@@ -227,7 +227,7 @@ class VersionStore(Protocol):
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
         """The documents of a slice of a partition that have neither a vector nor a dead letter, in key order.
 
-        `begun`: a backfill was at the partition before, so that some of them may be there.
+        `begun`: a backfill was at the partition before, so that many of them may be there.
         """
         ...
 

@@ -172,10 +172,10 @@ def test_flip_is_heard_by_notify(both: OpenIndex, searcher: Searcher) -> None:
 def test_retired_under_a_cached_pointer(both: OpenIndex, searcher: Searcher) -> None:
     """The version goes away between the look at the pointer and the search: the searcher looks again, the caller sees nothing."""
     searcher.search(TEXT, 1)
-    serving = searcher._serving
+    resolved = dict(searcher._resolved)
     cutover.cutover(both, "v2")
     retire.retire(both, "v1", "v1")
-    searcher._serving, searcher._looked = serving, float("inf")
+    searcher._resolved |= {name: (found, float("inf")) for name, (found, _) in resolved.items()}
     assert searcher.search(TEXT, 1).version == "v2"
 
 

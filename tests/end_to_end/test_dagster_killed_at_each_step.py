@@ -21,7 +21,7 @@ from tests.end_to_end.deployment import Deployment, deployed, ended, story, work
 from tests.end_to_end.running import LAUNCH_RUN, Dagster, wait
 from tests.faults.campaign.oracle import wrong_catalog
 from tests.harness.articles import serve
-from tests.harness.postgres.seen import oracle
+from tests.harness.postgres.seen import nothing_waits, oracle
 
 DEFS = """
 type: embed_pipeline.EmbeddingIndex
@@ -59,8 +59,9 @@ SECONDS = 400.0
 
 @pytest.fixture
 def serving_v1(app: psycopg.Connection, open_docs: Callable[..., OpenIndex]) -> None:
-    """v1 serves already, put there without Dagster."""
+    """v1 serves already and v2 is registered, without Dagster."""
     serve(open_docs("v1"), "v1")
+    open_docs("v1", "v2")
 
 
 @pytest.fixture
@@ -117,13 +118,14 @@ def test_each_job_is_killed_and_the_same_job_finishes_it(
 ) -> None:
     client = deployment.client
     killer = Killer(client, app, database_url)
-    # A writer that has not committed: a mark, and the documents lock, wait for it.
-    write = "UPDATE articles SET body = body WHERE id = 1"
+    # What a move of the pointer, the opening of a partition and a retire wait for.
+    pointer = "SELECT FROM embed_pipeline.serving_pointer FOR UPDATE"
+    partition = "SELECT FROM embed_pipeline.partitions WHERE version = 'v2' AND partition_key = '01' FOR UPDATE"
+    version = "SELECT FROM embed_pipeline.index_versions WHERE version = 'v2' FOR UPDATE"
 
-    # Document 20 is in the second partition, and is waited for.
-    killer.strike("backfill_docs_v2", "SELECT FROM articles WHERE id = 20 FOR UPDATE", FILLING)
+    killer.strike("backfill_docs_v2", partition, FILLING)
     killer.strike("gate_docs_v2", "LOCK TABLE embed_pipeline.docs__v2 IN ROW EXCLUSIVE MODE", BUILDING)
-    killer.strike("cutover_docs_v2", write, MOVING)
+    killer.strike("cutover_docs_v2", pointer, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v2",)
 
     # The dual-write that the sensor asked for, and the daemon that asked.
@@ -135,11 +137,11 @@ def test_each_job_is_killed_and_the_same_job_finishes_it(
         deployment.kill("daemon")
     deployment.start("daemon")
     # What the dead worker had claimed comes round again when its lease runs out; nobody asks for it by hand.
-    wait(lambda: app.execute("SELECT count(*) FROM embed_pipeline.pending").fetchone() == (0,) or None, SECONDS)
+    wait(lambda: nothing_waits(app) or None, SECONDS)
 
-    killer.strike("rollback_docs", write, MOVING)
+    killer.strike("rollback_docs", pointer, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v1",)
-    killer.strike("retire_docs_v2", write, WAITING, RETIRE)
+    killer.strike("retire_docs_v2", version, WAITING, RETIRE)
     assert app.execute("SELECT version, state FROM embed_pipeline.versions ORDER BY 1").fetchall() == [
         ("v1", "active"),
         ("v2", "retired"),
@@ -169,5 +171,5 @@ def test_a_dual_write_that_dies_together_with_its_code_server_does_not_stop_the_
     deployment.start("code server")
     assert ended(client, run, SECONDS) == "FAILURE", story(client, run)
     assert any("exceeding maximum runtime" in line for line in story(client, run)), story(client, run)
-    wait(lambda: app.execute("SELECT count(*) FROM embed_pipeline.pending").fetchone() == (0,) or None, SECONDS)
+    wait(lambda: nothing_waits(app) or None, SECONDS)
     assert oracle(app, "v1") == []

@@ -23,6 +23,7 @@ from tests.database.dagster_layer.conftest import Runner
 from tests.end_to_end.following import Reader, Writer, beside, readers_of
 from tests.end_to_end.running import DATABASE_VARIABLE, Dagster, running, wait
 from tests.harness.articles import declared
+from tests.harness.postgres.seen import nothing_waits
 from tests.harness.qdrant.conftest import loopback  # noqa: F401  (fixture)
 from tests.harness.qdrant.loopback import Loopback
 from tests.harness.strikes import in_turn
@@ -189,5 +190,5 @@ def test_migration_over_graphql(
         writers = [Writer(database_url, 1), Writer(database_url, 2)]
         migrate(OverGraphQL(client), spec, readers_of(layout, database_url, server.url, "docs"), writers)
         # The sensor carries the last changes; nobody calls sync here.
-        wait(lambda: app.execute("SELECT count(*) FROM embed_pipeline.queue").fetchone() == (0,) or None, 120)
+        wait(lambda: nothing_waits(app) or None, 120)
     nothing_is_left(app, spec, server)

@@ -221,7 +221,7 @@ def test_canary_sees_a_trigger_that_does_nothing(app: psycopg.Connection, open_d
         "CREATE OR REPLACE FUNCTION embed_pipeline.capture_docs_update() RETURNS trigger LANGUAGE plpgsql "
         "AS $$ BEGIN RETURN NULL; END $$"
     )
-    with pytest.raises(DocumentsTableError, match="did not reach the change queue"):
+    with pytest.raises(DocumentsTableError, match="did not reach the inbox"):
         backfill.fill_partition(index, "v1", "00")
 
 

@@ -10,15 +10,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from qdrant_client import models
 
 from embed_pipeline import signals
-from embed_pipeline.catalog import dead_letters, versions
+from embed_pipeline.catalog import dead_letters, partitions
+from embed_pipeline.errors import FencedOff
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant import compare
@@ -36,8 +39,9 @@ def store(request: pytest.FixtureRequest, qdrant_at: Callable[[str], Declared]) 
 
 
 def take_over(app: psycopg.Connection) -> None:
-    """Every lease runs out at once, as if its worker had been away for long."""
-    app.execute("UPDATE embed_pipeline.change_queue SET leased_until = now() - interval '1 second' WHERE lease_id IS NOT NULL")
+    """Every claim is freed at once, as if its worker had not counted on for long."""
+    app.execute("UPDATE embed_pipeline.pending SET claim = NULL")
+    app.execute("DELETE FROM embed_pipeline.claims")
 
 
 def by_another(app: psycopg.Connection, index: OpenIndex) -> None:
@@ -65,8 +69,8 @@ def test_an_older_write_lands_after_a_newer_one(app: psycopg.Connection, open_st
     require_consistent(index)
 
 
-def test_the_ledger_is_looked_at_after_the_points(app: psycopg.Connection, open_stored: Open) -> None:
-    """Between reading points and looking at the ledger a newer text is written whole: what was read is of no use any more."""
+def test_the_claim_is_looked_at_after_the_points(app: psycopg.Connection, open_stored: Open) -> None:
+    """A claim is taken over after its points were read, and a newer text is written whole: what was read is of no use any more."""
     index = open_stored("v1")
     fill(index, "v1")
     change(app, 1, "older")
@@ -82,6 +86,38 @@ def test_the_ledger_is_looked_at_after_the_points(app: psycopg.Connection, open_
     signals.listen("qdrant.read", overtake)
     dual_write.sync(index)
     assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nnewer")
+    require_consistent(index)
+
+
+def test_a_claim_that_was_taken_over_writes_nothing(app: psycopg.Connection, open_stored: Open) -> None:
+    """A worker was away for so long that another one did its work, and acknowledged it: no request of the first one follows."""
+    index = open_stored("v1")
+    fill(index, "v1")
+    change(app, 1, "edited")
+    at("dual_write.embedded", lambda: by_another(app, index))
+    written = 0
+
+    def count() -> None:
+        nonlocal written
+        written += 1
+
+    signals.listen("store.committed", lambda: signals.listen("qdrant.decided", count))
+    (result,) = dual_write.sync(index)
+    assert (written, result.written) == (0, 0)
+    settle(index)
+
+
+def test_the_documents_are_looked_at_after_the_points(app: psycopg.Connection, open_stored: Open) -> None:
+    """A backfill reads the points; a document goes, and that is worked off. Looked at before, it would be written over its tombstone."""
+    index = open_stored("v1")
+
+    def overtake() -> None:
+        app.execute("DELETE FROM articles WHERE id = 1")
+        by_another(app, index)
+
+    at("qdrant.read", overtake)
+    fill(index, "v1")
+    assert "1" not in hashes(index, app, "v1")
     require_consistent(index)
 
 
@@ -180,9 +216,6 @@ def test_a_backfill_sets_aside_a_text_that_has_changed(app: psycopg.Connection, 
     """The same in a backfill, which holds no claim: its letter would be of no text that there is."""
     index = open_stored("v1")
     app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
-    dual_write.sync(index)
-    with index.connection() as conn:
-        dead_letters.forget(conn, "docs", "v1", ["1"])
 
     def overtake() -> None:
         change(app, 1, "words")
@@ -323,8 +356,9 @@ def test_a_neighbour_is_being_retired_while_its_points_are_read(
 
 
 def dual_write_only(index: OpenIndex, conn: psycopg.Connection, name: str) -> None:
-    """Work off one version's queue, so that the next writer is of the other one."""
-    conn.execute("DELETE FROM embed_pipeline.change_queue WHERE version = %s", (name,))
+    """Nothing is left to do for one version, so that the next writer is of the other one."""
+    dual_write.distributor(index).distribute(conn)
+    conn.execute("DELETE FROM embed_pipeline.pending WHERE version = %s", (name,))
 
 
 def test_points_are_removed_by_somebody_else_while_they_are_written(app: psycopg.Connection, open_stored: Open) -> None:
@@ -405,22 +439,91 @@ def test_one_operation_moves_the_alias(
     assert [[list(action) for action in each] for each in actions] == [[["create_alias"]]] * 2
 
 
-def test_documents_go_while_a_backfill_reads_its_range(app: psycopg.Connection, open_stored: Open) -> None:
-    """Fewer documents than asked for mean the end of a range: what goes between two looks must not make a batch shorter."""
+def test_a_comparison_waits_for_an_insert_that_is_on_its_way(app: psycopg.Connection, open_stored: Open) -> None:
+    """Closing the partition waits until the request was answered: what it brings is compared."""
     index = open_stored("v1", partitions=1)
-    store = store_of(index, "v1")
-    found: list[str] = []
+    tried: list[str] = []
+
+    def close() -> None:
+        with index.connection() as conn:
+            conn.execute("SET lock_timeout = '100ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                partitions.close(conn, "docs", "v1", "00")
+        tried.append("closed")
+
+    at("qdrant.written", close)
+    fill(index, "v1")
+    assert tried == ["closed"]
+
+
+def test_nothing_is_inserted_into_a_partition_that_was_closed(app: psycopg.Connection, open_stored: Open) -> None:
+    """A run that was away for so long that another one has filled its partition: it is told so, and sends nothing."""
+    index = open_stored("v1", partitions=1)
+    sent: list[str] = []
+
+    def close() -> None:
+        with index.connection() as conn:
+            partitions.close(conn, "docs", "v1", "00")
+        signals.listen("qdrant.decided", lambda: sent.append("a request"))
+
+    at("qdrant.read", close)
+    with pytest.raises(FencedOff, match="Partition 00 of docs.v1 was closed"):
+        backfill.fill_partition(index, "v1", "00")
+    assert sent == []
+    assert points(index, "v1") == []
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_truncate_between_two_looks_of_a_backfill(app: psycopg.Connection, open_stored: Open, dies: bool) -> None:
+    """The backfill has looked at its documents, all of them go, and that is announced of everything that is stored; then it writes.
+
+    It announces them itself; where it dies before it can, the next run at the partition finds what is left.
+    """
+    index = open_stored("v1", partitions=1)
+
+    def truncate() -> None:
+        app.execute("TRUNCATE articles")
+        by_another(app, index)
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    at("qdrant.decided", truncate)
+    if dies:
+        at("store.committed", die)
+        with pytest.raises(KeyboardInterrupt):
+            backfill.fill_partition(index, "v1", "00")
+        assert len(hashes(index, app, "v1")) == DOCUMENTS
+    backfill.fill_partition(index, "v1", "00")
+    settle(index)
+    assert hashes(index, app, "v1") == {}
+
+
+def test_the_documents_are_not_locked_while_qdrant_is_asked(app: psycopg.Connection, open_stored: Open) -> None:
+    """An application's TRUNCATE that waits for 50 ms gets through beside every request of every writer and comparison."""
+    index = open_stored("v1", partitions=1)
+    app.execute("SET lock_timeout = '50ms'")
+    passed = set()
+
+    def lock(moment: str) -> None:
+        with app.transaction():
+            app.execute("LOCK TABLE articles IN ACCESS EXCLUSIVE MODE")
+        passed.add(moment)
+
+    moments = ("qdrant.read", "qdrant.decided", "qdrant.written", "qdrant.seen", "qdrant.looked", "search.found")
+    for moment in moments:
+        signals.listen(moment, partial(lock, moment))
+    fill(index, "v1")
+    change(app, 1, "edited")
+    app.execute("UPDATE articles SET title = '', body = '' WHERE id = 2")
+    app.execute("DELETE FROM articles WHERE id = 3")
+    dual_write.sync(index)
+    app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    change(app, 4, "unseen")
+    verify.reconcile(index)
     with index.connection() as conn:
-        whole = versions.list_partitions(conn, "docs", "v1")[0].range
-        at("qdrant.paged", lambda: app.execute("DELETE FROM articles WHERE id IN (1, 2, 3)"))
-        after = None
-        while True:
-            batch = store.missing(conn, whole, after, 10)
-            found += [each.doc_id for each in batch]
-            if len(batch) < 10:
-                break
-            after = [batch[-1].doc_id]
-    assert sorted(map(int, found)) == list(range(4, DOCUMENTS + 1))
+        store_of(index, "v1").search(conn, np.ones(16, dtype=np.float32), 3)
+    assert passed == set(moments)
 
 
 def test_nothing_is_imported_under_the_documents_lock(store: Declared, app: psycopg.Connection, open_docs: Open) -> None:

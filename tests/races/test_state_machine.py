@@ -469,7 +469,7 @@ def machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[type[Migration]]:
     # A cutover waits for other workers; here they stand still, so there is nothing to wait for.
-    monkeypatch.setattr(dual_write.drain, "__defaults__", (0.1,))
+    monkeypatch.setattr(dual_write, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(inbox, "FLOOR_SECONDS", 0.0)
     made = Databases(postgres_server, postgres_admin, database_url.rpartition("/")[2])
     yield type("Migration", (Migration,), {"databases": made})

@@ -10,7 +10,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from embed_pipeline.errors import CatalogError, ConfigurationError, WrongSpace
+from embed_pipeline.catalog import partitions
+from embed_pipeline.errors import CatalogError, ConfigurationError, FencedOff, WrongSpace
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -168,6 +169,87 @@ def test_search_finds_the_nearest_and_filters(app: psycopg.Connection, open_stor
         assert searcher.search_vector(other).version == "v2"
         with pytest.raises(WrongSpace):
             searcher.search_vector(type(other)("v1", other.fingerprint, other.values))
+
+
+def test_search_hides_what_is_gone_from_its_commit_on(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
+    """No worker has seen the removal yet. There are k hits where there are k documents, and the same ones when it is worked off."""
+    index = open_stored("v1")
+    serve(index, "v1")
+    with Searcher("docs", database_url) as searcher:
+        before = [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=DOCUMENTS).hits]
+        app.execute("DELETE FROM articles WHERE id::text = ANY (%s)", (before[:7],))
+        for _ in ("at once", "worked off"):
+            assert [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=5).hits] == before[7:12]
+            assert [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=DOCUMENTS, exact=True).hits] == before[7:]
+            dual_write.sync(index)
+
+
+def test_search_beside_a_truncate(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
+    """What is loaded again in the same transaction never disappears, and what is not is gone with its commit."""
+    index = open_stored("v1")
+    serve(index, "v1")
+    with Searcher("docs", database_url) as searcher:
+        before = [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=DOCUMENTS).hits]
+        app.execute("CREATE TEMPORARY TABLE kept AS SELECT * FROM articles WHERE id <= 4")
+        app.execute("BEGIN; TRUNCATE articles; INSERT INTO articles SELECT * FROM kept; COMMIT")
+        left = [doc_id for doc_id in before if int(doc_id) <= 4]
+        assert [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=10).hits] == left
+        assert [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=3).hits] == left[:3]
+        app.execute("TRUNCATE articles")
+        assert searcher.search("title 5\n\nbody 5", k=3).hits == []
+    settle(index)
+    assert hashes(index, app, "v1") == {}
+
+
+def test_search_where_the_documents_cannot_be_looked_up(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_stored: Open, database_url: str
+) -> None:
+    """A transaction holds the table: searches wait for it no longer than a moment, and hide what is announced as removed."""
+    index = open_stored("v1")
+    serve(index, "v1")
+    with Searcher("docs", database_url) as searcher:
+        before = [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=DOCUMENTS).hits]
+        app.execute("DELETE FROM articles WHERE id::text = ANY (%s)", (before[:2],))
+        second_app.execute("LOCK TABLE articles IN ACCESS EXCLUSIVE MODE")
+        started = time.monotonic()
+        assert [hit.doc_id for hit in searcher.search("title 5\n\nbody 5", k=5).hits] == before[2:7]
+        assert time.monotonic() - started < 5
+        second_app.rollback()
+
+
+def test_nothing_is_inserted_into_a_partition_that_was_closed(app: psycopg.Connection, open_stored: Open) -> None:
+    """A run is away for so long that its partition is closed to be compared: it is told so, and another run fills it."""
+    index = open_stored("v1")
+
+    def close() -> None:
+        with index.connection() as conn:
+            partitions.close(conn, "docs", "v1", "00")
+
+    at("backfill.embedded", close)
+    with pytest.raises(FencedOff, match="Partition 00 of docs.v1 was closed"):
+        backfill.fill_partition(index, "v1", "00")
+    assert hashes(index, app, "v1") == {}
+    fill(index, "v1")
+    require_consistent(index)
+
+
+def test_a_claim_that_was_taken_over_writes_nothing(app: psycopg.Connection, open_stored: Open) -> None:
+    """A worker is away for so long that another one does its work, of a newer text: the older one does not follow."""
+    index = open_stored("v1")
+    fill(index, "v1")
+    app.execute("UPDATE articles SET body = 'older' WHERE id = 1")
+
+    def take_over() -> None:
+        app.execute("UPDATE articles SET body = 'newer' WHERE id = 1")
+        app.execute("UPDATE embed_pipeline.pending SET claim = NULL")
+        app.execute("DELETE FROM embed_pipeline.claims")
+        dual_write.sync(index)
+
+    at("dual_write.embedded", take_over)
+    (result,) = dual_write.sync(index)
+    assert (result.written, result.error) == (0, "")
+    assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nnewer")
+    require_consistent(index)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "inner_product", "l2"])

@@ -20,7 +20,7 @@ CREATE TABLE {table} (
 )
 
 -- name: create_partition_index
-CREATE INDEX ON {table} (partition) WHERE partition IS NOT NULL
+CREATE INDEX ON {table} (partition)
 
 -- name: vector_schema
 SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
@@ -30,6 +30,11 @@ DROP TABLE IF EXISTS {table}
 
 -- name: without_stored
 AND NOT EXISTS (SELECT FROM {table} AS v WHERE v.doc_id = {doc_id})
+
+-- name: without_dual_written
+-- Of a partition that no backfill has begun a dual-write may have stored some; mostly it has none, and then nothing is looked up.
+AND (NOT (SELECT EXISTS (SELECT FROM {table} AS w WHERE w.partition IS NULL))
+     OR NOT EXISTS (SELECT FROM {table} AS v WHERE v.doc_id = {doc_id}))
 
 -- name: commit_lazily
 -- Lost with the server, such a commit takes its claim or its partition's mark along, and comes again.

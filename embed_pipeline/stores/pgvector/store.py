@@ -102,9 +102,8 @@ class PgvectorStore:
     # Backfill
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
-        without_stored = (
-            queries("without_stored", table=self.version.table, doc_id=self.source.doc_id()) if begun else sql.SQL("")
-        )
+        condition = "without_stored" if begun else "without_dual_written"
+        without_stored = queries(condition, table=self.version.table, doc_id=self.source.doc_id())
         with self._unless_retired():
             return ledger.missing(conn, self.source, self.version, within, without_stored)
 
@@ -173,7 +172,7 @@ class PgvectorStore:
     def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
         after = ""
         while True:
-            with self._unless_retired():
+            with self._unless_retired(), unhurried(conn):
                 rows = conn.execute(
                     queries("stored_ids", table=self.version.table), {"after": after, "limit": PORTION}
                 ).fetchall()
@@ -229,7 +228,7 @@ class PgvectorStore:
         return self.version.is_chunked or comparison.counted < there
 
     def _ids_of_partition(self, conn: psycopg.Connection, values: dict[str, Any]) -> list[str]:
-        with self._unless_retired():
+        with self._unless_retired(), unhurried(conn):
             rows = conn.execute(queries("stored_ids_of_partition", table=self.version.table), values)
             return [doc_id for (doc_id,) in rows]
 

@@ -108,7 +108,7 @@ class QdrantStore:
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
         found = ledger.missing(conn, self.source, self.version, within, sql.SQL(""))
-        if not begun or not found:
+        if not found:
             return found
         there = self._points.read([each.doc_id for each in found], vectors=False)
         return [each for each in found if self._points.hash(there.get(each.doc_id)) is None]
@@ -120,10 +120,11 @@ class QdrantStore:
 
     def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
         contents = self._points.contents(batch, fence.number)
+        hashes = dict(zip(batch.doc_ids, batch.hashes, strict=True))
 
         def decide(doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
-            # Of a document that is gone there is no payload any more, and nobody will miss it.
-            if now is None or self._points.hash(read) is not None:
+            # Whoever has changed it, or removed it, has queued that; and its text may have been set aside since.
+            if now is None or now.source_hash != hashes[doc_id] or self._points.hash(read) is not None:
                 return None
             return self._points.with_vector(doc_id, read, now, contents[doc_id])
 
@@ -186,7 +187,9 @@ class QdrantStore:
             end_when_frozen(conn)
             if isinstance(by, Fence):
                 partitions.hold(conn, by)
-                aside = sorted(emptied)
+                # Whoever has changed one since has queued it.
+                now = documents.look(conn, self.source, sorted(emptied))
+                aside = [doc_id for doc_id, found in now.items() if found.source_hash == letters[doc_id][0]]
             else:
                 aside = queue.lock_claimed(conn, by, emptied)
             dead_letters.add(conn, self.version.index, self.version.name, {doc_id: letters[doc_id] for doc_id in aside})

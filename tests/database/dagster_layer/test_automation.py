@@ -114,3 +114,46 @@ def test_the_schedule_asks_for_the_next_partitions(declare: Declare, run: Run) -
 )
 def test_first_contiguous(unfilled: set[str], expected: list[str]) -> None:
     assert first_contiguous(["00", "01", "02", "03"], unfilled, 2) == expected
+
+
+def requested(docs: Runner, cursor: str | None = None) -> tuple[list[str | None], str, str | None]:
+    """One tick of the sensor: the jobs that it requests, what it says, and its cursor."""
+    sensor = docs.definitions.resolve_sensor_def("docs_dual_write")
+    with dg.build_sensor_context(instance=docs.instance, definitions=docs.definitions, cursor=cursor) as context:
+        answer = sensor.evaluate_tick(context)
+    return [request.job_name for request in answer.run_requests or []], str(answer.skip_message), answer.cursor
+
+
+def test_a_doubt_requests_the_full_comparison_and_every_tick_says_it(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    docs = run(declare(V1))
+    docs.fill("v1")
+    assert requested(docs) == ([], "No changed document waits.", None)
+    app.execute("ALTER TABLE articles DISABLE TRIGGER embed_pipeline_docs_update")
+    app.execute("UPDATE articles SET body = 'unseen' WHERE id = 5")
+    app.execute("ALTER TABLE articles ENABLE TRIGGER embed_pipeline_docs_update")
+
+    jobs, _, cursor = requested(docs)
+    assert jobs == ["dual_write_docs", "compare_docs"], "a run looks into it, and everything is compared"
+    synced = docs.job("dual_write_docs")
+    assert synced.success
+    (shown,) = [event for event in synced.all_events if event.is_step_materialization]
+    assert shown.step_materialization_data.materialization.metadata["doubts"].value == 1
+    said = "Changes may have been missed (the documents table has changed since capture was armed: triggers)"
+    jobs, message, cursor = requested(docs, cursor)
+    assert jobs == [], "the comparison was asked for a moment ago"
+    assert said in message
+    assert requested(docs, "0.0")[0] == ["compare_docs"], "asked for again while the doubt is open"
+    under_way = create_run_for_test(docs.instance, job_name="compare_docs", status=dg.DagsterRunStatus.STARTED)
+    jobs, message, _ = requested(docs, "0.0")
+    assert (jobs, "A full comparison is queued or running." in message) == ([], True)
+    docs.instance.delete_run(under_way.run_id)
+
+    compared = docs.job("compare_docs")
+    (check,) = compared.get_asset_check_evaluations()
+    assert not check.passed
+    assert "there was reason to doubt it" in (check.description or "")
+    assert check.metadata["doubts"].value == 1
+    jobs, _, cursor = requested(docs, cursor)
+    assert jobs == ["dual_write_docs"], "what differed is queued, and nothing is doubted any more"
+    assert docs.job("dual_write_docs").success
+    assert requested(docs, cursor)[1] == "No changed document waits."

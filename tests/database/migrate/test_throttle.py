@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from embed_pipeline.errors import Stopped, StoreUnavailable
+from embed_pipeline.migrate import backfill, dual_write, pressure
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.pressure import Behind
 from embed_pipeline.migrate.throttle import QUIET_SECONDS, Throttle
 from embed_pipeline.stores.protocol import StorePressure
+from tests.harness.articles import change, serve
+from tests.harness.postgres.seen import wait_until
 
 Open = Callable[..., OpenIndex]
 
@@ -89,3 +95,83 @@ def test_the_server_is_read_seldom_and_the_control_row_every_time(app: psycopg.C
     first = throttle._reading
     assert throttle.look(app).answer == "go"
     assert throttle._reading is first
+
+
+def made_before(app: psycopg.Connection, seconds: float) -> None:
+    """What waits was changed so long ago, whether a version was told of it or not."""
+    app.execute("UPDATE embed_pipeline.inbox SET at = clock_timestamp() - make_interval(secs => %s)", (seconds,))
+    app.execute("UPDATE embed_pipeline.pending SET since = clock_timestamp() - make_interval(secs => %s)", (seconds,))
+
+
+def test_a_backfill_waits_while_what_serves_is_behind(app: psycopg.Connection, open_docs: Open) -> None:
+    """Counted from the change itself: in the inbox and in the queue alike, and until it is acknowledged."""
+    serve(open_docs("v1"), "v1")
+    index = open_docs("v1", "v2", throttle={"check_seconds": 0.1})
+    backfill.fill_partition(index, "v2", "00")
+    change(app, 50, "changed")
+    made_before(app, 31)
+    reason = r"queue age: v1, which serves, has changes that wait for 3\d\.\d s \(limit 30\.0 s\); run: embed-pipeline sync docs --watch"
+    heard: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        filling = pool.submit(
+            backfill.fill_partition,
+            index,
+            "v2",
+            "01",
+            lambda progress: heard.append(progress.waiting) if progress.waiting else None,
+        )
+        wait_until(lambda: bool(heard), "the backfill waits")
+        assert re.fullmatch(reason, heard[0]), heard[0]
+        with index.connection() as conn:
+            dual_write.distributor(index).distribute(conn)
+        looked = len(heard)
+        wait_until(lambda: len(heard) > looked + 2, "it goes on waiting when the change is handed over")
+        made_before(app, 20)
+        looked = len(heard)
+        wait_until(lambda: len(heard) > looked + 2, "below the limit is not enough")
+        assert "goes on below 15.0 s" in heard[-1]
+        assert not filling.done()
+        settle_queue(index)
+        assert filling.result(60).documents > 0
+    assert events(app) == [("go", "wait"), ("wait", "go")]
+
+
+def settle_queue(index: OpenIndex) -> None:
+    assert [each.error for each in dual_write.sync(index)] == ["", ""]
+
+
+def test_whose_queue_is_looked_at(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1", "v2")
+    rules = index.spec.throttle
+
+    def behind(name: str) -> Behind | None:
+        with index.connection() as conn:
+            return pressure.read(conn, rules, (), None, ("docs", name)).behind
+
+    change(app, 1, "changed")
+    made_before(app, 100)
+    assert behind("v2") is None, "nothing serves yet"
+    serve(index, "v1")
+    assert behind("v2") is None, "nothing waits"
+    change(app, 1, "changed again")
+    made_before(app, 100)
+    found = behind("v2")
+    assert found is not None
+    assert (found.index, found.version) == ("docs", "v1")
+    assert found.seconds == pytest.approx(100, abs=30)
+    assert behind("v1") is None, "the version that serves is filled again without waiting for itself"
+    with index.connection() as conn:
+        dual_write.distributor(index).distribute(conn)
+        app.execute("DELETE FROM embed_pipeline.pending WHERE version = 'v1'")
+    assert behind("v2") is None, "what v2 has to do itself holds nobody up"
+    with index.connection() as conn:
+        off = index.spec.throttle.model_copy(update={"max_queue_age_seconds": None})
+        assert pressure.read(conn, off, (), None, ("docs", "v2")).behind is None
+
+
+def test_a_queue_that_cannot_be_read_is_unknown(app: psycopg.Connection, open_docs: Open) -> None:
+    index = open_docs("v1")
+    app.execute("ALTER TABLE embed_pipeline.pending RENAME TO gone")
+    said = Throttle(index.spec.throttle, "docs", "v1", ()).look(app)
+    assert (said.answer, said.signal) == ("wait", "unknown")
+    assert said.reason.startswith("unknown: the queue of what serves cannot be read: relation")

@@ -1,6 +1,8 @@
-"""Change capture for versions whose vectors are not in this database: the queue alone has to carry everything."""
+"""Change capture for versions whose vectors are not in this database: the inbox alone has to carry everything, the payload too."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -8,13 +10,11 @@ from psycopg import sql
 
 from embed_pipeline.catalog import schema
 from embed_pipeline.documents import capture
-from embed_pipeline.documents.capture import CapturedVersion
+from embed_pipeline.documents.inbox import Distributor
 from embed_pipeline.documents.source import Source, inspect
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.spec import DocumentsSpec
-
-ELSEWHERE = CapturedVersion("far", payload=True)
-TEXT_ONLY = CapturedVersion("plain")
+from tests.database.migrate.test_declared_store import insert_version
 
 
 @pytest.fixture
@@ -39,92 +39,99 @@ def partitioned(app: psycopg.Connection, database_url: str) -> psycopg.Connectio
     return app
 
 
-def install(conn: psycopg.Connection, *versions: CapturedVersion) -> Source:
+def install(conn: psycopg.Connection, *, payload: bool = True) -> Source:
     declared = DocumentsSpec(table="articles", key="id", text=["title", "body"], payload="tag", payload_object="extra")  # type: ignore[arg-type]
     source = inspect(conn, declared)
     with conn.transaction():
         capture.lock(conn, source)
-        capture.install(conn, source, "docs", versions)
+        capture.install(conn, source, "docs", payload=payload)
     return source
 
 
-def queued(conn: psycopg.Connection, version: str = "far") -> list[str]:
-    """Ids queued for the version since the last look, each as often as it was queued."""
-    rows = conn.execute("DELETE FROM embed_pipeline.change_queue WHERE version = %s RETURNING doc_id", (version,)).fetchall()
-    return sorted(doc_id for (doc_id,) in rows)
+def left(conn: psycopg.Connection, *, removed: bool = False) -> list[str]:
+    """Ids of documents that have changed, or are gone, since the last look, each as often as it was left in the inbox."""
+    rows = conn.execute("DELETE FROM embed_pipeline.inbox WHERE removed = %s RETURNING doc_ids", (removed,)).fetchall()
+    return sorted(doc_id for (doc_ids,) in rows for doc_id in doc_ids)
 
 
-def test_truncate_queues_what_is_about_to_go(articles: psycopg.Connection) -> None:
-    """Afterwards nothing in this database remembers which documents there were."""
-    install(articles, ELSEWHERE)
-    articles.execute("TRUNCATE articles")
-    assert queued(articles) == sorted(str(n) for n in range(1, 61))
+def expanded(conn: psycopg.Connection, source: Source, *stored: list[str]) -> dict[str, bool]:
+    """What is pending for a version of which this is stored, once everything is distributed: id -> whether it was announced as removed."""
+    conn.execute(
+        "INSERT INTO embed_pipeline.indexes (index_name, documents_table, key_columns, text_columns, store) "
+        """VALUES ('docs', 'articles', '{id}', '{title,body}', '{"kind": "qdrant"}')"""
+    )
+    insert_version(conn, "docs", "far")
+
+    def portions(conn: psycopg.Connection, version: str) -> Iterator[list[str]]:
+        return iter(stored)
+
+    Distributor("docs", source, lambda conn: ["far"], portions).distribute(conn)
+    return dict(conn.execute("SELECT doc_id, removed FROM embed_pipeline.pending WHERE version = 'far'").fetchall())
 
 
-def test_truncate_of_a_partition_queues_its_documents_alone(partitioned: psycopg.Connection) -> None:
-    install(partitioned, ELSEWHERE)
+def test_truncate_announces_what_the_store_holds(articles: psycopg.Connection) -> None:
+    """Nothing in this database remembers which documents there were; what was loaded again is there."""
+    source = install(articles)
+    articles.execute("BEGIN; TRUNCATE articles; INSERT INTO articles (id, title) VALUES (2, 'again'); COMMIT")
+    assert expanded(articles, source, ["1", "2"], ["3"]) == {"1": True, "2": False, "3": True}
+
+
+def test_truncate_of_a_partition_announces_its_documents_alone(partitioned: psycopg.Connection) -> None:
+    source = install(partitioned)
     partitioned.execute("TRUNCATE low")
-    assert queued(partitioned) == ["48", "49"]
+    assert expanded(partitioned, source, ["48", "49", "50", "51"]) == {"48": True, "49": True}
 
 
 def test_truncate_of_all_partitions_reaches_one_that_was_attached_later(partitioned: psycopg.Connection) -> None:
-    """It has no such trigger of its own, so the others answer for it."""
-    install(partitioned, ELSEWHERE)
+    """It has no such trigger of its own, and the table's own says enough: whatever is no longer there."""
+    source = install(partitioned)
     partitioned.execute("CREATE TABLE more (LIKE articles INCLUDING ALL)")
     partitioned.execute("ALTER TABLE articles ATTACH PARTITION more FOR VALUES FROM (100) TO (200)")
     partitioned.execute("INSERT INTO articles (id, title) VALUES (150, 'attached later')")
-    assert queued(partitioned) == ["150"]
+    # By the table's trigger for statements and by its own for rows, until it is armed as the others are.
+    assert set(left(partitioned)) == {"150"}
     partitioned.execute("TRUNCATE articles")
-    assert set(queued(partitioned)) == {"150", "48", "49", "50", "51"}
+    assert expanded(partitioned, source, ["48", "150"]) == {"48": True, "150": True}
 
 
-def test_truncate_after_the_last_such_version_is_gone_queues_nothing(articles: psycopg.Connection) -> None:
-    """The trigger may stay behind; what it calls has nothing to do."""
-    install(articles, ELSEWHERE)
+def test_deletes_and_new_keys_are_carried_by_the_inbox(articles: psycopg.Connection) -> None:
     install(articles)
-    articles.execute("TRUNCATE articles")
-    assert articles.execute("SELECT count(*) FROM embed_pipeline.change_queue").fetchone() == (0,)
-
-
-def test_deletes_and_new_keys_are_carried_by_the_queue(articles: psycopg.Connection) -> None:
-    install(articles, ELSEWHERE, TEXT_ONLY)
     articles.execute("DELETE FROM articles WHERE id = 1")
     articles.execute("UPDATE articles SET id = 100 WHERE id = 2")
-    for version in ("far", "plain"):
-        assert queued(articles, version) == ["1", "100", "2"]
+    assert (left(articles, removed=True), left(articles)) == (["1", "2"], ["100"])
 
 
 @pytest.mark.parametrize("table", ["articles", "partitioned"])
-def test_changed_payload_is_a_change(request: pytest.FixtureRequest, table: str) -> None:
-    """Filters would find the document by what it no longer is. A version that carries no payload has nothing to do."""
+@pytest.mark.parametrize("payload", [True, False])
+def test_changed_payload_is_a_change(request: pytest.FixtureRequest, table: str, payload: bool) -> None:
+    """Filters would find the document by what it no longer is. Where no store carries a payload, nothing has to be done."""
     conn: psycopg.Connection = request.getfixturevalue(table)
-    install(conn, ELSEWHERE, TEXT_ONLY)
+    install(conn, payload=payload)
     conn.execute("UPDATE articles SET tag = 'new' WHERE id = 49")
     conn.execute("""UPDATE articles SET extra = '{"lang": "de"}' WHERE id = 50""")
-    assert queued(conn) == ["49", "50"]
-    assert queued(conn, "plain") == []
+    assert left(conn) == (["49", "50"] if payload else [])
     conn.execute("UPDATE articles SET tag = 'new', body = 'edited' WHERE id = 51")
-    assert (queued(conn), queued(conn, "plain")) == (["51"], ["51"])
+    assert left(conn) == ["51"]
     conn.execute("UPDATE articles SET tag = tag, extra = extra")
-    assert (queued(conn), queued(conn, "plain")) == ([], [])
+    assert left(conn) == []
 
 
 def test_replicated_change_of_the_payload_is_a_change(articles: psycopg.Connection) -> None:
-    install(articles, ELSEWHERE, TEXT_ONLY)
+    install(articles)
     articles.execute("SET session_replication_role = replica")
     articles.execute("UPDATE articles SET tag = 'new' WHERE id = 7")
     articles.execute("SET session_replication_role = origin")
-    assert (queued(articles), queued(articles, "plain")) == (["7"], [])
+    assert left(articles) == ["7"]
 
 
-def test_backfill_is_refused_without_the_trigger_before_truncate(articles: psycopg.Connection) -> None:
-    source = install(articles, ELSEWHERE)
-    assert capture.disarmed(articles, source, "docs", [ELSEWHERE]) == []
-    capture.prove_live(articles, source, "docs", ELSEWHERE)
-    articles.execute("DROP TRIGGER embed_pipeline_docs_before_truncate ON articles")
-    assert capture.disarmed(articles, source, "docs", [ELSEWHERE]) == ["articles.embed_pipeline_docs_before_truncate"]
-    with pytest.raises(DocumentsTableError, match="embed_pipeline_docs_before_truncate are gone or disabled"):
-        capture.prove_live(articles, source, "docs", ELSEWHERE)
+def test_backfill_is_refused_without_the_trigger_for_truncate(articles: psycopg.Connection) -> None:
+    source = install(articles)
+    assert capture.disarmed(articles, source, "docs") == []
+    capture.prove_live(articles, source, "docs")
+    articles.execute("DROP TRIGGER embed_pipeline_docs_truncate ON articles")
+    assert capture.disarmed(articles, source, "docs") == ["articles.embed_pipeline_docs_truncate"]
+    with pytest.raises(DocumentsTableError, match="embed_pipeline_docs_truncate are gone or disabled"):
+        capture.prove_live(articles, source, "docs")
 
 
 def test_payload_is_the_object_and_over_it_the_columns(articles: psycopg.Connection) -> None:

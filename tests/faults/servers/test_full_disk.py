@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.migrate import ann_index, backfill, dual_write
 from embed_pipeline.postgres import failures
 from tests.faults.servers.conftest import DOCUMENTS, Calls, Open
@@ -65,15 +66,24 @@ def test_building_the_index(full_url: str, room: Room, open_fragile: Open) -> No
     require_all_true(full_url, index, "v1")
 
 
-def test_dual_write_reports_it_and_loses_nothing(full_url: str, room: Room, open_fragile: Open) -> None:
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_dual_write_reports_it_and_loses_nothing(full_url: str, room: Room, open_fragile: Open, handed_over: bool) -> None:
+    """The disk is full when changes are handed over, or when they are written."""
     room(16)
     index = open_fragile("v1", dimensions=DIMENSIONS)
     fill(index, "v1")
     with psycopg.connect(full_url, autocommit=True) as app:
         app.execute("INSERT INTO articles SELECT n, 'new', 'text ' || n FROM generate_series(1001, 1500) AS n")
+        if handed_over:
+            with index.connection() as conn:
+                assert dual_write.distributor(index).distribute(conn) == 500
         room(0)
-        (result,) = dual_write.sync(index)
-        assert result.error.startswith("PostgreSQL has no disk space left: ")
-        assert result.pending > 0
+        if handed_over:
+            (result,) = dual_write.sync(index)
+            assert result.error.startswith("PostgreSQL has no disk space left: ")
+            assert result.pending > 0
+        else:
+            with pytest.raises(DatabaseUnavailable, match="^PostgreSQL has no disk space left: "):
+                dual_write.sync(index)
     room(20)
     require_all_true(full_url, index, "v1")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import signal as os_signals
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
+from embed_pipeline.documents.slice_size import SliceSize
 from embed_pipeline.errors import DatabaseUnavailable, Stopped
-from embed_pipeline.migrate import ann_index, backfill, dual_write, outage, watch
+from embed_pipeline.migrate import ann_index, backfill, dual_write, outage, reading, watch
 from embed_pipeline.migrate.backfill import Progress
 from embed_pipeline.signals import listen
 from embed_pipeline.stores.pgvector import PgvectorStore
-from tests.faults.servers.conftest import DOCUMENTS, Calls, Fragile, Open
+from tests.faults.servers.conftest import BATCH, DOCUMENTS, Calls, Fragile, Open
 from tests.harness.articles import fill
 from tests.harness.postgres.proxy import Proxy
 from tests.harness.postgres.seen import any_row, cut, require_all_true, wait_until
@@ -106,7 +108,14 @@ def test_backfill_says_when_it_gives_up_and_resumes(
 ) -> None:
     monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.3)
     index = open_fragile("v1")
-    once("backfill.embedded", 4, fragile.kill)
+
+    def kill() -> None:
+        # A backfill commits lazily; this commit is on the disk, and with it all before.
+        with psycopg.connect(fragile_url, autocommit=True) as app:
+            app.execute("UPDATE articles SET body = body WHERE id = 1")
+        fragile.kill()
+
+    once("backfill.embedded", 4, kill)
     with pytest.raises(
         DatabaseUnavailable, match=r"has not answered for \d+ s: .*Everything that was committed is kept; start the"
     ):
@@ -121,10 +130,22 @@ def test_backfill_says_when_it_gives_up_and_resumes(
     require_all_true(fragile_url, index, "v1")
 
 
+class OneBatch(SliceSize):
+    """Reads as many documents as are embedded at once."""
+
+    def __init__(self, **_: int) -> None:
+        super().__init__(BATCH)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        yield
+
+
 def test_batches_in_flight_are_kept_when_reading_fails(
     fragile_url: str, open_fragile: Open, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two batches are answered when the third cannot be read; the first is being written, the second waits."""
+    monkeypatch.setattr(reading, "SliceSize", OneBatch)
     index, reads, read = open_fragile("v1"), 0, PgvectorStore.missing
     failed = threading.Event()
     listen("backfill.embedded", lambda: failed.wait(20))

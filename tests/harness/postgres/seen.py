@@ -32,6 +32,12 @@ def waits(conn: psycopg.Connection, begins: str, seconds: float) -> bool:
     return conn.execute(query, (f"{begins}%", seconds)).fetchone() is not None
 
 
+def nothing_waits(conn: psycopg.Connection) -> bool:
+    """Whether every change has been handed over and acknowledged by every version."""
+    found = conn.execute("SELECT (SELECT count(*) FROM embed_pipeline.inbox) + (SELECT count(*) FROM embed_pipeline.pending)")
+    return found.fetchone() == (0,)
+
+
 def cut(url: str, condition: str = "true") -> int:
     """End the sessions of the package (or those of them for which `condition` holds); returns how many."""
     with psycopg.connect(url, autocommit=True) as admin:
