@@ -273,6 +273,8 @@ class Work:
     def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, tuple[bytes, str]]) -> None:
         store = self.index.store(self.version)
         self.result.tokens += batch.tokens
+        # Many requests are many writes, and together they may take longer than a lease.
+        self.line.repeat(lambda conn: queue.beat(conn, claim))
         signal("dual_write.embedded")
         started = time.monotonic()
         written = write_batch(self.line, store, batch, lambda conn: store.replace(conn, claim, batch))

@@ -55,7 +55,7 @@ def test_capture_error_becomes_a_doubt_and_never_reaches_the_application(
     index = open_docs("v1")
     fill(index, "v1")
     broken_capture(app, kind, by="(1 / 0)::text")
-    app.execute(statement)  # type: ignore[arg-type]
+    app.execute(statement)
     found = app.execute("SELECT kind, sqlstate, reason FROM embed_pipeline.doubts WHERE kind = 'capture'").fetchall()
     assert found == [("capture", "22012", "division by zero")]
     assert app.execute("SELECT count(*) FROM embed_pipeline.inbox").fetchone() == (0,)
@@ -121,11 +121,12 @@ def test_change_behind_the_back_of_capture_is_doubted(app: psycopg.Connection, o
     settle(index)
 
 
-def test_restored_or_failed_over_database_is_doubted(app: psycopg.Connection, open_docs: Open) -> None:
-    """Another timeline: what was written last may be lost on one side and not on the other."""
+@pytest.mark.parametrize("other", ["timeline = timeline - 1", "system = 'another cluster'"])
+def test_restored_or_failed_over_database_is_doubted(app: psycopg.Connection, open_docs: Open, other: str) -> None:
+    """Another timeline: what was written last may be lost on one side and not on the other. Another cluster: it was restored elsewhere."""
     index = open_docs("v1")
     fill(index, "v1")
-    app.execute("UPDATE embed_pipeline.shapes SET timeline = timeline - 1")
+    app.execute(f"UPDATE embed_pipeline.shapes SET {other}")
     assert [doubt.kind for doubt in look(index)] == ["timeline"]
     verify.reconcile(index)
     assert look(index) == []

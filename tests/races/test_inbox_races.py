@@ -253,6 +253,36 @@ def test_key_that_the_queue_cannot_hold_is_set_aside(app: psycopg.Connection, op
     assert {"a", "z"} <= stored(app, "v1").keys()
 
 
+def test_numbers_and_claims_are_committed_synchronously(app: psycopg.Connection, open_docs: Open) -> None:
+    """Whatever the session has set: a number that a crash could draw again would let an old batch acknowledge a new change."""
+    index = open_docs("v1")
+    fill(index, "v1")
+    change(app, 1, "edited")
+    seen: list[tuple[str, tuple[str, ...] | None]] = []
+    with index.connection() as conn:
+        conn.execute("SET synchronous_commit = off")
+        for moment in ("inbox.announced", "queue.claiming"):
+            at(moment, lambda moment=moment: seen.append((moment, conn.execute("SHOW synchronous_commit").fetchone())))  # type: ignore[misc]
+        dual_write.distributor(index).distribute(conn)
+        held = queue.claim(conn, "docs", "v1", limit=10)
+        assert conn.execute("SHOW synchronous_commit").fetchone() == ("off",)
+        queue.release(conn, held, held.seqs)
+        queue.end_claim(conn, held)
+    assert seen == [("inbox.announced", ("on",)), ("queue.claiming", ("on",))]
+    settle(index)
+
+
+def test_statement_over_many_rows_leaves_a_few_rows(app: psycopg.Connection, open_docs: Open) -> None:
+    """One for each five thousand ids, and none for a statement that changes nothing of ours."""
+    index = open_docs("v1")
+    app.execute("INSERT INTO articles (id, title, body) SELECT n, 'many', '' FROM generate_series(1001, 13000) AS n")
+    app.execute("UPDATE articles SET views = views + 1")
+    app.execute("DELETE FROM articles WHERE id > 100000")
+    sizes = app.execute("SELECT cardinality(doc_ids) FROM embed_pipeline.inbox ORDER BY id").fetchall()
+    assert sorted(size for (size,) in sizes) == [2_000, 5_000, 5_000]
+    assert len(queued(index)) == 12_000
+
+
 def test_low_number_commits_late(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:
     """A transaction that drew its number in the inbox early commits after later ones were worked off: no floor passes it by."""
     index = open_docs("v1")

@@ -73,7 +73,7 @@ class Scene:
                 for number, statement in enumerate(statements):
                     if number:
                         point("statement")
-                    conn.execute(statement)  # type: ignore[arg-type]
+                    conn.execute(statement)
 
         return body
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from embed_pipeline import signals
-from embed_pipeline.documents import inbox, slices
+from embed_pipeline.documents import inbox
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -71,22 +71,6 @@ def test_no_lock_on_the_documents_is_held_at_any_moment(
     signals.forget_all()
     assert held == []
     assert reached == set(MOMENTS)
-
-
-def test_reads_of_the_documents_become_shorter_when_one_was_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, by how much it was too long; up gently, so that the next one is no surprise."""
-    size, now = slices.SliceSize(first=1_000), [0.0]
-    monkeypatch.setattr(slices.time, "monotonic", lambda: now[0])
-
-    def statement(seconds: float) -> int:
-        with size.timed():
-            now[0] += seconds
-        return size.rows
-
-    assert statement(slices.TARGET_SECONDS / 100) == 2_000
-    assert statement(slices.LONGEST_SECONDS * 4) == 2_000 * slices.TARGET_SECONDS / (slices.LONGEST_SECONDS * 4)
-    assert statement(10.0) == 16
-    assert slices.TARGET_SECONDS < slices.LONGEST_SECONDS <= 0.025
 
 
 def test_tables_of_ours_have_primary_keys(app: psycopg.Connection, open_docs: Open) -> None:

@@ -173,7 +173,7 @@ def test_search_beside_an_open_truncate_or_alter(
     if waiting == "a truncate":
         app.execute("TRUNCATE articles")
         app.execute("INSERT INTO articles (id, title, body) VALUES (7, 'title 7', 'body 7')")
-    second_app.execute(statement)  # type: ignore[arg-type]
+    second_app.execute(statement)
     with index.connection() as conn:
         conn.execute("SET statement_timeout = '20s'")
     with ThreadPoolExecutor(1) as pool:
@@ -182,6 +182,18 @@ def test_search_beside_an_open_truncate_or_alter(
     assert second_app.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS, "it waited for the application to end"
     expected = {"nothing": ALL, "removals": ALL - {"1"}, "a truncate": set()}
     assert set(answer) == expected[waiting]
+
+
+@SEARCHES
+def test_documents_table_that_is_gone_under_another_name(app: psycopg.Connection, index: OpenIndex, ask: Ask) -> None:
+    """Nothing can be looked up: what is announced as removed is hidden, everything else is found, and no search fails."""
+    app.execute("DELETE FROM articles WHERE id = 1")
+    distribute(index)
+    app.execute("ALTER TABLE articles RENAME TO elsewhere")
+    assert set(ask(index)) == ALL - {"1"}
+    app.execute("INSERT INTO embed_pipeline.doubts (index_name, kind, reason) VALUES ('docs', 'shape', 'made by the test')")
+    assert set(ask(index)) == ALL - {"1"}
+    app.execute("ALTER TABLE elsewhere RENAME TO articles")
 
 
 def test_search_that_began_before_a_reload_was_committed(

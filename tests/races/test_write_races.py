@@ -189,7 +189,7 @@ def test_a_lease_is_judged_by_the_heartbeat_and_by_no_time_of_day(
     change(app, 1, "first")
     distribute(index)
     held, now = claim(index), [1_000.0]
-    monkeypatch.setattr(queue.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("embed_pipeline.documents.queue.time.monotonic", lambda: now[0])
     leases = queue.Leases(20.0)
     with index.connection() as conn:
         assert leases.free_dead(conn, "docs", "v1") == 0
@@ -321,7 +321,7 @@ def test_two_syncs_leave_nothing_claimed(app: psycopg.Connection, open_docs: Ope
 def test_a_slow_provider_keeps_its_lease(
     app: psycopg.Connection,
     open_docs: Open,
-    tmp_path,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Embedding takes longer than the lease; a second worker must not take the batch over, and pay for it again."""
@@ -475,7 +475,7 @@ def test_failing_provider_marks_nothing_done(app: psycopg.Connection, open_docs:
 def test_candidates_failing_provider_never_delays_the_active_version(
     app: psycopg.Connection,
     open_docs: Open,
-    tmp_path,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
 ) -> None:
     down = tmp_path / "down"
     serve(open_docs("v1"), "v1")

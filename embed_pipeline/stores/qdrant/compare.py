@@ -19,12 +19,13 @@ from qdrant_client import models
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
 from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.documents.slices import read
 from embed_pipeline.documents.source import Source
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare as sliced
 from embed_pipeline.stores.protocol import Found
 from embed_pipeline.stores.qdrant.configuration import params_of
-from embed_pipeline.stores.qdrant.documents import looking, queries
+from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.place import Place
@@ -99,10 +100,16 @@ class Comparing:
             self._copy([point for point in page if point.id not in self._seen])
 
     def vectors(self) -> int:
-        """How many were seen."""
+        """How many vectors were seen: of a point with passages as many as these."""
+        return self._counted()[1]
+
+    def _points(self) -> int:
+        return self._counted()[0]
+
+    def _counted(self) -> tuple[int, int]:
         row = self._conn.execute(queries("count_seen")).fetchone()
         assert row is not None
-        return int(row[0])
+        return row[0], row[1]
 
     def _seen_ids(self) -> Iterator[list[str]]:
         """The ids of what was seen, in portions."""
@@ -126,13 +133,15 @@ class Comparing:
             relation=sql.SQL("pg_temp.embed_pipeline_seen"),
             differs=queries("differs", **parts),
             is_whole=sql.SQL("v.vectors = v.chunks"),
+            is_counted=sql.SQL("v.doc_id IS NOT NULL"),
             values={"fingerprint": self._version.fingerprint},
         )
         comparison = sliced.Comparison(self._conn, self._source, self._version, stored)
         for each in ranges:
             comparison.documents(each)
         if orphans:
-            comparison.orphans(self._seen_ids())
+            # As many as were seen have met their documents: nothing else was seen.
+            comparison.orphans(self._seen_ids() if comparison.counted < self._points() else ())
         self._look_again(comparison.found)
         return comparison.found
 
@@ -174,8 +183,7 @@ class Comparing:
         parts = self._source.parts()
         query = queries("expected", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
         values = {"index": self._version.index, "version": self._version.name, "doc_ids": list(doc_ids)}
-        with looking(self._conn):
-            rows = self._conn.execute(query, values).fetchall()
+        rows = read(self._conn, query, values)
         found: dict[str, str] = {}
         for doc_id, pending, *expected in rows:
             point = points.get(point_id(doc_id))

@@ -9,9 +9,8 @@ from typing import Any
 
 import psycopg
 
-from embed_pipeline.documents.slices import queries as slices
+from embed_pipeline.documents.slices import read
 from embed_pipeline.documents.source import Source
-from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
 
 queries = Queries(__file__, "qdrant.sql")
@@ -26,21 +25,11 @@ class Now:
     payload_hash: str
 
 
-@contextmanager
-def looking(conn: psycopg.Connection) -> Iterator[None]:
-    """A transaction for one look at some documents by their keys; a process that is stopped in it does not keep their table."""
-    with conn.transaction():
-        end_when_frozen(conn)
-        conn.execute(slices("by_key"))
-        yield
-
-
 def look(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> dict[str, Now]:
     """The documents of these ids that are there."""
     parts = source.parts()
     query = queries("now", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
-    with looking(conn):
-        rows = conn.execute(query, {"doc_ids": list(doc_ids)}).fetchall()
+    rows = read(conn, query, {"doc_ids": list(doc_ids)})
     return {doc_id: Now(bytes(digest), payload, payload_hash) for doc_id, digest, payload, payload_hash in rows}
 
 
@@ -48,8 +37,7 @@ def gone(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> li
     """Those of these ids that are no document."""
     parts = source.parts()
     query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
-    with looking(conn):
-        return [doc_id for (doc_id,) in conn.execute(query, {"doc_ids": list(doc_ids)})]
+    return [doc_id for (doc_id,) in read(conn, query, {"doc_ids": list(doc_ids)})]
 
 
 @contextmanager

@@ -45,7 +45,7 @@ CREATE INDEX ON pg_temp.embed_pipeline_seen (doc_id)
 SELECT doc_id FROM pg_temp.embed_pipeline_seen WHERE doc_id > %(after)s ORDER BY doc_id LIMIT %(limit)s
 
 -- name: count_seen
-SELECT coalesce(sum(vectors), 0)::bigint FROM pg_temp.embed_pipeline_seen
+SELECT count(*), coalesce(sum(vectors), 0)::bigint FROM pg_temp.embed_pipeline_seen
 
 -- name: differs
 v.source_hash IS DISTINCT FROM encode({source_hash}, 'hex') OR v.fingerprint IS DISTINCT FROM %(fingerprint)s

@@ -183,12 +183,12 @@ class QdrantStore:
         with documents.writing(conn, self.version.index):
             emptied = self._points.change(conn, sorted(letters), decide, right)
         signal("reject.emptied")
+        # Whoever has changed one since has queued it: a letter of a backfill would be about a text that is gone.
+        now = documents.look(conn, self.source, sorted(emptied)) if isinstance(by, Fence) else {}
         with conn.transaction():
             end_when_frozen(conn)
             if isinstance(by, Fence):
                 partitions.hold(conn, by)
-                # Whoever has changed one since has queued it.
-                now = documents.look(conn, self.source, sorted(emptied))
                 aside = [doc_id for doc_id, found in now.items() if found.source_hash == letters[doc_id][0]]
             else:
                 aside = queue.lock_claimed(conn, by, emptied)
