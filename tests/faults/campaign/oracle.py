@@ -260,10 +260,10 @@ def wrong_catalog(conn: psycopg.Connection) -> list[str]:
 
 
 def _transitions(conn: psycopg.Connection) -> list[tuple[str, str | None, str]]:
-    # What a check of a model found is in the same columns, and is no state of the version.
+    # What a throttle or a check of a model said is in the same columns, and is no state of the version.
     return conn.execute(
         "SELECT version, from_state, to_state FROM embed_pipeline.audit_events "
-        "WHERE index_name = 'docs' AND to_state IS NOT NULL AND event <> 'model_check' ORDER BY id"
+        "WHERE index_name = 'docs' AND to_state IN ('building', 'ready', 'active', 'standby', 'retired') ORDER BY id"
     ).fetchall()
 
 
