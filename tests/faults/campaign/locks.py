@@ -8,15 +8,17 @@ document and takes it back, and whoever arms triggers.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 
-# A statement of 25 ms, and the time for which a busy machine may leave a process or its server aside between BEGIN and COMMIT.
+# A statement of 25 ms, and the time for which a machine may leave a process or its server aside between BEGIN and COMMIT. A busy one may
+# take so many times longer for that as a look at the locks itself has waited lately.
 LONGEST_SECONDS = 0.025 + 0.35
+TIMES_AS_LONG, LATELY = 4, 50
 # Waiting for a lock is no matter of scheduling.
 WAITING_SECONDS = 0.025
 # A transaction of ours that holds what the application may want is ended by the server when its process freezes; this much later it is seen.
@@ -62,18 +64,21 @@ class Held:
 
     def watch(self, stop: Path) -> None:
         conn: psycopg.Connection | None = None
+        waited: deque[float] = deque(maxlen=LATELY)
         while not stop.exists():
+            began = time.monotonic()
             try:
                 if conn is None or conn.closed:
                     conn = psycopg.connect(self.url, autocommit=True, application_name="watcher of locks")
-                for problem in self.look(conn):
+                for problem in self.look(conn, busy=max(waited, default=0.0)):
                     self._found[problem] += 1
             except psycopg.Error:
                 conn = None
             time.sleep(LOOK_SECONDS)
+            waited.append(time.monotonic() - began - LOOK_SECONDS)
 
-    def look(self, conn: psycopg.Connection) -> list[str]:
-        """What is wrong now."""
+    def look(self, conn: psycopg.Connection, *, busy: float = 0.0) -> list[str]:
+        """What is wrong now. `busy`: how long a look itself has waited lately."""
         found = []
         for name, mode, waits, state, transaction, idle, query in conn.execute(HELD).fetchall():
             excused = any(each in query for each in EXCUSED.get(mode, ()))
@@ -82,7 +87,7 @@ class Held:
                 found.append(f"a session of ours has {mode} on the documents: {said}")
             if waits and transaction > WAITING_SECONDS:
                 found.append(f"a session of ours waits for a lock while it holds {mode} on the documents: {said}")
-            most = LONGEST_SECONDS if mode == READS else self.frozen_seconds
+            most = LONGEST_SECONDS + TIMES_AS_LONG * busy if mode == READS else self.frozen_seconds
             if self._is_stopped(name):
                 most = self.frozen_seconds + GRACE_SECONDS
                 if state == "idle in transaction" and idle > most:
