@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from embed_pipeline import signals
-from embed_pipeline.documents import capture
+from embed_pipeline.documents import capture, inbox
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.migrate import backfill, dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -161,15 +161,24 @@ def test_repeatable_read_writer_older_than_the_registration(
 
 @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])
 def test_strict_transactions_never_fail_because_of_us(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open, level: psycopg.IsolationLevel
+    app: psycopg.Connection,
+    second_app: psycopg.Connection,
+    open_docs: Open,
+    level: psycopg.IsolationLevel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Workers distribute, claim and remove rows after the application's snapshot; if capture touched one of those, it would raise 40001."""
+    monkeypatch.setattr(inbox, "FLOOR_SECONDS", 0.0)
     index = open_docs("v1")
     fill(index, "v1")
     app.execute("UPDATE articles SET body = 'first' WHERE id IN (1, 2)")
     second_app.isolation_level = level
     second_app.execute("SELECT count(*) FROM articles")
     dual_write.sync(index)
+    hands = dual_write.distributor(index)
+    with index.connection() as conn:
+        for _ in range(3):
+            hands.distribute(conn)
     second_app.execute("UPDATE articles SET body = 'second' WHERE id = 1")
     second_app.execute("DELETE FROM articles WHERE id = 2")
     second_app.commit()

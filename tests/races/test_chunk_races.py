@@ -224,11 +224,18 @@ def test_a_worker_waits_for_the_first_chunk_of_an_open_insert(
         working.append(pool.submit(dual_write.sync, index))
         waited(lambda: app.execute(WAITS_FOR_A_LOCK).fetchone() == (1,), "the worker does not wait for the insert")
 
+    def both_are_done() -> None:
+        working[0].result(timeout=60)
+        seen.append(look(app))
+
     working: list[Future[Any]] = []
+    seen: list[Seen | None] = []
     at("insert_new.written", overtake)
+    # Before the comparison of the partition, which would mend it.
+    at("backfill.closed", both_are_done)
     with ThreadPoolExecutor(1) as pool:
         fill(index, "v1")
-        working[0].result(timeout=60)
+    assert seen == [whole(of_the_worker, "new")]
     settle(index)
     assert look(app) == whole(of_the_worker, "new")
 

@@ -72,7 +72,9 @@ class GuardedPoints:
         done: set[str] = set()
         left = doc_ids
         for _ in range(ROUNDS):
-            changes = self._decided(conn, left, decide, keep_own) if left else {}
+            if not left:
+                break
+            changes = self._decided(conn, left, decide, keep_own)
             left = []
             # Each is one request, and is asked for right before it: a process may be stopped between two.
             for is_new in (True, False):
