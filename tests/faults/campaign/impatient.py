@@ -39,7 +39,8 @@ class Impatient:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._name = f"writer {writer.me} of"
+        # Its transactions have names that no other database of the server has.
+        self._name = f"{self.conn.info.dbname} {writer.me}"
         self._number = 0
         self._deletes: set[str] = set()
         self._prepares = writer.load.truncates is False and self._ask("SHOW max_prepared_transactions") != "0"
