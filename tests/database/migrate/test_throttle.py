@@ -107,7 +107,6 @@ def test_a_backfill_waits_while_what_serves_is_behind(app: psycopg.Connection, o
     """Counted from the change itself: in the inbox and in the queue alike, and until it is acknowledged."""
     serve(open_docs("v1"), "v1")
     index = open_docs("v1", "v2", throttle={"check_seconds": 0.1})
-    backfill.fill_partition(index, "v2", "00")
     change(app, 50, "changed")
     made_before(app, 31)
     reason = r"queue age: v1, which serves, has changes that wait for 3\d\.\d s \(limit 30\.0 s\); run: embed-pipeline sync docs --watch"
