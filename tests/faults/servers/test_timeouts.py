@@ -17,7 +17,7 @@ from embed_pipeline.postgres import failures
 from tests.faults.servers.conftest import DOCUMENTS, Calls, Open
 from tests.harness.postgres.seen import require_all_true, wait_until, waits
 
-VERSION, DOCUMENTS_TABLE = "embed_pipeline.docs__v1", "articles"
+VERSION, LETTERS, DOCUMENTS_TABLE = "embed_pipeline.docs__v1", "embed_pipeline.dead_letters", "articles"
 TIMEOUT_MS = 300
 LONGER_SECONDS = 0.6
 
@@ -82,8 +82,8 @@ def test_building_the_index(hurried_url: str, open_fragile: Open) -> None:
 @pytest.mark.parametrize(
     ("locked", "begins", "work"),
     [
-        (VERSION, "-- Every document of a slice", verify.verify),
-        (VERSION, "-- Every document of a slice", verify.reconcile),
+        (LETTERS, "-- Every document of a slice", verify.verify),
+        (VERSION, "SELECT count(*) FROM", verify.reconcile),
         (VERSION, "SELECT DISTINCT doc_id", lambda index: all_stored(index)),
         (DOCUMENTS_TABLE, "-- The key that ends a slice", lambda index: counted(index)),
         (DOCUMENTS_TABLE, "-- The next keys in order", lambda index: spread(index)),
