@@ -351,13 +351,16 @@ BEGIN
                         AND r.read_at > clock_timestamp() - interval '10 seconds');
 END $note$;
 
--- How much a search has to doubt: 2, every hit (a doubt is open, or a removal is not distributed yet, or a TRUNCATE); 1, hits that are
--- pending as removed; 0, none. The floors keep what is worked off from being walked through while VACUUM cannot take it away.
+-- How much a search has to doubt: 2, every hit (a doubt is open, or a removal is not distributed yet, or a TRUNCATE; or the version is being
+-- retired, and nobody is told of its removals any more); 1, hits that are pending as removed; 0, none. The floors keep what is worked off
+-- from being walked through while VACUUM cannot take it away.
 CREATE FUNCTION embed_pipeline.doubtful(index_name text, version text) RETURNS integer
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $doubtful$
     SELECT CASE
         WHEN EXISTS (SELECT FROM embed_pipeline.doubts d WHERE d.index_name = $1)
-             OR EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = $1 AND i.removed AND i.id > x.inbox_floor) THEN 2
+             OR EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = $1 AND i.removed AND i.id > x.inbox_floor)
+             OR EXISTS (SELECT FROM embed_pipeline.index_versions v
+                        WHERE v.index_name = $1 AND v.version = $2 AND v.state = 'retired') THEN 2
         WHEN EXISTS (SELECT FROM embed_pipeline.pending p
                      WHERE p.index_name = $1 AND p.version = $2 AND p.removed AND p.seq > x.removal_floor) THEN 1
         ELSE 0 END
