@@ -115,7 +115,7 @@ class Comparison:
             start += rows
 
     def _letters(self) -> Iterator[list[str]]:
-        after = ""
+        after: str | None = None
         while True:
             values = self._names() | {"after": after, "limit": LETTERS}
             ids = [doc_id for (doc_id,) in self._conn.execute(queries("letters"), values)]

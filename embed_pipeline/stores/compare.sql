@@ -53,4 +53,4 @@ WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
 
 -- name: letters
 SELECT doc_id FROM embed_pipeline.dead_letters
-WHERE index_name = %(index)s AND version = %(version)s AND doc_id > %(after)s ORDER BY doc_id LIMIT %(limit)s
+WHERE index_name = %(index)s AND version = %(version)s AND (%(after)s::text IS NULL OR doc_id > %(after)s::text) ORDER BY doc_id LIMIT %(limit)s

@@ -60,7 +60,7 @@ def _blocks(conn: psycopg.Connection, version: Version) -> Iterator[_Block]:
     row = conn.execute(queries("vector_schema")).fetchone()
     assert row is not None
     query = queries("block", table=version.table, send=sql.Identifier(row[0], f"{version.precision}_send"))
-    after = ""
+    after: str | None = None
     while True:
         with unhurried(conn):
             row = conn.execute(query, {"after": after, "rows": rows}, binary=True).fetchone()

@@ -87,7 +87,8 @@ SELECT doc_id, source_hash FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[])
 SELECT v.doc_id, v.source_hash FROM {table} AS v WHERE v.doc_id = ANY (%(doc_ids)s::text[]) AND v.chunk = 0 AND {is_whole}
 
 -- name: stored_ids
-SELECT DISTINCT doc_id FROM {table} WHERE doc_id > %(after)s ORDER BY doc_id LIMIT %(limit)s
+-- NULL: from the first one; an id may be empty.
+SELECT DISTINCT doc_id FROM {table} WHERE %(after)s::text IS NULL OR doc_id > %(after)s::text ORDER BY doc_id LIMIT %(limit)s
 
 -- name: stored_ids_of_partition
 SELECT DISTINCT doc_id FROM {table} WHERE partition = %(partition)s
@@ -162,7 +163,7 @@ SELECT {doc_id} FROM {documents} AS d WHERE {condition} LIMIT %(most)s
 -- name: block
 -- The next vectors in the order of their documents, as three columns.
 SELECT array_agg(b.doc_id), array_agg(b.chunk), string_agg({send}(b.embedding), ''::bytea)
-FROM (SELECT v.doc_id, v.chunk, v.embedding FROM {table} AS v WHERE v.doc_id > %(after)s ORDER BY v.doc_id, v.chunk LIMIT %(rows)s) AS b
+FROM (SELECT v.doc_id, v.chunk, v.embedding FROM {table} AS v WHERE %(after)s::text IS NULL OR v.doc_id > %(after)s::text ORDER BY v.doc_id, v.chunk LIMIT %(rows)s) AS b
 
 -- name: count
 SELECT count(*) FROM {table} WHERE chunk = 0

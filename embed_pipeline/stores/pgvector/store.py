@@ -170,7 +170,7 @@ class PgvectorStore:
     # Verification
 
     def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
-        after = ""
+        after: str | None = None
         while True:
             with self._unless_retired(), unhurried(conn):
                 rows = conn.execute(

@@ -113,7 +113,7 @@ class Comparing:
 
     def _seen_ids(self) -> Iterator[list[str]]:
         """The ids of what was seen, in portions."""
-        after = ""
+        after: str | None = None
         while True:
             rows = self._conn.execute(queries("seen_ids"), {"after": after, "limit": PORTION})
             ids = [doc_id for (doc_id,) in rows]

@@ -42,7 +42,7 @@ ANALYZE pg_temp.embed_pipeline_seen
 CREATE INDEX ON pg_temp.embed_pipeline_seen (doc_id)
 
 -- name: seen_ids
-SELECT doc_id FROM pg_temp.embed_pipeline_seen WHERE doc_id > %(after)s ORDER BY doc_id LIMIT %(limit)s
+SELECT doc_id FROM pg_temp.embed_pipeline_seen WHERE (%(after)s::text IS NULL OR doc_id > %(after)s::text) ORDER BY doc_id LIMIT %(limit)s
 
 -- name: count_seen
 SELECT count(*), coalesce(sum(vectors), 0)::bigint FROM pg_temp.embed_pipeline_seen
