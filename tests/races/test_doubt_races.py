@@ -121,6 +121,22 @@ def test_change_behind_the_back_of_capture_is_doubted(app: psycopg.Connection, o
     settle(index)
 
 
+def test_orphan_is_found_beside_a_transaction_that_is_older_than_its_vector(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """One that has been open for hours, of whichever application: the comparison must not count on what it may not see yet."""
+    index = open_docs("v1")
+    second_app.execute("SELECT pg_current_xact_id()")
+    fill(index, "v1")
+    with unseen(app):
+        app.execute("DELETE FROM articles WHERE id = 2")
+    assert look(index) != []
+    assert verify.reconcile(index).queued == {"v1": 1}
+    assert look(index) == []
+    settle(index)
+    assert "2" not in stored(app, "v1")
+
+
 @pytest.mark.parametrize("other", ["timeline = timeline - 1", "system = 'another cluster'"])
 def test_restored_or_failed_over_database_is_doubted(app: psycopg.Connection, open_docs: Open, other: str) -> None:
     """Another timeline: what was written last may be lost on one side and not on the other. Another cluster: it was restored elsewhere."""

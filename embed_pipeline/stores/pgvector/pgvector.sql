@@ -88,10 +88,8 @@ SELECT v.doc_id, v.source_hash FROM {table} AS v WHERE v.doc_id = ANY (%(doc_ids
 
 -- name: stored_ids
 -- NULL: from the first one; an id may be empty.
-SELECT DISTINCT doc_id FROM {table} WHERE %(after)s::text IS NULL OR doc_id > %(after)s::text ORDER BY doc_id LIMIT %(limit)s
-
--- name: stored_ids_of_partition
-SELECT DISTINCT doc_id FROM {table} WHERE partition = %(partition)s
+SELECT DISTINCT v.doc_id FROM {table} AS v
+WHERE (%(after)s::text IS NULL OR v.doc_id > %(after)s::text) AND {among} ORDER BY v.doc_id LIMIT %(limit)s
 
 -- name: differs
 v.source_hash <> {source_hash}
@@ -109,7 +107,7 @@ age(v.xmin) > age(%(settled)s::text::xid8::xid)
 v.partition = %(partition)s
 
 -- name: count_settled
-SELECT count(*) FROM {table} AS v WHERE v.chunk = 0 AND {is_counted}
+SELECT count(*) FILTER (WHERE {is_settled}), count(*) FILTER (WHERE NOT ({is_settled})) FROM {table} AS v WHERE v.chunk = 0 AND {among}
 
 -- name: is_whole
 (SELECT count(*) FROM {table} AS c WHERE c.doc_id = v.doc_id) = v.chunks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,7 @@ queries = Queries(__file__, "pgvector.sql")
 
 # Ids read at once: none of them is in memory with its vector.
 PORTION = 5_000
+ALL_ROWS = sql.SQL("true")
 
 
 class PgvectorStore:
@@ -170,12 +171,14 @@ class PgvectorStore:
     # Verification
 
     def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
+        return self._stored_ids(conn, ALL_ROWS, {})
+
+    def _stored_ids(self, conn: psycopg.Connection, among: sql.Composable, values: dict[str, Any]) -> Iterator[list[str]]:
         after: str | None = None
         while True:
             with self._unless_retired(), unhurried(conn):
-                rows = conn.execute(
-                    queries("stored_ids", table=self.version.table), {"after": after, "limit": PORTION}
-                ).fetchall()
+                query = queries("stored_ids", table=self.version.table, among=among)
+                rows = conn.execute(query, values | {"after": after, "limit": PORTION}).fetchall()
             ids = [doc_id for (doc_id,) in rows]
             if ids:
                 yield ids
@@ -187,27 +190,53 @@ class PgvectorStore:
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
     ) -> Found:
         untouched = sql.SQL("false") if since is None else queries("untouched_since_horizon")
-        values = {"settled": shape.oldest_running(conn)} | ({} if since is None else {"horizon": since.xmin})
-        is_counted = queries("is_settled")
-        there = self._count(conn, is_counted, values) if orphans else 0
-        comparison = self._comparison(conn, untouched, is_counted, values)
-        for each in ranges:
-            comparison.documents(each)
-        if orphans:
-            comparison.orphans(self.stored_ids(conn) if self._may_have_orphans(there, comparison) else ())
-        return comparison.found
+        values = {} if since is None else {"horizon": since.xmin}
+        return self._compare(conn, ranges, untouched, values, orphans_among=ALL_ROWS if orphans else None)
 
     def compare_partition(self, conn: psycopg.Connection, partition: KeyRange, filled: Filled | None) -> Found:
         values: dict[str, Any] = {"partition": int(partition.partition)}
         values |= {} if filled is None else {"horizon": filled.horizon.xmin, "epoch": filled.fence.epoch}
         untouched = sql.SQL("false") if filled is None else queries("untouched_since_fill")
-        is_counted = queries("is_of_partition")
-        there = self._count(conn, is_counted, values)
-        comparison = self._comparison(conn, untouched, is_counted, values)
-        comparison.documents(partition)
-        ids = self._ids_of_partition(conn, values) if self._may_have_orphans(there, comparison) else []
-        comparison.orphans(ids[start : start + PORTION] for start in range(0, len(ids), PORTION))
+        return self._compare(conn, [partition], untouched, values, orphans_among=queries("is_of_partition"))
+
+    def _compare(
+        self,
+        conn: psycopg.Connection,
+        ranges: Sequence[KeyRange],
+        untouched: sql.Composable,
+        values: dict[str, Any],
+        *,
+        orphans_among: sql.Composable | None,
+    ) -> Found:
+        values = values | {"settled": shape.oldest_running(conn)}
+        settled, unsettled = (0, 0) if orphans_among is None else self._count(conn, orphans_among, values)
+        comparison = self._comparison(conn, untouched, orphans_among, values)
+        for each in ranges:
+            comparison.documents(each)
+        if orphans_among is not None:
+            comparison.orphans(self._may_be_orphans(conn, settled - comparison.counted, unsettled, orphans_among, values))
         return comparison.found
+
+    def _may_be_orphans(
+        self, conn: psycopg.Connection, missed: int, unsettled: int, among: sql.Composable, values: dict[str, Any]
+    ) -> Iterable[list[str]]:
+        """The ids that are to be looked up, after the documents were compared.
+
+        Settled rows only become fewer: where as many have been met beside their documents as were counted, all of them have one. Rows that a
+        transaction under way may not have seen yet are looked up each. Passages without the row of their document are in neither count.
+        """
+        if self.version.is_chunked or missed:
+            return self._stored_ids(conn, among, values)
+        if unsettled:
+            return self._stored_ids(conn, sql.SQL("{} AND NOT ({})").format(among, queries("is_settled")), values)
+        return ()
+
+    def _count(self, conn: psycopg.Connection, among: sql.Composable, values: dict[str, Any]) -> tuple[int, int]:
+        with self._unless_retired(), unhurried(conn):
+            query = queries("count_settled", table=self.version.table, is_settled=queries("is_settled"), among=among)
+            row = conn.execute(query, values).fetchone()
+        assert row is not None
+        return row[0], row[1]
 
     def coverage(self, conn: psycopg.Connection, since: Horizon | None = None) -> Coverage:
         found = self.compare(conn, [ALL_KEYS], orphans=True, since=since)
@@ -216,25 +245,10 @@ class PgvectorStore:
         assert row is not None
         return found.coverage(vectors=row[0])
 
-    def _count(self, conn: psycopg.Connection, is_counted: sql.Composable, values: dict[str, Any]) -> int:
-        with self._unless_retired(), unhurried(conn):
-            row = conn.execute(queries("count_settled", table=self.version.table, is_counted=is_counted), values).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def _may_have_orphans(self, there: int, comparison: Comparison) -> bool:
-        """Rows that were counted before the documents were compared only become fewer. As many have been met beside their documents, so
-        all of them; else each is looked at. Passages without the row of their document are met by neither count."""
-        return self.version.is_chunked or comparison.counted < there
-
-    def _ids_of_partition(self, conn: psycopg.Connection, values: dict[str, Any]) -> list[str]:
-        with self._unless_retired(), unhurried(conn):
-            rows = conn.execute(queries("stored_ids_of_partition", table=self.version.table), values)
-            return [doc_id for (doc_id,) in rows]
-
     def _comparison(
-        self, conn: psycopg.Connection, untouched: sql.Composable, is_counted: sql.Composable, values: dict[str, Any]
+        self, conn: psycopg.Connection, untouched: sql.Composable, among: sql.Composable | None, values: dict[str, Any]
     ) -> Comparison:
+        is_counted = sql.SQL("false") if among is None else sql.SQL("{} AND {}").format(among, queries("is_settled"))
         stored = Stored(
             relation=self.version.table,
             differs=queries("differs", source_hash=self.source.source_hash()),
