@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -17,6 +18,7 @@ from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransitio
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.stores.protocol import EmbeddedBatch
 from tests.harness.articles import at, fill, require_consistent, serve, settle, stored, text_hash
 from tests.races.hands import claim, distribute, working
 
@@ -475,3 +477,16 @@ def test_audit_has_each_transition_once(app: psycopg.Connection, judged: OpenInd
     ]
     assert rows[-1][4] == "looked odd"
     assert versions.get(app, "docs", "v1").state == "active"
+
+
+@pytest.mark.parametrize("read", ["holds", "count", "labels"])
+def test_version_that_is_retired_under_its_reader_says_so(app: psycopg.Connection, open_docs: Open, read: str) -> None:
+    """A worker that lost its connection looks what it holds by now, when the version may be gone: it ends, and reports no error of SQL."""
+    index = open_docs("v1")
+    with index.connection() as conn:
+        version = index.version(conn, "v1")
+        store = index.store(version)
+        batch = EmbeddedBatch(["1"], [b"hash"], [1], np.zeros((1, version.dimensions), dtype=np.float32))
+        app.execute("DROP TABLE embed_pipeline.docs__v1 CASCADE")
+        with pytest.raises(VersionRetired, match="was retired meanwhile"):
+            store.holds(conn, batch) if read == "holds" else getattr(store, read)(conn)

@@ -91,13 +91,15 @@ class PgvectorStore:
         return int(row[0]) if row else 0
 
     def count(self, conn: psycopg.Connection) -> int:
-        row = conn.execute(queries("count", table=self.version.table)).fetchone()
+        with self._unless_retired():
+            row = conn.execute(queries("count", table=self.version.table)).fetchone()
         return int(row[0]) if row else 0
 
     def labels(self, conn: psycopg.Connection) -> Labels:
         version = self.version
         values = {name: getattr(version, name) for name in ("model_name", "model_version", "fingerprint")}
-        row = conn.execute(queries("labels", table=version.table), values).fetchone()
+        with self._unless_retired():
+            row = conn.execute(queries("labels", table=version.table), values).fetchone()
         return Labels(0, 0) if row is None else Labels(*row)
 
     # Backfill
@@ -109,7 +111,8 @@ class PgvectorStore:
             return ledger.missing(conn, self.source, self.version, within, without_stored)
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
-        stored = self._whole_hashes(conn, batch.doc_ids)
+        with self._unless_retired():
+            stored = self._whole_hashes(conn, batch.doc_ids)
         return {doc_id for doc_id, digest in zip(batch.doc_ids, batch.hashes, strict=True) if stored.get(doc_id) == digest}
 
     def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
