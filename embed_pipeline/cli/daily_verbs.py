@@ -13,6 +13,7 @@ import click
 
 from embed_pipeline.cli import progress, render
 from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, indexes, one_index, with_config
+from embed_pipeline.documents import slices
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ def _say_answer(output: Output, spec: IndexSpec, url: str, answer: Answer) -> No
     from embed_pipeline.postgres.connection import connect
 
     with connect(url, autocommit=True) as conn:
-        texts = source.read_current(conn, source.inspect(conn, spec.source()), [hit.doc_id for hit in answer.hits])
+        texts = slices.read_current(conn, source.inspect(conn, spec.source()), [hit.doc_id for hit in answer.hits])
     rows = [
         [
             str(rank),

@@ -14,7 +14,6 @@ from psycopg import errors, sql
 
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DocumentsTableError
-from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -174,7 +173,6 @@ def prove_live(conn: psycopg.Connection, source: Source, index: str) -> None:
     if off:
         raise _not_live(source, index, f"the triggers {', '.join(off)} are gone or disabled")
     with conn.transaction(force_rollback=True):
-        end_when_frozen(conn)
         try:
             arrived, problem = _canary(conn, source, index)
         except (errors.OperationalError, errors.IdleInTransactionSessionTimeout):

@@ -9,8 +9,8 @@ import psycopg
 
 from embed_pipeline.documents import ranges
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
-from embed_pipeline.documents.slices import KeySlices, SlicedQuery, SliceSize
-from embed_pipeline.documents.source import Source, queries, read_current
+from embed_pipeline.documents.slices import KeySlices, SlicedQuery, SliceSize, read_current
+from embed_pipeline.documents.source import Source, queries
 
 
 def count(conn: psycopg.Connection, source: Source, bounds: KeyRange = ALL_KEYS) -> int:

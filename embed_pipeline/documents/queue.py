@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from embed_pipeline.postgres import connection
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 
@@ -119,8 +118,8 @@ def claim(
 
 
 def commit_now(conn: psycopg.Connection) -> None:
-    """In a transaction: it commits synchronously, and the server ends it when its process freezes; distributors wait for its rows."""
-    conn.execute(queries("commit_now"), {"milliseconds": str(connection.FROZEN_MS)})
+    """In a transaction: it commits synchronously, whatever the session has set."""
+    conn.execute(queries("commit_now"))
 
 
 def worker() -> str:

@@ -14,9 +14,8 @@ FROM due WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id
 RETURNING p.doc_id, p.seq
 
 -- name: commit_now
--- A number that a crash could draw again would let an old batch acknowledge a new change. Who waits for what is locked here waits no longer
--- than for a frozen process.
-SELECT set_config('synchronous_commit', 'on', true), set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
+-- A number that a crash could draw again would let an old batch acknowledge a new change.
+SELECT set_config('synchronous_commit', 'on', true)
 
 -- name: beat
 UPDATE embed_pipeline.claims SET beat = beat + 1 WHERE claim = %(claim)s

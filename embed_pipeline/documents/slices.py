@@ -4,19 +4,27 @@ of 50 ms must get through: no statement of ours holds it for longer than half of
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from embed_pipeline.documents.ranges import KeyRange, within
-from embed_pipeline.documents.slice_size import SliceSize as SliceSize
-from embed_pipeline.documents.source import Source
-from embed_pipeline.postgres.connection import begin_unhurried
+from embed_pipeline.documents.source import Source, hash_of
+from embed_pipeline.documents.source import queries as source_queries
+from embed_pipeline.postgres import connection
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "slices.sql")
+
+LONGEST_SECONDS = 0.025
+# Aimed at: a machine whose cores are busy takes longer than it did the time before.
+TARGET_SECONDS = 0.008
+LEAST = 64
 
 Compose = Callable[[sql.Composable], sql.Composed]
 """A query over a slice, given the condition that its documents meet."""
@@ -48,10 +56,48 @@ def read(
 ) -> list[tuple[Any, ...]]:
     """One statement that reads documents, in a transaction of its own: one round trip, and nothing is held after it."""
     with conn.pipeline(), conn.transaction():
-        begin_unhurried(conn)
-        conn.execute(queries("by_key"))
+        conn.execute(queries(connection.by_server("begin", conn)), {"milliseconds": str(connection.FROZEN_MS)})
         cursor = conn.execute(query, values, binary=binary)
+        signal("slice.reading")
     return cursor.fetchall()
+
+
+def read_current(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> dict[str, tuple[str, bytes]]:
+    """id -> (text, source_hash) of the documents that exist now; each as it is when its part of them is read."""
+    parts = source.parts()
+    query = source_queries("read_current", **{name: parts[name] for name in ("documents", "text", "key_is_wanted")})
+    found: dict[str, tuple[str, bytes]] = {}
+    size, start = SliceSize(), 0
+    while start < len(doc_ids):
+        portion = doc_ids[start : start + size.rows]
+        start += len(portion)
+        with size.timed():
+            rows = read(conn, query, {"doc_ids": portion}, binary=True)
+        found.update((doc_id, (text, hash_of(text))) for doc_id, text in rows)
+    return found
+
+
+class SliceSize:
+    """How many rows a statement may read: as many as one reads in TARGET_SECONDS.
+
+    Follows the best of the last statements: a busy machine holds one up now and then, and tiny ones would only cost it more. One that
+    really took too long counts at once.
+    """
+
+    def __init__(self, first: int = 500, most: int = 20_000) -> None:
+        self._most = most
+        self._rate = 0.0
+        self.rows = first
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Learn from the statement in the block."""
+        started = time.monotonic()
+        yield
+        seconds = max(time.monotonic() - started, 1e-4)
+        kept = self._rate * (0.5 if seconds > LONGEST_SECONDS else 0.9)
+        self._rate = max(self.rows / seconds, kept)
+        self.rows = max(LEAST, int(min(self._rate * TARGET_SECONDS, 2 * self.rows, self._most)))
 
 
 class KeySlices:

@@ -13,13 +13,11 @@ from hashlib import sha256
 import psycopg
 from psycopg import sql
 
-from embed_pipeline.documents.slice_size import SliceSize
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import DocumentsSpec
 
 queries = Queries(__file__)
-_slices = Queries(__file__, "slices.sql")
 
 
 @dataclass(frozen=True)
@@ -223,26 +221,6 @@ def ensure_default_table(conn: psycopg.Connection, declared: DocumentsSpec) -> N
     conn.execute(queries("make_documents_table", table=sql.Identifier(schema, table)))
 
 
-def read_current(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> dict[str, tuple[str, bytes]]:
-    """id -> (text, source_hash) of the documents that exist now; each as it is when its part of them is read."""
-    query = queries("read_current", **_only(source, "documents", "text", "key_is_wanted"))
-    found: dict[str, tuple[str, bytes]] = {}
-    size, start = SliceSize(), 0
-    while start < len(doc_ids):
-        portion = doc_ids[start : start + size.rows]
-        start += len(portion)
-        with size.timed(), conn.transaction():
-            conn.execute(_slices("by_key"))
-            rows = conn.execute(query, {"doc_ids": portion}, binary=True).fetchall()
-        found.update((doc_id, (text, hash_of(text))) for doc_id, text in rows)
-    return found
-
-
 def hash_of(text: str) -> bytes:
     """The source_hash of a text, as `Source.source_hash` has it in SQL. Made here: the server is what a migration has least of."""
     return sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _only(source: Source, *names: str) -> dict[str, sql.Composable]:
-    parts = source.parts()
-    return {name: parts[name] for name in names}

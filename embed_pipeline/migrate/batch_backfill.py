@@ -17,7 +17,7 @@ from embed_pipeline.catalog import batch_jobs
 from embed_pipeline.catalog.batch_jobs import BatchJob
 from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import slices
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.embedders.batch import Answers, PatientBatch, named, open_batch_service
 from embed_pipeline.embedders.checked import VersionEmbedder
@@ -217,7 +217,7 @@ def _current(line: Line, index: OpenIndex, job: BatchJob) -> Iterator[dict[str, 
     """The job's documents as they stand now, a page at a time."""
     for start in range(0, len(job.doc_ids), PAGE):
         ids = job.doc_ids[start : start + PAGE]
-        yield line.repeat(lambda conn, ids=ids: documents_source.read_current(conn, index.source, ids))  # type: ignore[misc]
+        yield line.repeat(lambda conn, ids=ids: slices.read_current(conn, index.source, ids))  # type: ignore[misc]
 
 
 def _wait(line: Line, index: OpenIndex, version: Version, batch: PatientBatch, job_id: str, writing: Writing) -> str:

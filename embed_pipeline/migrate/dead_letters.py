@@ -10,7 +10,7 @@ import psycopg
 
 from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import slices
 from embed_pipeline.errors import IllegalTransition
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import signal
@@ -81,7 +81,7 @@ def _chosen(conn: psycopg.Connection, index: OpenIndex, name: str | None) -> lis
 
 def _letters_of(conn: psycopg.Connection, index: OpenIndex, version: Version, limit: int) -> Letters:
     found = dead_letters.first(conn, index.name, version.name, limit)
-    current = documents_source.read_current(conn, index.source, [each.doc_id for each in found])
+    current = slices.read_current(conn, index.source, [each.doc_id for each in found])
     shown = tuple(
         SetAside(each.doc_id, each.reason, each.since, current.get(each.doc_id, ("", b""))[1] == each.source_hash)
         for each in found

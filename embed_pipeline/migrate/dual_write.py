@@ -18,8 +18,7 @@ from psycopg import errors
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue, shape
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import queue, shape, slices
 from embed_pipeline.documents.inbox import Distributor
 from embed_pipeline.documents.queue import Claim, Leases
 from embed_pipeline.embedders.checked import VersionEmbedder
@@ -32,7 +31,6 @@ from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.migrate.packs import packs
 from embed_pipeline.postgres import failures
-from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
@@ -232,7 +230,7 @@ class Work:
     def _work(self, claim: Claim) -> None:
         line, index, version = self.line, self.index, self.version
         store = index.store(version)
-        current = line.repeat(lambda conn: documents_source.read_current(conn, index.source, list(claim.seqs)))
+        current = line.repeat(lambda conn: slices.read_current(conn, index.source, list(claim.seqs)))
         signal("dual_write.read")
         hashes = {doc_id: digest for doc_id, (_, digest) in current.items()}
         settled = line.repeat(lambda conn: store.settle(conn, claim, hashes))
@@ -297,7 +295,6 @@ class Work:
 
         def give_back(conn: psycopg.Connection) -> None:
             with conn.transaction():
-                end_when_frozen(conn)
                 queue.release(conn, claim, claim.seqs, error=error)
                 queue.end_claim(conn, claim)
 

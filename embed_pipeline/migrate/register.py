@@ -16,7 +16,6 @@ from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
-from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec, read_store
 from embed_pipeline.stores import registry
@@ -212,7 +211,6 @@ def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str,
         try:
             with conn.transaction():
                 conn.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))
-                end_when_frozen(conn)
                 return work()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             time.sleep(min(0.1 * 2**attempt, 5.0))

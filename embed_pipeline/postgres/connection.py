@@ -64,7 +64,7 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
     """
     parameters = _parameters(url)
     mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name, "client_encoding": "UTF8"}
-    options = f"{parameters.pop('options', '')} {_STABLE_TEXT}".strip()
+    options = f"{parameters.pop('options', '')} {_STABLE_TEXT} -c idle_in_transaction_session_timeout={FROZEN_MS}".strip()
     try:
         # Autocommit at first, so that looking up the types leaves no transaction open.
         conn = psycopg.connect("", autocommit=True, **{**mine, **parameters, "options": options})  # type: ignore[arg-type]
@@ -79,21 +79,16 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
     return conn
 
 
-def end_when_frozen(conn: psycopg.Connection[Any], *, at_least_seconds: float = 0.0) -> None:
-    """For a transaction that somebody may wait for: the server ends it when nobody carries it on for FROZEN_MS.
-
-    `at_least_seconds`: how long the transaction may rightly wait for something that is not the server.
-    """
-    milliseconds = max(FROZEN_MS, round(1000 * at_least_seconds))
-    conn.execute(_QUERIES("end_when_frozen"), {"milliseconds": str(milliseconds)})
+def carried_on_within(conn: psycopg.Connection[Any], seconds: float) -> None:
+    """For a transaction that may rightly wait for so long for something that is not the server, where that is longer than FROZEN_MS."""
+    conn.execute(_QUERIES("carried_on_within"), {"milliseconds": str(max(FROZEN_MS, round(1000 * seconds)))})
 
 
 @contextmanager
 def unhurried(conn: psycopg.Connection[Any]) -> Iterator[None]:
     """A transaction for a statement that reads a whole table: no statement_timeout that a role or database has set ends it.
 
-    Such a timeout is meant for the application's queries; ours would die of it at the same place at every try. Frozen, its process holds
-    the table no longer than any other may.
+    Such a timeout is meant for the application's queries; ours would die of it at the same place at every try.
     """
     with conn.transaction():
         begin_unhurried(conn)
@@ -102,16 +97,17 @@ def unhurried(conn: psycopg.Connection[Any]) -> Iterator[None]:
 
 def begin_unhurried(conn: psycopg.Connection[Any]) -> None:
     """The same for the transaction that has begun."""
-    conn.execute(_QUERIES(_by_server("unhurried", conn)), {"milliseconds": str(FROZEN_MS)})
+    conn.execute(_QUERIES(by_server("unhurried", conn)))
 
 
-def _by_server(name: str, conn: psycopg.Connection[Any]) -> str:
+def by_server(name: str, conn: psycopg.Connection[Any]) -> str:
+    """The query of this name for this server: one before 17 does not know transaction_timeout."""
     return f"{name}_17" if conn.info.server_version >= 170_000 else name
 
 
 def set_unhurried(conn: psycopg.Connection[Any]) -> None:
     """The same for the rest of the session, and without lock_timeout: for what runs in no transaction (CONCURRENTLY)."""
-    conn.execute(_QUERIES(_by_server("session_unhurried", conn)))
+    conn.execute(_QUERIES(by_server("session_unhurried", conn)))
 
 
 def register_types(conn: psycopg.Connection[Any]) -> bool:

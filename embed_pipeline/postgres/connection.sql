@@ -9,17 +9,15 @@ WHERE e.extname = 'vector' AND t.typname IN ('vector', 'halfvec', 'sparsevec')
 SELECT (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector'),
        (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector')
 
--- name: end_when_frozen
--- An application that changes a document waits for a lock of ours on it. Whoever freezes while holding one is thrown out.
+-- name: carried_on_within
 SELECT set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
 
 -- name: unhurried
-SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
+SELECT set_config('statement_timeout', '0', true)
 
 -- name: unhurried_17
 -- A server before 17 does not know transaction_timeout.
-SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true),
-       set_config('transaction_timeout', '0', true)
+SELECT set_config('statement_timeout', '0', true), set_config('transaction_timeout', '0', true)
 
 -- name: session_unhurried
 SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)

@@ -14,7 +14,7 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import partitions
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import slices
 from embed_pipeline.errors import EmbedderError, FencedOff, Stopped
 from embed_pipeline.migrate import backfill, dual_write, verify
 from embed_pipeline.migrate.embed import embed_batch
@@ -149,7 +149,7 @@ def batch_of(index: OpenIndex, *doc_ids: int) -> EmbeddedBatch:
     """What a backfill would have in its hands of these documents."""
     with index.connection() as conn:
         embedder = index.embedder_of(index.version(conn, "v1"))
-        current = documents_source.read_current(conn, index.source, [str(doc_id) for doc_id in doc_ids])
+        current = slices.read_current(conn, index.source, [str(doc_id) for doc_id in doc_ids])
     return embed_batch(embedder, [(doc_id, text, digest) for doc_id, (text, digest) in current.items()])[0]
 
 

@@ -10,8 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psycopg
 import pytest
 
-from embed_pipeline.documents import inbox, queue
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import inbox, queue, slices
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire
@@ -189,7 +188,7 @@ def test_write_between_two_slices_of_a_truncate(app: psycopg.Connection, open_do
     held = claim(index)
     with index.connection() as conn:
         version = index.version(conn, "v1")
-        current = documents_source.read_current(conn, index.source, list(held.seqs))
+        current = slices.read_current(conn, index.source, list(held.seqs))
         batch = embed_batch(index.embedder_of(version), [("100", *current["100"])])[0]
         app.execute("TRUNCATE articles")
         at("inbox.known", lambda: index.store(version).replace(conn, held, batch))

@@ -20,8 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from embed_pipeline.catalog import partitions, serving, versions
 from embed_pipeline.catalog.partitions import Fence, Partition
-from embed_pipeline.documents import inbox, queue, shape
-from embed_pipeline.documents import source as documents_source
+from embed_pipeline.documents import inbox, queue, shape, slices
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.errors import CutoverRefused, FencedOff, IllegalTransition, VersionRetired
 from embed_pipeline.migrate import cutover, dual_write, register, retire
@@ -247,7 +246,7 @@ class Migration(RuleBasedStateMachine):
 
     def _read(self, worker: Worker) -> None:
         assert worker.claim is not None
-        worker.current = documents_source.read_current(worker.conn, self.index.source, list(worker.claim.seqs))
+        worker.current = slices.read_current(worker.conn, self.index.source, list(worker.claim.seqs))
 
     def _settle(self, worker: Worker) -> None:
         assert worker.claim is not None

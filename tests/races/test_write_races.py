@@ -130,6 +130,7 @@ def test_gone_then_back_while_a_worker_removes_it(app: psycopg.Connection, open_
 
     def back_and_embedded() -> None:
         app.execute("INSERT INTO articles (id, title, body) VALUES (1, 'title 1', 'back')")
+        take_claims_over(app)
         dual_write.sync(index)
 
     at("dual_write.read", back_and_embedded)
@@ -421,6 +422,30 @@ def test_frozen_holder_of_a_documents_lock_is_thrown_out(
     again = open_docs("v1", name=name)
     fill(again, "v1")
     settle(again)
+
+
+def test_frozen_in_its_read_a_worker_lets_the_application_have_its_table(
+    app: psycopg.Connection, open_docs: Open, tmp_path: Path
+) -> None:
+    """A worker is stopped when the server has its read and not yet the COMMIT after it. PostgreSQL takes the session for a busy one, which
+    no timeout of idle ones ends."""
+    index = open_docs("v1")
+    fill(index, "v1")
+    change(app, 1, "edited")
+    worker = get_context("spawn").Process(
+        target=workers.freeze_at, args=(index.spec.model_dump_json(), "slice.reading", 500, tmp_path / "frozen")
+    )
+    worker.start()
+    waited((tmp_path / "frozen").exists, "it was never frozen")
+    app.execute("SET statement_timeout = '20s'")
+    app.execute("ALTER TABLE articles SET (fillfactor = 90)")
+    app.execute("CLUSTER articles USING articles_pkey")
+    app.execute("RESET statement_timeout")
+    os.kill(worker.pid or 0, signal.SIGCONT)
+    worker.join()
+    assert worker.exitcode == 3, "the thrown out worker noticed nothing"
+    take_claims_over(app)
+    settle(index)
 
 
 def test_dead_letter_of_a_document_that_came_back(app: psycopg.Connection, open_docs: Open) -> None:

@@ -19,7 +19,7 @@ from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import VersionRetired
-from embed_pipeline.postgres.connection import end_when_frozen, unhurried
+from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare, ledger
@@ -289,7 +289,6 @@ class PgvectorStore:
     def _writing(self, conn: psycopg.Connection) -> Iterator[None]:
         """One write transaction. It ends by itself when its worker freezes."""
         with self._unless_retired(), conn.transaction():
-            end_when_frozen(conn)
             conn.execute(queries("commit_lazily"))
             yield
 

@@ -12,7 +12,6 @@ from psycopg import sql
 from embed_pipeline.catalog import partitions
 from embed_pipeline.catalog.partitions import Fence
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.postgres.connection import end_when_frozen
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.pgvector import copy_format
@@ -88,7 +87,6 @@ class Writes:
             conn.execute(queries("delete", table=self._version.table), {"doc_ids": list(doc_ids)})
 
     def _begin(self, conn: psycopg.Connection, milliseconds: int) -> None:
-        end_when_frozen(conn)
         conn.execute(queries("commit_lazily"))
         conn.execute(queries("wait_briefly"), {"milliseconds": str(milliseconds)})
 

@@ -27,7 +27,7 @@ from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.postgres.connection import end_when_frozen
+from embed_pipeline.postgres.connection import carried_on_within
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores import ledger
@@ -148,7 +148,7 @@ class QdrantStore:
         their table would be locked for as long as Qdrant takes.
         """
         with conn.transaction():
-            end_when_frozen(conn, at_least_seconds=self._engine.longest_call_seconds)
+            carried_on_within(conn, self._engine.longest_call_seconds)
             partitions.hold(conn, fence)
             signal("insert_new.held")
             yield doc_ids
@@ -186,7 +186,6 @@ class QdrantStore:
         # Whoever has changed one since has queued it: a letter of a backfill would be about a text that is gone.
         now = documents.look(conn, self.source, sorted(emptied)) if isinstance(by, Fence) else {}
         with conn.transaction():
-            end_when_frozen(conn)
             if isinstance(by, Fence):
                 partitions.hold(conn, by)
                 aside = [doc_id for doc_id, found in now.items() if found.source_hash == letters[doc_id][0]]
@@ -215,7 +214,6 @@ class QdrantStore:
     def _acknowledge(self, conn: psycopg.Connection, claim: Claim, doc_ids: set[str]) -> set[str]:
         """In one transaction, and only for what is still claimed: else a letter that another worker has just written would go."""
         with conn.transaction():
-            end_when_frozen(conn)
             mine = queue.lock_claimed(conn, claim, doc_ids)
             dead_letters.forget(conn, self.version.index, self.version.name, mine)
             queue.acknowledge(conn, claim, mine)

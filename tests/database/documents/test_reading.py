@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from embed_pipeline.documents import census, ranges, slice_size, slices
+from embed_pipeline.documents import census, ranges, slices
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
 from embed_pipeline.documents.source import Source, inspect
 from embed_pipeline.spec import DocumentsSpec
@@ -19,8 +19,8 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that a table of some hundred documents is a large one."""
     monkeypatch.setattr(ranges, "STEP", 30)
     monkeypatch.setattr(ranges, "MOST_KEPT", 100)
-    monkeypatch.setattr(slice_size, "TARGET_SECONDS", 0.0)
-    monkeypatch.setattr(slice_size, "LEAST", 16)
+    monkeypatch.setattr(slices, "TARGET_SECONDS", 0.0)
+    monkeypatch.setattr(slices, "LEAST", 16)
 
 
 def by_number(conn: psycopg.Connection[Any], count: int) -> Source:
@@ -101,7 +101,7 @@ def test_census(conn: psycopg.Connection[Any], make: Any) -> None:
 def test_slices_hold_every_key_once_beside_changes(conn: psycopg.Connection[Any]) -> None:
     """What is there all along is read once, also while other rows come and go between two slices."""
     source = by_number(conn, 300)
-    size = slice_size.SliceSize(10)
+    size = slices.SliceSize(10)
     seen: list[int] = []
     for number, part in enumerate(slices.KeySlices(conn, source, ALL_KEYS, size)):
         in_range = ranges.within(source, part.lower is not None, part.upper is not None, after=False)

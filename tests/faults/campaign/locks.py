@@ -26,7 +26,7 @@ GRACE_SECONDS = 0.6
 LOOK_SECONDS = 0.02
 
 HELD = """
-SELECT a.application_name, l.mode, coalesce(a.wait_event_type = 'Lock', false), a.state,
+SELECT a.application_name, l.mode, coalesce(a.wait_event_type = 'Lock', false), coalesce(a.wait_event = 'ClientRead', false), a.state,
        extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.query_start))::double precision,
        extract(epoch FROM clock_timestamp() - a.state_change)::double precision, a.query
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
@@ -80,7 +80,7 @@ class Held:
     def look(self, conn: psycopg.Connection, *, busy: float = 0.0) -> list[str]:
         """What is wrong now. `busy`: how long a look itself has waited lately."""
         found = []
-        for name, mode, waits, state, transaction, idle, query in conn.execute(HELD).fetchall():
+        for name, mode, waits, asks, state, transaction, idle, query in conn.execute(HELD).fetchall():
             excused = any(each in query for each in EXCUSED.get(mode, ()))
             said = " ".join(query.split())[:120]
             if mode != READS and not excused:
@@ -90,7 +90,7 @@ class Held:
             most = LONGEST_SECONDS + TIMES_AS_LONG * busy if mode == READS else self.frozen_seconds
             if self._is_stopped(name):
                 most = self.frozen_seconds + GRACE_SECONDS
-                if state == "idle in transaction" and idle > most:
+                if asks and (idle if state == "idle in transaction" else transaction) > most:
                     found.append(f"a frozen process of ours holds {mode} on the documents for longer than it may: {said}")
             elif transaction > most and not waits:
                 found.append(

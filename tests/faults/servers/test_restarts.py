@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from embed_pipeline.documents.slice_size import SliceSize
+from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.errors import DatabaseUnavailable, Stopped
 from embed_pipeline.migrate import ann_index, backfill, dual_write, outage, reading, watch
 from embed_pipeline.migrate.backfill import Progress

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from embed_pipeline.documents.slice_size import LEAST, LONGEST_SECONDS, TARGET_SECONDS, SliceSize
+from embed_pipeline.documents.slices import LEAST, LONGEST_SECONDS, TARGET_SECONDS, SliceSize
 
 
 class Clock:
