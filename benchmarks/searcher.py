@@ -66,7 +66,7 @@ def _bare(conn: psycopg.Connection[Any], statement: sql.Composed, *, each: bool)
         conn.execute(f"SELECT {chosen}", [part for name, value in names.items() for part in (name, value, local)])
 
     def search_each(query: QueryVector) -> Any:
-        with conn.transaction(), conn.pipeline():
+        with conn.pipeline():
             settings(True)
             return conn.execute(statement, {"query": Vector(query.values)}, binary=True).fetchall()
 

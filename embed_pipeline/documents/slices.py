@@ -54,8 +54,12 @@ class SlicedQuery:
 def read(
     conn: psycopg.Connection, query: bytes | sql.Composed, values: Mapping[str, Any], *, binary: bool = False
 ) -> list[tuple[Any, ...]]:
-    """One statement that reads documents, in a transaction of its own: one round trip, and nothing is held after it."""
-    with conn.pipeline(), conn.transaction():
+    """One statement that reads documents: one round trip, and nothing is held after it.
+
+    What goes through a pipeline is one transaction, which ends with the pipeline; BEGIN and COMMIT of their own, as psycopg sends them, are
+    three round trips, and a client that is slow between them holds the documents.
+    """
+    with conn.pipeline():
         conn.execute(queries(connection.by_server("begin", conn)), {"milliseconds": str(connection.FROZEN_MS)})
         cursor = conn.execute(query, values, binary=binary)
         signal("slice.reading")

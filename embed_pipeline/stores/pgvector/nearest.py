@@ -110,7 +110,7 @@ class Nearest:
             doubt = self._doubt
             among = queries("among_these" if mode == "among" else "among_all")
             suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
-            with conn.pipeline(), conn.transaction():
+            with conn.pipeline():  # one transaction, as in `slices.read`
                 conn.execute(queries("search_settings"), self._settings(values["rows"], mode))
                 doubted = conn.execute(queries("doubtful"), values)
                 found = conn.execute(queries("nearest", among=among, suspect=suspect, **self._parts), values)
@@ -142,7 +142,7 @@ class Nearest:
                 values["among"] = ids
         while True:
             query = queries("nearest", among=among, suspect=queries("suspect_none"), **self._parts)
-            with conn.pipeline(), conn.transaction():
+            with conn.pipeline():  # one transaction, as in `slices.read`
                 conn.execute(queries("search_settings"), self._settings(asked, mode))
                 found = conn.execute(query, values | {"rows": asked})
             rows = found.fetchall()
