@@ -23,6 +23,7 @@ from embed_pipeline.errors import WrongSpace
 from embed_pipeline.migrate import register
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.throttle import Throttle
+from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores import registry
@@ -188,9 +189,19 @@ def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
     """Connect, bring the catalog up to date, check the documents table and register what is new in the declaration.
 
     Without `register_new` the catalog is taken as it is: for who must not wait for a lock on the documents (docs/decisions/0010).
+    A connection that goes meanwhile is made again, once: all of this may be repeated.
     """
     url = resolve_url(spec.database_url)
     registry.load(spec.store)
+    try:
+        return _open_once(spec, url, register_new)
+    except psycopg.Error as problem:
+        if not (failures.is_lost(problem, None) or problem.sqlstate is None):
+            raise
+    return _open_once(spec, url, register_new)
+
+
+def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
     with connect(url, autocommit=True) as conn:
         check_server(conn)
         schema.ensure(conn, url)

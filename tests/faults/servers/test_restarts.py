@@ -189,6 +189,26 @@ def test_the_servers_own_leftover_session_does_not_keep_the_partition(fragile_ur
     require_all_true(fragile_url, index, "v1")
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_index_is_opened_over_another_connection_once(fragile_url: str, open_fragile: Open, times: int) -> None:
+    """Its first work is read and registered over a connection that nobody watches yet. Twice is no accident, and is said."""
+    left = times
+
+    def cut_it() -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            cut(fragile_url)
+
+    listen("register.registering", cut_it)
+    if times == 2:
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            open_fragile("v1")
+    index = open_fragile("v1")
+    fill_all(index, [])
+    require_all_true(fragile_url, index, "v1")
+
+
 def test_index_build_outlives_cut_connections(fragile_url: str, open_fragile: Open) -> None:
     """The build dies with its connection; it is begun anew and leaves one valid index, and the version is ready."""
     index = open_fragile("v1")
