@@ -50,7 +50,7 @@ def _each(
     size = SliceSize()
     chosen = {each: parts[each] for each in wanted}
     query = SlicedQuery(source, lambda in_range: queries(name, in_range=in_range, **chosen))
-    for part in KeySlices(conn, source, bounds, size):
+    for part in KeySlices(source, size).of(conn, bounds):
         with size.timed():
             rows = query.rows(conn, part, values)
         yield from rows

@@ -206,7 +206,7 @@ def _follow_rotation(conn: psycopg.Connection, source: Source, index: str, befor
 
 def _hand_over(conn: psycopg.Connection, leaf: Source, index: str) -> None:
     """The rows that a partition came with: changes that no trigger has seen."""
-    for part in KeySlices(conn, leaf, ALL_KEYS, SliceSize()):
+    for part in KeySlices(leaf, SliceSize()).of(conn, ALL_KEYS):
         in_range = within(leaf, part.lower is not None, part.upper is not None, after=False)
         query = queries("write_ids", doc_id=leaf.doc_id(), documents=leaf.identifier, in_range=in_range)
         _write(conn, query, {"index": index, "lower": part.lower, "upper": part.upper})

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -105,30 +106,26 @@ class SliceSize:
 
 
 class KeySlices:
-    """The slices of a key range, in key order. Iterate, and read each one under `timed`."""
+    """The slices of key ranges, in key order, each as long as `size` says at the time. Read each one under its `timed`."""
 
-    def __init__(self, conn: psycopg.Connection, source: Source, bounds: KeyRange, size: SliceSize) -> None:
-        self._conn = conn
-        self._bounds = bounds
+    def __init__(self, source: Source, size: SliceSize) -> None:
         self.size = size
         parts = source.parts()
         wanted = {name: parts[name] for name in ("documents", "key_array", "key_columns")}
         self._bound = SlicedQuery(source, lambda in_range: queries("bound", in_range=in_range, **wanted))
 
-    def __iter__(self) -> Iterator[KeyRange]:
-        if self._bounds.is_empty:
-            return
-        lower, upper = self._bounds.lower, self._bounds.upper
-        while True:
-            until = self._until(lower)
-            yield KeyRange(self._bounds.partition, lower, upper if until is None else until)
-            if until is None:
-                return
-            lower = until
+    def of(self, conn: psycopg.Connection, bounds: KeyRange) -> Iterator[KeyRange]:
+        """All slices of the range."""
+        left: KeyRange | None = bounds
+        while left is not None and not left.is_empty:
+            part, left = self.first(conn, left)
+            yield part
 
-    def _until(self, lower: list[str] | None) -> list[str] | None:
-        """The first key after a slice from `lower`, or None where the slice is the last one."""
+    def first(self, conn: psycopg.Connection, bounds: KeyRange) -> tuple[KeyRange, KeyRange | None]:
+        """The first slice of a range that is not empty, and what is left of the range; None after the last one."""
         # The key behind the last one of the slice begins the next one.
-        left = KeyRange(self._bounds.partition, lower, self._bounds.upper)
-        rows = self._bound.rows(self._conn, left, {"size": self.size.rows + 1})
-        return list(rows[0][0]) if rows else None
+        rows = self._bound.rows(conn, bounds, {"size": self.size.rows + 1})
+        if not rows:
+            return bounds, None
+        until = list(rows[0][0])
+        return replace(bounds, upper=until), replace(bounds, lower=until)

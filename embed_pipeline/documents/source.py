@@ -57,6 +57,8 @@ class Source:
 
     def text(self, alias: str = "d") -> sql.Composable:
         """The document's text: its columns in declared order, nulls and empties left out, joined by a blank line."""
+        if len(self.text_columns) == 1:
+            return sql.SQL("(coalesce({}::text, '') COLLATE \"C\")").format(sql.Identifier(alias, self.text_columns[0]))
         columns = [sql.SQL("nullif({}::text, '')").format(sql.Identifier(alias, name)) for name in self.text_columns]
         return sql.SQL("(concat_ws(E'\\n\\n', {}) COLLATE \"C\")").format(sql.SQL(", ").join(columns))
 

@@ -137,8 +137,8 @@ def _jobs_to_be(
 
 def _missing(line: Line, index: OpenIndex, version: Version, partition: Partition) -> Iterator[tuple[str, str]]:
     for documents in read_missing(line, index, index.store(version), partition):
-        for document in documents:
-            yield document.doc_id, document.text
+        for doc_id, text, _ in documents:
+            yield doc_id, text
 
 
 def _sent(embedder: VersionEmbedder, text: str) -> list[str]:

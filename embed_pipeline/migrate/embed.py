@@ -67,6 +67,11 @@ def _gathered(
     chunks = [1] * len(documents) if split is None else [len(passages) for passages in split]
     owners = np.repeat(np.arange(len(documents)), chunks)
     left = {int(owners[n]) for n in answer.unanswered}
+    if split is None and not (answer.rejected or left):
+        # All of them, as almost always: nothing is picked out of anything.
+        doc_ids, _, hashes = zip(*documents, strict=True) if documents else ((), (), ())
+        batch = EmbeddedBatch(list(doc_ids), list(hashes), chunks, answer.vectors, tokens=answer.tokens)
+        return Gathered(batch, {}, len(answer.truncated))
     rejected = _rejected_documents(answer, owners, split)
     kept = [n for n in range(len(documents)) if n not in rejected and n not in left]
     batch = EmbeddedBatch(

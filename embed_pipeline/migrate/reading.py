@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import psycopg
 
@@ -21,17 +20,16 @@ MOST = 2_000
 
 def read_missing(reading: Line, index: OpenIndex, store: VersionStore, partition: Partition) -> Iterator[list[MissingDocument]]:
     """What the partition misses, slice by slice in key order; a lost connection goes on where it was."""
-    size = SliceSize(most=MOST)
+    slices = KeySlices(index.source, SliceSize(most=MOST))
     left: KeyRange | None = partition.range
     while left is not None and not left.is_empty:
 
-        def read(conn: psycopg.Connection, left: KeyRange = left) -> tuple[KeyRange, list[MissingDocument]]:
-            part = next(iter(KeySlices(conn, index.source, left, size)))
-            with size.timed():
-                return part, store.missing(conn, part, begun=partition.begun)
+        def read(conn: psycopg.Connection, left: KeyRange = left) -> tuple[KeyRange | None, list[MissingDocument]]:
+            part, rest = slices.first(conn, left)
+            with slices.size.timed():
+                return rest, store.missing(conn, part, begun=partition.begun)
 
-        part, documents = reading.repeat(read)
+        left, documents = reading.repeat(read)
         signal("backfill.read")
         if documents:
             yield documents
-        left = None if part.upper == left.upper else replace(left, lower=part.upper)

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.ranges import KeyRange
-from embed_pipeline.documents.slices import KeySlices, SlicedQuery, SliceSize, read
+from embed_pipeline.documents.slices import Compose, KeySlices, SlicedQuery, SliceSize, read
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -25,21 +25,28 @@ from embed_pipeline.stores.protocol import Found
 queries = Queries(__file__, "compare.sql")
 
 LETTERS = 5_000
+# Slices that are compared in full between two tries to find one as it was known.
+MOST_IN_FULL = 15
+YES, NO = sql.SQL("true"), sql.SQL("false")
+
+Unchanged = tuple[sql.Composable, sql.Composable]
+"""Conditions on a document `d` and on its row `v`."""
 
 
 @dataclass(frozen=True)
 class Stored:
     """What a version holds, as the comparison sees it: SQL over the aliases `d` (document) and `v` (what is stored of it).
 
-    `untouched`: neither side has changed since it was known to be equal. `differs`: what is stored is of another text. `is_whole`:
-    all of its passages are there. `first_chunk` narrows the join to the row that stands for the document. `is_counted`: rows that the caller
-    has counted before, to know afterwards whether each of them has its document.
+    `unchanged`: that the document, and that its row, has not changed since both were known to be equal. `differs`: what is stored is of
+    another text. `is_whole`: all of its passages are there; None: there is one for each document. `first_chunk` narrows the join to the row
+    that stands for the document. `is_counted`: rows that the caller has counted before, to know afterwards whether each of them has its
+    document.
     """
 
     relation: sql.Composable
     differs: sql.Composable
-    untouched: sql.Composable = field(default_factory=lambda: sql.SQL("false"))
-    is_whole: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    unchanged: Unchanged | None = None
+    is_whole: sql.Composable | None = None
     is_counted: sql.Composable = field(default_factory=lambda: sql.SQL("false"))
     first_chunk: sql.Composable = field(default_factory=lambda: sql.SQL(""))
     values: dict[str, Any] = field(default_factory=dict)
@@ -54,14 +61,19 @@ class Comparison:
         self._version = version
         self._stored = stored
         self._size = SliceSize()
-        self._query = SlicedQuery(source, self._compose)
+        self._slices = KeySlices(source, self._size)
+        self._query = SlicedQuery(source, self._compose("slice"))
+        self._as_known = SlicedQuery(source, self._compose("slice_as_known"))
+        self._may_be_as_known = stored.unchanged is not None and stored.is_whole is None
+        # So many slices are compared in full before it is tried again whether one is as it was known.
+        self._in_full = self._failed = 0
         self.found = Found()
         self.counted = 0
         """How many rows of the stored side met `Stored.is_counted`."""
 
     def documents(self, bounds: KeyRange) -> Found:
         """Compare every document of the range."""
-        for part in KeySlices(self._conn, self._source, bounds, self._size):
+        for part in self._slices.of(self._conn, bounds):
             with self._size.timed():
                 self._slice(part)
             signal("compare.slice")
@@ -73,23 +85,41 @@ class Comparison:
             self._orphans(portion)
         return self.found
 
-    def _compose(self, in_range: sql.Composable) -> sql.Composed:
+    def _compose(self, name: str) -> Compose:
         source, stored = self._source, self._stored
-        return queries(
-            "slice",
-            doc_id=source.doc_id(),
-            source_hash=source.source_hash(),
-            documents=source.identifier,
-            in_range=in_range,
-            stored=stored.relation,
-            differs=stored.differs,
-            untouched=stored.untouched,
-            is_whole=stored.is_whole,
-            is_counted=stored.is_counted,
-            first_chunk=stored.first_chunk,
-        )
+        document_unchanged, row_unchanged = stored.unchanged or (NO, NO)
+        parts: dict[str, sql.Composable] = {
+            "doc_id": source.doc_id(),
+            "documents": source.identifier,
+            "document_unchanged": document_unchanged,
+            "row_unchanged": row_unchanged,
+            "stored": stored.relation,
+            "is_counted": stored.is_counted,
+            "first_chunk": stored.first_chunk,
+        }
+        if name == "slice":
+            parts |= {"source_hash": source.source_hash(), "differs": stored.differs, "is_whole": stored.is_whole or YES}
+        return lambda in_range: queries(name, in_range=in_range, **parts)
 
     def _slice(self, part: KeyRange) -> None:
+        if not self._is_as_known(part):
+            self._compare(part)
+
+    def _is_as_known(self, part: KeyRange) -> bool:
+        """Whether nothing has changed in the slice, which is counted then. Where much has it is tried less and less often."""
+        if not self._may_be_as_known or self._in_full:
+            self._in_full = max(self._in_full - 1, 0)
+            return False
+        ((documents, is_as_known, counted),) = self._as_known.rows(self._conn, part, self._names() | self._stored.values)
+        self._failed = 0 if is_as_known else self._failed + 1
+        self._in_full = min(2**self._failed - 1, MOST_IN_FULL)
+        if is_as_known:
+            self.found.documents += documents
+            self.found.current += documents
+            self.counted += counted
+        return bool(is_as_known)
+
+    def _compare(self, part: KeyRange) -> None:
         (row,) = self._query.rows(self._conn, part, self._names() | self._stored.values)
         self.found.documents += row[0]
         self.found.current += row[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import psycopg
@@ -56,12 +56,8 @@ class EmbeddedBatch:
         )
 
 
-class MissingDocument(NamedTuple):
-    """A document that the version has nothing for yet."""
-
-    doc_id: str
-    text: str
-    source_hash: bytes
+MissingDocument = tuple[str, str, bytes]
+"""A document that the version has nothing for yet: its id, its text, its source_hash. There are many of them, so they have no names."""
 
 
 @dataclass(frozen=True)

@@ -298,6 +298,27 @@ def test_document_that_changes_while_its_partition_is_filled_is_hashed_again(app
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nunseen")
 
 
+ALTERED = {
+    "gone": "DELETE FROM embed_pipeline.docs__v1 WHERE doc_id = '1'",
+    "of a dual-write, and of another text": "UPDATE embed_pipeline.docs__v1 SET source_hash = sha256('other'), epoch = NULL WHERE doc_id = '1'",
+    "set aside": "INSERT INTO embed_pipeline.dead_letters VALUES ('docs', 'v1', '1', sha256('other'), 'a zombie wrote it')",
+}
+
+
+@pytest.mark.parametrize("row", ALTERED)
+def test_what_a_fill_wrote_and_somebody_altered_is_seen_by_its_comparison(
+    app: psycopg.Connection, open_docs: Open, row: str
+) -> None:
+    """A slice counts as it was written only where every document has its row, of this fill, and none a dead letter."""
+    index = open_docs("v1")
+    at("backfill.closed", lambda: app.execute(ALTERED[row]))  # type: ignore[arg-type]
+    backfill.fill_partition(index, "v1", "00")
+    assert queued(index) == ["1"]
+    fill(index, "v1")
+    settle(index)
+    assert stored(app, "v1")["1"] == text_hash("title 1\n\nbody 1")
+
+
 def test_row_of_a_subtransaction_that_runs_when_the_fill_begins_is_hashed_again(
     app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
 ) -> None:

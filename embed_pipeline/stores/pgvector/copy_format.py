@@ -36,16 +36,16 @@ def rows(batch: EmbeddedBatch, partition: int, epoch: int, *, half: bool) -> Ite
     ordinals = np.arange(len(owners)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
     keys = [doc_id.encode() for doc_id in batch.doc_ids]
     # Rows with keys of one length are one rectangle of bytes; the order of rows is free.
-    lengths = np.array([len(key) for key in keys])
+    lengths = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
     hashes = np.frombuffer(b"".join(batch.hashes), dtype=np.uint8).reshape(len(keys), HASH_BYTES)
     passages = np.empty((len(owners), 0), dtype=np.uint8) if batch.offsets is None else _int4_columns(batch.offsets)
     columns = 7 if batch.offsets is None else 9
     numbers_of_chunks = _int4_columns(np.stack([ordinals, chunks[owners]], axis=1).astype(np.int32))
     fill = struct.pack("!ihii", 2, partition, 4, epoch) + head
     yield SIGNATURE
-    for length in sorted({int(each) for each in lengths}):
+    for length in np.unique(lengths).tolist():
         numbers = np.flatnonzero(lengths[owners] == length)
-        together = b"".join([keys[owner] for owner in owners[numbers]])
+        together = b"".join([keys[owner] for owner in owners[numbers].tolist()])
         parts = (
             struct.pack("!hi", columns, length),
             np.frombuffer(together, dtype=np.uint8).reshape(len(numbers), length),

@@ -94,11 +94,14 @@ WHERE (%(after)s::text IS NULL OR v.doc_id > %(after)s::text) AND {among} ORDER 
 -- name: differs
 v.source_hash <> {source_hash}
 
--- name: untouched_since_horizon
-age(d.xmin) > age(%(horizon)s::text::xid8::xid) AND age(v.xmin) > age(%(horizon)s::text::xid8::xid)
+-- name: document_unchanged
+age(d.xmin) > age(%(horizon)s::text::xid8::xid)
 
--- name: untouched_since_fill
-v.epoch = %(epoch)s AND v.partition = %(partition)s AND age(d.xmin) > age(%(horizon)s::text::xid8::xid)
+-- name: row_unchanged
+age(v.xmin) > age(%(horizon)s::text::xid8::xid)
+
+-- name: row_of_this_fill
+v.epoch = %(epoch)s AND v.partition = %(partition)s
 
 -- name: is_settled
 age(v.xmin) > age(%(settled)s::text::xid8::xid)

@@ -23,7 +23,7 @@ from embed_pipeline.postgres.connection import unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare, ledger
-from embed_pipeline.stores.compare import Comparison, Stored
+from embed_pipeline.stores.compare import Comparison, Stored, Unchanged
 from embed_pipeline.stores.pgvector import exact, hnsw, nearest
 from embed_pipeline.stores.pgvector.writes import Writes
 from embed_pipeline.stores.protocol import (
@@ -53,6 +53,9 @@ class PgvectorStore:
         self.source = source
         self._writes = Writes(version)
         self._nearest = nearest.Nearest(version, source)
+        names = {"table": version.table, "doc_id": source.doc_id()}
+        without_stored = {True: queries("without_stored", **names), False: queries("without_dual_written", **names)}
+        self._missing = {begun: ledger.Missing(source, version, condition) for begun, condition in without_stored.items()}
 
     # Tables
 
@@ -105,10 +108,8 @@ class PgvectorStore:
     # Backfill
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
-        condition = "without_stored" if begun else "without_dual_written"
-        without_stored = queries(condition, table=self.version.table, doc_id=self.source.doc_id())
         with self._unless_retired():
-            return ledger.missing(conn, self.source, self.version, within, without_stored)
+            return self._missing[begun].documents(conn, within)
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         with self._unless_retired():
@@ -192,28 +193,28 @@ class PgvectorStore:
     def compare(
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
     ) -> Found:
-        untouched = sql.SQL("false") if since is None else queries("untouched_since_horizon")
+        unchanged = None if since is None else (queries("document_unchanged"), queries("row_unchanged"))
         values = {} if since is None else {"horizon": since.xmin}
-        return self._compare(conn, ranges, untouched, values, orphans_among=ALL_ROWS if orphans else None)
+        return self._compare(conn, ranges, unchanged, values, orphans_among=ALL_ROWS if orphans else None)
 
     def compare_partition(self, conn: psycopg.Connection, partition: KeyRange, filled: Filled | None) -> Found:
         values: dict[str, Any] = {"partition": int(partition.partition)}
         values |= {} if filled is None else {"horizon": filled.horizon.xmin, "epoch": filled.fence.epoch}
-        untouched = sql.SQL("false") if filled is None else queries("untouched_since_fill")
-        return self._compare(conn, [partition], untouched, values, orphans_among=queries("is_of_partition"))
+        unchanged = None if filled is None else (queries("document_unchanged"), queries("row_of_this_fill"))
+        return self._compare(conn, [partition], unchanged, values, orphans_among=queries("is_of_partition"))
 
     def _compare(
         self,
         conn: psycopg.Connection,
         ranges: Sequence[KeyRange],
-        untouched: sql.Composable,
+        unchanged: Unchanged | None,
         values: dict[str, Any],
         *,
         orphans_among: sql.Composable | None,
     ) -> Found:
         values = values | {"settled": shape.oldest_running(conn)}
         settled, unsettled = (0, 0) if orphans_among is None else self._count(conn, orphans_among, values)
-        comparison = self._comparison(conn, untouched, orphans_among, values)
+        comparison = self._comparison(conn, unchanged, orphans_among, values)
         for each in ranges:
             comparison.documents(each)
         if orphans_among is not None:
@@ -249,14 +250,14 @@ class PgvectorStore:
         return found.coverage(vectors=row[0])
 
     def _comparison(
-        self, conn: psycopg.Connection, untouched: sql.Composable, among: sql.Composable | None, values: dict[str, Any]
+        self, conn: psycopg.Connection, unchanged: Unchanged | None, among: sql.Composable | None, values: dict[str, Any]
     ) -> Comparison:
         is_counted = sql.SQL("false") if among is None else sql.SQL("{} AND {}").format(among, queries("is_settled"))
         stored = Stored(
             relation=self.version.table,
             differs=queries("differs", source_hash=self.source.source_hash()),
-            untouched=untouched,
-            is_whole=queries("is_whole", table=self.version.table) if self.version.is_chunked else sql.SQL("true"),
+            unchanged=unchanged,
+            is_whole=queries("is_whole", table=self.version.table) if self.version.is_chunked else None,
             is_counted=is_counted,
             first_chunk=sql.SQL("AND v.chunk = 0"),
             values=values,

@@ -63,6 +63,7 @@ class QdrantStore:
         self.place = self._points.place
         self._nearest = nearest.Nearest(self._engine, self.place, version)
         self._pressure = pressure.Watch(self._engine, self.place.collection, spec)
+        self._missing = ledger.Missing(source, version, sql.SQL(""))
 
     # Room for the version
 
@@ -107,11 +108,11 @@ class QdrantStore:
     # Backfill
 
     def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
-        found = ledger.missing(conn, self.source, self.version, within, sql.SQL(""))
+        found = self._missing.documents(conn, within)
         if not found:
             return found
-        there = self._points.read([each.doc_id for each in found], vectors=False)
-        return [each for each in found if self._points.hash(there.get(each.doc_id)) is None]
+        there = self._points.read([doc_id for doc_id, _, _ in found], vectors=False)
+        return [each for each in found if self._points.hash(there.get(each[0])) is None]
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         there = self._points.read(batch.doc_ids, vectors=False)

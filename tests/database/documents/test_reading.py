@@ -103,7 +103,7 @@ def test_slices_hold_every_key_once_beside_changes(conn: psycopg.Connection[Any]
     source = by_number(conn, 300)
     size = slices.SliceSize(10)
     seen: list[int] = []
-    for number, part in enumerate(slices.KeySlices(conn, source, ALL_KEYS, size)):
+    for number, part in enumerate(slices.KeySlices(source, size).of(conn, ALL_KEYS)):
         in_range = ranges.within(source, part.lower is not None, part.upper is not None, after=False)
         query = "SELECT d.id FROM texts AS d WHERE " + in_range.as_string(conn)
         seen += [row[0] for row in conn.execute(query, {"lower": part.lower, "upper": part.upper})]  # type: ignore[arg-type]
