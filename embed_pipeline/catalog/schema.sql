@@ -355,17 +355,20 @@ END $note$;
 -- retired, and nobody is told of its removals any more); 1, hits that are pending as removed; 0, none. The floors keep what is worked off
 -- from being walked through while VACUUM cannot take it away.
 CREATE FUNCTION embed_pipeline.doubtful(index_name text, version text) RETURNS integer
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $doubtful$
-    SELECT CASE
-        WHEN EXISTS (SELECT FROM embed_pipeline.doubts d WHERE d.index_name = $1)
-             OR EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = $1 AND i.removed AND i.id > x.inbox_floor)
-             OR EXISTS (SELECT FROM embed_pipeline.index_versions v
-                        WHERE v.index_name = $1 AND v.version = $2 AND v.state = 'retired') THEN 2
-        WHEN EXISTS (SELECT FROM embed_pipeline.pending p
-                     WHERE p.index_name = $1 AND p.version = $2 AND p.removed AND p.seq > x.removal_floor) THEN 1
-        ELSE 0 END
-    FROM embed_pipeline.indexes x WHERE x.index_name = $1
-$doubtful$;
+    -- Not in SQL: such a function is planned anew by every search.
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $doubtful$
+BEGIN
+    RETURN (
+        SELECT CASE
+            WHEN EXISTS (SELECT FROM embed_pipeline.doubts d WHERE d.index_name = $1)
+                 OR EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = $1 AND i.removed AND i.id > x.inbox_floor)
+                 OR EXISTS (SELECT FROM embed_pipeline.index_versions v
+                            WHERE v.index_name = $1 AND v.version = $2 AND v.state = 'retired') THEN 2
+            WHEN EXISTS (SELECT FROM embed_pipeline.pending p
+                         WHERE p.index_name = $1 AND p.version = $2 AND p.removed AND p.seq > x.removal_floor) THEN 1
+            ELSE 0 END
+        FROM embed_pipeline.indexes x WHERE x.index_name = $1);
+END $doubtful$;
 
 -- Of these hits, those that are gone: looked up in the documents by a function of the index. Where it cannot look, what is announced
 -- as removed counts as gone.

@@ -46,6 +46,7 @@ class Nearest:
         self._version = version
         self._source = source
         self._doubt = NOBODY
+        self._searches: dict[tuple[str, int], bytes] = {}
         self._ef = int(version.spec.get("hnsw", {}).get("ef_search", 100))
         self._parts: dict[str, sql.Composable] = {
             "table": version.table,
@@ -108,17 +109,23 @@ class Nearest:
         """
         while True:
             doubt = self._doubt
-            among = queries("among_these" if mode == "among" else "among_all")
-            suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
+            query = self._composed(conn, "among_these" if mode == "among" else "among_all", doubt)
             with conn.pipeline():  # one transaction, as in `slices.read`
                 conn.execute(queries("search_settings"), self._settings(values["rows"], mode))
                 doubted = conn.execute(queries("doubtful"), values)
-                found = conn.execute(queries("nearest", among=among, suspect=suspect, **self._parts), values)
+                found = conn.execute(query, values)
             rows, now = found.fetchall(), doubted.fetchone()
             signal("search.found")
             self._doubt = NOBODY if now is None or now[0] is None else now[0]
             if self._doubt <= doubt:
                 return rows, doubt
+
+    def _composed(self, conn: psycopg.Connection, among: str, doubt: int) -> bytes:
+        """The search, composed once: that takes as long as the index takes to answer it."""
+        if (among, doubt) not in self._searches:
+            suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
+            self._searches[among, doubt] = queries("nearest", among=queries(among), suspect=suspect, **self._parts).as_bytes(conn)
+        return self._searches[among, doubt]
 
     def _filtered(
         self, conn: psycopg.Connection, values: dict[str, Any], k: int, where: Mapping[str, Any], exact: bool
