@@ -31,10 +31,10 @@ from embed_pipeline.spec import IndexSpec
 
 queries = Queries(__file__, "traffic.sql")
 
-WRITES_PER_SECOND = 10
+WRITES_PER_SECOND = 4
 # The writer waits while so many of its changes are not embedded yet: a busy machine makes the demo slower, and changes nothing else.
 MOST_WAITING = 20
-SEARCHES_PER_SECOND = 25
+SEARCHES_PER_SECOND = 15
 SEED = 7
 
 # A vector that was made after this long before a search may have replaced the one that the search has met.
