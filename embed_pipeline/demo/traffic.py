@@ -34,7 +34,7 @@ queries = Queries(__file__, "traffic.sql")
 WRITES_PER_SECOND = 4
 # The writer waits while so many of its changes are not embedded yet: a busy machine makes the demo slower, and changes nothing else.
 MOST_WAITING = 20
-SEARCHES_PER_SECOND = 15
+SEARCHES_PER_SECOND = 20
 SEED = 7
 
 # A vector that was made after this long before a search may have replaced the one that the search has met.
