@@ -80,7 +80,9 @@ CREATE TABLE embed_pipeline.pending (
     claim      uuid,
     attempts   integer NOT NULL DEFAULT 0,
     last_error text,
-    PRIMARY KEY (index_name, version, doc_id)
+    -- Whoever looks for a document writes `index_name || ''` and `version || ''`: this table is empty or large, its statistics are of another
+    -- time, and the planner takes each index that begins with the two for as good as the one with the document, and walks through all that waits.
+    PRIMARY KEY (doc_id, index_name, version)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX pending_since ON embed_pipeline.pending (index_name, version, since_seq);
 CREATE INDEX pending_removals ON embed_pipeline.pending (index_name, version, seq) WHERE removed;
@@ -384,7 +386,7 @@ BEGIN
     RETURN ARRAY(
         SELECT w.doc_id FROM unnest($3) AS w(doc_id)
         WHERE EXISTS (SELECT FROM embed_pipeline.pending p
-                      WHERE p.index_name = $1 AND p.version = $2 AND p.doc_id = w.doc_id AND p.removed)
+                      WHERE p.index_name || '' = $1 AND p.version || '' = $2 AND p.doc_id = w.doc_id AND p.removed)
            OR EXISTS (SELECT FROM embed_pipeline.inbox i
                       WHERE i.index_name = $1 AND i.removed AND (i.doc_ids IS NULL OR w.doc_id = ANY (i.doc_ids))));
 END $gone$;
@@ -446,8 +448,8 @@ BEGIN
     -- Decided before the vectors are looked at: what is worked off in between has taken its vectors along.
     doubt := embed_pipeline.doubtful($1, $2);
     suspect := CASE doubt WHEN 2 THEN 'true' WHEN 0 THEN 'false' ELSE format(
-        'EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %L AND p.version = %L AND p.doc_id = v.doc_id AND p.removed)',
-        $1, $2) END;
+        'EXISTS (SELECT FROM embed_pipeline.pending p '
+        'WHERE p.index_name || '''' = %L AND p.version || '''' = %L AND p.doc_id = v.doc_id AND p.removed)', $1, $2) END;
     asked := CASE WHEN chunked THEN 4 * $5 ELSE $5 END;
     LOOP
         PERFORM set_config('enable_indexscan', CASE WHEN mode = 'all' THEN 'off' ELSE 'on' END, true);
@@ -463,7 +465,7 @@ BEGIN
             INTO given, ids, chunks, distances, starts, ends, suspects USING $4, asked, among;
         hidden := CASE WHEN cardinality(suspects) = 0 THEN suspects ELSE embed_pipeline.gone($1, $2, suspects) END;
         EXIT WHEN coalesce(cardinality(ids), 0) - cardinality(hidden) >= $5 OR mode = 'among';
-        IF doubt = 2 AND among IS NULL THEN
+        IF doubt = 2 AND among IS NULL AND cardinality(hidden) = cardinality(ids) THEN
             -- After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
             EXECUTE format('SELECT embed_pipeline.%I(10000)', 'present_' || $1) INTO among;
             IF among IS NOT NULL THEN

@@ -37,11 +37,13 @@ SELECT doc_id FROM embed_pipeline.pending WHERE index_name = %(index)s AND versi
 
 -- name: announce_again
 -- Whoever has read one of these before now cannot acknowledge it any more.
+WITH locked AS MATERIALIZED (
+    SELECT q.doc_id FROM embed_pipeline.pending q
+    WHERE q.index_name || '' = %(index)s AND q.version || '' = %(version)s AND q.doc_id = ANY (%(doc_ids)s::text[]) ORDER BY q.doc_id FOR UPDATE
+)
 UPDATE embed_pipeline.pending AS p
-SET seq = nextval('embed_pipeline.change_seq'), removed = p.removed OR w.doc_id = ANY (%(gone)s::text[])
-FROM (SELECT q.doc_id FROM embed_pipeline.pending q
-      WHERE q.index_name = %(index)s AND q.version = %(version)s AND q.doc_id = ANY (%(doc_ids)s::text[]) ORDER BY q.doc_id FOR UPDATE) AS w
-WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id
+SET seq = nextval('embed_pipeline.change_seq'), removed = p.removed OR p.doc_id = ANY (%(gone)s::text[])
+WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (ARRAY(SELECT doc_id FROM locked))
 
 -- name: truncates
 SELECT id FROM embed_pipeline.inbox WHERE index_name = %(index)s AND doc_ids IS NULL ORDER BY id

@@ -10,7 +10,7 @@ WITH due AS MATERIALIZED (
     SELECT %(claim)s, %(index)s, %(version)s, %(who)s WHERE EXISTS (SELECT FROM due)
 )
 UPDATE embed_pipeline.pending p SET claim = %(claim)s, attempts = p.attempts + 1
-FROM due WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = due.doc_id
+WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (ARRAY(SELECT doc_id FROM due))
 RETURNING p.doc_id, p.seq
 
 -- name: commit_now
@@ -32,28 +32,28 @@ WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.claim = ended.c
 -- name: lock_claimed
 -- A worker whose claim was taken over finds nothing here, and so writes nothing.
 SELECT doc_id FROM embed_pipeline.pending
-WHERE index_name = %(index)s AND version = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
+WHERE index_name || '' = %(index)s AND version || '' = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
 ORDER BY doc_id FOR UPDATE
 
 -- name: still_claimed
 SELECT doc_id FROM embed_pipeline.pending
-WHERE index_name = %(index)s AND version = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
+WHERE index_name || '' = %(index)s AND version || '' = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
 
 -- name: acknowledge
 -- Only what has not changed since the claim. What has is still to do, from the change after the claimed one on; a removal that was
--- announced stays announced.
-WITH mine AS MATERIALIZED (
-    SELECT * FROM unnest(%(doc_ids)s::text[], %(seqs)s::bigint[]) AS m(doc_id, seq)
-), done AS (
-    DELETE FROM embed_pipeline.pending p USING mine m
-    WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = m.doc_id AND p.claim = %(claim)s AND p.seq = m.seq
+-- announced stays announced. No number is drawn twice, so each is its document's. Arrays, not joins: of those the planner makes a loop in a loop.
+WITH done AS (
+    DELETE FROM embed_pipeline.pending p
+    WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (%(doc_ids)s::text[]) AND p.claim = %(claim)s
+      AND p.seq = ANY (%(seqs)s::bigint[])
     RETURNING p.doc_id
 ), overtaken AS (
     UPDATE embed_pipeline.pending p
-    SET claim = NULL, attempts = 0, last_error = NULL, since_seq = m.seq + 1,
+    SET claim = NULL, attempts = 0, last_error = NULL,
+        since_seq = 1 + (SELECT m.seq FROM unnest(%(doc_ids)s::text[], %(seqs)s::bigint[]) AS m(doc_id, seq) WHERE m.doc_id = p.doc_id),
         since = greatest(p.since, clock_timestamp() - make_interval(secs => %(seconds)s))
-    FROM mine m
-    WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = m.doc_id AND p.claim = %(claim)s AND p.seq <> m.seq
+    WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (%(doc_ids)s::text[]) AND p.claim = %(claim)s
+      AND p.seq <> ALL (%(seqs)s::bigint[])
 )
 SELECT doc_id FROM done
 
@@ -61,11 +61,11 @@ SELECT doc_id FROM done
 -- Waits for whoever has a row locked: what is skipped here nobody would give back.
 WITH mine AS MATERIALIZED (
     SELECT doc_id FROM embed_pipeline.pending
-    WHERE index_name = %(index)s AND version = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
+    WHERE index_name || '' = %(index)s AND version || '' = %(version)s AND doc_id = ANY (%(doc_ids)s::text[]) AND claim = %(claim)s
     ORDER BY doc_id FOR UPDATE
 )
-UPDATE embed_pipeline.pending p SET claim = NULL, last_error = %(error)s FROM mine
-WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = mine.doc_id
+UPDATE embed_pipeline.pending p SET claim = NULL, last_error = %(error)s
+WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (ARRAY(SELECT doc_id FROM mine))
 
 -- name: end_claim
 DELETE FROM embed_pipeline.claims WHERE claim = %(claim)s

@@ -26,7 +26,7 @@ FROM (
     SELECT j.doc_id, j.verdict, j.is_counted,
            j.verdict NOT IN ('current', 'dead') AND (EXISTS (
                SELECT FROM embed_pipeline.pending p
-               WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = j.doc_id)
+               WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = j.doc_id)
                OR j.doc_id IN (SELECT a.doc_id FROM announced a)) AS pending
     FROM (
         SELECT {doc_id} AS doc_id,
@@ -55,7 +55,8 @@ WITH announced AS MATERIALIZED (
     WHERE i.index_name = %(index)s
 )
 SELECT w.doc_id,
-       EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
+       EXISTS (SELECT FROM embed_pipeline.pending p
+               WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = w.doc_id)
        OR w.doc_id COLLATE "C" IN (SELECT a.doc_id FROM announced a)
 FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
 WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})

@@ -7,24 +7,25 @@ import sys
 import threading
 from pathlib import Path
 
-import psycopg
-
 from embed_pipeline import signals
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import opened
-from embed_pipeline.postgres import connection, failures
+from embed_pipeline.postgres import connection
 from embed_pipeline.spec import IndexSpec
 
 
 def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> None:
-    """A worker that stops itself at `moment`, in the middle of its work. Exit code 3: its connection was gone when it woke."""
+    """A worker that stops itself at `moment`, in the middle of its work. Exit code 3: its connection was gone when it woke, and it went on
+    over another one."""
     connection.FROZEN_MS = frozen_ms
     noticed = threading.Event()
 
     def freeze() -> None:
         signals.forget_all()
-        # Thrown out, it takes another connection and goes on there.
+        # Thrown out, it takes another connection and goes on there; a registration comes to the same moment once more.
         signals.listen("outage.waiting", noticed.set)
+        if moment.startswith("register"):
+            signals.listen(moment, noticed.set)
         frozen.touch()
         # To this thread: sent to the process, another thread might take it, and this one go on for a moment.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
@@ -32,12 +33,8 @@ def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> No
     spec = IndexSpec.model_validate_json(declaration)
     if moment.startswith("register"):
         signals.listen(moment, freeze)
-        try:
-            with opened(spec):
-                sys.exit(0)
-        except psycopg.Error as problem:
-            # Said, not waited for: a registration is begun anew by whoever reads the sentence.
-            sys.exit(3 if failures.sentence(problem) else 1)
+        with opened(spec):
+            sys.exit(3 if noticed.is_set() else 0)
     with opened(spec) as index:
         signals.listen(moment, freeze)
         if moment.startswith(("insert", "capture", "store")):

@@ -87,7 +87,7 @@ class Nearest:
             hits = [hit for hit in _of_documents(rows) if hit.doc_id not in gone]
             if len(hits) >= k or mode == "among":
                 return hits[:k]
-            if doubt == EVERYBODY and gone and not looked:
+            if doubt == EVERYBODY and gone and not hits and not looked:
                 # After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
                 looked = True
                 present = self._present(conn)

@@ -153,7 +153,7 @@ true
 
 -- name: suspect_pending
 EXISTS (SELECT FROM embed_pipeline.pending AS p
-        WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = v.doc_id AND p.removed)
+        WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = v.doc_id AND p.removed)
 
 -- name: filtered_rows
 EXPLAIN (FORMAT JSON) SELECT FROM {documents} AS d WHERE {condition}

@@ -58,7 +58,8 @@ WITH announced AS MATERIALIZED (
     WHERE i.index_name = %(index)s
 )
 SELECT w.doc_id,
-       EXISTS (SELECT FROM embed_pipeline.pending p WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
+       EXISTS (SELECT FROM embed_pipeline.pending p
+               WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = w.doc_id)
        OR w.doc_id COLLATE "C" IN (SELECT a.doc_id FROM announced a),
        d.is_there IS NOT NULL, encode({source_hash}, 'hex'), encode(sha256(convert_to({payload}::text, 'UTF8')), 'hex'),
        (SELECT encode(l.source_hash, 'hex') FROM embed_pipeline.dead_letters l
