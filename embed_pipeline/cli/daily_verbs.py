@@ -13,7 +13,6 @@ import click
 
 from embed_pipeline.cli import progress, render
 from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, indexes, one_index, with_config
-from embed_pipeline.documents import slices
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
@@ -274,7 +273,7 @@ def _condition(given: str) -> tuple[str, str]:
 def _say_answer(output: Output, spec: IndexSpec, url: str, answer: Answer) -> None:
     if output.as_json:
         return
-    from embed_pipeline.documents import source
+    from embed_pipeline.documents import slices, source
     from embed_pipeline.postgres.connection import connect
 
     with connect(url, autocommit=True) as conn:
