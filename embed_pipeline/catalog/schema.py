@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors, sql
 
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.postgres.connection import connect
 from embed_pipeline.postgres.queries import Queries
 
 HEAD = "0001"
@@ -62,7 +63,7 @@ def migrate(url: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -448,8 +448,8 @@ BEGIN
     -- Decided before the vectors are looked at: what is worked off in between has taken its vectors along.
     doubt := embed_pipeline.doubtful($1, $2);
     suspect := CASE doubt WHEN 2 THEN 'true' WHEN 0 THEN 'false' ELSE format(
-        'EXISTS (SELECT FROM embed_pipeline.pending p '
-        'WHERE p.index_name || '''' = %L AND p.version || '''' = %L AND p.doc_id = v.doc_id AND p.removed)', $1, $2) END;
+        'coalesce((SELECT p.removed FROM embed_pipeline.pending p '
+        'WHERE p.index_name || '''' = %L AND p.version || '''' = %L AND p.doc_id = v.doc_id), false)', $1, $2) END;
     asked := CASE WHEN chunked THEN 4 * $5 ELSE $5 END;
     LOOP
         PERFORM set_config('enable_indexscan', CASE WHEN mode = 'all' THEN 'off' ELSE 'on' END, true);

@@ -66,7 +66,7 @@ class Comparison:
         self._as_known = SlicedQuery(source, self._compose("slice_as_known"))
         self._may_be_as_known = stored.unchanged is not None and stored.is_whole is None
         # So many slices are compared in full before it is tried again whether one is as it was known.
-        self._in_full = self._failed = 0
+        self._in_full = self._pause = 0
         self.found = Found()
         self.counted = 0
         """How many rows of the stored side met `Stored.is_counted`."""
@@ -111,8 +111,7 @@ class Comparison:
             self._in_full = max(self._in_full - 1, 0)
             return False
         ((documents, is_as_known, counted),) = self._as_known.rows(self._conn, part, self._names() | self._stored.values)
-        self._failed = 0 if is_as_known else self._failed + 1
-        self._in_full = min(2**self._failed - 1, MOST_IN_FULL)
+        self._in_full = self._pause = 0 if is_as_known else min(2 * self._pause + 1, MOST_IN_FULL)
         if is_as_known:
             self.found.documents += documents
             self.found.current += documents

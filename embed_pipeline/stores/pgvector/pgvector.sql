@@ -152,8 +152,9 @@ false
 true
 
 -- name: suspect_pending
-EXISTS (SELECT FROM embed_pipeline.pending AS p
-        WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = v.doc_id AND p.removed)
+-- A value, not EXISTS: to answer that for some hits the planner would rather hash all that waits.
+coalesce((SELECT p.removed FROM embed_pipeline.pending AS p
+          WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = v.doc_id), false)
 
 -- name: filtered_rows
 EXPLAIN (FORMAT JSON) SELECT FROM {documents} AS d WHERE {condition}
