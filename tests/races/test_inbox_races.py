@@ -33,8 +33,16 @@ def test_writer_that_begins_while_the_floor_is_noted(
     hands = dual_write.distributor(index)
     with index.connection() as conn:
         hands.distribute(conn)
-        at("inbox.noting", lambda: second_app.execute("DELETE FROM articles WHERE id = 1"))
+        begun: list[bool] = []
+
+        def begins() -> None:
+            second_app.execute("DELETE FROM articles WHERE id = 1")
+            begun.append(True)
+
+        at("inbox.noting", begins)
         change(app, 2, "another")
+        # Nothing is noted while a transaction of any database on the server is older than the last note.
+        waited(lambda: hands.distribute(conn) >= 0 and bool(begun), "nothing was noted")
         for _ in range(3):
             hands.distribute(conn)
         second_app.commit()
