@@ -119,7 +119,7 @@ def test_every_protection_is_where_the_races_say() -> None:
         assert re.search(pattern, text_of(ROOT / "embed_pipeline" / file), flags=re.MULTILINE), f"{file}: {name}"
 
 
-@pytest.mark.parametrize("name", ["races", "promises"])
+@pytest.mark.parametrize("name", ["races", "promises", "what-it-stands-on"])
 def test_every_race_and_promise_has_a_test(name: str) -> None:
     rows = [cells for _, cells in tables(ROOT / f"docs/{name}.md")]
     assert rows
