@@ -10,7 +10,7 @@ STORE ?= pgvector
 LAYOUT ?= collections
 SOAK_SEED ?= 20
 SOAK_SECONDS ?= 20
-BENCHES := backfill wal application changes removals freshness searcher cutover gate
+BENCHES := backfill wal application changes removals freshness searcher cutover gate neighbour
 BENCH ?=
 SLICE_SECONDS ?= 60
 # Bytecode is kept: without it each of the hundreds of processes of a test run compiles every library anew.
@@ -71,10 +71,6 @@ bench-providers: $(READY) ## requests in flight at a provider that answers at on
 .PHONY: limits
 limits: $(READY) ## what several processes get out of an account's limits: never more in any minute, above 95 % of it
 	$(BIN)/python -m benchmarks.limits
-
-.PHONY: neighbour
-neighbour: $(READY) ## what an application feels of a migration: longest pause and p99, with and without one
-	$(BIN)/python -m benchmarks.neighbour
 
 .PHONY: soak
 soak: $(READY) ## the whole fault campaign, other long tests and mutation testing; SOAK_SEED and SOAK_SECONDS (per scenario) choose what is run and for how long

@@ -98,9 +98,13 @@ class Worker:
     def go(self) -> None:
         self._pipe.send("go")
 
+    def ask(self) -> None:
+        """Ask it to stop by itself; `result` waits for it."""
+        self._pipe.send("stop")
+
     def stop(self) -> None:
         """Ask it to stop, and end it when it is busy with what nobody waits for."""
-        self._pipe.send("stop")
+        self.ask()
         self._process.join(STOP_SECONDS)
         self._process.terminate()
         self._process.join()
