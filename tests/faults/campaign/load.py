@@ -209,7 +209,7 @@ class Writer:
         return self._shared() if self.chosen.random() < 0.5 else self.private()
 
     def _wait(self, most: float) -> None:
-        """A wait of the application's own making, known to whoever measures pauses."""
+        """A wait of the application's own making, which no pause of ours is measured with."""
         seconds = self.chosen.uniform(0, most)
         self._planned(seconds)
         time.sleep(seconds)

@@ -6,12 +6,10 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import psycopg
 
 Record = dict[str, Any]
@@ -58,24 +56,6 @@ def read(paths: Iterable[Path]) -> list[Record]:
     """The records of several files, by the time they started."""
     records = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     return sorted(records, key=lambda record: record.get("start", 0.0))
-
-
-@dataclass(frozen=True)
-class Pauses:
-    """How long one kind of operation took, in seconds."""
-
-    count: int
-    median: float
-    p99: float
-    longest: float
-
-
-def pauses(records: Iterable[Record]) -> Pauses:
-    """Over operations that succeeded; a `planned` wait of the operation itself is taken off."""
-    seconds = [record["seconds"] - record.get("planned", 0.0) for record in records if "error" not in record]
-    if not seconds:
-        return Pauses(0, 0.0, 0.0, 0.0)
-    return Pauses(len(seconds), float(np.median(seconds)), float(np.percentile(seconds, 99)), max(seconds))
 
 
 # What becomes of a statement whose connection goes. An error of the client itself has no SQLSTATE, but one of these names.
