@@ -797,7 +797,7 @@ CREATE INDEX batch_jobs_of_partition ON embed_pipeline.batch_jobs (index_name, v
 CREATE TABLE embed_pipeline.model_samples (
     index_name    text NOT NULL,
     version       text NOT NULL,
-    texts         text[] NOT NULL,
+    texts         bytea[] NOT NULL,     -- UTF-8, whatever this database is encoded in
     vectors       bytea NOT NULL,       -- float32, little-endian, one row of the version's dimensions for each text
     late          boolean NOT NULL,     -- documents had vectors already: of those it proves nothing
     taken_at      timestamptz NOT NULL DEFAULT clock_timestamp(),

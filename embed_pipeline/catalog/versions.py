@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog.states import LIVE, State, allows
 from embed_pipeline.errors import CatalogError, IllegalTransition
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.storable import storable, storable_json
 
 queries = Queries(__file__)
 
@@ -104,10 +104,10 @@ def record_event(
         "event": event,
         "from_state": from_state,
         "to_state": to_state,
-        "actor": actor(),
-        "reason": reason,
+        "actor": storable(conn, actor()),
+        "reason": storable(conn, reason),
         "evidence_id": evidence_id,
-        "detail": Jsonb(detail or {}),
+        "detail": storable_json(conn, detail or {}),
     }
     conn.execute(queries("insert_event"), values)
 

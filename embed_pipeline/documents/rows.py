@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from embed_pipeline.errors import LoadError
+from embed_pipeline.foreign_words import is_text
 
 # Rows in memory at once. A CSV row must fit into one block; the reader held about seventy blocks at most, whatever the file's size.
 BATCH_ROWS = 1_000
@@ -208,7 +209,7 @@ def _plain(file: Path, position: int, name: str, value: Any) -> Any:
 
 
 def _storable(file: Path, position: int, name: str, value: str) -> str:
-    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_text(value):
         what = f"has a {name} with a character that PostgreSQL cannot hold"
         _refuse(file, position, what, "Remove it (NUL, or half a surrogate pair).")
     return value

@@ -62,7 +62,7 @@ log_line_prefix = '%m [%p] %a '
 
 @dataclass(frozen=True)
 class Server:
-    """A running embedded server. Its URLs hold the password: never log them (`connection.redact`)."""
+    """A running embedded server. Its URLs hold the password: never log them (`foreign_words.masked_url`)."""
 
     port: int
     data_dir: Path
