@@ -124,6 +124,8 @@ class IndexStatus:
     """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
     accounts: tuple[AccountState, ...] = ()
     """The accounts that its live versions are paid from."""
+    warnings: tuple[str, ...] = ()
+    """What is to be known about the server, though it was accepted."""
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -183,6 +185,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
             accounts=_accounts(conn, seen),
+            warnings=seen.warnings,
         )
 
 
