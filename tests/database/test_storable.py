@@ -44,7 +44,7 @@ class Rejecting(HashEmbedder):
 
 
 @pytest.fixture
-def encoded_url(postgres_admin: psycopg.Connection[TupleRow], database_url: str) -> Iterator[Callable[[str], str]]:
+def encoded_url(postgres_admin: psycopg.Connection[TupleRow], server_url: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
     """Makes a database in an encoding, and gives its URL."""
     made: list[str] = []
 
@@ -56,7 +56,7 @@ def encoded_url(postgres_admin: psycopg.Connection[TupleRow], database_url: str)
             )
         )
         made.append(name)
-        return f"{database_url.rpartition('/')[0]}/{name}"
+        return server_url(name)
 
     yield make
     for name in made:

@@ -22,7 +22,7 @@ from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, Stopped
 from embed_pipeline.postgres import connection
 from embed_pipeline.spec import AccountSpec, BudgetSpec, PriceSpec, VersionSpec
-from tests.conftest import _database, template
+from tests.conftest import database, template
 
 BEGIN = 1_000_000.0
 VERSION = VersionSpec.model_validate({"provider": "openai", "model_name": "m", "dimensions": 8})
@@ -69,9 +69,9 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def url(postgres_server: Any, postgres_admin: Any) -> Iterator[str]:
+def url(server_url: Any, postgres_admin: Any) -> Iterator[str]:
     """One database for all tests of this file: each has an account of its own."""
-    with _database(postgres_server, postgres_admin, template()) as made:
+    with database(server_url, postgres_admin, template()) as made:
         with connection.connect(made, autocommit=True) as conn:
             schema.ensure(conn, made)
         yield made
