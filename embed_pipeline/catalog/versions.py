@@ -85,6 +85,12 @@ def get(conn: psycopg.Connection, index: str, name: str) -> Version:
     return Version(*row)
 
 
+def seconds_in_state(conn: psycopg.Connection, version: Version) -> float:
+    """Since when it is in its state, by the server's clock; 0 while that has not come to it again since it was set back."""
+    row = conn.execute(queries("seconds_in_state"), {"index": version.index, "version": version.name}).fetchone()
+    return 0.0 if row is None else float(row[0])
+
+
 def record_event(
     conn: psycopg.Connection,
     index: str,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Literal
 
 import psycopg
 
-from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, serving
+from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, serving, versions
 from embed_pipeline.catalog.accounts import AccountState, Kind
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
@@ -369,7 +369,7 @@ def _version(
         model=f"{version.model_name} ({version.model_version})",
         dimensions=version.dimensions,
         since=version.state_since,
-        seconds=(datetime.now(timezone.utc) - version.state_since).total_seconds(),
+        seconds=versions.seconds_in_state(conn, version),
         fingerprint=version.fingerprint[:12],
         is_declared=version.name in index.spec.versions,
         partitions=len(listed),
