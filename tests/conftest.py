@@ -26,6 +26,7 @@ from psycopg.rows import TupleRow
 from embed_pipeline import signals
 from embed_pipeline.catalog import schema
 from embed_pipeline.postgres import connection, embedded, home
+from tests.harness.postgres.other import TESTS_URL
 from tests.harness.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
 
 ServerUrl = Callable[[str], str]
@@ -34,8 +35,8 @@ ServerUrl = Callable[[str], str]
 BARE, TEMPLATE = "test_bare", "test_template"
 # Names the home of a server that runs already, for a run of tests that another one starts (tests/mutations).
 SHARED_HOME = "EMBED_PIPELINE_TESTS_HOME"
-# Another server than the embedded one, and what tells the templates of one run from those of the next, which may have another schema.
-TESTS_URL, RUN = "EMBED_PIPELINE_TESTS_URL", "EMBED_PIPELINE_TESTS_RUN"
+# On another server than the embedded one: tells the templates of one run from those of the next, which may have another schema.
+RUN = "EMBED_PIPELINE_TESTS_RUN"
 # Where Linux keeps files in memory, and what a run of the tests may put there. A database for each test is copied three times as fast,
 # and what others write to a disk delays no fsync: one of SQLite took a minute beside the copies.
 MEMORY, ROOM_BYTES = "/dev/shm", 6 * 2**30
@@ -45,7 +46,7 @@ SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_prepared_transaction
 
 def pytest_configure(config: pytest.Config) -> None:
     if TESTS_URL in os.environ:
-        # The declarations of the tests accept nothing by name: what they are about is not the version.
+        # Not every declaration of the tests accepts an old one by name, and what they are about is not the version.
         connection.MINIMUM_VECTOR = connection.OLDEST_VECTOR
     if hasattr(config, "workerinput"):
         return

@@ -19,7 +19,8 @@ import pytest
 
 from embed_pipeline.postgres import embedded
 from embed_pipeline.postgres.binaries import BIN_DIR_VARIABLE
-from tests.conftest import SETTINGS, SHARED_HOME, TESTS_URL
+from tests.conftest import SETTINGS, SHARED_HOME
+from tests.harness.postgres.other import TESTS_URL
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ROOT / ".servers"
