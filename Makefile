@@ -77,6 +77,10 @@ soak: $(READY) ## the whole fault campaign, other long tests and mutation testin
 	@echo "SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)"
 	SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=1 -m soak -o faulthandler_timeout=1800
 
+.PHONY: other-servers
+other-servers: $(READY) ## the tests of the database on PostgreSQL 16 and on pgvector 0.8.1 and 0.8.2; installs them into .servers
+	WORKERS=$(WORKERS) $(BIN)/python -m pytest -m soak tests/other_servers -o faulthandler_timeout=7200
+
 .PHONY: live
 live: $(READY) ## the provider tests against the real services whose keys are in the environment (less than a cent)
 	EMBED_PIPELINE_LIVE=1 $(BIN)/python -m pytest -rs tests/unit/providers/test_contract.py -k live
@@ -84,4 +88,4 @@ live: $(READY) ## the provider tests against the real services whose keys are in
 .PHONY: clean
 clean: ## stop the embedded PostgreSQL and remove what was set up
 	-[ -x $(BIN)/embed-pipeline ] && $(BIN)/embed-pipeline db stop
-	rm -rf $(VENV) .venv-vecshift .embed_pipeline
+	rm -rf $(VENV) .venv-vecshift .servers .embed_pipeline

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import yaml
 from jinja2.nativetypes import NativeEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ValidationError
 
 from embed_pipeline.errors import ConfigurationError
@@ -26,12 +27,27 @@ class _Environment:
         return os.environ.get(name, default)
 
     def __getattr__(self, name: str) -> str:
+        if name.startswith(("__", "jinja")) or name in ("unsafe_callable", "alters_data"):
+            raise AttributeError(name)  # Python and jinja2 ask, not the template.
         try:
             return os.environ[name]
         except KeyError:
             raise ConfigurationError(
                 f"The environment variable {name} is not set, and the declaration asks for it.", next_step=f"Set {name}."
             ) from None
+
+
+class _Sandbox(ImmutableSandboxedEnvironment, NativeEnvironment):
+    """Templates with native results, as Dagster renders them, that reach nothing but `env`.
+
+    A declaration is data: whoever may edit one must not thereby run commands wherever `embed-pipeline status` is typed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(undefined=jinja2.StrictUndefined)
+        # lipsum, cycler and the like carry their modules along.
+        self.globals.clear()
+        del self.filters["attr"]
 
 
 def load_indexes(path: Path) -> dict[str, IndexSpec]:
@@ -109,10 +125,28 @@ def _render(value: Any, file: Path) -> Any:
         return [_render(each, file) for each in value]
     if isinstance(value, str) and "{{" in value:
         try:
-            return NativeEnvironment(undefined=jinja2.StrictUndefined).from_string(value).render(env=_Environment())
-        except jinja2.TemplateError as problem:
-            raise ConfigurationError(f"{file}: cannot resolve a template: {problem}.", next_step="Use {{ env.NAME }}.") from None
+            found = _Sandbox().from_string(value).render(env=_Environment())
+            return _plain(found)
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as problem:
+            said = str(problem).rstrip(".")
+            raise ConfigurationError(
+                f"{file}: cannot resolve a template: {said}.",
+                next_step='Use {{ env.NAME }} or {{ env("NAME", "default") }}: templates reach nothing else.',
+            ) from None
     return value
+
+
+def _plain(found: Any) -> Any:
+    """What a template gave, if it is data. A template that is one expression gives the thing itself, whatever it is."""
+    if isinstance(found, jinja2.Undefined):
+        str(found)  # Raises what it stands for.
+    if isinstance(found, Mapping):
+        return {_plain(name): _plain(each) for name, each in found.items()}
+    if isinstance(found, (list, tuple, set)):
+        return [_plain(each) for each in found]
+    if found is None or isinstance(found, (str, int, float)):
+        return found
+    raise TypeError(f"it gives a {type(found).__name__}, which is no text, number or list of them")
 
 
 def _first_problem(problem: ValidationError) -> str:

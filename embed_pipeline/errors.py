@@ -6,6 +6,8 @@ One base class. A message says what is wrong and where; `next_step` is the comma
 
 from __future__ import annotations
 
+from embed_pipeline.foreign_words import readable
+
 
 class EmbedPipelineError(Exception):
     """Base class: something was refused or failed in a way the user can act on."""
@@ -15,9 +17,10 @@ class EmbedPipelineError(Exception):
     """Of an embedder that failed in the middle: what it had answered by then, for who can keep it (`migrate/embed.py`)."""
 
     def __init__(self, message: str, *, next_step: str | None = None) -> None:
-        self.message = message
-        self.next_step = next_step
-        super().__init__(message if next_step is None else f"{message} {next_step}")
+        # Here, once for all: many a message repeats what something else said, and each is printed, logged, stored or given to Dagster.
+        self.message = readable(message, None)
+        self.next_step = None if next_step is None else readable(next_step, None)
+        super().__init__(self.message if self.next_step is None else f"{self.message} {self.next_step}")
 
 
 class ConfigurationError(EmbedPipelineError):

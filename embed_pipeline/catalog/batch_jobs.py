@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.storable import storable
 
 queries = Queries(__file__, "batch_jobs.sql")
 
@@ -47,7 +48,7 @@ def submitted(conn: psycopg.Connection, token: str, job_id: str) -> None:
 
 def collected(conn: psycopg.Connection, token: str, ended: str) -> bool:
     """Record that everything the job brought is written; False when somebody else has."""
-    return conn.execute(queries("collected"), {"token": token, "ended": ended}).rowcount == 1
+    return conn.execute(queries("collected"), {"token": token, "ended": storable(conn, ended)}).rowcount == 1
 
 
 def of_partition(conn: psycopg.Connection, index: str, version: str, partition: str) -> list[BatchJob]:

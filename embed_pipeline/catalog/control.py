@@ -9,6 +9,7 @@ import psycopg
 
 from embed_pipeline.catalog.versions import actor, queries, record_event
 from embed_pipeline.errors import CatalogError
+from embed_pipeline.postgres.storable import storable
 
 ControlState = Literal["running", "paused", "aborted"]
 
@@ -31,7 +32,8 @@ def set_state(conn: psycopg.Connection, index: str, state: ControlState, reason:
     """Pause, abort or resume; audited. CatalogError when the index is not registered."""
     with conn.transaction():
         read(conn, index)
-        conn.execute(queries("set_control"), {"index": index, "state": state, "reason": reason, "actor": actor()})
+        said = {"reason": storable(conn, reason), "actor": storable(conn, actor())}
+        conn.execute(queries("set_control"), {"index": index, "state": state} | said)
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def note_throttle(
     """
     with conn.transaction():
         conn.execute(queries("commit_cheaply"))
-        values = {"index": index, "version": version, "answer": answer, "signal": signal, "reason": reason}
-        conn.execute(queries("note_throttle"), values)
+        values = {"index": index, "version": version, "answer": answer, "signal": signal}
+        conn.execute(queries("note_throttle"), values | {"reason": storable(conn, reason)})
         if event is not None:
             record_event(
                 conn,

@@ -9,6 +9,7 @@ from datetime import datetime
 import psycopg
 
 from embed_pipeline.catalog.versions import queries
+from embed_pipeline.postgres.storable import storable
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def add(conn: psycopg.Connection, index: str, version: str, letters: Mapping[str
         "version": version,
         "doc_ids": ids,
         "hashes": [letters[doc_id][0] for doc_id in ids],
-        "reasons": [letters[doc_id][1] for doc_id in ids],
+        "reasons": [storable(conn, letters[doc_id][1]) for doc_id in ids],
     }
     conn.execute(queries("upsert_dead_letter"), values)
 

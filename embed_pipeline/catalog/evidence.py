@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog.versions import queries
+from embed_pipeline.postgres.storable import storable, storable_json
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ def store(
         "baseline_version": present.baseline_version,
         "baseline_fingerprint": baseline_fingerprint,
         "outcome": outcome,
-        "sentence": sentence,
+        "sentence": storable(conn, sentence),
         "holdout_sha256": present.holdout_sha256,
         "documents": present.documents,
         "vectors": vectors,
         "ann_index": present.ann_index,
-        "measures": Jsonb(measures),
+        "measures": storable_json(conn, measures),
         "max_age_seconds": max_age_seconds,
     }
     row = conn.execute(queries("insert_evidence"), values).fetchone()

@@ -39,7 +39,7 @@ def read(conn: psycopg.Connection, index: str, version: str) -> Sample | None:
         return None
     texts, kept, *rest = row
     vectors = np.frombuffer(kept, dtype=FORMAT).reshape(len(texts), -1).astype(np.float32)
-    return Sample(tuple(texts), vectors, *rest)
+    return Sample(tuple(bytes(text).decode() for text in texts), vectors, *rest)
 
 
 def is_changed(conn: psycopg.Connection, index: str, version: str) -> bool | None:
@@ -70,4 +70,9 @@ def note_check(conn: psycopg.Connection, index: str, version: str, sample: Sampl
 
 
 def _values(index: str, version: str, texts: Sequence[str], vectors: Vectors) -> dict[str, object]:
-    return {"index": index, "version": version, "texts": list(texts), "vectors": vectors.astype(FORMAT).tobytes()}
+    return {
+        "index": index,
+        "version": version,
+        "texts": [text.encode() for text in texts],
+        "vectors": vectors.astype(FORMAT).tobytes(),
+    }

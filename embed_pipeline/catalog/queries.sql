@@ -114,6 +114,19 @@ WHERE index_name = %(index)s AND v.state <> 'retired' ORDER BY version
 SELECT max(read_at), extract(epoch FROM clock_timestamp() - max(read_at))::double precision
 FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND version = %(version)s
 
+-- name: reads_of_the_future
+-- Noted before the clock was set back, nobody knows how long ago: they count from now on.
+UPDATE embed_pipeline.version_reads SET read_at = clock_timestamp()
+WHERE index_name = %(index)s AND version = %(version)s AND read_at > clock_timestamp()
+
+-- name: state_of_the_future
+UPDATE embed_pipeline.index_versions SET state_since = clock_timestamp()
+WHERE index_name = %(index)s AND version = %(version)s AND state_since > clock_timestamp()
+
+-- name: seconds_in_state
+SELECT greatest(extract(epoch FROM clock_timestamp() - state_since), 0)::double precision
+FROM embed_pipeline.index_versions WHERE index_name = %(index)s AND version = %(version)s
+
 -- name: forget_reads
 DELETE FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND version = %(version)s
 

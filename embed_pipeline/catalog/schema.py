@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from embed_pipeline.postgres.connection import connect
 from embed_pipeline.postgres.queries import Queries
 
 HEAD = "0001"
+
+# Alembic's context is one for the whole process: two threads with two databases would each run into the other's.
+_MIGRATING = threading.Lock()
 
 queries = Queries(__file__, "schema_queries.sql")
 
@@ -56,6 +60,11 @@ def script(conn: psycopg.Connection, path: Path) -> sql.Composed:
 
 def migrate(url: str) -> None:
     """Run the migrations that the database has not seen, from the first one where it has seen none."""
+    with _MIGRATING:
+        _migrate(url)
+
+
+def _migrate(url: str) -> None:
     # Imported here: Alembic and SQLAlchemy take half a second, and only a newer package needs them.
     import sqlalchemy
     from alembic import command

@@ -350,7 +350,8 @@ BEGIN
     WHERE v.index_name = read_index AND v.version = read_version AND v.state <> 'retired'
       AND NOT EXISTS (SELECT FROM embed_pipeline.version_reads r
                       WHERE r.index_name = read_index AND r.version = read_version
-                        AND r.read_at > clock_timestamp() - interval '10 seconds');
+                        -- One of the future was noted before the clock was set back.
+                        AND r.read_at BETWEEN clock_timestamp() - interval '10 seconds' AND clock_timestamp());
 END $note$;
 
 -- How much a search has to doubt: 2, every hit (a doubt is open, or a removal is not distributed yet, or a TRUNCATE; or the version is being
@@ -577,7 +578,8 @@ CREATE TABLE embed_pipeline.terms (
     terms      jsonb NOT NULL
 );
 
--- One row per account: whoever decides about it holds this row. Times are seconds since 1970 by the clock of this server.
+-- One row per account: whoever decides about it holds this row. Times are seconds since 1970 by the clock of this server, and move with it
+-- (`moment_of_account`).
 CREATE TABLE embed_pipeline.provider_accounts (
     account           text PRIMARY KEY,
     next_at           double precision NOT NULL DEFAULT 0,  -- when background work may be admitted again, by the pace
@@ -585,7 +587,8 @@ CREATE TABLE embed_pipeline.provider_accounts (
     learned_requests  bigint,                               -- limits per minute, from the headers of its answers
     learned_tokens    bigint,
     cut_requests      double precision,                     -- requests per minute after the last cut, and when that was
-    cut_at            double precision NOT NULL DEFAULT 0
+    cut_at            double precision NOT NULL DEFAULT 0,
+    seen_at           double precision NOT NULL DEFAULT 0   -- the last decision, to the second: a clock that is set back is seen by it
 ) WITH (fillfactor = 50);
 
 -- What was admitted in each second: the sliding minute.
@@ -621,6 +624,33 @@ CREATE TABLE embed_pipeline.spending (
     PRIMARY KEY (index_name, version, kind)
 ) WITH (fillfactor = 50);
 
+-- Now, by the clock of this server. Where that was set back, by a person or by a failover, the account's times go back with it: what was asked for
+-- in the last minute still counts, and nobody waits for a time that will not come for an hour. The caller holds the account's row.
+CREATE FUNCTION embed_pipeline.moment_of_account(account text, now double precision) RETURNS double precision
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $moment$
+DECLARE
+    moment double precision := coalesce($2, extract(epoch FROM clock_timestamp())::double precision);
+    ahead  double precision;
+    slots  embed_pipeline.account_slots[];
+BEGIN
+    SELECT p.seen_at - moment INTO ahead FROM embed_pipeline.provider_accounts p WHERE p.account = $1;
+    IF ahead > 1 THEN
+        UPDATE embed_pipeline.provider_accounts p
+        SET next_at = p.next_at - ahead, blocked_until = p.blocked_until - ahead, cut_at = p.cut_at - ahead, seen_at = moment
+        WHERE p.account = $1;
+        UPDATE embed_pipeline.account_waiters w SET since = w.since - ahead, until = w.until - ahead WHERE w.account = $1;
+        -- Out and in again: two of them may change places. Rounded to the later second, so that none counts for less than its minute.
+        SELECT coalesce(array_agg(s), ARRAY[]::embed_pipeline.account_slots[]) INTO slots
+        FROM embed_pipeline.account_slots s WHERE s.account = $1;
+        DELETE FROM embed_pipeline.account_slots s WHERE s.account = $1;
+        INSERT INTO embed_pipeline.account_slots (account, second, requests, tokens)
+        SELECT s.account, s.second - floor(ahead)::bigint, s.requests, s.tokens FROM unnest(slots) AS s;
+    ELSIF ahead < -0.5 THEN
+        UPDATE embed_pipeline.provider_accounts p SET seen_at = moment WHERE p.account = $1;
+    END IF;
+    RETURN moment;
+END $moment$;
+
 -- May one request of about `tokens` tokens be sent now? `verdict` is go, wait (`seconds`, `reason`), budget or unpriced.
 -- A request that is admitted is sent within a second, or asked for again. No minute [t, t + 60) at the provider then holds requests
 -- admitted in more than 62 different seconds, and no 62 seconds in a row are given more than a limit.
@@ -651,7 +681,8 @@ BEGIN
         SELECT p.* INTO a FROM embed_pipeline.provider_accounts p WHERE p.account = the_account FOR UPDATE;
     END IF;
     -- Read under the lock: the order of decisions is the order of their times.
-    moment := coalesce($12, extract(epoch FROM clock_timestamp())::double precision);
+    moment := embed_pipeline.moment_of_account(the_account, $12);
+    SELECT p.* INTO a FROM embed_pipeline.provider_accounts p WHERE p.account = the_account;
 
     IF $11 IS NOT NULL AND $4 IN ('backfill', 'dual-write', 'batch') AND NOT EXISTS (
         SELECT FROM embed_pipeline.index_versions v WHERE v.index_name = $2 AND v.version = $3 AND v.state IN ('active', 'standby')
@@ -738,15 +769,14 @@ CREATE FUNCTION embed_pipeline.settle(
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $settle$
 #variable_conflict use_column
 DECLARE
-    a      embed_pipeline.provider_accounts;
-    moment     double precision;
+    moment double precision;
     more   bigint := coalesce($7, 0) - $6;
 BEGIN
     IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
         RETURN;
     END IF;
-    SELECT p.* INTO a FROM embed_pipeline.provider_accounts p WHERE p.account = $1 FOR UPDATE;
-    moment := coalesce($14, extract(epoch FROM clock_timestamp())::double precision);
+    PERFORM FROM embed_pipeline.provider_accounts p WHERE p.account = $1 FOR UPDATE;
+    moment := embed_pipeline.moment_of_account($1, $14);
     IF $7 IS NOT NULL AND more <> 0 THEN
         UPDATE embed_pipeline.account_slots s SET tokens = s.tokens + more WHERE s.account = $1 AND s.second = $5;
     END IF;
@@ -769,6 +799,7 @@ END $settle$;
 
 -- Who may read may not use up an account or a budget: docs/how-to/least-privilege.md says who needs them.
 REVOKE ALL ON FUNCTION
+    embed_pipeline.moment_of_account(text, double precision),
     embed_pipeline.admit(text, text, text, text, integer, bigint, text, bigint, bigint, numeric, numeric, double precision),
     embed_pipeline.settle(text, text, text, text, bigint, bigint, bigint, bigint, numeric, bigint, bigint, double precision, boolean,
         double precision) FROM PUBLIC;
@@ -797,7 +828,7 @@ CREATE INDEX batch_jobs_of_partition ON embed_pipeline.batch_jobs (index_name, v
 CREATE TABLE embed_pipeline.model_samples (
     index_name    text NOT NULL,
     version       text NOT NULL,
-    texts         text[] NOT NULL,
+    texts         bytea[] NOT NULL,     -- UTF-8, whatever this database is encoded in
     vectors       bytea NOT NULL,       -- float32, little-endian, one row of the version's dimensions for each text
     late          boolean NOT NULL,     -- documents had vectors already: of those it proves nothing
     taken_at      timestamptz NOT NULL DEFAULT clock_timestamp(),

@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog.states import LIVE, State, allows
 from embed_pipeline.errors import CatalogError, IllegalTransition
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.storable import storable, storable_json
 
 queries = Queries(__file__)
 
@@ -85,6 +85,12 @@ def get(conn: psycopg.Connection, index: str, name: str) -> Version:
     return Version(*row)
 
 
+def seconds_in_state(conn: psycopg.Connection, version: Version) -> float:
+    """Since when it is in its state, by the server's clock; 0 while that has not come to it again since it was set back."""
+    row = conn.execute(queries("seconds_in_state"), {"index": version.index, "version": version.name}).fetchone()
+    return 0.0 if row is None else float(row[0])
+
+
 def record_event(
     conn: psycopg.Connection,
     index: str,
@@ -104,10 +110,10 @@ def record_event(
         "event": event,
         "from_state": from_state,
         "to_state": to_state,
-        "actor": actor(),
-        "reason": reason,
+        "actor": storable(conn, actor()),
+        "reason": storable(conn, reason),
         "evidence_id": evidence_id,
-        "detail": Jsonb(detail or {}),
+        "detail": storable_json(conn, detail or {}),
     }
     conn.execute(queries("insert_event"), values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -32,6 +33,10 @@ for verb in (*migration_verbs.VERBS, *daily_verbs.VERBS, *care_verbs.VERBS, *pla
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal may lack a character of a document's id or of a provider's reason: then it is shown escaped.
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="embed-pipeline")
     except KeyboardInterrupt:

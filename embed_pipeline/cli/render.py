@@ -85,6 +85,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     if found.control.state != "running":
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
     lines += [f"  doubt: {reason}. {DOUBTED}." for reason in found.doubts]
+    lines += [f"  warning: {warning}" for warning in found.warnings]
     lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
     lines += [f"  {account_line(each)}" for each in found.accounts]
     header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]

@@ -76,7 +76,7 @@ def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefiniti
             context.log.warning(doubted(seen.doubts))
             if unfinished_run(context.instance, names.compare_job):
                 said.append("A full comparison is queued or running.")
-            elif time.time() - float(cursor or 0) >= COMPARE_AGAIN_SECONDS:
+            elif not 0 <= time.time() - float(cursor or 0) < COMPARE_AGAIN_SECONDS:  # also where the clock was set back
                 requests.append(dg.RunRequest(job_name=names.compare_job))
                 cursor = str(time.time())
         if requests:

@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import AdoptRefused
+from embed_pipeline.foreign_words import is_text
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.queries import Queries
 
@@ -74,10 +75,10 @@ class Places:
                     f"The payload field {self.field!r} of point {document.doc_id} is no text ({type(document.text).__name__}).",
                     next_step="Correct the point, or name the field that holds the text in store.adopt.text.",
                 )
-            if document.text is not None and "\x00" in document.text:
+            if document.text is not None and not is_text(document.text):
                 raise AdoptRefused(
-                    f"The text of point {document.doc_id} holds a NUL character, which PostgreSQL cannot hold.",
-                    next_step="Remove it from the point.",
+                    f"The text of point {document.doc_id} has a character that PostgreSQL cannot hold; nothing was written.",
+                    next_step="Remove it (NUL, or half a surrogate pair) from the point.",
                 )
             lost = [name for name in document.payload if name not in self.source.payload_columns]
             if lost and self.source.payload_object is None:

@@ -20,6 +20,7 @@ from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.storable import storable
 from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "inbox.sql")
@@ -129,7 +130,7 @@ class Distributor:
                 conn.execute(queries("announce"), {"index": self._index, "doc_ids": doc_ids, "removed": removed})
         except errors.ProgramLimitExceeded as problem:
             if len(doc_ids) == 1:
-                values = {"index": self._index, "doc_ids": doc_ids, "reason": str(problem.diag.message_primary)}
+                values = {"index": self._index, "doc_ids": doc_ids, "reason": storable(conn, problem.diag.message_primary)}
                 conn.execute(queries("set_aside"), values)
                 return
             middle = len(doc_ids) // 2

@@ -68,7 +68,7 @@ SELECT EXISTS (SELECT FROM embed_pipeline.inbox WHERE index_name = %(index)s)
 
 -- name: waiting
 -- Ids that no version has been told of yet, how old the oldest is, and whether a TRUNCATE is among them.
-SELECT coalesce(sum(cardinality(doc_ids)), 0)::bigint, coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0)::double precision,
+SELECT coalesce(sum(cardinality(doc_ids)), 0)::bigint, greatest(extract(epoch FROM clock_timestamp() - min(at)), 0)::double precision,
        coalesce(bool_or(doc_ids IS NULL), false)
 FROM embed_pipeline.inbox WHERE index_name = %(index)s
 

@@ -17,7 +17,7 @@ from embed_pipeline.documents.rows import Row, read_rows, unit
 from embed_pipeline.errors import LoadError
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres import failures
-from embed_pipeline.postgres.connection import check_server, connect, resolve_url
+from embed_pipeline.postgres.connection import check_server, connect, resolve_url, warn
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import IndexSpec
 
@@ -50,7 +50,7 @@ def open_to_load(spec: IndexSpec) -> OpenIndex:
     _refuse_own_table(spec)
     url = resolve_url(spec.database_url)
     with connect(url, autocommit=True) as conn:
-        check_server(conn)
+        warn(check_server(conn, spec.pgvector.accept))
         documents_source.ensure_default_table(conn, spec.source())
         return OpenIndex(spec, url, documents_source.inspect(conn, spec.source()))
 

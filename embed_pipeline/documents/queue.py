@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.storable import storable
 from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "queue.sql")
@@ -108,7 +109,7 @@ def claim(
         "mark": mark,
         "only_removed": only_removed,
         "claim": made,
-        "who": worker(),
+        "who": storable(conn, worker()),
     }
     with conn.transaction():
         commit_now(conn)
@@ -168,7 +169,9 @@ def acknowledge(conn: psycopg.Connection, claim_: Claim, doc_ids: Sequence[str])
 
 def release(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str], *, error: str | None = None) -> None:
     """Give documents back, to be claimed again."""
-    conn.execute(queries("release"), claim_.names | {"doc_ids": sorted(doc_ids), "error": error})
+    conn.execute(
+        queries("release"), claim_.names | {"doc_ids": sorted(doc_ids), "error": None if error is None else storable(conn, error)}
+    )
 
 
 def end_claim(conn: psycopg.Connection, claim_: Claim) -> None:

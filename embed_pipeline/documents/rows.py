@@ -16,12 +16,15 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from embed_pipeline.errors import LoadError
+from embed_pipeline.foreign_words import is_text
 
 # Rows in memory at once. A CSV row must fit into one block; the reader held about seventy blocks at most, whatever the file's size.
 BATCH_ROWS = 1_000
 CSV_BLOCK_BYTES = 2 * 2**20
 
 NAMED = ("id", "title", "text")
+# What pyarrow raises for a value that Python has no form for: pa.ArrowInvalid is a ValueError, an unknown time zone a KeyError.
+_NO_VALUE = (ValueError, OverflowError, KeyError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,65 @@ def _rows_of(file: Path, batches: Iterable[Any]) -> Iterator[Row]:
         for start in range(0, large.num_rows, BATCH_ROWS):
             batch = large.slice(start, BATCH_ROWS)
             names = batch.schema.names
-            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            columns = [_values(file, position + 1, name, column) for name, column in zip(names, batch.columns, strict=True)]
+            for values in zip(*columns, strict=True):
                 position += 1
                 yield _row(file, position, dict(zip(names, values, strict=True)))
+
+
+def _values(file: Path, first: int, name: str, column: Any) -> list[Any]:
+    """A column's values as Python has them; `first` is the position of its first row."""
+    try:
+        return _in_microseconds(column).to_pylist()  # type: ignore[no-any-return]
+    except _NO_VALUE:
+        pass
+    found: list[Any] = []
+    for number in range(len(column)):
+        one = column.take([number])  # A slice of lists is cast with the values of all rows.
+        try:
+            found += _in_microseconds(one).to_pylist()
+        except _NO_VALUE as problem:
+            said = str(problem).partition("\n")[0].rstrip(".")
+            if "lose data" in said:
+                what, next_step = f"has a {name} finer than a microsecond", "Round it in the file, or write it as text."
+            else:
+                what, next_step = f"has a {name} that cannot be read ({said})", "Correct it, or write it as text."
+            _refuse(file, first + number, what, next_step)
+    return found
+
+
+def _in_microseconds(column: Any) -> Any:
+    """The column with microseconds for nanoseconds, at any depth. What would lose digits is an ArrowInvalid.
+
+    pyarrow itself gives nanoseconds as pandas' types where pandas happens to be installed, and fails where it is not.
+    """
+    coarser = _coarser(column.type)
+    return column if coarser == column.type else column.cast(coarser)
+
+
+def _coarser(kind: Any) -> Any:
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if types.is_time64(kind) and kind.unit == "ns":
+        return pa.time64("us")
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_coarser(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(_coarser(kind.key_type), _coarser(kind.item_type))
+    if types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_coarser(kind.value_type)))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_coarser(kind.value_type)), kind.list_size)
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_coarser(kind.value_type)))
+    if types.is_dictionary(kind):
+        return _coarser(kind.value_type)
+    return kind
 
 
 def _jsonl(file: Path) -> Iterator[Row]:
@@ -208,7 +267,7 @@ def _plain(file: Path, position: int, name: str, value: Any) -> Any:
 
 
 def _storable(file: Path, position: int, name: str, value: str) -> str:
-    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_text(value):
         what = f"has a {name} with a character that PostgreSQL cannot hold"
         _refuse(file, position, what, "Remove it (NUL, or half a surrogate pair).")
     return value

@@ -23,6 +23,7 @@ from embed_pipeline.documents.slices import KeySlices, SliceSize
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.storable import storable
 
 queries = Queries(__file__, "shape.sql")
 
@@ -133,7 +134,7 @@ def look(conn: psycopg.Connection, source: Source, index: str) -> list[Doubt]:
             row = conn.execute(queries("lock_known"), {"index": index}).fetchone()
             if row is not None and Shape(*row) == before:
                 for kind, reason in before.differences(now):
-                    conn.execute(queries("raise_doubt"), {"index": index, "kind": kind, "reason": reason})
+                    conn.execute(queries("raise_doubt"), {"index": index, "kind": kind, "reason": storable(conn, reason)})
                 record(conn, source, index, followed)
     return open_doubts(conn, index)
 

@@ -18,6 +18,7 @@ from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Urgency,
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.errors import EmbedderError, EmbedPipelineError, WrongAnswer
+from embed_pipeline.foreign_words import readable, whole
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
 # The largest finite number of IEEE 754 half precision: pgvector refuses a halfvec with anything above it.
@@ -109,8 +110,8 @@ class VersionEmbedder:
         return self._embed(texts, "document", self.spec.document_prefix, urgency)
 
     def embed_queries(self, texts: Sequence[str], urgency: Urgency = Urgency.QUERY) -> Embedded:
-        """The same for queries, with the query prefix."""
-        return self._embed(texts, "query", self.spec.query_prefix, urgency)
+        """The same for queries, with the query prefix. Half of a surrogate pair, as a cut-off input holds it, is asked as U+FFFD."""
+        return self._embed([whole(text) for text in texts], "query", self.spec.query_prefix, urgency)
 
     def embed_query(self, text: str) -> Vectors:
         """The vector of one query, shape (dimensions,). Raises EmbedPipelineError when this text can have none."""
@@ -200,7 +201,7 @@ class VersionEmbedder:
         outside = [n for n in (*answer.rejected, *cut) if n not in range(count)]
         if outside:
             raise self._wrong(f"{count} texts with a word on position {outside[0]}, which was not asked")
-        rejected = {n: str(reason) for n, reason in answer.rejected.items()}
+        rejected = {n: readable(reason) for n, reason in answer.rejected.items()}
         if self.spec.too_long != "truncate":
             # The provider cut although the version forbids it: half a text's vector must not pass for the whole's.
             rejected |= dict.fromkeys(cut - rejected.keys(), "over the token limit: the embedder cut it")

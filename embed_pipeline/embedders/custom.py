@@ -16,6 +16,7 @@ import numpy as np
 
 from embed_pipeline.embedders.protocol import Embedded, Embedder, Role
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, WrongAnswer
+from embed_pipeline.foreign_words import HIDDEN, readable
 from embed_pipeline.spec import VersionSpec
 
 HOW_TO = "docs/how-to/own-embedder.md shows a whole class."
@@ -98,10 +99,10 @@ class CustomEmbedder:
 
 def describe(exc: Exception, spec: VersionSpec) -> str:
     """`TypeName: message` of a foreign exception, without the values of options that are secret by their name."""
-    text = f"{type(exc).__name__}: {exc}"
+    text = f"{type(exc).__name__}: {readable(exc)}"
     for name, value in spec.options.items():
         if any(word in name.lower() for word in SECRET_NAMES) and isinstance(value, str) and value:
-            text = text.replace(value, "***")
+            text = text.replace(value, HIDDEN)
     return text
 
 
@@ -122,7 +123,7 @@ def _find(provider: str) -> Any:
         ) from exc
     except Exception as exc:
         raise ConfigurationError(
-            f"The module {module_name} of the provider {provider} cannot be imported: {type(exc).__name__}: {exc}",
+            f"The module {module_name} of the provider {provider} cannot be imported: {type(exc).__name__}: {readable(exc)}",
             next_step="Mend the module.",
         ) from exc
     found = getattr(module, class_name, None)

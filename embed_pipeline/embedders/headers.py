@@ -40,7 +40,7 @@ def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float | None
         return milliseconds / 1000
     told = headers.get("retry-after")
     if told is not None:
-        return _duration(told) if _duration(told) is not None else _until(told)
+        return _duration(told) if _duration(told) is not None else _until(told, headers.get("date"))
     said = SAID.search(words)
     return _duration(said[1]) if said else None
 
@@ -67,11 +67,18 @@ def _duration(value: str | None) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def _until(date: str) -> float | None:
+def _until(date: str, said_at: str | None) -> float | None:
+    """Seconds until a date, by the clock of who named it: ours may be an hour behind."""
+    moment = _moment(date)
+    if moment is None:
+        return None
+    now = (None if said_at is None else _moment(said_at)) or datetime.now(timezone.utc)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def _moment(date: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(date)
     except (TypeError, ValueError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment

@@ -8,13 +8,13 @@ import re
 from dataclasses import dataclass, field
 
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.foreign_words import HIDDEN, keep_secret, readable
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
 # The variables that each provider's own library reads, in its order.
 VARIABLES = {"openai": ("OPENAI_API_KEY",), "cohere": ("CO_API_KEY", "COHERE_API_KEY"), "voyage": ("VOYAGE_API_KEY",)}
 # Providers repeat a wrong key with most of it starred out; the rest of it is nobody's business either.
 STARRED = re.compile(r"[\w-]{0,100}\*{3,}[\w-]{0,100}")
-HIDDEN = "***"
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Key:
     value: str = field(repr=False)
 
     def scrub(self, words: str) -> str:
-        """`words` without the key, whole or starred out."""
+        """`words` without the key, whole or starred out, and without other secrets."""
         if self.value:
+            # However short it is.
             words = words.replace(self.value, HIDDEN)
-        return STARRED.sub(HIDDEN, words)
+        return STARRED.sub(HIDDEN, readable(words, None))
 
     def keep_out_of(self, logger: str) -> None:
         """Have this logger's records scrubbed: a library may log a provider's words, and those may repeat the key."""
@@ -56,6 +57,7 @@ def find_key(spec: VersionSpec, account: AccountSpec) -> Key:
     for variable in variables:
         value = os.environ.get(variable, "").strip()
         if value:
+            keep_secret(value)
             return Key(_printable(variable, value), value)
     if account.api_key_env is None and spec.provider == "openai" and spec.base_url is not None:
         return Key(variables[0], "")

@@ -34,6 +34,8 @@ class Look:
     index: OpenIndex | None
     registered: list[Version]
     has_catalog: bool
+    warnings: tuple[str, ...] = ()
+    """What is to be said about the server itself."""
 
 
 @contextmanager
@@ -41,13 +43,14 @@ def look(spec: IndexSpec) -> Iterator[Look]:
     """A read-only session on the index's database. DocumentsTableError when a declared table is missing or lacks something."""
     url = resolve_url(spec.database_url)
     with connect(url, autocommit=True) as conn:
-        check_server(conn)
+        warnings = check_server(conn, spec.pgvector.accept)
         conn.execute(queries("read_only"))
         has_catalog = _has_catalog(conn)
         source = _source(conn, spec)
         index = None if source is None else OpenIndex(spec, url, source)
         try:
-            yield Look(spec, conn, index, versions.list_versions(conn, spec.name) if has_catalog else [], has_catalog)
+            registered = versions.list_versions(conn, spec.name) if has_catalog else []
+            yield Look(spec, conn, index, registered, has_catalog, warnings)
         finally:
             if index is not None:
                 index.close()

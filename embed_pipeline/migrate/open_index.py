@@ -24,7 +24,7 @@ from embed_pipeline.migrate import register
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.throttle import Throttle
 from embed_pipeline.postgres import failures
-from embed_pipeline.postgres.connection import check_server, connect, resolve_url
+from embed_pipeline.postgres.connection import check_server, connect, resolve_url, warn
 from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores import registry
 from embed_pipeline.stores.protocol import VersionStore
@@ -203,7 +203,7 @@ def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
 
 def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
     with connect(url, autocommit=True) as conn:
-        check_server(conn)
+        warn(check_server(conn, spec.pgvector.accept))
         schema.ensure(conn, url)
         if spec.documents is None:
             documents_source.ensure_default_table(conn, spec.source())

@@ -134,7 +134,11 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 chunker="" if declared.chunker is None else str(declared.chunker),
                 locks=locks(spec, armed=bool(known)),
                 gate=_gate_plan(seen, name),
-                warnings=(*_warnings(seen, name, embedder, documents), *_money_warnings(spec, declared, price, cost)),
+                warnings=(
+                    *seen.warnings,
+                    *_warnings(seen, name, embedder, documents),
+                    *_money_warnings(spec, declared, price, cost),
+                ),
                 next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
                 cost=cost,
             )

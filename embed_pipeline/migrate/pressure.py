@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from embed_pipeline.foreign_words import readable
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import ThrottleSpec
 
@@ -174,7 +175,7 @@ class _Reader:
         except psycopg.Error as problem:
             if self._conn.closed:
                 raise
-            why = problem.diag.message_primary or str(problem)
+            why = readable(problem.diag.message_primary or problem)
             advice = f"; {self._grant()}" if isinstance(problem, psycopg.errors.InsufficientPrivilege) else ""
             self._unknown.append(f"{what} cannot be read: {why}{advice}")
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 import psycopg
 
@@ -69,15 +68,19 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
             f"{version.name} serves {index.name}.", next_step="Cut over to another version first; see embed-pipeline status."
         )
     rules = index.spec.retire
+    names = {"index": index.name, "version": version.name}
+    for query in ("state_of_the_future", "reads_of_the_future"):
+        conn.execute(queries(query), names)
     if version.state == "standby":
-        soaked = (datetime.now(timezone.utc) - version.state_since).total_seconds()
+        # By the clock that wrote it: this machine's may be another.
+        soaked = versions.seconds_in_state(conn, version)
         if soaked < rules.soak_seconds:
             raise RetireRefused(
                 f"{version.name} has been standby for {soaked:.0f} s of the {rules.soak_seconds} s in retire.soak_seconds; "
                 "until then it is what a rollback returns to.",
                 next_step="Wait, or lower retire.soak_seconds in the index's defs.yaml.",
             )
-    row = conn.execute(queries("last_read"), {"index": index.name, "version": version.name}).fetchone()
+    row = conn.execute(queries("last_read"), names).fetchone()
     if row is not None and row[0] is not None and row[1] < rules.unread_seconds:
         raise RetireRefused(
             f"{version.name} of {index.name} was read {row[1]:.0f} s ago, within the {rules.unread_seconds} s of retire.unread_seconds.",

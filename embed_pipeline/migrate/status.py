@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Literal
 
 import psycopg
 
-from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, serving
+from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, serving, versions
 from embed_pipeline.catalog.accounts import AccountState, Kind
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
@@ -124,6 +124,8 @@ class IndexStatus:
     """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
     accounts: tuple[AccountState, ...] = ()
     """The accounts that its live versions are paid from."""
+    warnings: tuple[str, ...] = ()
+    """What is to be known about the server, though it was accepted."""
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -183,6 +185,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
             accounts=_accounts(conn, seen),
+            warnings=seen.warnings,
         )
 
 
@@ -366,7 +369,7 @@ def _version(
         model=f"{version.model_name} ({version.model_version})",
         dimensions=version.dimensions,
         since=version.state_since,
-        seconds=(datetime.now(timezone.utc) - version.state_since).total_seconds(),
+        seconds=versions.seconds_in_state(conn, version),
         fingerprint=version.fingerprint[:12],
         is_declared=version.name in index.spec.versions,
         partitions=len(listed),

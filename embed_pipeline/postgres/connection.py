@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +17,15 @@ from psycopg.rows import TupleRow
 from psycopg.types import TypeInfo
 
 from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.foreign_words import HIDDEN, masked_url
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.storable import server_encoding
 
 MINIMUM_SERVER = 15
-# pgvector before 0.8.4 can corrupt an HNSW index in VACUUM (its CHANGELOG, 0.8.3 and 0.8.4).
+# pgvector before 0.8.4 can corrupt an HNSW index in VACUUM (its CHANGELOG, 0.8.3 and 0.8.4). Managed services have older ones, which
+# nobody can replace there: a declaration may accept them, back to the first that scans an index iteratively.
 MINIMUM_VECTOR = (0, 8, 4)
+OLDEST_VECTOR = (0, 8, 0)
 CONNECT_TIMEOUT = 10
 # The longest that an application can wait for a lock of ours: a process may be stopped, or its machine gone, in mid-transaction.
 FROZEN_MS = 30_000
@@ -28,6 +33,8 @@ FROZEN_MS = 30_000
 # Keys are compared and hashed as text. These settings decide how a date, a float or a bytea is written, and a role or a
 # database may have others. Given at connect time they cost no round trip.
 _STABLE_TEXT = "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
+log = logging.getLogger(__name__)
+_warned: set[str] = set()
 _QUERIES = Queries(__file__, "connection.sql")
 _REGISTER = {"vector": register_vector_info, "halfvec": register_halfvec_info, "sparsevec": register_sparsevec_info}
 _SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
@@ -47,13 +54,6 @@ def resolve_url(database_url: str | None) -> str:
 
         return embedded.ensure_running().url() if named is None else embedded.ensure_database(named[1])
     return _SCHEME.sub("postgresql://", database_url.strip(), count=1)
-
-
-def redact(url: str) -> str:
-    """The URL or libpq string with passwords replaced by ***, for messages. Hides too much rather than too little."""
-    # To the last @: a password with an unescaped @ or / must not show its tail.
-    hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]*)", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 def connect(url: str, *, autocommit: bool = False, application_name: str = "embed-pipeline") -> psycopg.Connection[TupleRow]:
@@ -123,22 +123,47 @@ def register_types(conn: psycopg.Connection[Any]) -> bool:
     return bool(rows)
 
 
-def check_server(conn: psycopg.Connection[Any]) -> None:
-    """Raises DatabaseUnavailable unless the server is PostgreSQL 15 or later with pgvector 0.8.4 or later."""
+def check_server(conn: psycopg.Connection[Any], accepted: str | None = None) -> tuple[str, ...]:
+    """Raises DatabaseUnavailable unless the server is PostgreSQL 15 or later with pgvector 0.8.4 or later, and knows its texts' encoding.
+
+    `accepted`: the oldest pgvector that the index declares to live with. Returns what a person must be warned of then.
+    """
     row = conn.execute(_QUERIES("vector_versions")).fetchone()
     available, installed = (None, None) if row is None else row
-    refusal = judge_versions(conn.info.server_version, available, installed)
+    refusal = judge_encoding(server_encoding(conn)) or judge_versions(conn.info.server_version, available, installed, accepted)
     if refusal is not None:
         raise refusal
+    return tuple(filter(None, [warning_of(installed or available or "")]))
 
 
-def judge_versions(server: int, available: str | None, installed: str | None) -> DatabaseUnavailable | None:
+def warn(of: Iterable[str]) -> None:
+    """Log each of these, once in the life of a process: a sensor that looks every few seconds must not fill its log with them."""
+    for each in of:
+        if each not in _warned:
+            _warned.add(each)
+            log.warning("%s", each)
+
+
+def judge_encoding(encoding: str) -> DatabaseUnavailable | None:
+    """The refusal of a database whose server does not know what its bytes mean, or None."""
+    if encoding != "SQL_ASCII":
+        return None
+    return DatabaseUnavailable(
+        "The database is encoded in SQL_ASCII, in which nobody knows what the bytes of a text mean: it has no characters to embed.",
+        next_step="Restore a dump of it into a database made with ENCODING 'UTF8', and name that in database_url.",
+    )
+
+
+def judge_versions(
+    server: int, available: str | None, installed: str | None, accepted: str | None = None
+) -> DatabaseUnavailable | None:
     """The refusal that these versions deserve, or None.
 
     `server` as PostgreSQL numbers itself (160004 is 16.4); `available` is the pgvector that CREATE EXTENSION would
-    make, `installed` the one in this database, None where there is none.
+    make, `installed` the one in this database, None where there is none. `accepted`: the oldest that is declared to be good enough.
     """
-    needed = ".".join(map(str, MINIMUM_VECTOR))
+    least = MINIMUM_VECTOR if accepted is None else max(OLDEST_VECTOR, min(MINIMUM_VECTOR, _numbers(accepted)))
+    needed = ".".join(map(str, least))
     if server < MINIMUM_SERVER * 10000:
         return DatabaseUnavailable(
             f"The server is PostgreSQL {server // 10000}.{server % 10000}; {MINIMUM_SERVER} or later is needed.",
@@ -149,22 +174,41 @@ def judge_versions(server: int, available: str | None, installed: str | None) ->
             f"The server has no pgvector; {needed} or later is needed.",
             next_step="Install pgvector on the server (for example the package postgresql-NN-pgvector).",
         )
-    if installed is not None and _numbers(installed) < MINIMUM_VECTOR:
-        if available is not None and _numbers(available) >= MINIMUM_VECTOR:
+    if installed is not None and _numbers(installed) < least:
+        if available is not None and _numbers(available) >= least:
             return DatabaseUnavailable(
                 f"The database uses pgvector {installed}; {needed} or later is needed, and the server has {available}.",
                 next_step="Run: ALTER EXTENSION vector UPDATE;",
             )
         return _old_vector(installed, needed)
-    if installed is None and available is not None and _numbers(available) < MINIMUM_VECTOR:
+    if installed is None and available is not None and _numbers(available) < least:
         return _old_vector(available, needed)
     return None
 
 
+def warning_of(found: str) -> str | None:
+    """Why an accepted pgvector is not as good as a newer one; None where it is."""
+    faults = _faults(found)
+    return f"pgvector {found} {faults}: update it as soon as the server offers a newer one" if faults else None
+
+
+def _faults(found: str) -> str:
+    version = _numbers(found)
+    known = ["can damage an HNSW index in VACUUM (mended in 0.8.4)"] if version < MINIMUM_VECTOR else []
+    known += ["has CVE-2026-3172, an overflow in a parallel build of one (mended in 0.8.2)"] if version < (0, 8, 2) else []
+    return " and ".join(known)
+
+
 def _old_vector(found: str, needed: str) -> DatabaseUnavailable:
+    if _numbers(found) < OLDEST_VECTOR:
+        return DatabaseUnavailable(
+            f"The server has pgvector {found}, which cannot scan an HNSW index iteratively; {needed} or later is needed.",
+            next_step="Install a newer pgvector on the server, then run: ALTER EXTENSION vector UPDATE;",
+        )
     return DatabaseUnavailable(
-        f"The server has pgvector {found}, whose HNSW indexes VACUUM can damage; {needed} or later is needed.",
-        next_step="Install a newer pgvector on the server, then run: ALTER EXTENSION vector UPDATE;",
+        f"The server has pgvector {found}, which {_faults(found)}; {needed} or later is needed.",
+        next_step="Install a newer pgvector on the server, then run: ALTER EXTENSION vector UPDATE; where nobody can, write "
+        f'pgvector: {{accept: "{found}"}} into the index\'s defs.yaml.',
     )
 
 
@@ -193,7 +237,7 @@ def _unavailable(url: str, parameters: dict[str, str], error: psycopg.Error) -> 
     for phrase in ("connection failed: ", "Is the server running on that host and accepting TCP/IP connections?"):
         reason = reason.replace(phrase, "")
     if parameters.get("password"):
-        reason = reason.replace(parameters["password"], "***")
+        reason = reason.replace(parameters["password"], HIDDEN)
     if "password authentication failed" in reason or "no password supplied" in reason:
         next_step = "Correct the user or the password in database_url."
     elif "too many" in reason or "connection slots" in reason:
@@ -203,5 +247,5 @@ def _unavailable(url: str, parameters: dict[str, str], error: psycopg.Error) -> 
     else:
         next_step = "Start the server or correct database_url; without one the embedded PostgreSQL is used."
     return DatabaseUnavailable(
-        f"PostgreSQL at {redact(url)} is not available: {reason.strip().rstrip('.')}.", next_step=next_step
+        f"PostgreSQL at {masked_url(url)} is not available: {reason.strip().rstrip('.')}.", next_step=next_step
     )

@@ -2,10 +2,10 @@
 
 `ensure_running()` is all that callers need. Everything lives in `home`:
 
-    postgres/           the data directory (under root without enough rights, a link to one below /var/tmp)
-    postgres/embed_pipeline.json   port, password of the role `postgres`, and the run of the server that was made ready
-    postgres.log        what the server writes
-    postgres.lock       held (flock) while somebody starts or stops the server
+    postgres/              the data directory (under root without enough rights, a link to one below /var/tmp)
+    embed_pipeline.json    port, password of the role `postgres`, and the run of the server that was made ready (beside the data, if that is a link)
+    postgres.log           what the server writes
+    postgres.lock          held (flock) while somebody starts or stops the server
 
 The server listens on 127.0.0.1 only, on no Unix socket (their paths may not be longer than 107 bytes), and asks for
 a random password: its superuser can read files and run programs, which is not for every user of the machine. Every
@@ -35,8 +35,9 @@ from psycopg import sql
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.postgres import processes
 from embed_pipeline.postgres.binaries import BIN_DIR_VARIABLE, Binaries, find_binaries
-from embed_pipeline.postgres.home import Paths, State, default_home, foreign, locked, read_state, until, write_state
+from embed_pipeline.postgres.home import STATE_FILE, Paths, State, default_home, foreign, locked, read_state, until, write_state
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.scram import verifier
 from embed_pipeline.postgres.unprivileged import Quarters, RunAs, quarters
 
 DATABASE = "embed_pipeline"
@@ -62,7 +63,7 @@ log_line_prefix = '%m [%p] %a '
 
 @dataclass(frozen=True)
 class Server:
-    """A running embedded server. Its URLs hold the password: never log them (`connection.redact`)."""
+    """A running embedded server. Its URLs hold the password: never log them (`foreign_words.masked_url`)."""
 
     port: int
     data_dir: Path
@@ -218,7 +219,7 @@ def _bring_up(paths: Paths, settings: Mapping[str, str], deadline: float) -> Ser
     state = State(postmaster.port, read_state(paths).password, postmaster.identity)
     server = _server(paths, state, postmaster)
     _prepare(server)
-    write_state(paths.data, state)
+    write_state(paths.state, state)
     return server
 
 
@@ -235,7 +236,7 @@ def _initialise(paths: Paths, rooms: Quarters) -> None:
     data, password_file = workshop / "postgres", workshop / "password"
     password = secrets.token_urlsafe(24)
     password_file.touch(0o600)
-    password_file.write_text(password + "\n")
+    password_file.write_text(verifier(password) + "\n")
     data.mkdir(0o700)
     for path in (workshop, password_file, data):
         _hand_over(path, rooms.run_as)
@@ -248,7 +249,8 @@ def _initialise(paths: Paths, rooms: Quarters) -> None:
         )
     with (data / "postgresql.conf").open("a") as file:
         file.write(_SETTINGS)
-    write_state(data, State(processes.free_port(zlib.crc32(os.fsencode(paths.home))), password))
+    # Before the data has its name: data without its password would be of no use.
+    write_state(rooms.base / STATE_FILE, State(processes.free_port(zlib.crc32(os.fsencode(paths.home))), password))
     data.rename(place)
     if place != paths.data:
         paths.data.symlink_to(place)

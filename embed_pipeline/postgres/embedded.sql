@@ -20,5 +20,9 @@ WHERE e.extname = 'vector'
 ALTER EXTENSION vector UPDATE
 
 -- name: probe
--- Runs pgvector's vectorised code: on a processor it was not built for, the backend dies here instead of in a migration.
-SELECT '[1,2]'::vector <-> '[3,4]'
+-- Runs pgvector's vectorised code: on a processor it was not built for, the backend dies here instead of in a migration. A build of an index
+-- runs other code than a distance: there are binaries that can do the one and not the other.
+CREATE TEMPORARY TABLE probed AS SELECT ARRAY[n, 1, 2]::real[]::vector(3) AS v FROM generate_series(1, 20) n;
+CREATE INDEX ON probed USING hnsw (v vector_cosine_ops);
+SELECT min(v <-> '[1,2,3]') FROM probed;
+DROP TABLE probed

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors
 
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.postgres import connection
+from embed_pipeline.foreign_words import readable
 
 # The session ended, or none could begin: a restart, a cut connection, an administrator. PostgreSQL's manual, "Error Codes".
 _SESSION_ENDED = (
@@ -48,7 +48,7 @@ def words(problem: BaseException) -> str:
     """What PostgreSQL said, in its first line, without a password."""
     said = problem.message if isinstance(problem, DatabaseUnavailable) else str(problem)
     first = said.strip().partition("\n")[0].strip()
-    return connection.redact(first).rstrip(".") or type(problem).__name__
+    return readable(first).rstrip(".") or type(problem).__name__
 
 
 def sentence(problem: psycopg.Error) -> DatabaseUnavailable | None:
@@ -57,6 +57,11 @@ def sentence(problem: psycopg.Error) -> DatabaseUnavailable | None:
     if isinstance(problem, (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):
         return DatabaseUnavailable(
             f"PostgreSQL does not allow this: {said}.", next_step="Use a database_url whose role may write there."
+        )
+    if isinstance(problem, (errors.UntranslatableCharacter, errors.CharacterNotInRepertoire)):
+        return DatabaseUnavailable(
+            f"The encoding of this database lacks a character: {said}.",
+            next_step="Move to a database with ENCODING 'UTF8', or take the character out.",
         )
     if isinstance(problem, errors.DiskFull):
         return DatabaseUnavailable(

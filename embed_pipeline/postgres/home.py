@@ -17,7 +17,7 @@ HOME_VARIABLE = "EMBED_PIPELINE_HOME"
 HOME_NAME = ".embed_pipeline"
 
 _PROJECT_FILES = ("pyproject.toml", "workspace.yaml", "dagster.yaml")
-_STATE_FILE = "embed_pipeline.json"
+STATE_FILE = "embed_pipeline.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Paths:
     @property
     def data(self) -> Path:
         return self.home / "postgres"
+
+    @property
+    def state(self) -> Path:
+        """Beside the data and not in it, where every process of the server's user could read it: to root that is somebody else."""
+        elsewhere = os.geteuid() == 0 and self.data.is_symlink()
+        return (self.data.resolve().parent if elsewhere else self.home) / STATE_FILE
 
     @property
     def log(self) -> Path:
@@ -68,7 +74,7 @@ def foreign(paths: Paths) -> DatabaseUnavailable:
 
 
 def read_state(paths: Paths) -> State:
-    path = paths.data / _STATE_FILE
+    path = paths.state
     try:
         return State(**json.loads(path.read_text()))
     except PermissionError as error:
@@ -80,17 +86,14 @@ def read_state(paths: Paths) -> State:
         ) from error
 
 
-def write_state(data_dir: Path, state: State) -> None:
-    owner = data_dir.stat()
-    descriptor, name = tempfile.mkstemp(prefix=f".{_STATE_FILE}-", dir=data_dir)
+def write_state(path: Path, state: State) -> None:
+    """Replace the state file; it is its maker's alone."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{STATE_FILE}-", dir=path.parent)
     with os.fdopen(descriptor, "w") as file:
         json.dump(asdict(state), file)
         file.flush()
         os.fsync(descriptor)
-        if os.geteuid() == 0:
-            # A base backup has to read it, as the server's user.
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-    Path(name).replace(data_dir / _STATE_FILE)
+    Path(name).replace(path)
 
 
 @contextmanager

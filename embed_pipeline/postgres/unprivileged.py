@@ -4,8 +4,8 @@ No system user is made and no directory of the user's changes its mode. The serv
 data directory, else as `nobody`. That user may be unable to pass through the project's parents (a `mktemp -d`,
 /root). Then either the process keeps the one capability to read and traverse (CAP_DAC_READ_SEARCH), or, where root
 itself lacks it as in Docker's default set, data and binaries live in a directory of their own below /var/tmp. Other
-processes of that user can read the data where the mode bits let them pass; with the capability, so can the
-database's superuser read root's files: hence the random password.
+processes of that user can read the data where the mode bits let them pass, but not the password, which is in a file of
+root's beside it; with the capability, the database's superuser can read root's files: hence the random password.
 """
 
 from __future__ import annotations

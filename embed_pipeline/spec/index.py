@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, ModelCheckSpec, PriceSpec
 from embed_pipeline.spec.base import Declared, Name
-from embed_pipeline.spec.places import DocumentsSpec, PgvectorSpec, StoreSpec
+from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec, StoreSpec
 from embed_pipeline.spec.rules import BackfillSpec, GateSpec, HoldoutSpec, ReconcileSpec, RetireSpec, ThrottleSpec
 from embed_pipeline.spec.version import VersionSpec
 
@@ -23,6 +23,7 @@ class IndexSpec(Declared):
         None, description="absent: public.<name> (id, title, text, metadata), made on first use"
     )
     store: StoreSpec = PgvectorSpec()
+    pgvector: PgvectorServerSpec = PgvectorServerSpec()
     partitions: int = Field(64, ge=1, le=10_000)
     versions: dict[Name, VersionSpec] = Field(min_length=1)
     accounts: dict[Name, AccountSpec] = Field(default_factory=dict, description="accounts with providers, by name")

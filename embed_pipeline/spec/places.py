@@ -23,6 +23,23 @@ class DocumentsSpec(Declared):
     payload_object: str | None = Field(None, description="a jsonb column whose keys are kept beside each vector like payload")
 
 
+class PgvectorServerSpec(Declared):
+    """What is declared about the server's pgvector itself, wherever the vectors are: the catalog needs it too."""
+
+    accept: str | None = Field(
+        None,
+        pattern=r"^\d+\.\d+(\.\d+)?$",
+        description="oldest pgvector to live with, 0.8.0 at least, where the server's cannot be replaced; absent: 0.8.4",
+    )
+
+    @field_validator("accept")
+    @classmethod
+    def _scans_iteratively(cls, accept: str | None) -> str | None:
+        if accept is not None and tuple(map(int, accept.split("."))) < (0, 8):
+            raise ValueError(f"pgvector {accept} cannot be accepted: before 0.8.0 it cannot scan an HNSW index iteratively")
+        return accept
+
+
 class PgvectorSpec(Declared):
     """Vectors in tables of the same database. Searches filter by the documents' own columns."""
 

@@ -17,6 +17,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
 from embed_pipeline.spec import IndexSpec
+from tests.harness.postgres.other import ACCEPTED
 
 DOCUMENTS = 60
 QUERIES = 30
@@ -43,7 +44,7 @@ def declared(url: str, holdout: Path, *names: str, **overrides: Any) -> IndexSpe
         "gate": {"min_queries": 2, "margin": 0.2},
         "retire": {"soak_seconds": 0, "unread_seconds": 0},
     }
-    return IndexSpec.model_validate(declaration | overrides)
+    return IndexSpec.model_validate(ACCEPTED | declaration | overrides)
 
 
 def counted(calls: Path, **more: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,6 @@ from embed_pipeline.documents import source as documents_source
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
-from embed_pipeline.postgres import embedded
 from embed_pipeline.spec import IndexSpec
 from tests.harness.fakes import unit_vector
 
@@ -95,12 +94,12 @@ def fill(index: OpenIndex, name: str) -> None:
 class Databases:
     """Makes a database for each example: a copy of one in which v1 serves four documents already."""
 
-    def __init__(self, server: embedded.Server, admin: psycopg.Connection, empty: str) -> None:
-        self._server = server
+    def __init__(self, server_url: Callable[[str], str], admin: psycopg.Connection, empty: str) -> None:
+        self._url = server_url
         self._admin = admin
         self._served = f"served_{uuid.uuid4().hex}"
         self._make(self._served, empty)
-        url = server.url(self._served)
+        url = server_url(self._served)
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute("CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text)")
             for key, body in FIRST_DOCUMENTS.items():
@@ -115,7 +114,7 @@ class Databases:
         """The URL of a new copy."""
         name = f"example_{uuid.uuid4().hex}"
         self._make(name, self._served)
-        return self._server.url(name)
+        return self._url(name)
 
     def drop(self, url: str) -> None:
         self._drop(url.rpartition("/")[2])

@@ -25,7 +25,7 @@ from embed_pipeline.documents.queue import Claim
 from embed_pipeline.errors import CutoverRefused, FencedOff, IllegalTransition, VersionRetired
 from embed_pipeline.migrate import cutover, dual_write, register, retire
 from embed_pipeline.migrate.embed import embed_batch
-from embed_pipeline.postgres import connection, embedded
+from embed_pipeline.postgres import connection
 from embed_pipeline.stores.protocol import EmbeddedBatch, Filled, Found
 from tests.races.hands import take_claims_over
 from tests.races.machine_world import (
@@ -462,7 +462,7 @@ class Migration(RuleBasedStateMachine):
 
 @pytest.fixture
 def machine(
-    postgres_server: embedded.Server,
+    server_url: Callable[[str], str],
     postgres_admin: psycopg.Connection,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -470,7 +470,7 @@ def machine(
     # A cutover waits for other workers; here they stand still, so there is nothing to wait for.
     monkeypatch.setattr(dual_write, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(inbox, "FLOOR_SECONDS", 0.0)
-    made = Databases(postgres_server, postgres_admin, database_url.rpartition("/")[2])
+    made = Databases(server_url, postgres_admin, database_url.rpartition("/")[2])
     yield type("Migration", (Migration,), {"databases": made})
     made.close()
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
+import yaml
 
+from embed_pipeline import configuration
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.errors import ConfigurationError
 
@@ -75,3 +78,58 @@ def test_declared_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TEST_URL", "x")
     with pytest.raises(ConfigurationError, match="declared twice"):
         load_indexes(write(tmp_path, f"{GOOD}\n---\n{GOOD}"))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ env.__init__.__globals__['os'].popen('touch MARK').read() }}",
+        "{{ env.__call__.__globals__ }}",
+        "{{ env.__class__ }}",
+        "{{ cycler.__init__.__globals__.os.popen('touch MARK').read() }}",
+        "{{ joiner.__init__.__globals__ }}",
+        "{{ lipsum.__globals__['os'].popen('touch MARK') }}",
+        "{{ namespace }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ env.PATH | attr('__class__') }}",
+        "{{ '{0.__class__.__init__.__globals__}'.format(env) }}",
+        "{% set f = '{0.__class__}'.format %}{{ f(env) }}",
+        "{{ [env] | map(attribute='__class__') | list }}",
+        "{% for each in ''.__class__.__mro__ %}{{ each }}{% endfor %}",
+        "{{ [env] | map('upper') }}",
+        "{{ env }}",
+        "{{ 1 / 0 }}",
+        "{% include '/etc/passwd' %}{{ env.PATH }}",
+    ],
+)
+def test_a_template_reaches_the_environment_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    """Rendering in jinja2's own environment, the second of these ran a command in `embed-pipeline status`."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"defs.yaml: cannot resolve a template: .*\{\{ env\.NAME \}\}") as refused:
+        configuration.parse_index(yaml.safe_load(GOOD)["attributes"] | {"database_url": template}, tmp_path / "defs.yaml")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "MARK").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "rendered"),
+    [
+        ("{{ env.TEST_URL }}", "postgresql://h/d"),
+        ("{{ env('TEST_URL') }}", "postgresql://h/d"),
+        ("{{ env('NOT_SET_ANYWHERE', 'postgresql://h/x') }}", "postgresql://h/x"),
+        ("{{ env.TEST_URL }}?sslmode=require", "postgresql://h/d?sslmode=require"),
+        ("{{ env.TEST_URL | replace('/d', '/e') }}", "postgresql://h/e"),
+        ("{{ env.TEST_NUMBER }}", 4),
+        ("{% if env.TEST_NUMBER == '4' %}{{ env.TEST_URL }}{% endif %}", "postgresql://h/d"),
+    ],
+)
+def test_templates_render_as_dagster_renders_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: str, rendered: object
+) -> None:
+    monkeypatch.setenv("TEST_URL", "postgresql://h/d")
+    monkeypatch.setenv("TEST_NUMBER", "4")
+    assert configuration._render(template, tmp_path) == rendered
+    assert dg.ResolutionContext.default().resolve_value(template) == rendered

@@ -22,7 +22,7 @@ from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, Stopped
 from embed_pipeline.postgres import connection
 from embed_pipeline.spec import AccountSpec, BudgetSpec, PriceSpec, VersionSpec
-from tests.conftest import _database, template
+from tests.conftest import database, template
 
 BEGIN = 1_000_000.0
 VERSION = VersionSpec.model_validate({"provider": "openai", "model_name": "m", "dimensions": 8})
@@ -69,9 +69,9 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def url(postgres_server: Any, postgres_admin: Any) -> Iterator[str]:
+def url(server_url: Any, postgres_admin: Any) -> Iterator[str]:
     """One database for all tests of this file: each has an account of its own."""
-    with _database(postgres_server, postgres_admin, template()) as made:
+    with database(server_url, postgres_admin, template()) as made:
         with connection.connect(made, autocommit=True) as conn:
             schema.ensure(conn, made)
         yield made
@@ -307,3 +307,38 @@ def test_two_processes_never_both_get_the_last_place(
                 assert not asking.done(), "the second did not wait for the first"
         answers.append(asking.result()[0])
     assert answers == ["go", "wait"]
+
+
+@pytest.mark.parametrize("back", [0.0, 1.5, 40.0, 3_600.0, 30 * 86_400.0])
+def test_a_clock_that_is_set_back_holds_nobody_and_gives_nothing_away(account: Callable[..., Account], back: float) -> None:
+    """`at` is the time that really passes. What was waited for is waited for once; what was asked for still counts in its minute."""
+    one = account(requests=60)
+    sent = [(float(at), 1) for at in range(30) if one.ask(BEGIN + at, Urgency.QUERY)[0] == "go"]
+    assert one.ask(BEGIN + 29.2, Urgency.QUERY, who="killed", tokens=1)[0] == "go"
+    sent.append((29.2, 1))
+    assert one.ask(BEGIN + 29.5, who="b")[::2] == ("wait", "60 requests a minute")
+    one.settle(BEGIN + 29.6, 1, None, block_seconds=10.0)
+    at, blocked = 30.0, 0.0
+    while at < 150:
+        verdict, seconds, reason = one.ask(BEGIN + at - back, Urgency.QUERY)
+        if verdict == "go":
+            sent.append((at, 1))
+        elif reason == "the provider asked to wait":
+            blocked = at + seconds
+        at += max(seconds, 0.25)
+    assert 39.5 < blocked < 41, "ten seconds, and what passed between the last answer before the step and the first after it"
+    assert most_in_a_minute(sent)[0] <= 60
+    assert len([None for when, _ in sent if when > 90]) >= 56
+
+
+def test_who_waited_before_the_clock_was_set_back_does_not_hold_the_others(account: Callable[..., Account]) -> None:
+    one = account(requests=6)
+    for _ in range(6):
+        one.ask(BEGIN, Urgency.QUERY)
+    assert one.ask(BEGIN + 1, Urgency.QUERY, who="killed")[0] == "wait"
+    at, reasons = BEGIN + 2 - 3_600, set()
+    while (answer := one.ask(at, who="b"))[0] == "wait":
+        reasons.add(answer[2])
+        at += answer[1]
+    assert "more urgent work goes first" in reasons
+    assert at < BEGIN + 75 - 3_600

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -9,6 +11,7 @@ import pytest
 
 from embed_pipeline.catalog import schema
 from embed_pipeline.postgres.connection import connect
+from tests.conftest import bare, database
 
 OURS = "n.nspname = 'embed_pipeline'"
 # A fact is a line of text. Names of objects stand in it, their numbers do not.
@@ -91,3 +94,17 @@ def test_a_difference_of_each_kind_is_seen(conn: psycopg.Connection[Any], databa
     before = facts(conn)
     conn.execute(change)  # type: ignore[arg-type]
     assert facts(conn)[kind] != before[kind]
+
+
+def test_two_databases_are_migrated_at_the_same_time_in_one_process(
+    server_url: Callable[[str], str], postgres_admin: psycopg.Connection[Any], bare_database_url: str
+) -> None:
+    """Alembic keeps one context for the whole process: each of two threads ran into the other's database, or failed."""
+    with database(server_url, postgres_admin, bare()) as second, ThreadPoolExecutor(2) as pool:
+        for url in (bare_database_url, second):
+            with connect(url, autocommit=True) as conn:
+                conn.execute("CREATE SCHEMA embed_pipeline")
+        list(pool.map(schema.migrate, [bare_database_url, second]))
+        for url in (bare_database_url, second):
+            with connect(url) as conn:
+                assert schema.current_revision(conn) == schema.HEAD

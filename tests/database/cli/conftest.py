@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from embed_pipeline.cli.main import cli
+from tests.harness.postgres.other import ACCEPTED
 
 WORDS = ["amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "harbor", "island", "juniper"]
 DOCUMENTS = 50
@@ -53,7 +54,7 @@ class Place:
             "gate": {"min_queries": 2, "margin": 0.2},
             "retire": {"soak_seconds": 0, "unread_seconds": 0},
         }
-        content = {"type": "embed_pipeline.EmbeddingIndex", "attributes": attributes | overrides}
+        content = {"type": "embed_pipeline.EmbeddingIndex", "attributes": ACCEPTED | attributes | overrides}
         self.config.write_text(yaml.safe_dump(content))
 
     def write_holdout(self, queries: int = 30) -> None:

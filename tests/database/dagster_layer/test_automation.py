@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -143,6 +144,8 @@ def test_a_doubt_requests_the_full_comparison_and_every_tick_says_it(declare: De
     assert jobs == [], "the comparison was asked for a moment ago"
     assert said in message
     assert requested(docs, "0.0")[0] == ["compare_docs"], "asked for again while the doubt is open"
+    ahead = str(time.time() + 3_600)
+    assert requested(docs, ahead)[0] == ["compare_docs"], "the clock was set back since it was asked for"
     under_way = create_run_for_test(docs.instance, job_name="compare_docs", status=dg.DagsterRunStatus.STARTED)
     jobs, message, _ = requested(docs, "0.0")
     assert (jobs, "A full comparison is queued or running." in message) == ([], True)

@@ -9,11 +9,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.cli import render
+from embed_pipeline.errors import DatabaseUnavailable, DocumentsTableError
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import cutover, retire
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.migrate.plan import plan
 from embed_pipeline.migrate.status import status, status_of
+from embed_pipeline.postgres import connection
 from tests.harness.articles import DOCUMENTS, declared, fill, serve
 
 
@@ -82,3 +85,28 @@ def test_a_documents_table_that_is_gone_is_an_error(database_url: str, app: psyc
     app.execute("DROP TABLE articles")
     with pytest.raises(DocumentsTableError, match=r"public\.articles does not exist"):
         status_of(declared(database_url, holdout, "v1"))
+
+
+def test_an_accepted_pgvector_is_warned_of_each_time(
+    database_url: str,
+    app: psycopg.Connection[Any],
+    holdout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    row = app.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    assert row is not None
+    monkeypatch.setattr(connection, "MINIMUM_VECTOR", (99, 0, 0))
+    monkeypatch.setattr(connection, "_warned", set())
+    spec = declared(database_url, holdout, "v1")
+    for verb in (open_index, status_of):
+        with pytest.raises(DatabaseUnavailable, match=rf'write pgvector: {{accept: "{row[0]}"}} into the index'):
+            verb(spec)
+    accepting = declared(database_url, holdout, "v1", pgvector={"accept": row[0]})
+    (warning,) = status_of(accepting).warnings
+    assert warning.startswith(f"pgvector {row[0]} can damage an HNSW index in VACUUM")
+    assert f"  warning: {warning}" in render.status_lines(status_of(accepting))
+    assert plan(accepting, "v1").warnings[0] == warning
+    for _ in range(2):
+        open_index(accepting).close()
+    assert [record.getMessage() for record in caplog.records if record.name == connection.__name__] == [warning]

@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.foreign_words import masked_url
 from embed_pipeline.postgres import connection, embedded
 
 KEY_TEXT = "SELECT '2024-01-31 12:00:00+02'::timestamptz::text, '\\x00ff'::bytea::text, '1 day 02:00'::interval::text"
@@ -136,8 +137,8 @@ def test_unreadable_url_shows_no_part_of_the_password(url: str) -> None:
         (r"host=h password = 's\'3 x' dbname=d", "host=h password = *** dbname=d"),
     ],
 )
-def test_redact(url: str, shown: str) -> None:
-    assert connection.redact(url) == shown
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert masked_url(url) == shown
 
 
 def test_resolve_url_takes_sqlalchemy_urls_and_starts_the_embedded_server(postgres_server: embedded.Server) -> None:
@@ -168,10 +169,11 @@ def test_this_server_is_good_enough(conn: psycopg.Connection[TupleRow]) -> None:
     [
         (140011, "0.8.6", "0.8.6", "PostgreSQL 14.11; 15 or later"),
         (160004, None, None, "no pgvector"),
-        (160004, "0.8.3", None, "pgvector 0.8.3"),
-        (160004, "0.8.3", "0.8.2", "pgvector 0.8.2"),
+        (160004, "0.8.3", None, 'pgvector: {accept: "0.8.3"}'),
+        (160004, "0.8.3", "0.8.2", 'pgvector: {accept: "0.8.2"}'),
+        (160004, "0.7.4", None, "pgvector 0.7.4, which cannot scan"),
         (160004, "0.8.6", "0.7.4", "ALTER EXTENSION vector UPDATE"),
-        (160004, "0.10.0", "0.8", "pgvector 0.8;"),
+        (160004, "0.10.0", "0.7", "ALTER EXTENSION vector UPDATE"),
         (150000, "0.8.4", None, None),
         (180006, "0.10.0", "0.8.4", None),
         (180006, None, "1.0", None),
@@ -183,3 +185,35 @@ def test_old_versions_are_refused(server: int, available: str | None, installed:
         assert refused is None
     else:
         assert said in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "available", "installed", "said"),
+    [
+        ("0.8.0", "0.8.0", None, None),
+        ("0.8.0", "0.8.3", "0.8.2", None),
+        ("0.8.2", "0.8.1", None, 'pgvector: {accept: "0.8.1"}'),
+        ("0.8.2", "0.8.1", "0.8.1", "0.8.2 or later"),
+        ("0.8.2", "0.8.6", "0.8.2", None),
+        ("0.8.0", "0.8.0", "0.7.4", "0.8.0 or later is needed, and the server has 0.8.0"),
+        ("0.7.0", "0.7.4", None, "0.8.0 or later"),
+        ("1.0", "0.8.4", None, None),
+    ],
+)
+def test_an_older_pgvector_is_accepted_by_name(accepted: str, available: str, installed: str | None, said: str | None) -> None:
+    refused = connection.judge_versions(160004, available, installed, accepted)
+    if said is None:
+        assert refused is None
+    else:
+        assert said in str(refused)
+
+
+def test_an_accepted_pgvector_is_warned_of() -> None:
+    old, newer = connection.warning_of("0.8.1"), connection.warning_of("0.8.3")
+    assert old is not None
+    assert "VACUUM" in old
+    assert "CVE-2026-3172" in old
+    assert newer is not None
+    assert "VACUUM" in newer
+    assert "CVE" not in newer
+    assert connection.warning_of("0.8.4") is None

@@ -127,7 +127,7 @@ def test_server_asks_for_the_password_and_nothing_shows_it(used_home: Path) -> N
         psycopg.connect(host=server.host, port=server.port, user="postgres", dbname="postgres")
     assert server.password not in f"{server} {embedded.status(used_home)}"
     assert server.password not in server.log.read_text()
-    assert (server.data_dir / "embed_pipeline.json").stat().st_mode & 0o077 == 0
+    assert (used_home / "embed_pipeline.json").stat().st_mode & 0o077 == 0
     assert server.log.stat().st_mode & 0o077 == 0
 
 
@@ -262,6 +262,28 @@ def test_root_starts_it_from_closed_directories_without_opening_them(tmp_path: P
 
 
 @needs_root
+def test_the_password_is_in_no_file_that_the_servers_user_may_read() -> None:
+    """Other processes of that user read the data where the mode bits let them pass: the password is not in it."""
+    place = Path(tempfile.mkdtemp(prefix="embed-pipeline-open-"))
+    place.chmod(0o755)
+    home = place / ".embed_pipeline"
+    try:
+        server = embedded.ensure_running(home, settings=FAST)
+        holding = {}
+        for words in ("", server.password):
+            search = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "--no-messages", words, str(home)]
+            found = subprocess.run(search, user="nobody", group=65534, extra_groups=[], capture_output=True, text=True, cwd="/")
+            holding[words] = found.stdout.splitlines()
+        assert len(holding[""]) > 900
+        assert holding[server.password] == []
+        assert (home / "embed_pipeline.json").stat().st_uid == 0
+        assert "scram-sha-256" in (server.data_dir / "pg_hba.conf").read_text()
+    finally:
+        embedded.stop(home)
+        shutil.rmtree(place)
+
+
+@needs_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes the capability away")
 def test_root_without_the_capability_keeps_the_data_below_var_tmp() -> None:
     closed = Path(tempfile.mkdtemp(prefix="embed-pipeline-closed-"))
@@ -281,6 +303,8 @@ def test_root_without_the_capability_keeps_the_data_below_var_tmp() -> None:
         status = embedded.status(home)
         assert status.server is not None
         assert status.data_dir.parent.parent == Path("/var/tmp")
+        beside = (status.data_dir.parent / "embed_pipeline.json").stat()
+        assert (beside.st_uid, beside.st_mode & 0o077) == (0, 0)
         assert "not in the project" in status.sentence
         assert not os.readlink(f"/proc/{postmaster(home).pid}/exe").startswith(str(closed))
         psycopg.connect(status.server.url()).close()

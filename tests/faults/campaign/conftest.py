@@ -15,7 +15,6 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from embed_pipeline.postgres import embedded
 from tests.conftest import template
 from tests.faults.campaign.declared import with_parameter
 from tests.faults.campaign.load import Load
@@ -46,7 +45,7 @@ def in_the_slice(end_of_the_slice: float) -> None:
 
 @pytest.fixture
 def campaign(
-    postgres_server: embedded.Server,
+    server_url: Callable[[str], str],
     postgres_admin: psycopg.Connection[TupleRow],
     tmp_path: Path,
     record_property: Callable[[str, Any], None],
@@ -72,7 +71,7 @@ def campaign(
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template()))
             )
             databases.append(name)
-            url = postgres_server.url(name)
+            url = server_url(name)
         # The application's statements take as long as they take, whatever the database says for others.
         application = with_parameter(url, "options", "-c statement_timeout=0")
         load = Load(application, keys, writers, truncates=truncates, hot=hot, long_texts=chunked)
@@ -86,13 +85,13 @@ def campaign(
     for each in made:
         each.abandon()
     for database in databases:
-        _forget_prepared(postgres_server, database)
+        _forget_prepared(server_url(database))
         postgres_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
 
 
-def _forget_prepared(server: embedded.Server, database: str) -> None:
+def _forget_prepared(url: str) -> None:
     """A writer that was killed leaves what it has prepared, and no database with such a transaction can be dropped."""
-    with psycopg.connect(server.url(database), autocommit=True) as conn:
+    with psycopg.connect(url, autocommit=True) as conn:
         left = conn.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall()
         for (name,) in left:
             conn.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(name)))

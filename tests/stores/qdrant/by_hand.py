@@ -12,6 +12,7 @@ from qdrant_client import QdrantClient, models
 
 from embed_pipeline.spec import IndexSpec
 from tests.harness.fakes import unit_vector
+from tests.harness.postgres.other import ACCEPTED
 
 DOCUMENTS = 60
 DIMENSIONS = 16
@@ -121,4 +122,4 @@ def declared(url: str, folder: Path, store: dict[str, Any], *names: str, **overr
         "gate": {"min_queries": 2, "margin": 0.2, "floor": 0.5},
         "retire": {"soak_seconds": 0, "unread_seconds": 0},
     }
-    return IndexSpec.model_validate(declaration | overrides)
+    return IndexSpec.model_validate(ACCEPTED | declaration | overrides)
