@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from embed_pipeline import forks
 from embed_pipeline.catalog import schema, versions
 from embed_pipeline.catalog.accounts import Kind, Terms
 from embed_pipeline.catalog.desk import DatabaseMeter, Desk
@@ -49,9 +50,19 @@ class OpenIndex:
     _stores: list[VersionStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        forks.tell(self)
+
     @property
     def name(self) -> str:
         return self.spec.name
+
+    def forked(self) -> None:
+        """See `forks.Holder`. Stores and the desk see to what is theirs."""
+        forks.abandon(*self._idle, *self._embedders.values(), self.throttles, self._lock)
+        self._idle, self._embedders, self._meters, self.throttles = [], {}, {}, {}
+        self.batch_sizes = {}
+        self._lock = threading.Lock()
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection]:
