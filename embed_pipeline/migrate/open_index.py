@@ -24,7 +24,7 @@ from embed_pipeline.errors import WrongSpace
 from embed_pipeline.migrate import register
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.throttle import Throttle
-from embed_pipeline.postgres import failures
+from embed_pipeline.postgres import failures, poolers
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores import registry
@@ -92,7 +92,7 @@ class OpenIndex:
 
     def _give_back(self, conn: psycopg.Connection) -> None:
         try:
-            if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+            if conn.closed or poolers.is_pooled(conn) or conn.info.transaction_status != TransactionStatus.IDLE:
                 raise psycopg.OperationalError("not fit for another use")
             conn.execute("SELECT pg_advisory_unlock_all()")
             conn.execute("RESET ALL")
