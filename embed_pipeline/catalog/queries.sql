@@ -114,6 +114,12 @@ WHERE index_name = %(index)s AND v.state <> 'retired' ORDER BY version
 SELECT max(read_at), extract(epoch FROM clock_timestamp() - max(read_at))::double precision
 FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND version = %(version)s
 
+-- name: standbys
+-- Whoever streams the server's WAL without decoding it. Without pg_monitor their names are hidden, and their number is not.
+SELECT count(*), string_agg(r.application_name, ', ' ORDER BY r.application_name)
+FROM pg_catalog.pg_stat_replication r
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
+
 -- name: forget_reads
 DELETE FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND version = %(version)s
 
