@@ -6,6 +6,7 @@ Imports neither Dagster nor pydantic models at import time; made for an applicat
 from __future__ import annotations
 
 import asyncio
+import operator
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psycopg
-from psycopg_pool import ConnectionPool
 
-from embed_pipeline.errors import CatalogError, EmbedPipelineError, VersionRetired, WrongSpace
+from embed_pipeline import forks
+from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedPipelineError, VersionRetired, WrongSpace
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.desk import Desk
     from embed_pipeline.catalog.versions import Version
+    from embed_pipeline.documents.selection import Selection
     from embed_pipeline.documents.source import Source
     from embed_pipeline.embedders.checked import VersionEmbedder
     from embed_pipeline.embedders.protocol import Vectors
     from embed_pipeline.stores.protocol import Hit, VersionStore
 
 LISTEN_SECONDS = 5.0
+# More hits than that are an export, and no search.
+MOST_HITS = 100_000
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,6 @@ class _Serving:
     embedder: VersionEmbedder
 
 
-class _Connection(psycopg.Connection[Any]):
-    """What the pool opens: connections made the one way that this package makes them."""
-
-    @classmethod
-    def connect(cls, conninfo: str = "", **_: Any) -> psycopg.Connection[Any]:  # type: ignore[override]
-        from embed_pipeline.postgres.connection import connect
-
-        return connect(conninfo, autocommit=True)
-
-
 class Searcher:
     """Searches one index by its serving version. Thread-safe; keep one for the life of the process.
 
@@ -86,26 +80,46 @@ class Searcher:
     ) -> None:
         """`query_cache`: so many query vectors are kept, by space and text; 0 keeps none and embeds every query."""
         from embed_pipeline.postgres.connection import resolve_url
-        from embed_pipeline.query_cache import QueryCache
+        from embed_pipeline.postgres.sessions import Sessions
 
         self.index = index
         self._url = resolve_url(database_url)
         self._refresh_seconds = refresh_seconds
-        self._lock = threading.Lock()
-        self._embedders: dict[str, VersionEmbedder] = {}
-        self._desk: Desk | None = None
-        self._cache = QueryCache(query_cache)
-        self._found: tuple[Any, ...] | None = None
-        self._source: Source | None = None
+        self._query_cache = query_cache
         self._stores: list[VersionStore] = []
         self._current: list[VersionStore] = []
+        self._found: tuple[Any, ...] | None = None
+        self._source: Source | None = None
+        self._desk: Desk | None = None
+        self._sessions = Sessions(self._url, max_connections)
+        self._closed = threading.Event()
+        self._begin()
+        self._listen_on()
+        forks.tell(self)
+
+    def _begin(self) -> None:
+        """What a forked process begins with, too."""
+        from embed_pipeline.query_cache import QueryCache
+
+        self._lock = threading.Lock()
+        self._cache = QueryCache(self._query_cache)
+        self._embedders: dict[str, VersionEmbedder] = {}
         self._resolved: dict[str | None, tuple[_Serving, float]] = {}
         """What a look gave, by the version asked for, and when it began; None: what serves."""
         self._noted: dict[str, float] = {}
-        self._closed = threading.Event()
-        self._pool = ConnectionPool(self._url, connection_class=_Connection, min_size=1, max_size=max_connections, open=True)
-        self._listener = threading.Thread(target=self._listen, name=f"embed-pipeline-{index}", daemon=True)
+        self._listener: threading.Thread | None = None
+
+    def _listen_on(self) -> None:
+        self._listener = threading.Thread(target=self._listen, name=f"embed-pipeline-{self.index}", daemon=True)
         self._listener.start()
+
+    def forked(self) -> None:
+        """See `forks.Holder`. Models are opened again: a model computes in threads that a forked process does not have."""
+        forks.abandon(self._embedders, self._resolved, self._cache, self._lock, self._listener, self._closed)
+        was_closed, self._closed = self._closed.is_set(), threading.Event()
+        if was_closed:
+            self._closed.set()
+        self._begin()
 
     def search(
         self,
@@ -115,14 +129,19 @@ class Searcher:
         version: str | None = None,
         where: Mapping[str, Any] | None = None,
         exact: bool = False,
+        with_documents: bool | Sequence[str] = False,
+        visible_only: bool = False,
     ) -> Answer:
-        """The `k` documents nearest to `text`, by the serving version or by a named live one.
+        """The `k` documents nearest to `text`, by the serving version or by a named live one; fewer only where there are no more.
 
-        `where` filters by equality of the documents table's columns. WrongSpace and CatalogError refuse; nothing is guessed.
+        `where` filters by the documents' columns: a value, None, a list of these, or a range `{"gte": ..., "lt": ...}`.
+        `with_documents`: hits bring `document`, the text and all columns, or the text and the named ones. `visible_only`: no document
+        that row security hides from this role. WrongSpace, CatalogError and ConfigurationError refuse; nothing is guessed.
         """
+        most, among = _asked(k, where, with_documents, visible_only)
 
         def ask(serving: _Serving) -> Answer:
-            return self._ask(serving, self._query(serving, text), k, where, exact)
+            return self._ask(serving, self._query(serving, text), most, among, exact)
 
         return self._asked_twice(version, ask)
 
@@ -132,12 +151,20 @@ class Searcher:
         return QueryVector(serving.version.name, serving.version.fingerprint, self._query(serving, text))
 
     def search_vector(
-        self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None, exact: bool = False
+        self,
+        query: QueryVector,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        exact: bool = False,
+        with_documents: bool | Sequence[str] = False,
+        visible_only: bool = False,
     ) -> Answer:
         """Search with a vector made before. It meets the vectors of its own version or none: WrongSpace says which it is not."""
+        most, among = _asked(k, where, with_documents, visible_only)
 
         def ask(serving: _Serving) -> Answer:
-            return self._ask(serving, self._checked(serving, query), k, where, exact)
+            return self._ask(serving, self._checked(serving, query), most, among, exact)
 
         return self._asked_twice(query.version, ask)
 
@@ -168,7 +195,7 @@ class Searcher:
     def close(self) -> None:
         """Close connections, stores and models."""
         self._closed.set()
-        self._pool.close()
+        self._sessions.close()
         for store in self._stores:
             store.close()
         for embedder in self._embedders.values():
@@ -190,18 +217,22 @@ class Searcher:
             self._cache.put(fingerprint, text, vector)
         return vector
 
-    def _ask(self, serving: _Serving, vector: Vectors, k: int, where: Mapping[str, Any] | None, exact: bool) -> Answer:
-        with self._pool.connection() as conn:
+    def _ask(self, serving: _Serving, vector: Vectors, k: int, among: Selection, exact: bool) -> Answer:
+        def ask(conn: psycopg.Connection) -> Sequence[Hit]:
             self._note_read(conn, serving.version.name)
-            hits = serving.store.search(conn, vector, k, exact=exact, where=where)
-        return Answer(serving.version.name, serving.version.fingerprint, serving.generation, hits)
+            return serving.store.search(conn, vector, k, exact=exact, among=among)
+
+        return Answer(serving.version.name, serving.version.fingerprint, serving.generation, self._sessions.run(ask))
 
     def _resolve(self, version: str | None) -> _Serving:
         found = self._resolved.get(version)
         if found is not None and time.monotonic() - found[1] < self._refresh_seconds:
             return found[0]
-        with self._pool.connection() as conn:
-            return self._look(conn, version)
+        if self._listener is None and not self._closed.is_set():
+            with self._lock:
+                if self._listener is None:
+                    self._listen_on()
+        return self._sessions.run(lambda conn: self._look(conn, version))
 
     def _look(self, conn: psycopg.Connection, name: str | None) -> _Serving:
         from embed_pipeline.catalog import serving, versions
@@ -281,8 +312,8 @@ class Searcher:
         now = time.monotonic()
         if now - self._noted.get(version, float("-inf")) < 10:
             return
-        self._noted[version] = now
         conn.execute(queries("note_read"), {"index": self.index, "version": version})
+        self._noted[version] = now
 
     def _forget(self) -> None:
         with self._lock:
@@ -292,18 +323,43 @@ class Searcher:
         """Hear of flips. While this connection is down the cache's own age limit is what is left."""
         from embed_pipeline.postgres.connection import connect
 
-        while not self._closed.is_set():
+        closed = self._closed
+        while not closed.is_set():
             try:
                 with connect(self._url, autocommit=True) as conn:
+                    while _is_standby(conn):
+                        # Nobody can listen there. It may become the primary one day.
+                        if closed.wait(LISTEN_SECONDS):
+                            return
                     conn.execute("LISTEN embed_pipeline_serving")
                     self._forget()
-                    while not self._closed.is_set():
+                    while not closed.is_set():
                         for notice in conn.notifies(timeout=0.5):
                             if notice.payload == self.index:
                                 self._forget()
             except (psycopg.Error, EmbedPipelineError):
                 self._forget()
-                self._closed.wait(LISTEN_SECONDS)
+                closed.wait(LISTEN_SECONDS)
+
+
+def _is_standby(conn: psycopg.Connection) -> bool:
+    row = conn.execute("SELECT pg_is_in_recovery()").fetchone()
+    return bool(row and row[0])
+
+
+def _asked(
+    k: Any, where: Mapping[str, Any] | None, with_documents: bool | Sequence[str], visible_only: bool
+) -> tuple[int, Selection]:
+    """What an application asks for, looked at before anything is embedded."""
+    from embed_pipeline.documents.selection import Selection
+
+    try:
+        most = 0 if isinstance(k, bool) else operator.index(k)
+    except TypeError:
+        most = 0
+    if not 1 <= most <= MOST_HITS:
+        raise ConfigurationError(f"k is {k!r}, and a search gives from 1 to {MOST_HITS:,} documents.", next_step="Ask for k=10.")
+    return most, Selection.of(where, with_documents, visible_only)
 
 
 class AsyncSearcher:

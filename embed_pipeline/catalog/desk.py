@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
+from embed_pipeline import forks
 from embed_pipeline.catalog.accounts import KINDS, Kind, Price, Terms, queries
 from embed_pipeline.embedders.metering import BatchTicket, Headroom, Spent, Ticket
 from embed_pipeline.embedders.protocol import Urgency
@@ -56,13 +57,26 @@ class Desk:
         """`now` stands in for the server's clock, in seconds: for tests."""
         self._url = url
         self._now = now
-        self.who = uuid.uuid4().hex
         self._conn: psycopg.Connection | None = None
+        self._closed = threading.Event()
+        self._begin()
+        forks.tell(self)
+
+    def _begin(self) -> None:
+        self.who = uuid.uuid4().hex
         self._talking = threading.Lock()
         self._owed: list[dict[str, Any]] = []
         self._lines: dict[str, _Line] = defaultdict(_Line)
         self._numbers = itertools.count()
-        self._closed = threading.Event()
+
+    def forked(self) -> None:
+        """See `forks.Holder`. What is owed is the parent's to pay, and who waits are its threads."""
+        forks.abandon(self._conn, self._talking, self._lines, self._closed)
+        was_closed, self._closed = self._closed.is_set(), threading.Event()
+        if was_closed:
+            self._closed.set()
+        self._conn = None
+        self._begin()
 
     def meter(self, index: str, name: str, version: VersionSpec, terms: Terms) -> DatabaseMeter | None:
         """The meter of version `name` of an index; None for a version that asks no provider."""

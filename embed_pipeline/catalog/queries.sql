@@ -127,6 +127,12 @@ WHERE index_name = %(index)s AND version = %(version)s AND state_since > clock_t
 SELECT greatest(extract(epoch FROM clock_timestamp() - state_since), 0)::double precision
 FROM embed_pipeline.index_versions WHERE index_name = %(index)s AND version = %(version)s
 
+-- name: standbys
+-- Whoever streams the server's WAL without decoding it. Without pg_monitor their names are hidden, and their number is not.
+SELECT count(*), string_agg(r.application_name, ', ' ORDER BY r.application_name)
+FROM pg_catalog.pg_stat_replication r
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
+
 -- name: forget_reads
 DELETE FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND version = %(version)s
 

@@ -393,9 +393,10 @@ BEGIN
 END $gone$;
 
 -- The read path for SQL: the caller names the version its vector was made with, by name and fingerprint. It gives k documents where
--- there are k: what is gone is hidden, and more is asked for.
+-- there are k: what is gone is hidden, and more is asked for. `among`: only these documents, each of them compared.
 CREATE FUNCTION embed_pipeline.search(
-    index_name text, version text, fingerprint text, query {vector_schema}.vector, k integer DEFAULT 10, exact boolean DEFAULT false
+    index_name text, version text, fingerprint text, query {vector_schema}.vector, k integer DEFAULT 10, exact boolean DEFAULT false,
+    among text[] DEFAULT NULL
 ) RETURNS TABLE (doc_id text, chunk integer, distance double precision, passage_start integer, passage_end integer)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, {vector_schema}, pg_temp
     -- Named here so that the caller's own come back at the end.
@@ -408,10 +409,10 @@ DECLARE
     doubt     integer;
     suspect   text;
     chunked   boolean;
-    mode      text := CASE WHEN $6 THEN 'all' ELSE 'index' END;
+    mode      text := CASE WHEN $7 IS NOT NULL THEN 'among' WHEN $6 THEN 'all' ELSE 'index' END;
     asked     bigint;
     given     bigint;
-    among     text[];
+    chosen    text[] := $7;
     hidden    text[];
     ids       text[];
     chunks    integer[];
@@ -420,6 +421,10 @@ DECLARE
     ends      integer[];
     suspects  text[];
 BEGIN
+    IF $5 IS NULL OR $5 NOT BETWEEN 1 AND 100000 THEN
+        RAISE EXCEPTION 'k is %, and a search gives from 1 to 100000 documents', coalesce($5::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Ask for 10.';
+    END IF;
     SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = $1 AND v.version = $2;
     IF target.version IS NULL OR target.state = 'retired' THEN
         RAISE EXCEPTION 'index % has no live version %', $1, $2
@@ -453,7 +458,7 @@ BEGIN
         'WHERE p.index_name || '''' = %L AND p.version || '''' = %L AND p.doc_id = v.doc_id), false)', $1, $2) END;
     asked := CASE WHEN chunked THEN 4 * $5 ELSE $5 END;
     LOOP
-        PERFORM set_config('enable_indexscan', CASE WHEN mode = 'all' THEN 'off' ELSE 'on' END, true);
+        PERFORM set_config('enable_indexscan', CASE WHEN mode = 'index' THEN 'on' ELSE 'off' END, true);
         EXECUTE format(
             'WITH n AS MATERIALIZED (SELECT v.doc_id, v.chunk, (%1$s)::double precision AS distance, v.passage_start, v.passage_end,'
             '                               %2$s AS suspect FROM %3$s v %4$s ORDER BY %1$s LIMIT $2),'
@@ -463,18 +468,18 @@ BEGIN
             ' array_agg(f.passage_start ORDER BY f.distance, f.doc_id), array_agg(f.passage_end ORDER BY f.distance, f.doc_id),'
             ' coalesce(array_agg(f.doc_id::text) FILTER (WHERE f.suspect), ARRAY[]::text[]) FROM f',
             apart, suspect, vectors, CASE WHEN mode = 'among' THEN 'WHERE v.doc_id = ANY ($3)' ELSE '' END)
-            INTO given, ids, chunks, distances, starts, ends, suspects USING $4, asked, among;
+            INTO given, ids, chunks, distances, starts, ends, suspects USING $4, asked, chosen;
         hidden := CASE WHEN cardinality(suspects) = 0 THEN suspects ELSE embed_pipeline.gone($1, $2, suspects) END;
-        EXIT WHEN coalesce(cardinality(ids), 0) - cardinality(hidden) >= $5 OR mode = 'among';
-        IF doubt = 2 AND among IS NULL AND cardinality(hidden) = cardinality(ids) THEN
+        EXIT WHEN coalesce(cardinality(ids), 0) - cardinality(hidden) >= $5;
+        IF doubt = 2 AND chosen IS NULL AND cardinality(hidden) = cardinality(ids) THEN
             -- After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
-            EXECUTE format('SELECT embed_pipeline.%I(10000)', 'present_' || $1) INTO among;
-            IF among IS NOT NULL THEN
+            EXECUTE format('SELECT embed_pipeline.%I(10000)', 'present_' || $1) INTO chosen;
+            IF chosen IS NOT NULL THEN
                 mode := 'among';
                 asked := 2147483647;
                 CONTINUE;
             END IF;
-            among := ARRAY[]::text[];
+            chosen := ARRAY[]::text[];
         END IF;
         IF given >= asked THEN
             asked := 4 * asked;

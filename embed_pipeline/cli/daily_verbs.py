@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.dual_write import VersionSync
     from embed_pipeline.migrate.open_index import OpenIndex
     from embed_pipeline.search import Answer
-    from embed_pipeline.spec import IndexSpec
 
 SNIPPET = 80
 
@@ -241,25 +240,18 @@ def search(
     index: str, text: str, version: str | None, k: int, conditions: tuple[str, ...], exact: bool, config: Path, as_json: bool
 ) -> None:
     """Find the documents nearest to TEXT, with the serving version's model among the serving version's vectors."""
-    import psycopg
-
-    from embed_pipeline.postgres.connection import connect, resolve_url
+    from embed_pipeline.postgres.connection import resolve_url
     from embed_pipeline.search import Searcher
 
     output = Output(as_json)
     spec = one_index(config, index)
     where = dict(_condition(each) for each in conditions)
     url = resolve_url(spec.database_url)
-    # The pool behind the searcher waits for a server for half a minute; this says at once that there is none.
-    connect(url).close()
-    try:
-        with Searcher(index, url, max_connections=2) as searcher:
-            answer = searcher.search(text, k, version=version, where=where or None, exact=exact)
-    except psycopg.DataError as problem:
-        raise ConfigurationError(
-            f"The documents cannot be filtered like this: {problem.diag.message_primary}.", next_step="Correct --where."
-        ) from None
-    _say_answer(output, spec, url, answer)
+    with Searcher(index, url, max_connections=2) as searcher:
+        answer = searcher.search(
+            text, k, version=version, where=where or None, exact=exact, with_documents=False if output.as_json else ()
+        )
+    _say_answer(output, answer)
     output.result({"index": index, **as_values(answer)})
 
 
@@ -270,21 +262,14 @@ def _condition(given: str) -> tuple[str, str]:
     return column, value
 
 
-def _say_answer(output: Output, spec: IndexSpec, url: str, answer: Answer) -> None:
-    if output.as_json:
-        return
-    from embed_pipeline.documents import slices, source
-    from embed_pipeline.postgres.connection import connect
-
-    with connect(url, autocommit=True) as conn:
-        texts = slices.read_current(conn, source.inspect(conn, spec.source()), [hit.doc_id for hit in answer.hits])
+def _say_answer(output: Output, answer: Answer) -> None:
     rows = [
         [
             str(rank),
             hit.doc_id,
             f"{hit.distance:.4f}",
             # The passage of a document with several; the whole of one that is a single vector.
-            " ".join(texts.get(hit.doc_id, ("", b""))[0][hit.start : hit.end].split())[:SNIPPET],
+            " ".join(hit.document.text[hit.start : hit.end].split())[:SNIPPET] if hit.document else "",
         ]
         for rank, hit in enumerate(answer.hits, start=1)
     ]

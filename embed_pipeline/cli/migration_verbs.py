@@ -273,15 +273,18 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
 @click.argument("version")
 @click.option("--confirm", required=True, metavar="VERSION", help="The same version again: its vectors cannot be brought back.")
 @click.option("--reason", default="", help="Kept in the audit.")
+@click.option(
+    "--accept-unseen-reads", is_flag=True, help="Somebody has looked at the readers on standbys, whose reads are not noted."
+)
 @with_config
-def retire(index: str, version: str, confirm: str, reason: str, config: Path, as_json: bool) -> None:
+def retire(index: str, version: str, confirm: str, reason: str, accept_unseen_reads: bool, config: Path, as_json: bool) -> None:
     """Stop writing to VERSION and drop its vectors, once nothing reads it any more."""
     from embed_pipeline.migrate import retire as retiring
     from embed_pipeline.migrate.open_index import opened
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:
-        done = retiring.retire(opened_index, version, confirm, reason)
+        done = retiring.retire(opened_index, version, confirm, reason, accept_unseen_reads=accept_unseen_reads)
     output.text(f"{done.version} of {index} is retired; {render.size(done.freed_bytes)} freed.")
     output.result({"index": index, **as_values(done)})
 

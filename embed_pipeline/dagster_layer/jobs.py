@@ -30,10 +30,11 @@ class ReasonConfig(dg.Config):
 
 
 class RetireConfig(dg.Config):
-    """`confirm` must be the version's name: its vectors cannot be brought back."""
+    """`confirm` must be the version's name: its vectors cannot be brought back. Reads on standbys are not noted: see `migrate.retire`."""
 
     confirm: str
     reason: str = ""
+    accept_unseen_reads: bool = False
 
 
 class RetryConfig(dg.Config):
@@ -176,7 +177,8 @@ def retire_job(spec: IndexSpec, version: str) -> dg.JobDefinition:
     @dg.op(name=f"{name}_op", out=dg.Out(dg.Nothing))
     def drop(context: dg.OpExecutionContext, config: RetireConfig) -> None:
         with working_on(spec) as index:
-            done = retire.retire(index, version, config.confirm, reason_of(context.run_id, config.reason))
+            reason = reason_of(context.run_id, config.reason)
+            done = retire.retire(index, version, config.confirm, reason, accept_unseen_reads=config.accept_unseen_reads)
         context.log_event(dg.AssetObservation(names.embeddings(version), metadata=metadata.retired(done)))
         context.add_output_metadata(metadata.retired(done))
 

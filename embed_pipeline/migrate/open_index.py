@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from embed_pipeline import forks
 from embed_pipeline.catalog import schema, versions
 from embed_pipeline.catalog.accounts import Kind, Terms
 from embed_pipeline.catalog.desk import DatabaseMeter, Desk
@@ -23,7 +24,7 @@ from embed_pipeline.errors import WrongSpace
 from embed_pipeline.migrate import register
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.throttle import Throttle
-from embed_pipeline.postgres import failures
+from embed_pipeline.postgres import failures, poolers
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url, warn
 from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores import registry
@@ -49,9 +50,19 @@ class OpenIndex:
     _stores: list[VersionStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        forks.tell(self)
+
     @property
     def name(self) -> str:
         return self.spec.name
+
+    def forked(self) -> None:
+        """See `forks.Holder`. Stores and the desk see to what is theirs."""
+        forks.abandon(*self._idle, *self._embedders.values(), self.throttles, self._lock)
+        self._idle, self._embedders, self._meters, self.throttles = [], {}, {}, {}
+        self.batch_sizes = {}
+        self._lock = threading.Lock()
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection]:
@@ -81,7 +92,7 @@ class OpenIndex:
 
     def _give_back(self, conn: psycopg.Connection) -> None:
         try:
-            if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+            if conn.closed or poolers.is_pooled(conn) or conn.info.transaction_status != TransactionStatus.IDLE:
                 raise psycopg.OperationalError("not fit for another use")
             conn.execute("SELECT pg_advisory_unlock_all()")
             conn.execute("RESET ALL")

@@ -24,8 +24,11 @@ class Retired:
     freed_bytes: int
 
 
-def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retired:
-    """Stop dual-writing the version, then drop its vectors. Two steps: a crash between them is finished by the same command."""
+def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accept_unseen_reads: bool = False) -> Retired:
+    """Stop dual-writing the version, then drop its vectors. Two steps: a crash between them is finished by the same command.
+
+    `accept_unseen_reads`: somebody has looked that no reader on a standby still names the version; nothing here can see that.
+    """
     if confirm != name:
         raise RetireRefused(
             f"The confirmation {confirm!r} does not name the version {name!r}; its vectors cannot be brought back.",
@@ -35,6 +38,8 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "") -> Retir
         version = index.version(conn, name)
         if version.state != "retired":
             _refuse_in_use(conn, index, version)
+            if not accept_unseen_reads:
+                _refuse_unseen_reads(conn, index, version)
             in_short_lock(conn, lambda: _detach(conn, index, version, reason), what=f"retire {name}", table=f"the row of {name}")
         elif version.dropped_at is not None:
             raise RetireRefused(
@@ -85,6 +90,19 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
         raise RetireRefused(
             f"{version.name} of {index.name} was read {row[1]:.0f} s ago, within the {rules.unread_seconds} s of retire.unread_seconds.",
             next_step="Find the reader that still names this version, or wait.",
+        )
+
+
+def _refuse_unseen_reads(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    """A standby can be searched and cannot note that it was."""
+    row = conn.execute(queries("standbys")).fetchone()
+    if row is not None and row[0]:
+        named = f" ({row[1]})" if row[1] else ""
+        raise RetireRefused(
+            f"{'A standby follows' if row[0] == 1 else f'{row[0]} standbys follow'} this server{named}: who reads {version.name} of "
+            f"{index.name} there is not noted, so nobody can say that it is unread.",
+            next_step="Look at the readers on the standbys, then run: "
+            f"embed-pipeline retire {index.name} {version.name} --confirm {version.name} --accept-unseen-reads",
         )
 
 

@@ -18,6 +18,7 @@ from psycopg.types import TypeInfo
 
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.foreign_words import HIDDEN, masked_url
+from embed_pipeline.postgres import poolers
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.postgres.storable import server_encoding
 
@@ -65,17 +66,32 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "embe
     parameters = _parameters(url)
     mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name, "client_encoding": "UTF8"}
     options = f"{parameters.pop('options', '')} {_STABLE_TEXT} -c idle_in_transaction_session_timeout={FROZEN_MS}".strip()
+
+    def begin(*, plain: bool = False) -> psycopg.Connection[TupleRow]:
+        asked = {**mine, **parameters} | ({} if plain else {"options": f"{options} -c {poolers.MARK}"})
+        # Autocommit at first, so that looking at the session leaves no transaction open.
+        return psycopg.connect("", autocommit=True, **asked)  # type: ignore[arg-type]
+
     try:
-        # Autocommit at first, so that looking up the types leaves no transaction open.
-        conn = psycopg.connect("", autocommit=True, **{**mine, **parameters, "options": options})  # type: ignore[arg-type]
+        try:
+            conn = begin()
+        except psycopg.Error as error:
+            if not poolers.refuses_options(error):
+                raise
+            conn = begin(plain=True)
     except psycopg.Error as error:
         raise _unavailable(url, parameters, error) from None
     try:
-        register_types(conn)
+        pid, mark, _ = _look_at(conn)
+        if poolers.is_between(conn, pid, mark):
+            poolers.settle(conn, options, lambda: begin(plain=True), masked_url(url))
         conn.autocommit = autocommit
     except psycopg.Error as error:
         conn.close()
         raise _unavailable(url, parameters, error) from None
+    except DatabaseUnavailable:
+        conn.close()
+        raise
     return conn
 
 
@@ -115,12 +131,18 @@ def register_types(conn: psycopg.Connection[Any]) -> bool:
 
     `connect` does this; call it again after CREATE EXTENSION on the same connection.
     """
+    return _look_at(conn)[2]
+
+
+def _look_at(conn: psycopg.Connection[Any]) -> tuple[int, str | None, bool]:
+    """Register the types that are there; returns the server's process, the session's mark, and whether there are any."""
     # pgvector's own register_vector asks for each type in a transaction of its own: 12 round trips.
-    rows = conn.execute(_QUERIES("vector_types")).fetchall()
-    for name, oid, array_oid, regtype in rows:
-        info = TypeInfo(name, oid, array_oid, regtype=regtype)
-        _REGISTER[name](conn, info)
-    return bool(rows)
+    rows = conn.execute(_QUERIES("session")).fetchall()
+    for _, _, name, oid, array_oid, regtype in rows:
+        if name is not None:
+            _REGISTER[name](conn, TypeInfo(name, oid, array_oid, regtype=regtype))
+    pid, mark, name = rows[0][:3]
+    return pid, mark, name is not None
 
 
 def check_server(conn: psycopg.Connection[Any], accepted: str | None = None) -> tuple[str, ...]:

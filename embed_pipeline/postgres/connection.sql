@@ -1,9 +1,15 @@
--- name: vector_types
--- Found through the extension, so that they are found in whatever schema it was put.
-SELECT t.typname, t.oid, t.typarray, t.oid::regtype::text
-FROM pg_catalog.pg_type t
-JOIN pg_catalog.pg_extension e ON e.extnamespace = t.typnamespace
-WHERE e.extname = 'vector' AND t.typname IN ('vector', 'halfvec', 'sparsevec')
+-- name: session
+-- Who serves the session, whether it has heard what was asked for at its beginning, and the vector types, in one round trip. They are
+-- found through the extension, so that they are found in whatever schema it was put; without it there is one row without a type.
+SELECT pg_backend_pid(), current_setting('embed_pipeline.session', true), t.*
+FROM (SELECT) AS one LEFT JOIN (
+    SELECT t.typname, t.oid, t.typarray, t.oid::regtype::text
+    FROM pg_catalog.pg_type t
+    JOIN pg_catalog.pg_extension e ON e.extnamespace = t.typnamespace
+    WHERE e.extname = 'vector' AND t.typname IN ('vector', 'halfvec', 'sparsevec')) AS t ON true
+
+-- name: set_session
+SELECT set_config(%(name)s, %(value)s, false)
 
 -- name: vector_versions
 SELECT (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector'),

@@ -17,6 +17,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.documents.selection import EVERYTHING, Document, Selection
 from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.embedders.protocol import Vectors
 
@@ -72,6 +73,8 @@ class Hit:
     distance: float
     start: int | None = None
     end: int | None = None
+    document: Document | None = None
+    """What was asked for of the document, as it is now; None when nothing was."""
 
     @property
     def score(self) -> float:
@@ -294,11 +297,11 @@ class VersionStore(Protocol):
         ...
 
     def search(
-        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
+        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
     ) -> Sequence[Hit]:
-        """The `k` nearest documents of this version and no other.
+        """The `k` nearest documents of this version and no other; fewer only where the selection has no more.
 
-        `where` asks for equality; ConfigurationError when there is no such column to filter by.
+        ConfigurationError when the selection asks for a column that is not there, or for a value that the column cannot have.
         """
         ...
 

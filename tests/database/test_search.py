@@ -20,7 +20,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import cutover, retire
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.pgvector import PgvectorStore
-from tests.harness.articles import fill, serve, settle
+from tests.harness.articles import DOCUMENTS, fill, serve, settle
 from tests.harness.providers.loopback import Provider
 
 Open = Callable[..., OpenIndex]
@@ -74,8 +74,20 @@ def test_filter_by_the_documents_columns(app: psycopg.Connection, searcher: Sear
     app.execute("UPDATE articles SET views = 5 WHERE id IN (20, 30, 40)")
     assert {hit.doc_id for hit in searcher.search(TEXT, 3, where={"views": 5}).hits} == {"20", "30", "40"}
     assert searcher.search(TEXT, 3, where={"views": 99}).hits == []
-    with pytest.raises(ConfigurationError, match="no such column"):
+    with pytest.raises(ConfigurationError, match="has no column 'nonsense' to filter by; it has id, title, body, views"):
         searcher.search(TEXT, where={"nonsense": 1})
+
+
+def test_filter_by_columns_that_were_altered(app: psycopg.Connection, searcher: Searcher) -> None:
+    """A long-lived searcher learns of a column that changes its type, its name, or comes."""
+    assert len(searcher.search(TEXT, 100, where={"views": 0}).hits) == DOCUMENTS
+    app.execute("ALTER TABLE articles ALTER COLUMN views DROP DEFAULT, ALTER COLUMN views TYPE text")
+    assert len(searcher.search(TEXT, 100, where={"views": "0"}).hits) == DOCUMENTS
+    app.execute("ALTER TABLE articles RENAME COLUMN views TO looks")
+    app.execute("ALTER TABLE articles ADD COLUMN seen boolean")
+    assert len(searcher.search(TEXT, 100, where={"looks": "0", "seen": None}).hits) == DOCUMENTS
+    with pytest.raises(ConfigurationError, match="no column 'views'"):
+        searcher.search(TEXT, 100, where={"views": "0"})
 
 
 def test_rare_filter_over_an_ann_index(app: psycopg.Connection, open_docs: Open) -> None:
@@ -123,6 +135,30 @@ def test_sql_search_is_version_scoped(app: psycopg.Connection, searcher: Searche
         sql_search(app, "v1", query.fingerprint, [1, 2, 3])
     with pytest.raises(psycopg.errors.UndefinedObject, match="no live version v3"):
         sql_search(app, "v3", query.fingerprint, query.values)
+
+
+def test_sql_search_gives_as_many_as_there_are(app: psycopg.Connection, searcher: Searcher) -> None:
+    """Of all, of some, of passages of which many belong to one document; and what is no number of documents is refused."""
+    query = searcher.embed(TEXT, "v1")
+    nearest = [hit.doc_id for hit in searcher.search(TEXT, DOCUMENTS, exact=True).hits]
+
+    def found(k: object, among: list[str] | None) -> list[str]:
+        values = str([float(each) for each in query.values])
+        rows = app.execute(
+            "SELECT doc_id FROM embed_pipeline.search('docs', 'v1', %s, %s::vector, %s, among => %s)",
+            (query.fingerprint, values, k, among),
+        )
+        return [doc_id for (doc_id,) in rows]
+
+    assert found(DOCUMENTS * 2, None) == nearest
+    some = [doc_id for doc_id in nearest if int(doc_id) % 4 == 0]
+    for wanted, k in ((some, 5), (some[::-1], 100), (["no document", *some[-3:]], 2), ([], 3)):
+        assert found(k, wanted) == [doc_id for doc_id in nearest if doc_id in wanted][:k]
+    app.execute("DELETE FROM articles WHERE id = %s", (some[0],))
+    assert found(3, some) == some[1:4]
+    for k in (0, -1, None, 100_001):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="a search gives from 1 to 100000 documents"):
+            found(k, None)
 
 
 def test_reader_role_needs_select_only(app: psycopg.Connection, searcher: Searcher) -> None:

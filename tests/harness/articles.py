@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import conninfo, sql
 
 from embed_pipeline import signals
 from embed_pipeline.evaluate import gate
@@ -84,6 +85,24 @@ def second_app(database_url: str, app: psycopg.Connection) -> Iterator[psycopg.C
     with psycopg.connect(database_url) as conn:
         yield conn
         conn.rollback()
+
+
+@pytest.fixture
+def reader_url(database_url: str, app: psycopg.Connection) -> Iterator[Callable[[], str]]:
+    """Makes a role that may search and nothing else, once the schema is there, and gives the URL to connect as it."""
+    name = f"reader_{app.info.dbname}"
+    role = sql.Identifier(name)
+
+    def make() -> str:
+        app.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'reader'").format(role))
+        app.execute(sql.SQL("GRANT USAGE ON SCHEMA embed_pipeline TO {}").format(role))
+        app.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA embed_pipeline TO {}").format(role))
+        return conninfo.make_conninfo(database_url, user=name, password="reader")
+
+    yield make
+    if app.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None:
+        app.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        app.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ give and they are not, every vector is compared, so that k documents are found w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +16,13 @@ from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import filters
+from embed_pipeline.documents.filters import Filters
+from embed_pipeline.documents.selection import Selection, Shown
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Hit
@@ -45,6 +50,8 @@ class Nearest:
     def __init__(self, version: Version, source: Source) -> None:
         self._version = version
         self._source = source
+        self._filters = Filters(source)
+        self._shown = Shown(source)
         self._doubt = NOBODY
         self._searches: dict[tuple[str, int], bytes] = {}
         self._ef = int(version.spec.get("hnsw", {}).get("ef_search", 100))
@@ -54,30 +61,49 @@ class Nearest:
             "vector_type": sql.Identifier(version.precision),
         }
 
-    def search(
-        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, where: Mapping[str, Any] | None
-    ) -> list[Hit]:
-        """The `k` nearest documents, fewer only where there are no more."""
+    def search(self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, among: Selection) -> list[Hit]:
+        """The `k` nearest documents of the selection, fewer only where there are no more."""
         values: dict[str, Any] = {
             "query": self._wrapped(query),
             "index": self._version.index,
             "version": self._version.name,
         }
+        if among.is_everything:
+            try:
+                return self._unfiltered(conn, values, k, exact, among)
+            except psycopg.errors.InsufficientPrivilege as problem:
+                raise self._not_allowed(problem) from problem
         try:
-            if where:
-                return self._filtered(conn, values, k, where, exact)
-            return self._unfiltered(conn, values, k, exact)
+            return self._selected(conn, values, k, exact, among)
+        except psycopg.Error as problem:
+            if isinstance(problem, psycopg.errors.UndefinedTable) or not failures.is_about_the_data(problem):
+                raise
+        # The table was altered since its columns were looked at.
+        self._filters.forget()
+        return self._selected(conn, values, k, exact, among)
+
+    def _selected(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, among: Selection) -> list[Hit]:
+        values = dict(values)
+        try:
+            condition = filters.as_sql(self._filters.read(conn, among.where), values)
+            if among.where or among.visible_only:
+                return self._filtered(conn, values, k, exact, among, condition)
+            return self._unfiltered(conn, values, k, exact, among)
         except psycopg.errors.InsufficientPrivilege as problem:
-            raise ConfigurationError(
-                f"This role may not search here: {problem.diag.message_primary}.",
-                next_step=f"Grant it SELECT on all tables of the schema embed_pipeline, and on {self._source} when filtering.",
-            ) from problem
+            raise self._not_allowed(problem) from problem
         except psycopg.errors.UndefinedColumn as problem:
             raise ConfigurationError(
-                f"{self._source} has no such column: {problem.diag.message_primary}.", next_step="Filter by one of its columns."
+                f"{self._source} has no such column: {problem.diag.message_primary}.", next_step="Ask for its columns."
             ) from problem
 
-    def _unfiltered(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool) -> list[Hit]:
+    def _not_allowed(self, problem: psycopg.Error) -> ConfigurationError:
+        return ConfigurationError(
+            f"This role may not search here: {problem.diag.message_primary}.",
+            next_step=f"Grant it SELECT on all tables of the schema embed_pipeline, and on {self._source} when filtering by its columns "
+            "or reading them.",
+        )
+
+    def _unfiltered(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, among: Selection) -> list[Hit]:
         mode: Mode = "all" if exact else "index"
         asked = FIRST * k if self._version.is_chunked else k
         looked = False
@@ -85,6 +111,7 @@ class Nearest:
             rows, doubt = self._ask(conn, mode, values | {"rows": asked})
             gone = self.gone(conn, [row[0] for row in rows if row[5]])
             hits = [hit for hit in _of_documents(rows) if hit.doc_id not in gone]
+            hits = self._with_documents(conn, hits, k, among, sql.SQL("true"), values)
             if len(hits) >= k or mode == "among":
                 return hits[:k]
             if doubt == EVERYBODY and gone and not hits and not looked:
@@ -128,11 +155,10 @@ class Nearest:
         return self._searches[among, doubt]
 
     def _filtered(
-        self, conn: psycopg.Connection, values: dict[str, Any], k: int, where: Mapping[str, Any], exact: bool
+        self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, chosen: Selection, condition: sql.Composable
     ) -> list[Hit]:
-        """The condition is asked of the documents themselves, so that none that is gone can meet it."""
+        """The condition is asked of the documents themselves, so that none that is gone can meet it, and none that the reader may not see."""
         documents, doc_id = self._source.identifier, self._source.doc_id()
-        condition = _equal(where, values)
         mode: Mode = "all" if exact else "index"
         asked = FIRST * k if self._version.is_chunked else k
         among = queries(
@@ -143,17 +169,18 @@ class Nearest:
         )
         if self._is_selective(conn, condition, values):
             query = queries("filtered_ids", documents=documents, condition=condition, doc_id=doc_id)
-            ids = [each for (each,) in conn.execute(query, values | {"most": FEW + 1})]
+            ids = [each for (each,) in self._as_the_reader(conn, query, values | {"most": FEW + 1})]
             if len(ids) <= FEW:
                 mode, among, asked = "among", queries("among_these"), EVERY_ROW
                 values["among"] = ids
         while True:
             query = queries("nearest", among=among, suspect=queries("suspect_none"), **self._parts)
             with conn.pipeline():  # one transaction, as in `slices.read`
+                conn.execute(filters.queries("as_the_reader"))
                 conn.execute(queries("search_settings"), self._settings(asked, mode))
                 found = conn.execute(query, values | {"rows": asked})
             rows = found.fetchall()
-            hits = _of_documents(rows)
+            hits = self._with_documents(conn, _of_documents(rows), k, chosen, condition, values)
             if len(hits) >= k or mode == "among":
                 return hits[:k]
             if len(rows) >= asked:
@@ -166,12 +193,38 @@ class Nearest:
     def _is_selective(self, conn: psycopg.Connection, condition: sql.Composable, values: dict[str, Any]) -> bool:
         """What the planner expects: it has statistics of the columns, and nothing is read."""
         query = queries("filtered_rows", documents=self._source.identifier, condition=condition)
-        row = conn.execute(query, values).fetchone()
-        assert row is not None
-        return float(row[0][0]["Plan"]["Plan Rows"]) <= FEW / 2
+        ((plan,),) = self._as_the_reader(conn, query, values)
+        return float(plan[0]["Plan"]["Plan Rows"]) <= FEW / 2
+
+    def _as_the_reader(self, conn: psycopg.Connection, query: sql.Composed, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        with conn.pipeline():
+            conn.execute(filters.queries("as_the_reader"))
+            found = conn.execute(query, values)
+        return found.fetchall()
+
+    def _with_documents(
+        self,
+        conn: psycopg.Connection,
+        hits: list[Hit],
+        k: int,
+        chosen: Selection,
+        condition: sql.Composable,
+        values: dict[str, Any],
+    ) -> list[Hit]:
+        """The first `k` of the hits whose documents are there, with them; all of them where no document is asked for."""
+        if chosen.columns is None:
+            return hits
+        kept: list[Hit] = []
+        for start in range(0, len(hits), k):
+            portion = hits[start : start + k]
+            found = self._shown.read(conn, [hit.doc_id for hit in portion], chosen, condition, values)
+            kept += [replace(hit, document=found[hit.doc_id]) for hit in portion if hit.doc_id in found]
+            if len(kept) >= k:
+                break
+        return kept[:k]
 
     def _settings(self, rows: int, mode: Mode) -> dict[str, str]:
-        return {"ef_search": str(min(max(rows, self._ef), MOST_EF)), "index_scan": "off" if mode == "all" else "on"}
+        return {"ef_search": str(min(max(rows, self._ef), MOST_EF)), "index_scan": "on" if mode == "index" else "off"}
 
     def gone(self, conn: psycopg.Connection, suspects: Sequence[str]) -> set[str]:
         """Those of these documents that are gone, or announced as removed where that cannot be looked up."""
@@ -200,12 +253,3 @@ def _of_documents(rows: Sequence[Row]) -> list[Hit]:
     for doc_id, chunk, distance, start, end, _ in rows:
         best.setdefault(doc_id, Hit(doc_id, chunk, distance, start, end))
     return list(best.values())
-
-
-def _equal(where: Mapping[str, Any], values: dict[str, Any]) -> sql.Composable:
-    conditions = []
-    for number, (column, value) in enumerate(where.items()):
-        name = f"where_{number}"
-        values[name] = value
-        conditions.append(sql.SQL("{} = {}").format(sql.Identifier("d", column), sql.Placeholder(name)))
-    return sql.SQL(" AND ").join(conditions)

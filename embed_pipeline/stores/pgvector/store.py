@@ -15,6 +15,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
+from embed_pipeline.documents.selection import EVERYTHING, Selection
 from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
@@ -273,9 +274,9 @@ class PgvectorStore:
         return hnsw.build(conn, self.version, progress)
 
     def search(
-        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
+        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
     ) -> list[Hit]:
-        return self._nearest.search(conn, query, k, exact=exact, where=where)
+        return self._nearest.search(conn, query, k, exact=exact, among=among)
 
     def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
         gone: frozenset[str] = frozenset()

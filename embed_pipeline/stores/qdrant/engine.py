@@ -14,6 +14,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from embed_pipeline import forks
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreUnavailable
 
 T = TypeVar("T")
@@ -63,12 +64,22 @@ class Engine:
     def __init__(self, address: Address, key: Callable[[str], str | None]) -> None:
         self.address = address
         self._key = key
-        # Local mode is not safe for threads: a collection that two of them write stays broken.
-        self._one_at_a_time: Any = threading.RLock() if address.url is None else _NoLock()
-        self._opening = threading.Lock()
         self._client: QdrantClient | None = None
         self.busy_until = 0.0
         """Monotonic time until which the server has asked for patience (429)."""
+        self._begin()
+        forks.tell(self)
+
+    def _begin(self) -> None:
+        # Local mode is not safe for threads: a collection that two of them write stays broken.
+        self._one_at_a_time: Any = threading.RLock() if self.is_local else _NoLock()
+        self._opening = threading.Lock()
+
+    def forked(self) -> None:
+        """See `forks.Holder`. Local mode's folder stays the parent's, whose lock on it a client that goes would give up."""
+        forks.abandon(self._client, self._one_at_a_time, self._opening)
+        self._client = None
+        self._begin()
 
     @property
     def is_local(self) -> bool:

@@ -14,6 +14,15 @@ _users: dict[Address, int] = {}
 _lock = threading.Lock()
 
 
+def _forked() -> None:
+    """A thread of the parent may hold the lock. The engines see to themselves."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 def address(spec: QdrantSpec) -> Address:
     """Where the declared Qdrant is; without a URL a folder in the package's home."""
     folder = None if spec.url is not None else (spec.path or default_home() / "qdrant").absolute()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from psycopg import sql
 from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import filters
+from embed_pipeline.documents.filters import Filters
+from embed_pipeline.documents.selection import Document, Selection, Shown
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
@@ -18,9 +21,10 @@ from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Hit
 from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.filters import payload_filter
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, PointId, as_path, stored
+from embed_pipeline.stores.qdrant.points import KEY, PointId, stored
 
 # By how much more is asked for when too many of the hits are gone.
 MORE = 4
@@ -31,30 +35,72 @@ FEW = 10_000
 class Nearest:
     """Searches one version. Thread-safe."""
 
-    def __init__(self, engine: Engine, place: Place, version: Version) -> None:
+    def __init__(self, engine: Engine, place: Place, version: Version, source: Source) -> None:
         self._engine = engine
         self._place = place
         self._version = version
+        self._source = source
+        self._filters = Filters(source)
+        self._shown = Shown(source)
 
-    def search(
-        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, condition: models.Filter | None
-    ) -> list[Hit]:
-        """The `k` nearest documents, nearest first; fewer only where there are no more."""
+    def search(self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, among: Selection) -> list[Hit]:
+        """The `k` nearest documents of the selection, nearest first; fewer only where there are no more."""
+        # Read anew each time: no condition of Qdrant fails when the column behind a field has another type by now.
+        self._filters.forget()
+        wanted = self._filters.read(
+            conn, among.where, among=self._source.payload_columns, object_keys=self._source.payload_object is not None
+        )
+        condition = payload_filter(wanted) if wanted else None
+        # Of the documents themselves, for what is shown of them: a payload follows its document a moment later.
+        of_columns = tuple(each for each in wanted if each.column.kind != "json")
         asked = k
-        among: list[PointId] | None = None
+        ids: list[PointId] | None = None
         looked = False
         while True:
-            found = self._ask(query, asked, exact, condition, among)
+            found = self._ask(query, asked, exact, condition, ids)
             signal("search.found")
             gone = self._gone(conn, [hit.doc_id for hit in found])
-            hits = [hit for hit in found if hit.doc_id not in gone]
+            hits = self._visible(conn, [hit for hit in found if hit.doc_id not in gone], k, among, of_columns)
             if len(hits) >= k or len(found) < asked:
                 return hits[:k]
             if not looked:
                 # After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
                 looked = True
-                among = self._present(conn)
+                ids = self._present(conn)
             asked *= MORE
+
+    def _visible(
+        self, conn: psycopg.Connection, hits: list[Hit], k: int, among: Selection, conditions: tuple[filters.Condition, ...]
+    ) -> list[Hit]:
+        """Those whose documents the reader sees, with what is asked of them; all of them where no document is looked at."""
+        if among.columns is None and not among.visible_only:
+            return hits
+        values: dict[str, Any] = {}
+        condition = filters.as_sql(conditions, values)
+        kept: list[Hit] = []
+        for start in range(0, len(hits), k):
+            portion = hits[start : start + k]
+            found = self._read(conn, [hit.doc_id for hit in portion], among, condition, values)
+            seen = [hit for hit in portion if hit.doc_id in found]
+            kept += seen if among.columns is None else [replace(hit, document=found[hit.doc_id]) for hit in seen]
+            if len(kept) >= k:
+                break
+        return kept[:k]
+
+    def _read(
+        self, conn: psycopg.Connection, doc_ids: list[str], among: Selection, condition: sql.Composable, values: dict[str, Any]
+    ) -> dict[str, Document]:
+        try:
+            return self._shown.read(conn, doc_ids, among, condition, values)
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise ConfigurationError(
+                f"This role may not read the documents: {problem.diag.message_primary}.",
+                next_step=f"Grant it SELECT on {self._source}.",
+            ) from problem
+        except psycopg.errors.UndefinedColumn as problem:
+            raise ConfigurationError(
+                f"{self._source} has no such column: {problem.diag.message_primary}.", next_step="Ask for its columns."
+            ) from problem
 
     def _ask(
         self, query: Vectors, limit: int, exact: bool, condition: models.Filter | None, among: list[PointId] | None
@@ -103,27 +149,6 @@ class Nearest:
         function = sql.Identifier("embed_pipeline", f"present_{self._version.index}")
         row = conn.execute(queries("present", function=function), {"most": FEW}).fetchone()
         return None if row is None or row[0] is None else [point_id(doc_id) for doc_id in row[0]]
-
-
-def condition(source: Source, where: Mapping[str, Any]) -> models.Filter:
-    """Equality of payload fields. A field that no point has is refused: it would silently find nothing."""
-    known = source.payload_columns
-    unknown = [name for name in where if name not in known] if source.payload_object is None else []
-    if unknown:
-        raise ConfigurationError(
-            f"The points of this index have no payload field {unknown[0]!r}; they have {', '.join(known) or 'none'}.",
-            next_step="Add the column to documents.payload in the index's defs.yaml.",
-        )
-    return models.Filter(must=[_equal(name, value) for name, value in where.items()])
-
-
-def _equal(name: str, value: Any) -> models.Condition:
-    path = as_path(name)
-    if value is None:
-        return models.IsNullCondition(is_null=models.PayloadField(key=path))
-    if isinstance(value, float):
-        return models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
-    return models.FieldCondition(key=path, match=models.MatchValue(value=value))
 
 
 def _hit(point: models.ScoredPoint, place: Place, version: Version, query: Vectors) -> Hit:

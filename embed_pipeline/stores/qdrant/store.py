@@ -23,6 +23,7 @@ from embed_pipeline.documents import queue
 from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
+from embed_pipeline.documents.selection import EVERYTHING, Selection
 from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
@@ -61,7 +62,7 @@ class QdrantStore:
         self._layout = open_layout(self._engine, spec, version.index)
         self._points = GuardedPoints(self._engine, self._layout, version, self.source)
         self.place = self._points.place
-        self._nearest = nearest.Nearest(self._engine, self.place, version)
+        self._nearest = nearest.Nearest(self._engine, self.place, version, self.source)
         self._pressure = pressure.Watch(self._engine, self.place.collection, spec)
         self._missing = ledger.Missing(source, version, sql.SQL(""))
 
@@ -309,11 +310,10 @@ class QdrantStore:
     # Search
 
     def search(
-        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
+        self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
     ) -> list[Hit]:
-        condition = nearest.condition(self.source, where) if where else None
         with self._points.unless_retired():
-            return self._nearest.search(conn, query, k, exact=exact, condition=condition)
+            return self._nearest.search(conn, query, k, exact=exact, among=among)
 
     def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
         return [self.search(conn, query, k, exact=True) for query in queries]

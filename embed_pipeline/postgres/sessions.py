@@ -1,0 +1,121 @@
+"""The connections of an application that searches: a pool that outlives what happens to connections, and forks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from embed_pipeline import forks
+from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError
+from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.connection import connect
+
+T = TypeVar("T")
+
+# How long a caller waits for one of the pool's connections, or for a server that is restarted.
+WAIT_SECONDS = 30.0
+
+
+class _Lost(Exception):
+    """The connection is gone."""
+
+    def __init__(self, problem: psycopg.Error) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
+class _Connection(psycopg.Connection[Any]):
+    """What the pool opens: connections made the one way that this package makes them."""
+
+    @classmethod
+    def connect(  # type: ignore[override]
+        cls, conninfo: str = "", *, failed: Callable[[EmbedPipelineError], None], **_: Any
+    ) -> psycopg.Connection[Any]:
+        try:
+            return connect(conninfo, autocommit=True)
+        except EmbedPipelineError as problem:
+            failed(problem)
+            raise
+
+
+class Sessions:
+    """At most `most` connections. Opened at the first use; a forked process opens its own. Thread-safe."""
+
+    def __init__(self, url: str, most: int) -> None:
+        self._url = url
+        self._most = most
+        self._lock = threading.Lock()
+        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._reason = ""
+        self._is_closed = False
+        forks.tell(self)
+
+    def run(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """What `work` returns, which only reads. Done once more when its connection was lost: a server closes sessions that idle.
+
+        DatabaseUnavailable when no connection can be had.
+        """
+        pool = self._opened()
+        try:
+            return self._once(pool, work)
+        except _Lost:
+            # What else was in the pool is as old, and may be gone for the same reason.
+            pool.check()
+        try:
+            return self._once(pool, work)
+        except _Lost as lost:
+            raise lost.problem from None
+
+    def _once(self, pool: ConnectionPool[psycopg.Connection[Any]], work: Callable[[psycopg.Connection], T]) -> T:
+        try:
+            with pool.connection() as conn:
+                try:
+                    return work(conn)
+                except psycopg.Error as problem:
+                    if failures.is_lost(problem, conn):
+                        raise _Lost(problem) from problem
+                    raise
+        except PoolTimeout:
+            raise DatabaseUnavailable(
+                f"PostgreSQL has given no connection for {WAIT_SECONDS:.0f} s: {self._reason or 'all of the pool are in use'}",
+                next_step="Start the server, or raise max_connections of the Searcher.",
+            ) from None
+
+    def _opened(self) -> ConnectionPool[psycopg.Connection[Any]]:
+        if self._pool is not None:
+            return self._pool
+        with self._lock:
+            if self._is_closed:
+                raise DatabaseUnavailable("This searcher is closed.", next_step="Open another one.")
+            if self._pool is None:
+                # A pool tries again without a word: what no try can mend is said at once.
+                connect(self._url).close()
+                self._pool = ConnectionPool(
+                    self._url,
+                    connection_class=_Connection,
+                    kwargs={"failed": self._failed},
+                    min_size=1,
+                    max_size=self._most,
+                    timeout=WAIT_SECONDS,
+                    open=True,
+                )
+            return self._pool
+
+    def _failed(self, problem: EmbedPipelineError) -> None:
+        self._reason = problem.message
+
+    def forked(self) -> None:
+        """See `forks.Holder`."""
+        forks.abandon(self._pool, self._lock)
+        self._pool, self._lock = None, threading.Lock()
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            pool, self._pool, self._is_closed = self._pool, None, True
+        if pool is not None:
+            pool.close()
