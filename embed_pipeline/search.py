@@ -65,7 +65,7 @@ class _Connection(psycopg.Connection[Any]):
     def connect(cls, conninfo: str = "", **_: Any) -> psycopg.Connection[Any]:  # type: ignore[override]
         from embed_pipeline.postgres.connection import connect
 
-        return connect(conninfo, autocommit=True)
+        return connect(conninfo, autocommit=True, every_row=False)
 
 
 class Searcher:
