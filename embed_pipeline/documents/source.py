@@ -13,6 +13,7 @@ from hashlib import sha256
 import psycopg
 from psycopg import sql
 
+from embed_pipeline.documents import fit
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import DocumentsSpec
@@ -36,6 +37,8 @@ class Source:
     text_columns: tuple[str, ...]
     text_types: tuple[str, ...]
     partitioned: bool
+    has_parent: bool = False
+    """Whether it is a partition or a child of another table, through which it is written too."""
     payload_columns: tuple[str, ...] = ()
     payload_object: str | None = None
     text_field: str | None = None
@@ -164,11 +167,8 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
             next_step="Create it, or correct documents.table in the index's defs.yaml.",
         )
     oid, kind = found
-    if kind not in ("r", "p"):
-        raise DocumentsTableError(
-            f"{schema}.{table} is not a table whose changes can be captured (it is a view or a foreign table).",
-            next_step="Declare the table behind it in documents.table.",
-        )
+    named = [*declared.key, *declared.text, *declared.payload]
+    has_parent = fit.require(conn, oid, f"{schema}.{table}", named)
     columns = {name: (type_, not_null) for name, type_, not_null in conn.execute(queries("columns"), {"oid": oid})}
     for name in (*declared.key, *declared.text):
         if name not in columns:
@@ -185,6 +185,7 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
         text_columns=tuple(declared.text),
         text_types=tuple(columns[name][0] for name in declared.text),
         partitioned=kind == "p",
+        has_parent=has_parent,
         payload_columns=tuple(declared.payload),
         payload_object=declared.payload_object,
     )
