@@ -13,6 +13,11 @@ UPDATE embed_pipeline.indexes
 SET store = %(store)s, payload_columns = %(payload_columns)s, payload_object = %(payload_object)s
 WHERE index_name = %(index)s
 
+-- name: rename_index
+UPDATE embed_pipeline.indexes
+SET documents_table = %(documents_table)s, key_columns = %(key_columns)s, text_columns = %(text_columns)s
+WHERE index_name = %(index)s
+
 -- name: insert_pointer
 INSERT INTO embed_pipeline.serving_pointer (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING
 

@@ -15,6 +15,12 @@ JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.
 WHERE i.indrelid = %(oid)s::oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid
 
+-- name: is_there
+SELECT to_regclass('embed_pipeline.indexes') IS NOT NULL, to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) IS NOT NULL
+
+-- name: registered_with
+SELECT index_name FROM embed_pipeline.indexes WHERE documents_table = %(documents_table)s LIMIT 1
+
 -- name: make_documents_table
 CREATE TABLE IF NOT EXISTS {table} (
     id       text PRIMARY KEY,

@@ -145,6 +145,17 @@ def open_doubts(conn: psycopg.Connection, index: str) -> list[Doubt]:
     return [Doubt(*row) for row in conn.execute(queries("open_doubts"), {"index": index})]
 
 
+def doubt(conn: psycopg.Connection, index: str, reason: str) -> None:
+    """Raise a doubt about what was changed while capture knew the documents otherwise."""
+    conn.execute(queries("raise_doubt"), {"index": index, "kind": "shape", "reason": reason})
+
+
+def asks_for_comparison(doubts: Sequence[Doubt]) -> bool:
+    """Whether a comparison may take the doubts away. Once one was refused for what it would have removed, a person has to decide, and each
+    further one would only read the whole table again."""
+    return bool(doubts) and all(each.kind != "loss" for each in doubts)
+
+
 def doubt_loss(conn: psycopg.Connection, index: str, reason: str) -> None:
     """Raise a doubt that so many documents are really gone. One is enough: it is of the last comparison."""
     with conn.transaction():

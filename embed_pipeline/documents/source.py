@@ -44,6 +44,14 @@ class Source:
     text_field: str | None = None
     """Payload field that repeats the document's text."""
 
+    @classmethod
+    def unchecked(cls, declared: DocumentsSpec) -> Source:
+        """As it is declared, for who reads no document of it: types are not known."""
+        schema, table = split_name(declared.table)
+        return cls(
+            schema, table, tuple(KeyColumn(name, "text") for name in declared.key), tuple(declared.text), (), partitioned=False
+        )
+
     @property
     def identifier(self) -> sql.Identifier:
         return sql.Identifier(self.schema, self.table)
@@ -219,9 +227,24 @@ def _require_unique(conn: psycopg.Connection, oid: int, table: str, key: list[st
 
 
 def ensure_default_table(conn: psycopg.Connection, declared: DocumentsSpec) -> None:
-    """Make the documents table of an index that declares none."""
+    """Make the documents table of an index that declares none. One that was registered and is gone is not made again, empty."""
     schema, table = split_name(declared.table)
+    if refuse_gone(conn, declared):
+        return
     conn.execute(queries("make_documents_table", table=sql.Identifier(schema, table)))
+
+
+def refuse_gone(conn: psycopg.Connection, declared: DocumentsSpec) -> bool:
+    """DocumentsTableError where the table is gone that an index is registered with; else whether it is there."""
+    schema, table = split_name(declared.table)
+    has_catalog, there = conn.execute(queries("is_there"), {"schema": schema, "table": table}).fetchone() or (False, False)
+    registered = {"documents_table": f"{schema}.{table}"}
+    if has_catalog and not there and conn.execute(queries("registered_with"), registered).fetchone() is not None:
+        raise DocumentsTableError(
+            f"The documents table {schema}.{table}, which an index is registered with, is gone.",
+            next_step="Give it its name back, or restore it.",
+        )
+    return bool(there)
 
 
 def hash_of(text: str) -> bytes:
