@@ -51,6 +51,10 @@ FROM (SELECT n.key, n.number, count(*) OVER () AS read
 WHERE (w.number - 1) %% %(every)s = 0 OR w.number = %(seen)s + w.read
 ORDER BY w.number
 
+-- name: are_keys
+-- Fails where one of the ids is no value of the key's type.
+SELECT count(*) FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) JOIN {documents} AS d ON {key_is_wanted}
+
 -- name: read_current
 -- The text that a claimed document has now. A snapshot taken after the claim sees every change that was claimed.
 SELECT w.doc_id, {text} AS text

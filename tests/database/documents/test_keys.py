@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -28,7 +27,7 @@ KEYS = {
     "char": ("char(12)", "'a ' || n"),
     "varchar": ("varchar(20)", "'ä \"' || n"),
     "name": ("name", "('n' || n)::name"),
-    "one_byte": ('"char"', "chr(64 + n)::\"char\""),
+    "one_byte": ('"char"', 'chr(64 + n)::"char"'),
     "oid": ("oid", "n::oid"),
     "date": ("date", "'2026-01-31'::date + n"),
     "timestamptz": ("timestamptz", "'2026-01-01 00:00:00.000001+02'::timestamptz + n * interval '1 hour'"),
@@ -42,7 +41,7 @@ KEYS = {
     "domain": ("slug", "('doc-' || n)::slug"),
     "enum": ("kind", "('k ' || n)::kind"),
     "other_schema": ("app.kind", "('k ' || n)::text::app.kind"),
-    "own_collation": ('text COLLATE pg_c_utf8', "'Doc ' || n"),
+    "own_collation": ("text COLLATE pg_c_utf8", "'Doc ' || n"),
     "jsonb": ("jsonb", "jsonb_build_object('n', n, 'a', 'é')"),
 }
 DOCUMENTS = 12

@@ -61,7 +61,10 @@ def test_tables_whose_changes_cannot_all_be_seen_are_refused(app: psycopg.Connec
 
 def test_table_under_a_parent_is_captured_through_it(app: psycopg.Connection[Any], open_docs: Open) -> None:
     """A statement on the parent fires none of the statement triggers of what hangs below."""
-    for attach in ("PARTITION BY RANGE (id); ALTER TABLE parent ATTACH PARTITION articles DEFAULT", "; ALTER TABLE articles INHERIT parent"):
+    for attach in (
+        "PARTITION BY RANGE (id); ALTER TABLE parent ATTACH PARTITION articles DEFAULT",
+        "; ALTER TABLE articles INHERIT parent",
+    ):
         app.execute(f"CREATE TABLE parent (LIKE articles INCLUDING ALL) {attach}")  # type: ignore[arg-type]
         index = open_docs("v1")
         fill(index, "v1")
