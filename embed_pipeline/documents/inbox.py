@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors, sql
 
-from embed_pipeline.documents import queue
+from embed_pipeline.documents import queue, unwieldy
 from embed_pipeline.documents.slices import SliceSize, read_by_id
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
@@ -127,10 +127,9 @@ class Distributor:
         try:
             with conn.transaction():
                 conn.execute(queries("announce"), {"index": self._index, "doc_ids": doc_ids, "removed": removed})
-        except errors.ProgramLimitExceeded as problem:
+        except errors.ProgramLimitExceeded:
             if len(doc_ids) == 1:
-                values = {"index": self._index, "doc_ids": doc_ids, "reason": str(problem.diag.message_primary)}
-                conn.execute(queries("set_aside"), values)
+                unwieldy.set_aside(conn, self._index, doc_ids)
                 return
             middle = len(doc_ids) // 2
             self._announce(conn, doc_ids[:middle], removed)

@@ -20,6 +20,10 @@ from embed_pipeline.spec import DocumentsSpec
 
 queries = Queries(__file__)
 
+# Bytes of an id that every index of ours can hold, beside the names of index and version. A key may be longer where the application's index
+# holds it as bytes, or alone.
+LONGEST_ID = 2_600
+
 
 @dataclass(frozen=True)
 class KeyColumn:

@@ -390,7 +390,7 @@ def _version(
         pending=pending.rows,
         oldest_pending_seconds=pending.oldest_seconds,
         dead_letters=dead_letters.count(conn, index.name, version.name),
-        first_dead_letters=tuple(f"{letter.doc_id}: {letter.reason}" for letter in letters),
+        first_dead_letters=tuple(f"{letter.shown_id}: {letter.reason}" for letter in letters),
         ann_index=ann_state,
         ann_index_bytes=0 if ann is None else ann.bytes or 0,
         bytes=store.size_bytes(conn) if has_vectors else 0,

@@ -9,7 +9,7 @@ import psycopg
 
 from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.catalog.versions import Version, queries
-from embed_pipeline.documents import capture, inbox, queue, shape
+from embed_pipeline.documents import capture, inbox, queue, shape, unwieldy
 from embed_pipeline.documents.ranges import ALL_KEYS
 from embed_pipeline.documents.shape import Doubt, Horizon
 from embed_pipeline.errors import DocumentsTableError
@@ -101,6 +101,7 @@ def reconcile(index: OpenIndex, accept_loss: int | None = None) -> Compared:
             queued[version.name] = differing.queue(conn)
         if losses:
             raise loss_rule.refused(conn, index.spec, str(index.source), losses)
+        unwieldy.forget_gone(conn, index.source, index.name)
         signal("reconcile.compared")
         shape.clear(conn, index.name, doubts)
         compared = Compared(tuple(off), queued, tuple(doubt.reason for doubt in doubts))

@@ -17,7 +17,7 @@ from psycopg import sql
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.slices import Compose, KeySlices, SlicedQuery, SliceSize, read_by_id
-from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.source import LONGEST_ID, Source
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Found
@@ -98,7 +98,12 @@ class Comparison:
             "first_chunk": stored.first_chunk,
         }
         if name == "slice":
-            parts |= {"source_hash": source.source_hash(), "differs": stored.differs, "is_whole": stored.is_whole or YES}
+            parts |= {
+                "longest_id": sql.Literal(LONGEST_ID),
+                "source_hash": source.source_hash(),
+                "differs": stored.differs,
+                "is_whole": stored.is_whole or YES,
+            }
         return lambda in_range: queries(name, in_range=in_range, **parts)
 
     def _slice(self, part: KeyRange) -> None:
