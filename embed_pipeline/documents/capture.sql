@@ -83,7 +83,7 @@ END
 -- Those of these documents that are gone, by key and by the key's text; NULL where that cannot be told. VOLATILE: a search that began
 -- before a reload was committed must find what is there now. It waits for the application's table locks no longer than its own timeout.
 CREATE OR REPLACE FUNCTION {function}(doc_ids text[]) RETURNS text[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER {settings}
-SET lock_timeout = '50ms' SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS {body}
+SET row_security = off SET lock_timeout = '50ms' SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS {body}
 
 -- name: gone_body
 BEGIN
@@ -95,7 +95,7 @@ END
 -- name: present_function
 -- The ids of all documents, if there are no more than so many; NULL where there are, or where that cannot be told.
 CREATE OR REPLACE FUNCTION {function}(most integer) RETURNS text[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER {settings}
-SET lock_timeout = '50ms' AS {body}
+SET row_security = off SET lock_timeout = '50ms' AS {body}
 
 -- name: present_body
 DECLARE
@@ -108,12 +108,12 @@ EXCEPTION WHEN OTHERS THEN
 END
 
 -- name: settings
--- No name of the caller's search_path is ever used, and no row is hidden in silence.
-SET search_path = pg_catalog, pg_temp SET row_security = off
+-- No name of the caller's search_path is ever used.
+SET search_path = pg_catalog, pg_temp
 
 -- name: settings_of_texts
 -- The same texts for keys whatever the application's session has set.
-SET search_path = pg_catalog, pg_temp SET row_security = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
+SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 SET bytea_output = 'hex' SET extra_float_digits = 1 SET lc_monetary = 'C'
 
 -- name: insert_trigger
