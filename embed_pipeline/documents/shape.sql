@@ -45,7 +45,8 @@ SELECT jsonb_build_object(
            'capture functions', (SELECT string_agg(format('%%s %%s', f.proname, f.xmin), ', ' ORDER BY f.proname)
                                  FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
                                  WHERE n.nspname = 'embed_pipeline' AND f.proname = ANY (%(functions)s::text[]))),
-       coalesce((SELECT jsonb_object_agg(b.inhrelid::text, format('%%s %%s', b.since, (
+       coalesce((SELECT jsonb_object_agg(b.inhrelid::text, format('%%s %%s %%s', b.since, (
+                            SELECT c.relpersistence FROM pg_catalog.pg_class c WHERE c.oid = b.inhrelid), (
                             SELECT string_agg(format('%%s %%s %%s', g.tgname, g.tgenabled, g.xmin), ', ' ORDER BY g.tgname)
                             FROM pg_catalog.pg_trigger g
                             WHERE g.tgrelid = b.inhrelid AND g.tgname = ANY (%(triggers)s::text[]) AND g.tgname NOT LIKE '%%truncate')))

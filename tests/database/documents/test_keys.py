@@ -41,6 +41,8 @@ KEYS = {
     "domain": ("slug", "('doc-' || n)::slug"),
     "enum": ("kind", "('k ' || n)::kind"),
     "other_schema": ("app.kind", "('k ' || n)::text::app.kind"),
+    "citext": ("citext", "('Doc ' || n)::citext"),
+    "ltree": ("ltree", "('top.doc' || n)::ltree"),
     "own_collation": ("text COLLATE pg_c_utf8", "'Doc ' || n"),
     "jsonb": ("jsonb", "jsonb_build_object('n', n, 'a', 'é')"),
 }
@@ -66,7 +68,8 @@ def app(database_url: str) -> Any:
     with psycopg.connect(database_url, autocommit=True) as conn:
         labels = ", ".join(f"'k {n}'" for n in range(DOCUMENTS, 0, -1))
         conn.execute(
-            f"CREATE SCHEMA app; CREATE TYPE kind AS ENUM ({labels}); CREATE TYPE app.kind AS ENUM ({labels}); "  # type: ignore[arg-type]
+            "CREATE SCHEMA app; CREATE EXTENSION citext; CREATE EXTENSION ltree; "
+            f"CREATE TYPE kind AS ENUM ({labels}); CREATE TYPE app.kind AS ENUM ({labels}); "  # type: ignore[arg-type]
             "CREATE TYPE pair AS (a integer, b text); CREATE DOMAIN slug AS text CHECK (value ~ '^[a-z0-9-]+$')"
         )
         conn.execute(
