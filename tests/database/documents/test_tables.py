@@ -185,7 +185,7 @@ def owner_url(database_url: str, app: psycopg.Connection[Any]) -> Iterator[str]:
     role = f"owner_{app.info.dbname}"
     name = sql.Identifier(role)
     app.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'owner'; ALTER TABLE articles OWNER TO {}").format(name, name))
-    app.execute("DROP SCHEMA embed_pipeline CASCADE")
+    app.execute("DROP SCHEMA IF EXISTS embed_pipeline CASCADE")
     app.execute(sql.SQL("CREATE SCHEMA embed_pipeline AUTHORIZATION {}").format(name))
     app.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(app.info.dbname), name))
     # The extension's settings may be made by anybody once it is loaded.
