@@ -45,6 +45,10 @@ class DocumentsTableError(EmbedPipelineError):
     """The documents table is missing, has no key, or lacks a declared column."""
 
 
+class LossRefused(DocumentsTableError):
+    """More documents would be removed at once than reconcile.max_loss allows without being told to; they were kept."""
+
+
 class LoadError(EmbedPipelineError):
     """A file of documents cannot be read, or holds something that is no document."""
 

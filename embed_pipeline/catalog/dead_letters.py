@@ -11,13 +11,23 @@ import psycopg
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.postgres.storable import storable
 
+# Of an id that is too long for any index people need no more than this to find it.
+SHOWN = 80
+
 
 @dataclass(frozen=True)
 class DeadLetter:
+    """`source_hash` is empty where it is the id that cannot be held, and not the text."""
+
     doc_id: str
     reason: str
     source_hash: bytes
     since: datetime
+
+    @property
+    def shown_id(self) -> str:
+        """The id for people."""
+        return self.doc_id if len(self.doc_id) <= SHOWN else f"{self.doc_id[:SHOWN]}..."
 
 
 def add(conn: psycopg.Connection, index: str, version: str, letters: Mapping[str, tuple[bytes, str]]) -> None:

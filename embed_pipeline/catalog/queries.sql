@@ -13,6 +13,11 @@ UPDATE embed_pipeline.indexes
 SET store = %(store)s, payload_columns = %(payload_columns)s, payload_object = %(payload_object)s
 WHERE index_name = %(index)s
 
+-- name: rename_index
+UPDATE embed_pipeline.indexes
+SET documents_table = %(documents_table)s, key_columns = %(key_columns)s, text_columns = %(text_columns)s
+WHERE index_name = %(index)s
+
 -- name: insert_pointer
 INSERT INTO embed_pipeline.serving_pointer (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING
 
@@ -140,11 +145,16 @@ DELETE FROM embed_pipeline.version_reads WHERE index_name = %(index)s AND versio
 SELECT embed_pipeline.note_read(%(index)s, %(version)s)
 
 -- name: dead_letters
+-- With the ids that are set aside for every version: of those no text was refused.
 SELECT doc_id, reason, source_hash, created_at FROM embed_pipeline.dead_letters
-WHERE index_name = %(index)s AND version = %(version)s ORDER BY doc_id LIMIT %(limit)s
+WHERE index_name = %(index)s AND version = %(version)s
+UNION ALL
+SELECT u.doc_id, u.reason, ''::bytea, u.at FROM embed_pipeline.unwieldy_ids u WHERE u.index_name = %(index)s
+ORDER BY doc_id LIMIT %(limit)s
 
 -- name: count_dead_letters
-SELECT count(*) FROM embed_pipeline.dead_letters WHERE index_name = %(index)s AND version = %(version)s
+SELECT (SELECT count(*) FROM embed_pipeline.dead_letters WHERE index_name = %(index)s AND version = %(version)s)
+     + (SELECT count(*) FROM embed_pipeline.unwieldy_ids WHERE index_name = %(index)s)
 
 -- name: upsert_dead_letter
 INSERT INTO embed_pipeline.dead_letters (index_name, version, doc_id, source_hash, reason)

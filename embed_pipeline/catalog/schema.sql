@@ -111,7 +111,7 @@ CREATE TABLE embed_pipeline.unwieldy_ids (
 CREATE TABLE embed_pipeline.doubts (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     index_name text NOT NULL,
-    kind       text NOT NULL CHECK (kind IN ('capture', 'shape', 'timeline')),
+    kind       text NOT NULL CHECK (kind IN ('capture', 'shape', 'timeline', 'loss')),
     sqlstate   text,
     reason     text NOT NULL,
     at         timestamptz NOT NULL DEFAULT clock_timestamp()

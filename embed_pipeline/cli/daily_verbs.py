@@ -24,20 +24,34 @@ if TYPE_CHECKING:
 
 SNIPPET = 80
 
+accepting_loss = click.option(
+    "--accept-loss",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --full: remove up to N documents at once, where reconcile.max_loss allows fewer.",
+)
+
+
+def _require_full(full: bool, accept_loss: int | None) -> None:
+    if accept_loss is not None and not full:
+        raise ConfigurationError("--accept-loss is about what --full removes.", next_step="Give --full as well, or leave it out.")
+
 
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--full", is_flag=True, help="Delete documents that are not in FILE.")
+@accepting_loss
 @with_config
-def load(index: str, file: Path, full: bool, config: Path, as_json: bool) -> None:
+def load(index: str, file: Path, full: bool, accept_loss: int | None, config: Path, as_json: bool) -> None:
     """Load documents from FILE (.parquet, .csv, .jsonl), all of them or none. Only rows that changed are written."""
     from embed_pipeline.documents import loading
 
+    _require_full(full, accept_loss)
     output = Output(as_json)
     opened_index = loading.open_to_load(one_index(config, index))
     with progress.shown(f"load {file.name}") as tell:
-        report = loading.load(opened_index, file, full=full, progress=lambda rows: tell(rows, 0, "rows"))
+        report = loading.load(opened_index, file, full=full, accept_loss=accept_loss, progress=lambda rows: tell(rows, 0, "rows"))
     output.text(
         f"{opened_index.source}: {render.number(report.inserted)} inserted, {render.number(report.updated)} updated, "
         f"{render.number(report.unchanged)} unchanged, {render.number(report.deleted)} deleted."
@@ -53,18 +67,20 @@ def load(index: str, file: Path, full: bool, config: Path, as_json: bool) -> Non
 @click.argument("index")
 @click.option("--watch", is_flag=True, help="Go on as changes arrive, until SIGINT or SIGTERM.")
 @click.option("--full", is_flag=True, help="First compare everything and queue what differs; arms change capture again.")
+@accepting_loss
 @with_config
 @click.pass_context
-def sync(ctx: click.Context, index: str, watch: bool, full: bool, config: Path, as_json: bool) -> None:
+def sync(ctx: click.Context, index: str, watch: bool, full: bool, accept_loss: int | None, config: Path, as_json: bool) -> None:
     """Dual-write: bring every live version up to date with the documents' changes."""
     from embed_pipeline.documents import shape
     from embed_pipeline.migrate import dual_write, verify
     from embed_pipeline.migrate.open_index import opened
     from embed_pipeline.migrate.watch import watch as watch_changes
 
+    _require_full(full, accept_loss)
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:
-        compared = verify.reconcile(opened_index) if full else None
+        compared = verify.reconcile(opened_index, accept_loss) if full else None
         queued = None if compared is None else compared.queued
         if compared is not None and compared.found:
             output.note(compared.sentence)

@@ -37,10 +37,11 @@ UNFINISHED = [
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tick finds: whether anything waits for a dual-write, and why changes may have been missed."""
+    """What a tick finds: whether anything waits for a dual-write, why changes may have been missed, and whether a comparison may help."""
 
     waits: bool
     doubts: tuple[str, ...]
+    compare: bool
 
 
 def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefinition:
@@ -76,7 +77,9 @@ def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefiniti
             context.log.warning(doubted(seen.doubts))
             if unfinished_run(context.instance, names.compare_job):
                 said.append("A full comparison is queued or running.")
-            elif not 0 <= time.time() - float(cursor or 0) < COMPARE_AGAIN_SECONDS:  # also where the clock was set back
+            elif (
+                seen.compare and not 0 <= time.time() - float(cursor or 0) < COMPARE_AGAIN_SECONDS
+            ):  # also where the clock was set back
                 requests.append(dg.RunRequest(job_name=names.compare_job))
                 cursor = str(time.time())
         if requests:
@@ -95,10 +98,12 @@ def _look(spec: IndexSpec) -> Seen:
     """Changes nothing. A documents table that is another one than capture was armed for is looked into by a dual-write's run."""
     with connect(resolve_url(spec.database_url), autocommit=True) as conn:
         waits = queue.has_work(conn, spec.name)
-        still_open = [doubt.reason for doubt in shape.open_doubts(conn, spec.name)]
+        doubts = shape.open_doubts(conn, spec.name)
+        still_open = [doubt.reason for doubt in doubts]
+        decidable = all(doubt.kind != "loss" for doubt in doubts)
         if shape.known(conn, spec.name) is None:
-            return Seen(waits, tuple(still_open))
+            return Seen(waits, tuple(still_open), decidable)
         source = documents_source.inspect(conn, spec.source())
         changed = shape.has_changed(conn, source, spec.name)
         reasons = [*still_open, *(shape.differences(conn, source, spec.name) if changed else [])]
-        return Seen(waits or changed, tuple(dict.fromkeys(reasons)))
+        return Seen(waits or changed, tuple(dict.fromkeys(reasons)), decidable)

@@ -38,24 +38,52 @@ def install(conn: psycopg.Connection, source: Source, index: str, *, payload: bo
     """
     known = leaves(conn, source) if source.partitioned else []
     _make_functions(conn, source, index, payload)
-    _make_row_function(conn, source, index, payload, known)
-    for table in (source.identifier, *(leaf.table for leaf in known)):
-        arm_statements(conn, index, table)
+    _make_row_function(conn, source, index, payload, [] if source.has_parent else known)
+    tables = [source.identifier, *(leaf.table for leaf in known)]
+    for table in tables:
+        arm_statements(conn, source, index, table)
     # PostgreSQL clones a row trigger to every partition, also to one that is attached later. Of an ordinary table only replicated
     # changes need it, and with ENABLE REPLICA it fires for nothing else.
-    _arm(conn, source.identifier, index, "row", "enable_always" if source.partitioned else "enable_replica")
+    _arm(conn, source.identifier, index, "row", "enable_always" if _row_by_row(source) else "enable_replica")
+    _disarm_others(conn, index, tables)
 
 
-def arm_statements(conn: psycopg.Connection, index: str, table: sql.Identifier) -> None:
-    """The statement triggers of one table: of a partition they fire for statements that name it."""
+def arm_statements(conn: psycopg.Connection, source: Source, index: str, table: sql.Identifier) -> None:
+    """The statement triggers of one table: of a partition they fire for statements that name it.
+
+    A statement on a parent of the documents table fires none of them, and the row trigger sees all: then it sees alone.
+    """
     for kind in STATEMENT_KINDS:
-        _arm(conn, table, index, kind)
+        if source.has_parent:
+            _disarm(conn, table, trigger_name(index, kind))
+        else:
+            _arm(conn, table, index, kind)
     _arm(conn, table, index, "truncate", "enable_always")
 
 
 def know_leaves(conn: psycopg.Connection, source: Source, index: str, *, payload: bool) -> None:
     """From here on the row trigger leaves the partitions to their statement triggers, which the caller has armed and committed."""
-    _make_row_function(conn, source, index, payload, leaves(conn, source))
+    if not source.has_parent:
+        _make_row_function(conn, source, index, payload, leaves(conn, source))
+
+
+def _row_by_row(source: Source) -> bool:
+    return source.partitioned or source.has_parent
+
+
+def _disarm_others(conn: psycopg.Connection, index: str, tables: Sequence[sql.Identifier]) -> None:
+    """Other tables are not documents any more: one that was swapped for another, or detached. Those of other owners are left alone."""
+    values = {"tables": [table.as_string(conn) for table in tables], "triggers": _trigger_names(index)}
+    for schema, table, trigger in conn.execute(queries("strays"), values).fetchall():
+        _disarm(conn, sql.Identifier(schema, table), trigger)
+
+
+def _disarm(conn: psycopg.Connection, table: sql.Identifier, trigger: str) -> None:
+    conn.execute(queries("drop_trigger", documents=table, trigger=sql.Identifier(trigger)))
+
+
+def _trigger_names(index: str) -> list[str]:
+    return [trigger_name(index, kind) for kind in (*STATEMENT_KINDS, "row", "truncate")]
 
 
 @dataclass(frozen=True)
@@ -153,8 +181,8 @@ def _state(source: Source, alias: str, payload: bool) -> sql.Composable:
 
 def disarmed(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
     """`table.trigger` of every trigger that is missing, disabled, or enabled in another way than `install` leaves it. Locks nothing."""
-    row = ("row", "A" if source.partitioned else "R")
-    kinds = [*((kind, "O") for kind in STATEMENT_KINDS), row, ("truncate", "A")]
+    row = ("row", "A" if _row_by_row(source) else "R")
+    kinds = [*((kind, "O") for kind in STATEMENT_KINDS if not source.has_parent), row, ("truncate", "A")]
     armed = [source.identifier, *(leaf.table for leaf in (leaves(conn, source) if source.partitioned else []))]
     wanted = [(table.as_string(conn), trigger_name(index, kind), mode) for table in armed for kind, mode in kinds]
     tables, triggers, modes = (list(column) for column in zip(*wanted, strict=True))
@@ -188,7 +216,13 @@ def prove_live(conn: psycopg.Connection, source: Source, index: str) -> None:
 
 
 def _canary(conn: psycopg.Connection, source: Source, index: str) -> tuple[bool | None, str | None]:
-    """Whether a canary change arrived, and what its trigger had to complain about; None when there is no document to change."""
+    """Whether a canary change arrived, and what its trigger had to complain about; None when there is no document to change.
+
+    Nor is there where a rule of the application's makes something else of an UPDATE: its own changes are those that the triggers see.
+    """
+    ruled = conn.execute(queries("has_update_rule"), {"documents": source.identifier.as_string(conn)}).fetchone()
+    if ruled is not None and ruled[0]:
+        return None, None
     for column in source.text_columns:
         text_column = sql.Identifier(column)
         candidate = conn.execute(

@@ -142,6 +142,18 @@ ALTER TABLE {documents} ENABLE ALWAYS TRIGGER {trigger}
 -- name: enable_replica
 ALTER TABLE {documents} ENABLE REPLICA TRIGGER {trigger}
 
+-- name: drop_trigger
+DROP TRIGGER IF EXISTS {trigger} ON {documents}
+
+-- name: strays
+-- Triggers of an index on tables that are not its documents. A clone goes with the trigger that it was made of.
+SELECT n.nspname, c.relname, t.tgname
+FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE t.tgname = ANY (%(triggers)s::text[]) AND t.tgparentid = 0 AND pg_has_role(c.relowner, 'USAGE')
+  AND t.tgrelid <> ALL (ARRAY(SELECT name::regclass::oid FROM unnest(%(tables)s::text[]) AS u(name)))
+
 -- name: lock_documents
 LOCK TABLE {documents} IN SHARE ROW EXCLUSIVE MODE
 
@@ -157,6 +169,9 @@ SELECT w.documents::regclass::text, w.trigger
 FROM unnest(%(tables)s::text[], %(triggers)s::text[], %(modes)s::text[]) AS w(documents, trigger, mode)
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
                   WHERE t.tgrelid = w.documents::regclass AND t.tgname = w.trigger AND t.tgenabled::text = w.mode)
+
+-- name: has_update_rule
+SELECT EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = %(documents)s::regclass AND r.ev_type = '2')
 
 -- name: canary_update
 UPDATE {documents} AS d SET {text_column} = left(d.{text_column}::text, -1) WHERE {key_is_wanted}

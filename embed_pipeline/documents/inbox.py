@@ -12,15 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
-from embed_pipeline.documents import queue
-from embed_pipeline.documents.slices import SliceSize, read
+from embed_pipeline.documents import queue, unwieldy
+from embed_pipeline.documents.slices import SliceSize, read_by_id
 from embed_pipeline.documents.slices import queries as slices
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.postgres.queries import Queries
-from embed_pipeline.postgres.storable import storable
 from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "inbox.sql")
@@ -128,10 +127,9 @@ class Distributor:
         try:
             with conn.transaction():
                 conn.execute(queries("announce"), {"index": self._index, "doc_ids": doc_ids, "removed": removed})
-        except errors.ProgramLimitExceeded as problem:
+        except errors.ProgramLimitExceeded:
             if len(doc_ids) == 1:
-                values = {"index": self._index, "doc_ids": doc_ids, "reason": storable(conn, problem.diag.message_primary)}
-                conn.execute(queries("set_aside"), values)
+                unwieldy.set_aside(conn, self._index, doc_ids)
                 return
             middle = len(doc_ids) // 2
             self._announce(conn, doc_ids[:middle], removed)
@@ -237,10 +235,12 @@ def _gone(conn: psycopg.Connection, source: Source, doc_ids: list[str], size: Sl
     """Those of these ids that are no document. In a transaction of its own: whoever announces them may wait for a worker, and must not do
     so with a lock on the documents in its hands. What is deleted after this look has an inbox row of its own, and of what comes back a
     worker finds out."""
-    parts = source.parts()
-    query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
+
+    def compose(matches: sql.Composable) -> sql.Composed:
+        return queries("gone", documents=source.identifier, key_is_wanted=matches)
+
     with size.timed():
-        return [doc_id for (doc_id,) in read(conn, query, {"doc_ids": doc_ids})]
+        return [doc_id for (doc_id,) in read_by_id(conn, source, compose, {"doc_ids": doc_ids})]
 
 
 def _begin(conn: psycopg.Connection) -> None:

@@ -72,11 +72,6 @@ SELECT coalesce(sum(cardinality(doc_ids)), 0)::bigint, greatest(extract(epoch FR
        coalesce(bool_or(doc_ids IS NULL), false)
 FROM embed_pipeline.inbox WHERE index_name = %(index)s
 
--- name: set_aside
-INSERT INTO embed_pipeline.unwieldy_ids (index_name, digest, doc_id, reason)
-SELECT %(index)s, sha256(convert_to(u.doc_id, 'UTF8')), u.doc_id, %(reason)s FROM unnest(%(doc_ids)s::text[]) AS u(doc_id)
-ON CONFLICT (index_name, digest) DO UPDATE SET at = clock_timestamp()
-
 -- name: lock_row
 SELECT doc_ids, removed FROM embed_pipeline.inbox WHERE id = %(id)s FOR UPDATE SKIP LOCKED
 

@@ -14,7 +14,8 @@ from psycopg import sql
 
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.rows import Row, read_rows, unit
-from embed_pipeline.errors import LoadError
+from embed_pipeline.errors import LoadError, LossRefused
+from embed_pipeline.migrate import loss
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url, warn
@@ -55,11 +56,19 @@ def open_to_load(spec: IndexSpec) -> OpenIndex:
         return OpenIndex(spec, url, documents_source.inspect(conn, spec.source()))
 
 
-def load(index: OpenIndex, file: Path, *, full: bool, progress: Callable[[int], None] | None = None) -> LoadReport:
+def load(
+    index: OpenIndex,
+    file: Path,
+    *,
+    full: bool,
+    accept_loss: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> LoadReport:
     """Insert or update the documents in `file` (see `rows.read_rows`); with `full`, delete those that are not in it.
 
     Only rows that differ are written, so only those are captured. `progress` is told how many rows were read. LoadError
-    when a row is no document, an id stands twice, or an empty file would delete everything; then nothing was changed.
+    when a row is no document, an id stands twice, or an empty file would delete everything, LossRefused when more would be deleted than
+    reconcile.max_loss and `accept_loss` documents; then nothing was changed.
     """
     _refuse_own_table(index.spec)
     rows = read_rows(file)
@@ -71,6 +80,9 @@ def load(index: OpenIndex, file: Path, *, full: bool, progress: Callable[[int], 
         if full and total == 0:
             _refuse_emptying(conn, index, file)
         try:
+            conn.execute(queries("take_turns"), {"table": str(index.source)})
+            if full:
+                _refuse_loss(conn, index, file, accept_loss)
             inserted, updated, deleted = _write(conn, index, full)
         except psycopg.Error as refused:
             if not failures.is_about_the_data(refused):
@@ -101,7 +113,6 @@ def _stage(conn: psycopg.Connection, rows: Iterator[Row], progress: Callable[[in
 def _write(conn: psycopg.Connection, index: OpenIndex, full: bool) -> tuple[int, int, int]:
     """From the temporary table into the documents: (inserted, updated, deleted)."""
     table: dict[str, sql.Composable] = {"table": index.source.identifier}
-    conn.execute(queries("take_turns"), {"table": str(index.source)})
     changed = conn.execute(queries("upsert_documents", **table)).fetchone()
     assert changed is not None
     deleted = conn.execute(queries("delete_unseen", **table)).rowcount if full else 0
@@ -123,6 +134,17 @@ def _refuse_repeated(conn: psycopg.Connection, file: Path) -> None:
         raise LoadError(
             f"{file} has the id {doc_id!r} twice, in {unit(file)}s {first} and {second}; nothing was loaded.",
             next_step="Keep one row for each id.",
+        )
+
+
+def _refuse_loss(conn: psycopg.Connection, index: OpenIndex, file: Path, accepted: int | None) -> None:
+    row = conn.execute(queries("count_unseen", table=index.source.identifier)).fetchone()
+    assert row is not None
+    deleted, documents = row
+    if loss.is_too_much(deleted, documents, index.spec.reconcile.max_loss, accepted):
+        raise LossRefused(
+            f"{file} lacks {deleted:,} of the {documents:,} documents of {index.source}, and --full would delete these; nothing was changed.",
+            next_step=f"Give the whole file; or, if they are to go: embed-pipeline load {index.name} {file} --full --accept-loss {deleted}",
         )
 
 

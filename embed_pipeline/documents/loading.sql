@@ -35,5 +35,8 @@ WITH changed AS (
 )
 SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changed
 
+-- name: count_unseen
+SELECT count(*) FILTER (WHERE NOT EXISTS (SELECT FROM pg_temp.staged_documents s WHERE s.id = d.id)), count(*) FROM {table} AS d
+
 -- name: delete_unseen
 DELETE FROM {table} AS d WHERE NOT EXISTS (SELECT FROM pg_temp.staged_documents s WHERE s.id = d.id)

@@ -15,6 +15,12 @@ JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.
 WHERE i.indrelid = %(oid)s::oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid
 
+-- name: is_there
+SELECT to_regclass('embed_pipeline.indexes') IS NOT NULL, to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) IS NOT NULL
+
+-- name: registered_with
+SELECT index_name FROM embed_pipeline.indexes WHERE documents_table = %(documents_table)s LIMIT 1
+
 -- name: make_documents_table
 CREATE TABLE IF NOT EXISTS {table} (
     id       text PRIMARY KEY,
@@ -44,6 +50,10 @@ FROM (SELECT n.key, n.number, count(*) OVER () AS read
             FROM {documents} AS d WHERE {in_range} ORDER BY {key_columns} LIMIT %(limit)s) AS n) AS w
 WHERE (w.number - 1) %% %(every)s = 0 OR w.number = %(seen)s + w.read
 ORDER BY w.number
+
+-- name: are_keys
+-- Fails where one of the ids is no value of the key's type.
+SELECT count(*) FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) JOIN {documents} AS d ON {key_is_wanted}
 
 -- name: read_current
 -- The text that a claimed document has now. A snapshot taken after the claim sees every change that was claimed.

@@ -129,7 +129,9 @@ def look(conn: psycopg.Connection, source: Source, index: str) -> list[Doubt]:
     """
     before, now = known(conn, index), read(conn, source, index)
     if before is not None and before != now:
-        followed = _follow_rotation(conn, source, index, before, now)
+        # Another table has partitions of its own, and of one that is gone none was detached.
+        same = before.parts.get("table") == now.parts["table"]
+        followed = _follow_rotation(conn, source, index, before, now) if same else now
         with conn.transaction():
             row = conn.execute(queries("lock_known"), {"index": index}).fetchone()
             if row is not None and Shape(*row) == before:
@@ -142,6 +144,24 @@ def look(conn: psycopg.Connection, source: Source, index: str) -> list[Doubt]:
 def open_doubts(conn: psycopg.Connection, index: str) -> list[Doubt]:
     """Every doubt that no full comparison has taken away yet, oldest first."""
     return [Doubt(*row) for row in conn.execute(queries("open_doubts"), {"index": index})]
+
+
+def doubt(conn: psycopg.Connection, index: str, reason: str) -> None:
+    """Raise a doubt about what was changed while capture knew the documents otherwise."""
+    conn.execute(queries("raise_doubt"), {"index": index, "kind": "shape", "reason": reason})
+
+
+def asks_for_comparison(doubts: Sequence[Doubt]) -> bool:
+    """Whether a comparison may take the doubts away. Once one was refused for what it would have removed, a person has to decide, and each
+    further one would only read the whole table again."""
+    return bool(doubts) and all(each.kind != "loss" for each in doubts)
+
+
+def doubt_loss(conn: psycopg.Connection, index: str, reason: str) -> None:
+    """Raise a doubt that so many documents are really gone. One is enough: it is of the last comparison."""
+    with conn.transaction():
+        conn.execute(queries("forget_losses"), {"index": index})
+        conn.execute(queries("raise_doubt"), {"index": index, "kind": "loss", "reason": reason})
 
 
 def clear(conn: psycopg.Connection, index: str, doubts: Sequence[Doubt]) -> None:
@@ -187,7 +207,7 @@ def _follow_rotation(conn: psycopg.Connection, source: Source, index: str, befor
         row = conn.execute(queries("leaf_name"), {"oid": int(oid)}).fetchone()
         if row is None:
             continue  # Dropped again, or no table of rows.
-        if not _arm(conn, index, sql.Identifier(*row)):
+        if not _arm(conn, source, index, sql.Identifier(*row)):
             return replace(now, leaves=before.leaves)
         _hand_over(conn, replace(source, schema=row[0], table=row[1]), index)
     if went:
@@ -220,9 +240,9 @@ def _write(conn: psycopg.Connection, query: sql.Composed, values: dict[str, obje
         conn.execute(query, values)
 
 
-def _arm(conn: psycopg.Connection, index: str, leaf: sql.Identifier) -> bool:
+def _arm(conn: psycopg.Connection, source: Source, index: str, leaf: sql.Identifier) -> bool:
     with suppress(errors.LockNotAvailable), conn.transaction():
         conn.execute(slices("lock_timeout"), {"milliseconds": str(ARM_WAIT_MS)})
-        capture.arm_statements(conn, index, leaf)
+        capture.arm_statements(conn, source, index, leaf)
         return True
     return False

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from embed_pipeline.documents.ranges import KeyRange, within
 from embed_pipeline.documents.source import Source, hash_of
@@ -27,8 +27,12 @@ LONGEST_SECONDS = 0.025
 TARGET_SECONDS = 0.008
 LEAST = 64
 
+# A domain refuses by its constraints.
+NO_KEY = (errors.DataError, errors.CheckViolation, errors.NotNullViolation)
+NOWHERE = sql.SQL("false")
+
 Compose = Callable[[sql.Composable], sql.Composed]
-"""A query over a slice, given the condition that its documents meet."""
+"""A query, given the condition that its documents meet."""
 
 
 class SlicedQuery:
@@ -67,19 +71,58 @@ def read(
     return cursor.fetchall()
 
 
+def read_by_id(
+    conn: psycopg.Connection, source: Source, compose: Compose, values: Mapping[str, Any], *, binary: bool = False
+) -> list[tuple[Any, ...]]:
+    """`read` of a query over the ids `values["doc_ids"]`, given the condition that a document `d` is the one that `w.doc_id` names.
+
+    An id is the text that a key had. Under another type, or after an enum's label was renamed, that text may be none of its values: then no
+    document meets the condition, and the others of its batch are not held up.
+    """
+    try:
+        return read(conn, compose(source.key_matches(sql.SQL("w.doc_id"))), values, binary=binary)
+    except NO_KEY:
+        doc_ids = list(values["doc_ids"])
+        unfit = _no_keys(conn, source, doc_ids)
+        if not unfit:
+            raise
+        fit = [doc_id for doc_id in doc_ids if doc_id not in unfit]
+        found = read(conn, compose(source.key_matches(sql.SQL("w.doc_id"))), {**values, "doc_ids": fit}, binary=binary)
+        return found + read(conn, compose(NOWHERE), {**values, "doc_ids": sorted(unfit)}, binary=binary)
+
+
 def read_current(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> dict[str, tuple[str, bytes]]:
     """id -> (text, source_hash) of the documents that exist now; each as it is when its part of them is read."""
     parts = source.parts()
-    query = source_queries("read_current", **{name: parts[name] for name in ("documents", "text", "key_is_wanted")})
+
+    def compose(matches: sql.Composable) -> sql.Composed:
+        return source_queries("read_current", documents=parts["documents"], text=parts["text"], key_is_wanted=matches)
+
     found: dict[str, tuple[str, bytes]] = {}
     size, start = SliceSize(), 0
     while start < len(doc_ids):
         portion = doc_ids[start : start + size.rows]
         start += len(portion)
         with size.timed():
-            rows = read(conn, query, {"doc_ids": portion}, binary=True)
+            rows = read_by_id(conn, source, compose, {"doc_ids": portion}, binary=True)
         found.update((doc_id, (text, hash_of(text))) for doc_id, text in rows)
     return found
+
+
+def _no_keys(conn: psycopg.Connection, source: Source, doc_ids: list[str]) -> set[str]:
+    """Those of these ids that are no key, found by halves."""
+    try:
+        read(
+            conn,
+            source_queries("are_keys", key_is_wanted=source.key_matches(sql.SQL("w.doc_id")), documents=source.identifier),
+            {"doc_ids": doc_ids},
+        )
+    except NO_KEY:
+        if len(doc_ids) == 1:
+            return {doc_ids[0]}
+        middle = len(doc_ids) // 2
+        return _no_keys(conn, source, doc_ids[:middle]) | _no_keys(conn, source, doc_ids[middle:])
+    return set()
 
 
 class SliceSize:

@@ -13,11 +13,16 @@ from hashlib import sha256
 import psycopg
 from psycopg import sql
 
+from embed_pipeline.documents import fit
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import DocumentsSpec
 
 queries = Queries(__file__)
+
+# Bytes of an id that every index of ours can hold, beside the names of index and version. A key may be longer where the application's index
+# holds it as bytes, or alone.
+LONGEST_ID = 2_600
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,20 @@ class Source:
     text_columns: tuple[str, ...]
     text_types: tuple[str, ...]
     partitioned: bool
+    has_parent: bool = False
+    """Whether it is a partition or a child of another table, through which it is written too."""
     payload_columns: tuple[str, ...] = ()
     payload_object: str | None = None
     text_field: str | None = None
     """Payload field that repeats the document's text."""
+
+    @classmethod
+    def unchecked(cls, declared: DocumentsSpec) -> Source:
+        """As it is declared, for who reads no document of it: types are not known."""
+        schema, table = split_name(declared.table)
+        return cls(
+            schema, table, tuple(KeyColumn(name, "text") for name in declared.key), tuple(declared.text), (), partitioned=False
+        )
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -164,11 +179,8 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
             next_step="Create it, or correct documents.table in the index's defs.yaml.",
         )
     oid, kind = found
-    if kind not in ("r", "p"):
-        raise DocumentsTableError(
-            f"{schema}.{table} is not a table whose changes can be captured (it is a view or a foreign table).",
-            next_step="Declare the table behind it in documents.table.",
-        )
+    named = [*declared.key, *declared.text, *declared.payload]
+    has_parent = fit.require(conn, oid, f"{schema}.{table}", named)
     columns = {name: (type_, not_null) for name, type_, not_null in conn.execute(queries("columns"), {"oid": oid})}
     for name in (*declared.key, *declared.text):
         if name not in columns:
@@ -185,6 +197,7 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
         text_columns=tuple(declared.text),
         text_types=tuple(columns[name][0] for name in declared.text),
         partitioned=kind == "p",
+        has_parent=has_parent,
         payload_columns=tuple(declared.payload),
         payload_object=declared.payload_object,
     )
@@ -218,9 +231,24 @@ def _require_unique(conn: psycopg.Connection, oid: int, table: str, key: list[st
 
 
 def ensure_default_table(conn: psycopg.Connection, declared: DocumentsSpec) -> None:
-    """Make the documents table of an index that declares none."""
+    """Make the documents table of an index that declares none. One that was registered and is gone is not made again, empty."""
     schema, table = split_name(declared.table)
+    if refuse_gone(conn, declared):
+        return
     conn.execute(queries("make_documents_table", table=sql.Identifier(schema, table)))
+
+
+def refuse_gone(conn: psycopg.Connection, declared: DocumentsSpec) -> bool:
+    """DocumentsTableError where the table is gone that an index is registered with; else whether it is there."""
+    schema, table = split_name(declared.table)
+    has_catalog, there = conn.execute(queries("is_there"), {"schema": schema, "table": table}).fetchone() or (False, False)
+    registered = {"documents_table": f"{schema}.{table}"}
+    if has_catalog and not there and conn.execute(queries("registered_with"), registered).fetchone() is not None:
+        raise DocumentsTableError(
+            f"The documents table {schema}.{table}, which an index is registered with, is gone.",
+            next_step="Give it its name back, or restore it.",
+        )
+    return bool(there)
 
 
 def hash_of(text: str) -> bytes:

@@ -20,7 +20,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, queue, shape
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import FencedOff, IllegalTransition, Stopped
-from embed_pipeline.migrate import batch_backfill, model_check
+from embed_pipeline.migrate import batch_backfill, loss, model_check
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, portions
 from embed_pipeline.migrate.in_flight import Answered, InFlight
@@ -157,8 +157,16 @@ def _complete(conn: psycopg.Connection, index: OpenIndex, version: Version, part
     signal("backfill.closed")
     found = Found() if partition.range.is_empty else _compare(conn, index, version, partition, filled)
     signal("backfill.compared")
-    different = sorted(found.different)
-    queue.enqueue(conn, index.name, version.name, different, removed=found.orphans)
+    orphans = found.orphans
+    if orphans:
+        held = found.current + len(orphans)
+        if loss.is_too_much(len(orphans), held, index.spec.reconcile.max_loss):
+            raise loss.refused(conn, index.spec, str(index.source), [loss.Loss(version.name, len(orphans), held)])
+        if shape.has_changed(conn, index.source, index.name) or shape.open_doubts(conn, index.name):
+            # What the table shows is doubted: whether these are gone is left to the full comparison, which weighs them all.
+            orphans = set()
+    different = sorted(doc_id for doc_id, verdict in found.different.items() if verdict != "orphaned" or doc_id in orphans)
+    queue.enqueue(conn, index.name, version.name, different, removed=orphans)
     with conn.transaction():
         # The last word of a partition, and with it all that was committed lazily before.
         queue.commit_now(conn)

@@ -192,7 +192,7 @@ def _require_coverage(conn: psycopg.Connection, index: OpenIndex, version: Versi
             next_step=f"Run: embed-pipeline backfill {index.name} {version.name}; and: embed-pipeline sync {index.name} --full",
         )
     if coverage.dead_letters > index.spec.gate.max_dead_letters:
-        named = ", ".join(f"{each.doc_id} ({each.reason})" for each in dead_letters.first(conn, index.name, version.name))
+        named = ", ".join(f"{each.shown_id} ({each.reason})" for each in dead_letters.first(conn, index.name, version.name))
         raise CutoverRefused(
             f"{coverage.dead_letters} documents have no vector in {version.name}, more than max_dead_letters "
             f"{index.spec.gate.max_dead_letters} allows: {named}.",

@@ -9,6 +9,7 @@ from datetime import datetime
 import psycopg
 
 from embed_pipeline.catalog import dead_letters, versions
+from embed_pipeline.catalog.dead_letters import DeadLetter
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import slices
 from embed_pipeline.errors import IllegalTransition
@@ -79,11 +80,14 @@ def _chosen(conn: psycopg.Connection, index: OpenIndex, name: str | None) -> lis
     return [version]
 
 
+def _is_still_so(letter: DeadLetter, current: tuple[str, bytes] | None) -> bool:
+    return current is not None and letter.source_hash in (b"", current[1])
+
+
 def _letters_of(conn: psycopg.Connection, index: OpenIndex, version: Version, limit: int) -> Letters:
     found = dead_letters.first(conn, index.name, version.name, limit)
     current = slices.read_current(conn, index.source, [each.doc_id for each in found])
     shown = tuple(
-        SetAside(each.doc_id, each.reason, each.since, current.get(each.doc_id, ("", b""))[1] == each.source_hash)
-        for each in found
+        SetAside(each.shown_id, each.reason, each.since, _is_still_so(each, current.get(each.doc_id))) for each in found
     )
     return Letters(version.name, version.state, dead_letters.count(conn, index.name, version.name), shown)

@@ -16,7 +16,7 @@ from embed_pipeline.catalog import schema, versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
-from embed_pipeline.errors import CatalogError
+from embed_pipeline.errors import CatalogError, DocumentsTableError
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.postgres.queries import Queries
@@ -27,7 +27,10 @@ queries = Queries(__file__, "look.sql")
 
 @dataclass(frozen=True)
 class Look:
-    """What is there already. `index` is None while the documents table, which this package makes itself, is not made yet."""
+    """What is there already. `index` is None while the documents table, which this package makes itself, is not made yet.
+
+    `unusable`: why no document can be read; asked for by who says so and shows what else there is.
+    """
 
     spec: IndexSpec
     conn: psycopg.Connection
@@ -36,21 +39,31 @@ class Look:
     has_catalog: bool
     warnings: tuple[str, ...] = ()
     """What is to be said about the server itself."""
+    unusable: DocumentsTableError | None = None
 
 
 @contextmanager
-def look(spec: IndexSpec) -> Iterator[Look]:
-    """A read-only session on the index's database. DocumentsTableError when a declared table is missing or lacks something."""
+def look(spec: IndexSpec, *, even_if_unusable: bool = False) -> Iterator[Look]:
+    """A read-only session on the index's database. DocumentsTableError when a declared table is missing or lacks something.
+
+    `even_if_unusable`: of an index that is registered the rest can be looked at all the same.
+    """
     url = resolve_url(spec.database_url)
     with connect(url, autocommit=True) as conn:
         warnings = check_server(conn, spec.pgvector.accept)
         conn.execute(queries("read_only"))
         has_catalog = _has_catalog(conn)
-        source = _source(conn, spec)
+        registered = versions.list_versions(conn, spec.name) if has_catalog else []
+        unusable = None
+        try:
+            source = _source(conn, spec)
+        except DocumentsTableError as problem:
+            if not (even_if_unusable and registered):
+                raise
+            source, unusable = Source.unchecked(spec.source()), problem
         index = None if source is None else OpenIndex(spec, url, source)
         try:
-            registered = versions.list_versions(conn, spec.name) if has_catalog else []
-            yield Look(spec, conn, index, registered, has_catalog, warnings)
+            yield Look(spec, conn, index, registered, has_catalog, warnings, unusable)
         finally:
             if index is not None:
                 index.close()
@@ -103,5 +116,6 @@ def _source(conn: psycopg.Connection, spec: IndexSpec) -> Source | None:
         schema_name, table = documents_source.split_name(declared.table)
         found = conn.execute(queries("table_exists"), {"schema": schema_name, "table": table}).fetchone()
         if found is None or not found[0]:
+            documents_source.refuse_gone(conn, declared)
             return None
     return documents_source.inspect(conn, declared)

@@ -175,6 +175,19 @@ class OpenIndex:
                 version.name, Throttle(self.spec.throttle, self.name, version.name, tables, store.pressure)
             )
 
+    def look_at_table(self, conn: psycopg.Connection) -> bool:
+        """Find the documents table again; whether it has other columns than this handle knows, and knows now. DocumentsTableError where it
+        cannot be used any more. The caller has let go of every store."""
+        source = documents_source.inspect(conn, self.spec.source())
+        if source == self.source:
+            return False
+        with self._lock:
+            stores, self._stores = self._stores, []
+            self.source, self._proved = source, False
+        for store in stores:
+            store.close()
+        return True
+
     def prove_capture(self, conn: psycopg.Connection) -> None:
         """Refuse unless a change reaches the queue: seen once in the life of this handle, by one row of the application's."""
         if not self._proved:

@@ -16,6 +16,7 @@ from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.migrate import names
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec, read_store
 from embed_pipeline.stores import registry
@@ -92,7 +93,10 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
     known = read_store(found[3])
     registered = (*found[:3], known.place(index.name))
     declared = (str(index.source), source.key, source.text, store.place(index.name))
-    if registered != declared:
+    if registered != declared and names.may_follow(registered, declared):
+        names.require_same(conn, index, registered)
+        _rename(conn, index, registered, values)
+    elif registered != declared:
         raise CatalogError(
             f"Index {index.name!r} is registered with {registered}, and its declaration now says {declared}: "
             "another table, key, text or store would change what every stored source_hash means.",
@@ -104,6 +108,22 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
     now = (store.text_field(), source.payload, source.payload_object)
     if (known, was) != (store, now):
         _update_index(conn, index, values, payload_changed=was != now)
+
+
+def _rename(conn: psycopg.Connection, index: OpenIndex, registered: names.Names, values: dict[str, Any]) -> None:
+    """Take the declared names for those of the registered ones, and capture by them."""
+    declared = (str(index.source), values["key_columns"], values["text_columns"])
+    reason = f"the documents {registered[:3]} were declared as {declared}"
+
+    def under_lock() -> None:
+        capture.lock(conn, index.source)
+        conn.execute(queries("rename_index"), values)
+        arm(conn, index)
+        # What was changed meanwhile, under names that capture did not know, is found by the comparison that this asks for.
+        shape.doubt(conn, index.name, reason)
+        versions.record_event(conn, index.name, "rename", reason=reason)
+
+    in_short_lock(conn, under_lock, what=f"rename the documents of {index.name}", table=str(index.source))
 
 
 def _refuse_moved_versions(conn: psycopg.Connection, index: OpenIndex, known: PgvectorSpec | QdrantSpec) -> None:

@@ -135,9 +135,9 @@ def status(index: OpenIndex) -> IndexStatus:
 
 def status_of(spec: IndexSpec) -> IndexStatus:
     """The state of a declared index, registered or not. Changes nothing."""
-    with look(spec) as seen:
+    with look(spec, even_if_unusable=True) as seen:
         conn, index = seen.conn, seen.index
-        documents = 0 if index is None else _count(conn, index)
+        documents = 0 if index is None or seen.unusable is not None else _count(conn, index)
         pending = _pending(conn, seen)
         spent = accounts.spending(conn, spec.name) if seen.has_catalog else {}
         registered = (
@@ -145,7 +145,12 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             if index is None
             else {
                 version.name: _version(
-                    conn, index, version, pending.get(version.name, Pending(0, 0.0)), spent.get(version.name, {})
+                    conn,
+                    index,
+                    version,
+                    pending.get(version.name, Pending(0, 0.0)),
+                    spent.get(version.name, {}),
+                    unusable=seen.unusable is not None,
                 )
                 for version in seen.registered
             }
@@ -171,7 +176,9 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             control=held,
             versions=found,
             events=_events(conn, spec.name) if seen.has_catalog else (),
-            next=next_command(
+            next=Next(None, seen.unusable.next_step or "the documents cannot be read")
+            if seen.unusable is not None
+            else next_command(
                 spec.name,
                 found,
                 held,
@@ -207,6 +214,8 @@ def _doubts(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
     if not seen.has_catalog or seen.index is None:
         return ()
     still_open = [doubt.reason for doubt in shape.open_doubts(conn, seen.spec.name)]
+    if seen.unusable is not None:
+        still_open.insert(0, seen.unusable.message.rstrip("."))
     return tuple(dict.fromkeys([*still_open, *shape.differences(conn, seen.index.source, seen.spec.name)]))
 
 
@@ -353,7 +362,13 @@ def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
 
 
 def _version(
-    conn: psycopg.Connection, index: OpenIndex, version: Version, pending: Pending, spent: Mapping[Kind, Spent]
+    conn: psycopg.Connection,
+    index: OpenIndex,
+    version: Version,
+    pending: Pending,
+    spent: Mapping[Kind, Spent],
+    *,
+    unusable: bool = False,
 ) -> VersionStatus:
     listed = partitions.listed(conn, index.name, version.name)
     store = index.store(version)
@@ -378,12 +393,12 @@ def _version(
         pending=pending.rows,
         oldest_pending_seconds=pending.oldest_seconds,
         dead_letters=dead_letters.count(conn, index.name, version.name),
-        first_dead_letters=tuple(f"{letter.doc_id}: {letter.reason}" for letter in letters),
+        first_dead_letters=tuple(f"{letter.shown_id}: {letter.reason}" for letter in letters),
         ann_index=ann_state,
         ann_index_bytes=0 if ann is None else ann.bytes or 0,
         bytes=store.size_bytes(conn) if has_vectors else 0,
         dropped=not has_vectors,
-        gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name)),
+        gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
         chunker=_chunker(VersionSpec.model_validate(version.spec)),
         spent=spent,
     )
@@ -393,11 +408,13 @@ def _chunker(declared: VersionSpec) -> str:
     return "" if declared.chunker is None else str(declared.chunker)
 
 
-def _gate_state(conn: psycopg.Connection, index: OpenIndex, version: Version, latest: Evidence | None) -> GateState | None:
+def _gate_state(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, latest: Evidence | None, *, unusable: bool
+) -> GateState | None:
     if latest is None:
         return None
-    stale = None
-    if version.state in ("ready", "standby"):
+    stale = "the documents cannot be read" if unusable else None
+    if not unusable and version.state in ("ready", "standby"):
         try:
             now = gate.present(conn, index, version)
             stale = evidence.staleness(latest, now, index.spec.gate.max_row_change)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
 
 from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.catalog.versions import Version, queries
-from embed_pipeline.documents import capture, inbox, queue, shape
+from embed_pipeline.documents import capture, inbox, queue, shape, unwieldy
+from embed_pipeline.documents.ranges import ALL_KEYS
+from embed_pipeline.documents.shape import Doubt, Horizon
 from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.migrate import loss as loss_rule
 from embed_pipeline.migrate import readers
+from embed_pipeline.migrate.loss import Loss
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.register import arm, in_short_lock
@@ -71,22 +76,32 @@ class Compared:
         return f"Something bypassed change capture, or could have: {', '.join(parts)}."
 
 
-def reconcile(index: OpenIndex) -> Compared:
+def reconcile(index: OpenIndex, accept_loss: int | None = None) -> Compared:
     """Full comparison: re-arm change capture where it is off, queue every difference, and take away the doubts that were open when it began.
 
     Audited, also when nothing was found. Finds what no trigger could see: triggers disabled for a while, a table restored without data. A
     partition that is not filled yet is the backfill's: there only what is stale or orphaned is queued. The store is told again which
-    version serves.
+    version serves. LossRefused where more of a version would go than reconcile.max_loss and `accept_loss` documents: of such a version
+    nothing is queued, and what is doubted stays so.
     """
     queued: dict[str, int] = {}
+    losses: list[Loss] = []
     with index.connection() as conn:
         doubts = shape.look(conn, index.source, index.name)
-        off = _rearm(conn, index)
+        off = _rearm(conn, index, doubts)
         for version in versions.live_versions(conn, index.name):
             if doubts or off:
                 # A worker may hold a text from before a change that was missed, and would acknowledge what it never saw.
                 inbox.announce_again(conn, index.source, index.name, version.name)
-            queued[version.name] = queue_differences(conn, index, version)
+            differing = compare_live(conn, index, version)
+            loss = _too_much(conn, index, version, len(differing.orphans), accept_loss)
+            if loss is not None:
+                losses.append(loss)
+                continue
+            queued[version.name] = differing.queue(conn)
+        if losses:
+            raise loss_rule.refused(conn, index.spec, str(index.source), losses)
+        unwieldy.forget_gone(conn, index.source, index.name)
         signal("reconcile.compared")
         shape.clear(conn, index.name, doubts)
         compared = Compared(tuple(off), queued, tuple(doubt.reason for doubt in doubts))
@@ -97,7 +112,7 @@ def reconcile(index: OpenIndex) -> Compared:
     return compared
 
 
-def _rearm(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
+def _rearm(conn: psycopg.Connection, index: OpenIndex, doubts: Sequence[Doubt]) -> list[str]:
     """What was off. Looked at first: arming takes the documents lock, and would queue behind long writers for nothing."""
     off = capture.disarmed(conn, index.source, index.name)
     if not off:
@@ -107,7 +122,8 @@ def _rearm(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
                 line.repeat(lambda conn: capture.prove_live(conn, index.source, index.name))
             except DocumentsTableError as problem:
                 off = [problem.message]
-    if off:
+    # Functions of ours may have been made for a column of another type, or name.
+    if off or any(doubt.kind == "shape" for doubt in doubts):
 
         def rearm() -> None:
             capture.lock(conn, index.source)
@@ -117,20 +133,58 @@ def _rearm(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
     return off
 
 
-def queue_differences(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
-    """Compare one version whole, and queue what differs; returns how many documents that were."""
+@dataclass(frozen=True)
+class Differing:
+    """What a comparison of a live version has found: documents that nothing queued explains, and those of them that are orphans.
+
+    `began`: from before it; None where a part of the version is not filled yet, so that all was not compared.
+    """
+
+    index: str
+    version: str
+    documents: set[str]
+    orphans: set[str]
+    began: Horizon | None
+
+    def queue(self, conn: psycopg.Connection) -> int:
+        """Hand them to the workers; returns how many they are."""
+        queue.enqueue(conn, self.index, self.version, sorted(self.documents), removed=self.orphans)
+        if self.began is not None:
+            shape.keep_comparison(conn, self.index, self.version, self.began)
+        return len(self.documents)
+
+
+def compare_live(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Differing:
+    """Compare one version whole. What history has not filled yet is the backfill's: of that nothing counts as missing."""
     began = shape.horizon(conn, index.source, index.name)
     store = index.store(version)
     listed = partitions.listed(conn, index.name, version.name)
+    left = [each.range for each in listed if each.completed_at is None]
+    if not left:
+        # Not range by range: a key of another type than when they were cut may be in another order.
+        found = store.compare(conn, [ALL_KEYS], orphans=True)
+        return Differing(index.name, version.name, set(found.different), found.orphans, began)
     filled = store.compare(conn, [each.range for each in listed if each.completed_at is not None], orphans=True)
-    unfilled = store.compare(conn, [each.range for each in listed if each.completed_at is None], orphans=False)
-    # What history has not filled yet is the backfill's.
-    stale = [doc_id for doc_id, verdict in unfilled.different.items() if verdict != "missing"]
-    different = sorted({*filled.different, *stale})
-    queue.enqueue(conn, index.name, version.name, different, removed=filled.orphans)
-    if all(each.completed_at is not None for each in listed):
-        shape.keep_comparison(conn, index.name, version.name, began)
-    return len(different)
+    unfilled = store.compare(conn, left, orphans=False)
+    stale = {doc_id for doc_id, verdict in unfilled.different.items() if verdict != "missing"}
+    return Differing(index.name, version.name, {*filled.different, *stale}, filled.orphans, None)
+
+
+def queue_differences(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
+    """Compare one version whole, and queue what differs; returns how many documents that were. LossRefused like `reconcile`."""
+    differing = compare_live(conn, index, version)
+    loss = _too_much(conn, index, version, len(differing.orphans))
+    if loss is not None:
+        raise loss_rule.refused(conn, index.spec, str(index.source), [loss])
+    return differing.queue(conn)
+
+
+def _too_much(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, removed: int, accepted: int | None = None
+) -> Loss | None:
+    held = max(index.store(version).count(conn), removed) if removed else 0
+    share = index.spec.reconcile.max_loss
+    return Loss(version.name, removed, held) if loss_rule.is_too_much(removed, held, share, accepted) else None
 
 
 def compare_all(conn: psycopg.Connection, index: OpenIndex, version: Version, *, whole: bool) -> Coverage:

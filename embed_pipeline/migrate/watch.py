@@ -16,8 +16,9 @@ from croniter import croniter
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import inbox, queue, shape
+from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.shape import Doubt
-from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError, VersionRetired
+from embed_pipeline.errors import DatabaseUnavailable, DocumentsTableError, EmbedPipelineError, VersionRetired
 from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.dual_write import VersionSync, Work, distributor
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -51,9 +52,26 @@ def watch(
     `doubted` hears of open doubts, every second while there are any and once when none is left. The full comparison that they ask for,
     and that of `reconcile.schedule`, run here.
     """
-    watchers = _Watchers(index, stop, report, waiting)
     comparing = _Comparing(index, stop, report)
+    try:
+        while _watch_table(index, stop, report, waiting, doubted, comparing):
+            pass
+    finally:
+        comparing.join()
+
+
+def _watch_table(
+    index: OpenIndex,
+    stop: threading.Event,
+    report: Report,
+    waiting: Waiting | None,
+    doubted: Callable[[list[Doubt]], None],
+    comparing: _Comparing,
+) -> bool:
+    """Watch until `stop`, or until the documents have other columns than this handle knew; whether it was that."""
+    watchers = _Watchers(index, report, waiting)
     hands = distributor(index)
+    table = _Table(index, report)
     try:
         with Line(index, waiting, stop=stop) as line:
             following, were_doubts = 0.0, False
@@ -65,7 +83,11 @@ def watch(
                     if doubts or were_doubts:
                         doubted(doubts)
                     were_doubts = bool(doubts)
-                    comparing.begin_if_due(bool(doubts))
+                    if doubts and not comparing.is_under_way and line.repeat(table.is_another):
+                        watchers.join()
+                        line.repeat(index.look_at_table)
+                        return True
+                    comparing.begin_if_due(shape.asks_for_comparison(doubts))
                 if line.repeat(lambda conn: inbox.has_rows(conn, index.name)):
                     line.repeat(lambda conn: hands.distribute(conn, watchers.wake))
                 stop.wait(LOOK_SECONDS)
@@ -74,15 +96,34 @@ def watch(
             raise
     finally:
         watchers.join()
-        comparing.join()
+    return False
+
+
+class _Table:
+    """The documents table, while it is doubted: a key of a wider type, or a column that is gone, is no matter of a comparison alone."""
+
+    def __init__(self, index: OpenIndex, report: Report) -> None:
+        self._index = index
+        self._report = report
+        self._said = ""
+
+    def is_another(self, conn: psycopg.Connection) -> bool:
+        """Whether it can be used, and has other columns. That it cannot be used is reported once."""
+        try:
+            return documents_source.inspect(conn, self._index.spec.source()) != self._index.source
+        except DocumentsTableError as problem:
+            if problem.message != self._said:
+                self._said = problem.message
+                self._report([VersionSync("documents", error=str(problem))])
+            return False
 
 
 class _Watchers:
     """A thread for each live version."""
 
-    def __init__(self, index: OpenIndex, stop: threading.Event, report: Report, waiting: Waiting | None) -> None:
+    def __init__(self, index: OpenIndex, report: Report, waiting: Waiting | None) -> None:
         self._index = index
-        self._stop = stop
+        self._stop = threading.Event()
         self._report = report
         self._waiting = waiting
         self._reporting = threading.Lock()
@@ -160,11 +201,16 @@ class _Comparing:
         self._thread: threading.Thread | None = None
         self._again = 0.0
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether one runs now."""
+        return self._thread is not None and self._thread.is_alive()
+
     def begin_if_due(self, doubted: bool) -> None:
         due = doubted and time.monotonic() >= self._again
         if datetime.now(timezone.utc) >= self._due:
             due, self._due = True, self._ticks.get_next()
-        if due and (self._thread is None or not self._thread.is_alive()):
+        if due and not self.is_under_way:
             self._again = time.monotonic() + COMPARE_AGAIN_SECONDS
             self._thread = threading.Thread(target=self._compare, name="compare", daemon=True)
             self._thread.start()

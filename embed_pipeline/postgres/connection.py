@@ -33,7 +33,16 @@ FROZEN_MS = 30_000
 
 # Keys are compared and hashed as text. These settings decide how a date, a float or a bytea is written, and a role or a
 # database may have others. Given at connect time they cost no round trip.
-_STABLE_TEXT = "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
+_STABLE_TEXT = (
+    "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1 -c lc_monetary=C"
+)
+# A role or a database may have other defaults for its application. A serializable session of ours would be a partner in the conflicts of
+# the application's own transactions, and theirs would fail of it; and one that waits for a safe snapshot never writes.
+_OWN_TRANSACTIONS = (
+    "-c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off -c default_transaction_deferrable=off"
+)
+# Documents that a policy hides would count as gone. With this PostgreSQL raises where it would hide a row.
+_EVERY_ROW = "-c row_security=off"
 log = logging.getLogger(__name__)
 _warned: set[str] = set()
 _QUERIES = Queries(__file__, "connection.sql")
@@ -57,15 +66,19 @@ def resolve_url(database_url: str | None) -> str:
     return _SCHEME.sub("postgresql://", database_url.strip(), count=1)
 
 
-def connect(url: str, *, autocommit: bool = False, application_name: str = "embed-pipeline") -> psycopg.Connection[TupleRow]:
+def connect(
+    url: str, *, autocommit: bool = False, application_name: str = "embed-pipeline", every_row: bool = True
+) -> psycopg.Connection[TupleRow]:
     """A connection with pgvector's types registered (where the extension exists) and settings that make text stable.
 
     The URL's own `connect_timeout` (else 10 s), `application_name` and `options` are kept; of two equal options
-    ours counts. Raises DatabaseUnavailable, in one sentence, when there is no server or it refuses us.
+    ours counts. `every_row`: a statement fails where row security would hide a row from it; a reader sees what its policies let it see.
+    Raises DatabaseUnavailable, in one sentence, when there is no server or it refuses us.
     """
     parameters = _parameters(url)
     mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name, "client_encoding": "UTF8"}
-    options = f"{parameters.pop('options', '')} {_STABLE_TEXT} -c idle_in_transaction_session_timeout={FROZEN_MS}".strip()
+    ours = [_STABLE_TEXT, _OWN_TRANSACTIONS, f"-c idle_in_transaction_session_timeout={FROZEN_MS}"]
+    options = " ".join([parameters.pop("options", ""), *ours, *([_EVERY_ROW] if every_row else [])]).strip()
 
     def begin(*, plain: bool = False) -> psycopg.Connection[TupleRow]:
         asked = {**mine, **parameters} | ({} if plain else {"options": f"{options} -c {poolers.MARK}"})

@@ -36,7 +36,7 @@ class _Connection(psycopg.Connection[Any]):
         cls, conninfo: str = "", *, failed: Callable[[EmbedPipelineError], None], **_: Any
     ) -> psycopg.Connection[Any]:
         try:
-            return connect(conninfo, autocommit=True)
+            return connect(conninfo, autocommit=True, every_row=False)
         except EmbedPipelineError as problem:
             failed(problem)
             raise

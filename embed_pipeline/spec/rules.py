@@ -47,6 +47,12 @@ class ReconcileSpec(Declared):
     """When every document is compared with every vector, whatever change capture has seen."""
 
     schedule: str = Field("17 5 * * *", description="cron of the full comparison, UTC; it reads the whole documents table")
+    max_loss: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of a version's documents, of more than 100, that a comparison or `load --full` removes unasked",
+    )
 
 
 class ThrottleSpec(Declared):

@@ -16,8 +16,8 @@ from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.ranges import KeyRange
-from embed_pipeline.documents.slices import Compose, KeySlices, SlicedQuery, SliceSize, read
-from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.slices import Compose, KeySlices, SlicedQuery, SliceSize, read_by_id
+from embed_pipeline.documents.source import LONGEST_ID, Source
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Found
@@ -98,7 +98,12 @@ class Comparison:
             "first_chunk": stored.first_chunk,
         }
         if name == "slice":
-            parts |= {"source_hash": source.source_hash(), "differs": stored.differs, "is_whole": stored.is_whole or YES}
+            parts |= {
+                "longest_id": sql.Literal(LONGEST_ID),
+                "source_hash": source.source_hash(),
+                "differs": stored.differs,
+                "is_whole": stored.is_whole or YES,
+            }
         return lambda in_range: queries(name, in_range=in_range, **parts)
 
     def _slice(self, part: KeyRange) -> None:
@@ -128,14 +133,15 @@ class Comparison:
         self.counted += row[6]
 
     def _orphans(self, doc_ids: Sequence[str]) -> None:
-        parts = self._source.parts()
-        stored = self._stored.relation
-        query = queries("orphans", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"], stored=stored)
+        def compose(matches: sql.Composable) -> sql.Composed:
+            return queries("orphans", documents=self._source.identifier, key_is_wanted=matches, stored=self._stored.relation)
+
         start = 0
         while start < len(doc_ids):
             rows = self._size.rows
             with self._size.timed():
-                found = read(self._conn, query, self._names() | {"doc_ids": list(doc_ids[start : start + rows])})
+                portion = self._names() | {"doc_ids": list(doc_ids[start : start + rows])}
+                found = read_by_id(self._conn, self._source, compose, portion)
             for doc_id, pending in found:
                 if pending:
                     self.found.pending += 1

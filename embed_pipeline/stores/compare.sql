@@ -31,7 +31,8 @@ FROM (
     FROM (
         SELECT {doc_id} AS doc_id,
                CASE
-                   WHEN v.doc_id IS NULL THEN CASE WHEN l.source_hash = {source_hash} THEN 'dead' ELSE 'missing' END
+                   WHEN v.doc_id IS NULL THEN CASE
+                       WHEN l.source_hash = {source_hash} OR octet_length({doc_id}) > {longest_id} THEN 'dead' ELSE 'missing' END
                    WHEN l.doc_id IS NOT NULL THEN 'stale'
                    WHEN ({document_unchanged} AND {row_unchanged}) IS NOT TRUE AND ({differs}) THEN 'stale'
                    WHEN NOT ({is_whole}) THEN 'wrong_chunks'

@@ -8,9 +8,10 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import unwieldy
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.slices import SlicedQuery
-from embed_pipeline.documents.source import Source, hash_of
+from embed_pipeline.documents.source import LONGEST_ID, Source, hash_of
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.stores.protocol import MissingDocument
 
@@ -30,8 +31,13 @@ class Missing:
         )
 
     def documents(self, conn: psycopg.Connection, part: KeyRange) -> list[MissingDocument]:
-        """Those of a slice that have no dead letter, in key order."""
-        return hashed(self._query.rows(conn, part, self._names, binary=True))
+        """Those of a slice that have no dead letter, in key order. Ids that are too long are set aside, before anything is paid for them."""
+        rows = self._query.rows(conn, part, self._names, binary=True)
+        long = [doc_id for doc_id, _ in rows if len(doc_id) > LONGEST_ID // 4 and len(doc_id.encode()) > LONGEST_ID]
+        if long:
+            unwieldy.set_aside(conn, self._names["index"], long)
+            rows = [row for row in rows if row[0] not in set(long)]
+        return hashed(rows)
 
 
 def hashed(rows: Iterable[tuple[str, str]]) -> list[MissingDocument]:

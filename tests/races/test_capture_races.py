@@ -187,6 +187,27 @@ def test_strict_transactions_never_fail_because_of_us(
     assert "2" not in stored(app, "v1")
 
 
+def test_we_are_no_partner_in_a_serializable_conflict(
+    database_url: str, app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """The database's default is serializable. One transaction has read what another one changed, and writes: that alone is allowed. With
+    a serializable worker that has looked at the inbox it would be between two others, and fail."""
+    name = sql.Identifier(app.info.dbname)
+    app.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = serializable").format(name))
+    index = open_docs("v1")
+    fill(index, "v1")
+    second_app.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+    second_app.commit()
+    second_app.execute("SELECT body FROM articles WHERE id = 2")
+    with psycopg.connect(database_url, autocommit=True) as other:
+        assert other.execute("SHOW transaction_isolation").fetchone() == ("serializable",)
+        change(other, 2, "changed")
+    assert dual_write.sync(index)[0].error == ""
+    change(second_app, 1, "written")
+    second_app.commit()
+    settle(index)
+
+
 def test_registration_of_an_index_waits_for_writers_in_flight(
     app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
 ) -> None:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from embed_pipeline.catalog import partitions
-from embed_pipeline.errors import CatalogError, ConfigurationError, FencedOff, WrongSpace
+from embed_pipeline.errors import CatalogError, ConfigurationError, FencedOff, LossRefused, WrongSpace
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -361,6 +361,20 @@ def test_bypassed_change_is_found_and_repaired(app: psycopg.Connection, open_sto
     assert verify.reconcile(index).queued == {"v1": 3, "v2": 3}
     settle(index)
     assert hashes(index, app, "v1") == hashes(index, app, "v2") == wanted(app)
+
+
+def test_bulk_loss_is_refused_until_it_is_told(app: psycopg.Connection, open_stored: Open) -> None:
+    """The table was swapped for one without rows: to a comparison all of its documents look deleted."""
+    app.execute("INSERT INTO articles (id, title, body) SELECT n, 't ' || n, 'b' FROM generate_series(61, 110) AS n")
+    index = open_stored("v1")
+    fill(index, "v1")
+    app.execute("ALTER TABLE articles RENAME TO before; CREATE TABLE articles (LIKE before INCLUDING ALL)")
+    with pytest.raises(LossRefused, match="would remove 110 of the 110 documents of v1"):
+        verify.reconcile(index)
+    assert len(hashes(index, app, "v1")) == 110
+    assert verify.reconcile(index, accept_loss=110).queued == {"v1": 110}
+    settle(index)
+    assert hashes(index, app, "v1") == {}
 
 
 def test_the_count_is_of_documents_with_vectors(app: psycopg.Connection, open_stored: Open) -> None:

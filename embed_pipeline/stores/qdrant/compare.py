@@ -19,7 +19,7 @@ from qdrant_client import models
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
 from embed_pipeline.documents.ranges import KeyRange
-from embed_pipeline.documents.slices import read
+from embed_pipeline.documents.slices import read_by_id
 from embed_pipeline.documents.source import Source
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare as sliced
@@ -181,9 +181,11 @@ class Comparing:
         points = read_points(self._engine, self._place.collection, wanted, vectors=[self._place.vector])
         signal("qdrant.looked")
         parts = self._source.parts()
-        query = queries("expected", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
+        wanted_parts = {name: parts[name] for name in ("source_hash", "payload", "documents")}
         values = {"index": self._version.index, "version": self._version.name, "doc_ids": list(doc_ids)}
-        rows = read(self._conn, query, values)
+        rows = read_by_id(
+            self._conn, self._source, lambda matches: queries("expected", key_is_wanted=matches, **wanted_parts), values
+        )
         found: dict[str, str] = {}
         for doc_id, pending, *expected in rows:
             point = points.get(point_id(doc_id))

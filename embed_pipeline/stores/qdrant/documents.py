@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
-from embed_pipeline.documents.slices import read
+from embed_pipeline.documents.slices import read_by_id
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres.queries import Queries
 
@@ -28,16 +29,18 @@ class Now:
 def look(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> dict[str, Now]:
     """The documents of these ids that are there."""
     parts = source.parts()
-    query = queries("now", **{name: parts[name] for name in ("source_hash", "payload", "documents", "key_is_wanted")})
-    rows = read(conn, query, {"doc_ids": list(doc_ids)})
+    wanted = {name: parts[name] for name in ("source_hash", "payload", "documents")}
+    rows = read_by_id(conn, source, lambda matches: queries("now", key_is_wanted=matches, **wanted), {"doc_ids": list(doc_ids)})
     return {doc_id: Now(bytes(digest), payload, payload_hash) for doc_id, digest, payload, payload_hash in rows}
 
 
 def gone(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> list[str]:
     """Those of these ids that are no document."""
-    parts = source.parts()
-    query = queries("gone", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
-    return [doc_id for (doc_id,) in read(conn, query, {"doc_ids": list(doc_ids)})]
+
+    def compose(matches: sql.Composable) -> sql.Composed:
+        return queries("gone", documents=source.identifier, key_is_wanted=matches)
+
+    return [doc_id for (doc_id,) in read_by_id(conn, source, compose, {"doc_ids": list(doc_ids)})]
 
 
 @contextmanager

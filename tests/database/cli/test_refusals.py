@@ -231,7 +231,7 @@ def test_an_interrupt_says_that_the_work_is_kept(place: Place, run: Run, monkeyp
 
 
 def test_a_defect_is_not_dressed_up(place: Place, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(spec: Any) -> Any:
+    def broken(spec: Any, **_: Any) -> Any:
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr("embed_pipeline.migrate.status.look", broken)

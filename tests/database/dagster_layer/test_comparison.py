@@ -108,3 +108,19 @@ def test_a_comparison_registers_no_new_version(declare: Declare, run: Run, app: 
     run(declare(V1)).serve("v1")
     assert compared(run(declare({"v1": {}, "v2": {}})))[0]
     assert app.execute("SELECT version FROM embed_pipeline.versions").fetchall() == [("v1",)]
+
+
+def test_a_bulk_loss_turns_the_run_red_and_is_left_to_a_person(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """The table was swapped for an empty one. The sensor says it at every tick, and asks for no further comparison by itself."""
+    app.execute("INSERT INTO articles SELECT n, 'more' FROM generate_series(1000, 1100) AS n")
+    docs = run(declare(V1))
+    docs.fill("v1")
+    app.execute("ALTER TABLE articles RENAME TO before; CREATE TABLE articles (LIKE before INCLUDING ALL)")
+    failed = docs.job("compare_docs")
+    assert not failed.success
+    said = status_of(docs.spec).doubts[-1]
+    assert said.startswith("a comparison would have removed ")
+    sensor = docs.definitions.resolve_sensor_def("docs_dual_write")
+    with dg.build_sensor_context(instance=docs.instance) as context:
+        ticked = sensor.evaluate_tick(context)
+    assert [request.job_name for request in ticked.run_requests or []] in ([], ["dual_write_docs"])
