@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import psycopg
 
-from embed_pipeline.catalog import partitions, versions
+from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.existing import ExistingDocument, Places, forget_inserted
 from embed_pipeline.embedders.protocol import Urgency
@@ -324,8 +324,4 @@ def _register(conn: psycopg.Connection, index: OpenIndex, name: str) -> int:
     """Register the version, and queue what differs from it: changes of before were handed over without it. Returns how many."""
     register.register(conn, index, adopted=True)
     version = versions.get(conn, index.name, name)
-    for partition in partitions.listed(conn, index.name, name):
-        if not partition.begun:
-            # A backfill must not take them for empty, and pay for what is there.
-            partitions.close(conn, index.name, name, partition.range.partition)
     return verify.queue_differences(conn, index, version)
