@@ -18,10 +18,10 @@ NEAR = "cheap pills offer"
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_dead_entries_near_the_query(app: psycopg.Connection, open_docs: Callable[..., OpenIndex], chunked: bool) -> None:
-    """200 documents nearer than all others are deleted, or edited to be far: ten hits of ten, with and without a filter, in Python and SQL."""
+    """400 documents nearer than all others are deleted, or edited to be far: ten hits of ten, with and without a filter, in Python and SQL."""
     app.execute("UPDATE articles SET title = NULL")
-    app.execute("INSERT INTO articles (id, body) SELECT n, 'common word ' || n FROM generate_series(61, 600) AS n")
-    app.execute("INSERT INTO articles (id, body) SELECT n, 'cheap pills offer' FROM generate_series(2001, 2200) AS n")
+    app.execute("INSERT INTO articles (id, body) SELECT n, 'common word ' || n FROM generate_series(61, 1500) AS n")
+    app.execute("INSERT INTO articles (id, body) SELECT n, 'cheap pills offer' FROM generate_series(2001, 2400) AS n")
     version = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "m", "dimensions": 16, "hnsw": {"ef_search": 10}}
     if chunked:
         version["chunker"] = {"size": 30, "overlap": 0}
@@ -31,7 +31,7 @@ def test_dead_entries_near_the_query(app: psycopg.Connection, open_docs: Callabl
     # Nothing is cleaned up, and who may not sort has to take the graph.
     app.execute("ALTER TABLE embed_pipeline.docs__v1 SET (autovacuum_enabled = off)")
     app.execute(sql.SQL("ALTER DATABASE {} SET enable_sort = off").format(database))
-    app.execute("DELETE FROM articles WHERE id > 2100")
+    app.execute("DELETE FROM articles WHERE id > 2200")
     app.execute("UPDATE articles SET body = 'common word ' || id WHERE id > 2000")
     dual_write.sync(index)
     with Searcher("docs", index.url) as searcher:
