@@ -2,6 +2,9 @@
 -- Tables hold state; the views are the contract for people who look. The schema embed_pipeline exists already; {vector_schema} is where
 -- the vector extension lives in this database.
 
+-- Loads the extension's library: before that a role that is no superuser may not name its settings, as embed_pipeline.search does.
+SELECT '[1]'::{vector_schema}.vector;
+
 CREATE TABLE embed_pipeline.indexes (
     index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9_]{{0,23}}$'),
     documents_table text NOT NULL,
