@@ -2,6 +2,9 @@
 -- Tables hold state; the views are the contract for people who look. The schema embed_pipeline exists already; {vector_schema} is where
 -- the vector extension lives in this database.
 
+-- Loads the extension's library: before that a role that is no superuser may not name its settings, as embed_pipeline.search does.
+SELECT '[1]'::{vector_schema}.vector;
+
 CREATE TABLE embed_pipeline.indexes (
     index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9_]{{0,23}}$'),
     documents_table text NOT NULL,
@@ -400,7 +403,7 @@ CREATE FUNCTION embed_pipeline.search(
 ) RETURNS TABLE (doc_id text, chunk integer, distance double precision, passage_start integer, passage_end integer)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, {vector_schema}, pg_temp
     -- Named here so that the caller's own come back at the end.
-    SET hnsw.ef_search = 40 SET hnsw.iterative_scan = 'strict_order' SET enable_indexscan = on AS $search$
+    SET hnsw.ef_search = 40 SET hnsw.iterative_scan = 'strict_order' AS $search$
 #variable_conflict use_column
 DECLARE
     target    embed_pipeline.index_versions;
@@ -458,16 +461,17 @@ BEGIN
         'WHERE p.index_name || '''' = %L AND p.version || '''' = %L AND p.doc_id = v.doc_id), false)', $1, $2) END;
     asked := CASE WHEN chunked THEN 4 * $5 ELSE $5 END;
     LOOP
-        PERFORM set_config('enable_indexscan', CASE WHEN mode = 'index' THEN 'on' ELSE 'off' END, true);
         EXECUTE format(
             'WITH n AS MATERIALIZED (SELECT v.doc_id, v.chunk, (%1$s)::double precision AS distance, v.passage_start, v.passage_end,'
-            '                               %2$s AS suspect FROM %3$s v %4$s ORDER BY %1$s LIMIT $2),'
+            '                               %2$s AS suspect FROM %3$s v %4$s ORDER BY %5$s LIMIT $2),'
             ' f AS (SELECT DISTINCT ON (n.doc_id) n.* FROM n ORDER BY n.doc_id, n.distance, n.chunk)'
             ' SELECT (SELECT count(*) FROM n), array_agg(f.doc_id::text ORDER BY f.distance, f.doc_id),'
             ' array_agg(f.chunk ORDER BY f.distance, f.doc_id), array_agg(f.distance ORDER BY f.distance, f.doc_id),'
             ' array_agg(f.passage_start ORDER BY f.distance, f.doc_id), array_agg(f.passage_end ORDER BY f.distance, f.doc_id),'
             ' coalesce(array_agg(f.doc_id::text) FILTER (WHERE f.suspect), ARRAY[]::text[]) FROM f',
-            apart, suspect, vectors, CASE WHEN mode = 'among' THEN 'WHERE v.doc_id = ANY ($3)' ELSE '' END)
+            apart, suspect, vectors, CASE WHEN mode = 'among' THEN 'WHERE v.doc_id = ANY ($3)' ELSE '' END,
+            -- An order that no index has, whatever is set for the planner: every vector is compared.
+            CASE WHEN mode = 'index' THEN apart ELSE '(' || apart || ') + 0' END)
             INTO given, ids, chunks, distances, starts, ends, suspects USING $4, asked, chosen;
         hidden := CASE WHEN cardinality(suspects) = 0 THEN suspects ELSE embed_pipeline.gone($1, $2, suspects) END;
         EXIT WHEN coalesce(cardinality(ids), 0) - cardinality(hidden) >= $5;

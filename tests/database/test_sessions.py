@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -21,6 +17,7 @@ from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.migrate import dual_write, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import change, fill, serve
+from tests.harness.forked import forked, said
 from tests.harness.postgres.seen import wait_until
 
 Open = Callable[..., OpenIndex]
@@ -88,33 +85,6 @@ def test_a_closed_searcher_says_so(index: OpenIndex) -> None:
         searcher.search("anything")
 
 
-@contextmanager
-def forked(work: Callable[[], object]) -> Iterator[int]:
-    """A process forked from this one, which writes what `work` returned, and ends without running anything of pytest's."""
-    reads, writes = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reads)
-        try:
-            answer: object = work()
-        except BaseException:
-            answer = traceback.format_exc()
-        os.write(writes, json.dumps(answer).encode())
-        os._exit(0)
-    os.close(writes)
-    try:
-        yield reads
-    finally:
-        os.close(reads)
-        # Not reaped yet, so that the number is still its own.
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def said(reads: int) -> Any:
-    return json.loads(b"".join(iter(lambda: os.read(reads, 65536), b"")))
-
-
 def test_processes_forked_from_one_that_has_searched(app: psycopg.Connection, index: OpenIndex) -> None:
     """Parent and two children search at the same time, each for documents of its own: every answer is to the own question. The
     children end first, and the parent's sessions are still there."""
@@ -122,7 +92,7 @@ def test_processes_forked_from_one_that_has_searched(app: psycopg.Connection, in
         assert nearest(searcher, 1) == "1"
         with index.connection() as conn:
             fingerprint = index.version(conn, "v1").fingerprint
-        before = served(searcher)
+        before, model = served(searcher), searcher._resolve(None).embedder
 
         def many(first: int) -> list[int]:
             return [number for number in range(first, first + 20) if nearest(searcher, number) != str(number)]
@@ -131,13 +101,14 @@ def test_processes_forked_from_one_that_has_searched(app: psycopg.Connection, in
             wrong = many(first)
             with index.connection() as own:
                 mine = own.info.backend_pid
-                return [wrong, served(searcher), mine, index.embedder_of(index.version(own, "v1")).fingerprint]
+                same = searcher._resolve(None).embedder is model
+                return [wrong, served(searcher), mine, same, index.embedder_of(index.version(own, "v1")).fingerprint]
 
         with forked(lambda: of_the_child(1)) as one, forked(lambda: of_the_child(21)) as other:
             assert many(41) == []
             told = [said(one), said(other)]
-        for wrong, sessions, session, model in told:
-            assert (wrong, model) == ([], fingerprint)
+        for wrong, sessions, session, same, found in told:
+            assert (wrong, same, found) == ([], False, fingerprint)
             assert not {*sessions, session} & set(before)
         assert set(before) <= set(ours(app))
         assert nearest(searcher, 7) == "7"

@@ -53,13 +53,16 @@ class Nearest:
         self._filters = Filters(source)
         self._shown = Shown(source)
         self._doubt = NOBODY
-        self._searches: dict[tuple[str, int], bytes] = {}
+        self._searches: dict[tuple[Mode, int], bytes] = {}
         self._ef = int(version.spec.get("hnsw", {}).get("ef_search", 100))
         self._parts: dict[str, sql.Composable] = {
             "table": version.table,
             "operator": sql.SQL(OPERATORS[version.distance]),
             "vector_type": sql.Identifier(version.precision),
         }
+        compared = {name: self._parts[name] for name in ("operator", "vector_type")}
+        orders = {True: queries("by_the_graph", **compared), False: queries("by_all", **compared)}
+        self._nearness: dict[Mode, sql.Composable] = {mode: orders[mode == "index"] for mode in ("index", "all", "among")}
 
     def search(self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, among: Selection) -> list[Hit]:
         """The `k` nearest documents of the selection, fewer only where there are no more."""
@@ -136,9 +139,9 @@ class Nearest:
         """
         while True:
             doubt = self._doubt
-            query = self._composed(conn, "among_these" if mode == "among" else "among_all", doubt)
+            query = self._composed(conn, mode, doubt)
             with conn.pipeline():  # one transaction, as in `slices.read`
-                conn.execute(queries("search_settings"), self._settings(values["rows"], mode))
+                conn.execute(queries("search_settings"), self._settings(values["rows"]))
                 doubted = conn.execute(queries("doubtful"), values)
                 found = conn.execute(query, values)
             rows, now = found.fetchall(), doubted.fetchone()
@@ -147,12 +150,16 @@ class Nearest:
             if self._doubt <= doubt:
                 return rows, doubt
 
-    def _composed(self, conn: psycopg.Connection, among: str, doubt: int) -> bytes:
+    def _composed(self, conn: psycopg.Connection, mode: Mode, doubt: int) -> bytes:
         """The search, composed once: that takes as long as the index takes to answer it."""
-        if (among, doubt) not in self._searches:
+        if (mode, doubt) not in self._searches:
             suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
-            self._searches[among, doubt] = queries("nearest", among=queries(among), suspect=suspect, **self._parts).as_bytes(conn)
-        return self._searches[among, doubt]
+            among = queries("among_these" if mode == "among" else "among_all")
+            self._searches[mode, doubt] = self._query(mode, among, suspect).as_bytes(conn)
+        return self._searches[mode, doubt]
+
+    def _query(self, mode: Mode, among: sql.Composable, suspect: sql.Composable) -> sql.Composed:
+        return queries("nearest", among=among, suspect=suspect, nearness=self._nearness[mode], **self._parts)
 
     def _filtered(
         self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, chosen: Selection, condition: sql.Composable
@@ -174,10 +181,10 @@ class Nearest:
                 mode, among, asked = "among", queries("among_these"), EVERY_ROW
                 values["among"] = ids
         while True:
-            query = queries("nearest", among=among, suspect=queries("suspect_none"), **self._parts)
+            query = self._query(mode, among, queries("suspect_none"))
             with conn.pipeline():  # one transaction, as in `slices.read`
                 conn.execute(filters.queries("as_the_reader"))
-                conn.execute(queries("search_settings"), self._settings(asked, mode))
+                conn.execute(queries("search_settings"), self._settings(asked))
                 found = conn.execute(query, values | {"rows": asked})
             rows = found.fetchall()
             hits = self._with_documents(conn, _of_documents(rows), k, chosen, condition, values)
@@ -223,8 +230,8 @@ class Nearest:
                 break
         return kept[:k]
 
-    def _settings(self, rows: int, mode: Mode) -> dict[str, str]:
-        return {"ef_search": str(min(max(rows, self._ef), MOST_EF)), "index_scan": "on" if mode == "index" else "off"}
+    def _settings(self, rows: int) -> dict[str, str]:
+        return {"ef_search": str(min(max(rows, self._ef), MOST_EF))}
 
     def gone(self, conn: psycopg.Connection, suspects: Sequence[str]) -> set[str]:
         """Those of these documents that are gone, or announced as removed where that cannot be looked up."""

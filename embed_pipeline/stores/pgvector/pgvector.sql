@@ -117,8 +117,7 @@ SELECT count(*) FILTER (WHERE {is_settled}), count(*) FILTER (WHERE NOT ({is_set
 AND NOT EXISTS (SELECT FROM {table} AS c WHERE c.doc_id = v.doc_id AND (c.source_hash, c.chunks) IS DISTINCT FROM (v.source_hash, v.chunks))
 
 -- name: search_settings
-SELECT set_config('hnsw.ef_search', %(ef_search)s, true), set_config('hnsw.iterative_scan', 'strict_order', true),
-       set_config('enable_indexscan', %(index_scan)s, true)
+SELECT set_config('hnsw.ef_search', %(ef_search)s, true), set_config('hnsw.iterative_scan', 'strict_order', true)
 
 -- name: doubtful
 SELECT embed_pipeline.doubtful(%(index)s, %(version)s)
@@ -134,7 +133,14 @@ SELECT v.doc_id, v.chunk, (v.embedding {operator} %(query)b::{vector_type})::dou
        v.passage_start, v.passage_end, {suspect} AS suspect
 FROM {table} AS v
 WHERE {among}
-ORDER BY v.embedding {operator} %(query)b::{vector_type} LIMIT %(rows)s
+ORDER BY {nearness} LIMIT %(rows)s
+
+-- name: by_the_graph
+v.embedding {operator} %(query)b::{vector_type}
+
+-- name: by_all
+-- No order that an index has: whatever a role or database has set for the planner, every vector is compared.
+(v.embedding {operator} %(query)b::{vector_type}) + 0
 
 -- name: among_all
 true

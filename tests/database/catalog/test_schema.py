@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import conninfo, sql
 
 from embed_pipeline.catalog import schema
 from embed_pipeline.postgres.connection import connect
@@ -108,3 +109,21 @@ def test_two_databases_are_migrated_at_the_same_time_in_one_process(
         for url in (bare_database_url, second):
             with connect(url) as conn:
                 assert schema.current_revision(conn) == schema.HEAD
+
+
+def test_a_role_that_is_no_superuser_makes_it(database_url: str) -> None:
+    """In a session in which nothing has used a vector yet, so that the server does not know the extension's settings."""
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        name = f"migrator_{admin.info.dbname}"
+        role = sql.Identifier(name)
+        admin.execute("CREATE EXTENSION IF NOT EXISTS vector; DROP SCHEMA IF EXISTS embed_pipeline CASCADE")
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'migrator'").format(role))
+        try:
+            admin.execute(sql.SQL("CREATE SCHEMA embed_pipeline AUTHORIZATION {}").format(role))
+            url = conninfo.make_conninfo(database_url, user=name, password="migrator")
+            with connect(url, autocommit=True) as conn:
+                schema.ensure(conn, url)
+                assert schema.current_revision(conn) == schema.HEAD
+        finally:
+            admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            admin.execute(sql.SQL("DROP ROLE {}").format(role))

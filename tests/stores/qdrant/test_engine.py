@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from embed_pipeline.stores.qdrant import engines
 from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRefused
 from tests.harness.articles import DOCUMENTS, counted, fill, require_consistent, settle
 from tests.harness.fakes import asked_texts
+from tests.harness.forked import forked, said
 from tests.harness.qdrant.loopback import Loopback
 from tests.stores.holding import store_of
 
@@ -255,3 +257,47 @@ def test_local_mode_bears_many_threads(app: psycopg.Connection, open_docs: Open,
         thread.join()
     assert failures == []
     require_consistent(index)
+
+
+def test_a_forked_process_has_a_client_of_its_own(engine: Engine, shared: Loopback) -> None:
+    """Parent and child ask over the same engine at the same time; each gets the answers to its own questions."""
+    engine.call(
+        lambda client: client.create_collection("forked", {"": models.VectorParams(size=2, distance=models.Distance.DOT)})
+    )
+
+    def wrong(there: str, missing: str) -> int:
+        def ask(name: str) -> bool:
+            return engine.call(lambda client: client.collection_exists(name))
+
+        return sum(not ask(there) or ask(missing) for _ in range(20))
+
+    assert wrong("forked", "none") == 0
+    mine = engine._client
+    with forked(lambda: [wrong("forked", "of the child"), engine._client is mine, engine.close()]) as child:
+        assert wrong("forked", "of the parent") == 0
+        assert said(child) == [0, False, None]
+    assert engine._client is mine
+    assert wrong("forked", "none") == 0
+
+
+def test_local_mode_stays_with_the_process_that_opened_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that ends, or closes what it has, does not give the folder away under the parent."""
+    monkeypatch.setattr(engine_module, "FOLDER_SECONDS", 0.1)
+    spec = QdrantSpec(kind="qdrant", path=tmp_path / "qdrant")
+    engine = engines.take(spec)
+    make(engine)
+
+    def refused() -> str:
+        try:
+            return str(engine.call(lambda client: client.collection_exists("c")))
+        except StoreUnavailable as problem:
+            return problem.message
+        finally:
+            engine.close()
+            gc.collect()
+
+    for _ in range(2):
+        with forked(refused) as child:
+            assert "Another process holds the local mode" in said(child)
+    assert engine.call(lambda client: client.collection_exists("c"))
+    engines.give_back(engine)
