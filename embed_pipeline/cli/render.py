@@ -85,6 +85,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     if found.control.state != "running":
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
     lines += [f"  doubt: {reason}. {DOUBTED}." for reason in found.doubts]
+    lines += [f"  open for long, and nothing deleted since can be cleaned up: {each}" for each in found.old_transactions]
     lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
     lines += [f"  {account_line(each)}" for each in found.accounts]
     header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]
@@ -173,7 +174,7 @@ def _version_row(version: VersionStatus, documents: int) -> list[str]:
 
 
 def _version_notes(version: VersionStatus) -> list[str]:
-    notes = []
+    notes = [version.gone] if version.gone else []
     if version.gate is not None and version.is_live:
         stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")

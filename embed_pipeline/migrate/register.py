@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog import partitions, versions
@@ -16,6 +16,7 @@ from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec, read_store
 from embed_pipeline.stores import registry
@@ -29,6 +30,8 @@ T = TypeVar("T")
 # Writers of the application queue behind our lock request, so we give up soon, let them through and ask again.
 LOCK_TIMEOUT_MS = 2_000
 LOCK_TRIES = 15
+# What is made anew with every version, and the table whose rows the others refer to.
+CATALOG = (sql.Identifier("embed_pipeline", "provenance"), sql.Identifier("embed_pipeline", "index_versions"))
 
 
 def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = False) -> list[str]:
@@ -86,7 +89,7 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
             conn.execute(queries("insert_control"), {"index": index.name})
             arm(conn, index)
 
-        in_short_lock(conn, under_lock, what=f"register {index.name}", table=str(index.source))
+        in_short_lock(conn, under_lock, what=f"register {index.name}", table=str(index.source), locked=[index.source.identifier])
         found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
     assert found is not None
     known = read_store(found[3])
@@ -127,7 +130,7 @@ def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, 
             capture.lock(conn, index.source)
             arm(conn, index)
 
-        in_short_lock(conn, rearm, what="change the payload", table=str(index.source))
+        in_short_lock(conn, rearm, what="change the payload", table=str(index.source), locked=[index.source.identifier])
         # Before it is noted that this was done: who dies here does it again.
         for version in versions.live_versions(conn, index.name):
             _queue_all(conn, index, version)
@@ -182,7 +185,7 @@ def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
         versions.record_event(conn, index.name, "register", version=name, to_state="building")
 
     try:
-        in_short_lock(conn, in_one, what=f"register {name}", table="the catalog")
+        in_short_lock(conn, in_one, what=f"register {name}", table="the catalog", locked=CATALOG, against=holders.ANY_LOCK)
     except errors.UniqueViolation as problem:
         if versions_named(conn, index.name, name):
             return  # Another process registered the same declaration at the same time.
@@ -205,8 +208,19 @@ def arm(conn: psycopg.Connection, index: OpenIndex) -> None:
     shape.record(conn, index.source, index.name)
 
 
-def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str, table: str) -> T:
-    """Run `work` in a transaction that waits for locks only briefly, again and again: applications never queue for long."""
+def in_short_lock(
+    conn: psycopg.Connection,
+    work: Callable[[], T],
+    *,
+    what: str,
+    table: str,
+    locked: Sequence[sql.Identifier] = (),
+    against: Sequence[str] = holders.OF_WRITERS,
+) -> T:
+    """Run `work` in a transaction that waits for locks only briefly, again and again: applications never queue for long.
+
+    DatabaseUnavailable names who holds the lock modes `against` on the tables `locked`, and how to end that.
+    """
     for attempt in range(LOCK_TRIES):
         try:
             with conn.transaction():
@@ -214,9 +228,11 @@ def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str,
                 return work()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             time.sleep(min(0.1 * 2**attempt, 5.0))
+    held = holders.of_tables(conn, [each.as_string(conn) for each in locked], against)
+    by = f" Held now by {holders.named(held)}." if held else ""
     raise DatabaseUnavailable(
-        f"Could not {what}: transactions on {table} held their locks through {LOCK_TRIES} tries of {LOCK_TIMEOUT_MS} ms each.",
-        next_step="End the long transactions on that table (see pg_stat_activity) and run the same command again.",
+        f"Could not {what}: transactions on {table} held their locks through {LOCK_TRIES} tries of {LOCK_TIMEOUT_MS} ms each.{by}",
+        next_step="End the long transactions on that table (see pg_stat_activity and pg_prepared_xacts) and run the same command again.",
     )
 
 

@@ -9,11 +9,13 @@ import psycopg
 from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, inbox, queue, shape
-from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.documents.shape import Horizon
+from embed_pipeline.errors import DocumentsTableError, VectorsGone
 from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.register import arm, in_short_lock
+from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Coverage
 
@@ -22,7 +24,12 @@ def verify(index: OpenIndex, name: str | None = None) -> dict[str, Coverage]:
     """Coverage of one version, or of every live one. Each is one snapshot; queued changes explain what they are about."""
     with index.connection() as conn:
         chosen = [index.version(conn, name)] if name else versions.live_versions(conn, index.name)
-        return {version.name: index.store(version).coverage(conn) for version in chosen}
+        return {version.name: _coverage(conn, index, version, None) for version in chosen}
+
+
+def _coverage(conn: psycopg.Connection, index: OpenIndex, version: Version, since: Horizon | None) -> Coverage:
+    with unless_dropped(index, version):
+        return index.store(version).coverage(conn, since)
 
 
 def record_coverage(conn: psycopg.Connection, index: OpenIndex, name: str, coverage: Coverage) -> int:
@@ -79,6 +86,7 @@ def reconcile(index: OpenIndex) -> Compared:
     version serves.
     """
     queued: dict[str, int] = {}
+    gone: VectorsGone | None = None
     with index.connection() as conn:
         doubts = shape.look(conn, index.source, index.name)
         off = _rearm(conn, index)
@@ -86,7 +94,12 @@ def reconcile(index: OpenIndex) -> Compared:
             if doubts or off:
                 # A worker may hold a text from before a change that was missed, and would acknowledge what it never saw.
                 inbox.announce_again(conn, index.source, index.name, version.name)
-            queued[version.name] = queue_differences(conn, index, version)
+            try:
+                queued[version.name] = queue_differences(conn, index, version)
+            except VectorsGone as problem:
+                gone = gone or problem  # The others are compared all the same.
+        if gone is not None:
+            raise gone
         signal("reconcile.compared")
         shape.clear(conn, index.name, doubts)
         compared = Compared(tuple(off), queued, tuple(doubt.reason for doubt in doubts))
@@ -113,7 +126,7 @@ def _rearm(conn: psycopg.Connection, index: OpenIndex) -> list[str]:
             capture.lock(conn, index.source)
             arm(conn, index)
 
-        in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source))
+        in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source), locked=[index.source.identifier])
     return off
 
 
@@ -122,8 +135,9 @@ def queue_differences(conn: psycopg.Connection, index: OpenIndex, version: Versi
     began = shape.horizon(conn, index.source, index.name)
     store = index.store(version)
     listed = partitions.listed(conn, index.name, version.name)
-    filled = store.compare(conn, [each.range for each in listed if each.completed_at is not None], orphans=True)
-    unfilled = store.compare(conn, [each.range for each in listed if each.completed_at is None], orphans=False)
+    with unless_dropped(index, version):
+        filled = store.compare(conn, [each.range for each in listed if each.completed_at is not None], orphans=True)
+        unfilled = store.compare(conn, [each.range for each in listed if each.completed_at is None], orphans=False)
     # What history has not filled yet is the backfill's.
     stale = [doc_id for doc_id, verdict in unfilled.different.items() if verdict != "missing"]
     different = sorted({*filled.different, *stale})
@@ -140,10 +154,10 @@ def compare_all(conn: psycopg.Connection, index: OpenIndex, version: Version, *,
     """
     began = shape.horizon(conn, index.source, index.name)
     since = None if whole else shape.last_comparison(conn, index.source, index.name, version.name)
-    found = index.store(version).coverage(conn, since)
+    found = _coverage(conn, index, version, since)
     if since is not None and shape.read(conn, index.source, index.name).digest != since.shape:
         # The table has become another one meanwhile: old rows may have new texts.
-        found = index.store(version).coverage(conn)
+        found = _coverage(conn, index, version, None)
     if not found.differences:
         shape.keep_comparison(conn, index.name, version.name, began)
     return found

@@ -270,7 +270,8 @@ class PgvectorStore:
         return hnsw.find(conn, self.version)
 
     def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
-        return hnsw.build(conn, self.version, progress)
+        with self._unless_retired():
+            return hnsw.build(conn, self.version, progress)
 
     def search(
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
@@ -299,6 +300,8 @@ class PgvectorStore:
         try:
             yield
         except psycopg.errors.UndefinedTable as gone:
+            if f"{self.version.index}__{self.version.name}" not in str(gone.diag.message_primary):
+                raise  # It is the documents' own that is missing.
             raise VersionRetired(
                 f"Version {self.version.name} of {self.version.index} was retired meanwhile; nothing more is written to it.",
                 next_step=f"Run: embed-pipeline status {self.version.index}",
