@@ -17,6 +17,8 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import CatalogError
+from embed_pipeline.migrate import frozen
+from embed_pipeline.migrate.frozen import Difference
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.postgres.queries import Queries
@@ -27,13 +29,17 @@ queries = Queries(__file__, "look.sql")
 
 @dataclass(frozen=True)
 class Look:
-    """What is there already. `index` is None while the documents table, which this package makes itself, is not made yet."""
+    """What is there already. `index` is None while the documents table, which this package makes itself, is not made yet.
+
+    `differences`: the frozen facts that the declaration has otherwise than registered. `index` and `spec` are of what is registered then.
+    """
 
     spec: IndexSpec
     conn: psycopg.Connection
     index: OpenIndex | None
     registered: list[Version]
     has_catalog: bool
+    differences: tuple[Difference, ...] = ()
 
 
 @contextmanager
@@ -44,10 +50,14 @@ def look(spec: IndexSpec) -> Iterator[Look]:
         check_server(conn)
         conn.execute(queries("read_only"))
         has_catalog = _has_catalog(conn)
+        known = frozen.registered(conn, spec.name) if has_catalog else None
+        differences = () if known is None else tuple(frozen.differences(known, spec))
+        if known is not None:
+            spec = frozen.as_registered(known, spec)
         source = _source(conn, spec)
         index = None if source is None else OpenIndex(spec, url, source)
         try:
-            yield Look(spec, conn, index, versions.list_versions(conn, spec.name) if has_catalog else [], has_catalog)
+            yield Look(spec, conn, index, [] if known is None else list(known.versions), has_catalog, differences)
         finally:
             if index is not None:
                 index.close()

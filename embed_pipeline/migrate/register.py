@@ -16,9 +16,10 @@ from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.migrate import frozen
 from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec, read_store
+from embed_pipeline.spec import read_store
 from embed_pipeline.stores import registry
 from embed_pipeline.stores.protocol import AdoptingStore
 
@@ -41,16 +42,15 @@ def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = Fals
     an empty table, and embedded anew.
     """
     register_index(conn, index)
-    known = {version.name: version for version in versions.list_versions(conn, index.name)}
-    new = []
-    for name, declared in index.spec.versions.items():
-        if name in known:
-            _refuse_changed(index, known[name], declared)
-        else:
-            if not adopted:
-                _refuse_unadopted(index, name)
-            _register_version(conn, index, name)
-            new.append(name)
+    known = frozen.registered(conn, index.name)
+    assert known is not None
+    frozen.refuse(index.name, frozen.of_versions(known, index.spec))
+    there = {version.name for version in known.versions}
+    new = [name for name in index.spec.versions if name not in there]
+    for name in new:
+        if not adopted:
+            _refuse_unadopted(index, name)
+        _register_version(conn, index, name)
     return new
 
 
@@ -92,34 +92,14 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
         in_short_lock(conn, under_lock, what=f"register {index.name}", table=str(index.source), locked=[index.source.identifier])
         found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
     assert found is not None
-    known = read_store(found[3])
-    registered = (*found[:3], known.place(index.name))
-    declared = (str(index.source), source.key, source.text, store.place(index.name))
-    if registered != declared:
-        raise CatalogError(
-            f"Index {index.name!r} is registered with {registered}, and its declaration now says {declared}: "
-            "another table, key, text or store would change what every stored source_hash means.",
-            next_step="Put the declaration back, or declare a new index under another name.",
-        )
-    _refuse_moved_versions(conn, index, known)
+    known, facts = read_store(found[3]), frozen.registered(conn, index.name)
+    assert facts is not None
+    frozen.refuse(index.name, [*frozen.of_documents(facts, index.spec), *frozen.of_store(facts, index.spec)])
     Terms.declared(index.spec).keep(conn, index.name)
     was = (known.text_field(), found[4], found[5])
     now = (store.text_field(), source.payload, source.payload_object)
     if (known, was) != (store, now):
         _update_index(conn, index, values, payload_changed=was != now)
-
-
-def _refuse_moved_versions(conn: psycopg.Connection, index: OpenIndex, known: PgvectorSpec | QdrantSpec) -> None:
-    """A live version that was adopted stays where it was found: elsewhere there is nothing of it."""
-    was, now = known.adopted(), index.spec.store.adopted()
-    moved = {name for name in {*was, *now} if was.get(name) != now.get(name)}
-    for version in versions.live_versions(conn, index.name) if moved else ():
-        if version.name in moved:
-            raise CatalogError(
-                f"Version {version.name!r} of index {index.name!r} is registered with another store.adopt: its vectors stay where "
-                "they were found.",
-                next_step="Put store.adopt back; it may go when the version is retired.",
-            )
 
 
 def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, Any], *, payload_changed: bool) -> None:
@@ -140,22 +120,6 @@ def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, 
 def _queue_all(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
     for ids in census.ids(conn, index.source):
         queue.enqueue(conn, index.name, version.name, ids)
-
-
-def _refuse_changed(index: OpenIndex, known: Version, declared: VersionSpec) -> None:
-    if known.state == "retired":
-        return
-    # Cheap first: opening an embedder reads its model file. The file hash is compared when the version is used.
-    fields = declared.model_dump(mode="json")
-    # A version that is older than an attribute has its default: else a chunker could be added to it.
-    was = VersionSpec.model_validate(known.spec).model_dump(mode="json")
-    changed = sorted(name for name, value in fields.items() if was[name] != value and name not in declared.not_identity())
-    if changed:
-        raise CatalogError(
-            f"Version {known.name!r} of index {index.name!r} is registered with another {', '.join(changed)}: "
-            "a version is one vector space and never changes.",
-            next_step="Put the old values back and declare a new version with the new ones.",
-        )
 
 
 def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> None:

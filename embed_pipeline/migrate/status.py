@@ -30,6 +30,7 @@ from embed_pipeline.spec import IndexSpec, VersionSpec
 # A serving version that is behind by more than this is the first thing to look at.
 BEHIND_SECONDS = 60.0
 EVENTS = 10
+PUT_BACK = "put the registered values back into the declaration: every other command refuses it as it is"
 # No move waits for it; VACUUM does, and the build of an ANN index, and searches walk past what could not be cleaned up.
 OLD_TRANSACTION_SECONDS = 3_600.0
 
@@ -128,6 +129,8 @@ class IndexStatus:
     """Why changes may have been missed: what is open, and what a look at the documents table would add now."""
     throttle: tuple[ThrottleState, ...] = ()
     """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
+    declared_otherwise: tuple[str, ...] = ()
+    """Frozen facts that the declaration has otherwise than registered: every working verb refuses it."""
     old_transactions: tuple[str, ...] = ()
     """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
     accounts: tuple[AccountState, ...] = ()
@@ -171,13 +174,15 @@ def status_of(spec: IndexSpec) -> IndexStatus:
         held, doubts = _control(conn, seen), _doubts(conn, seen)
         return IndexStatus(
             index=spec.name,
-            documents_table=spec.source().table,
+            documents_table=seen.spec.source().table,
             documents=documents,
             serving=serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0),
             control=held,
             versions=found,
             events=_events(conn, spec.name) if seen.has_catalog else (),
-            next=next_command(
+            next=Next(None, PUT_BACK)
+            if seen.differences
+            else next_command(
                 spec.name,
                 found,
                 held,
@@ -190,6 +195,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
             doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
+            declared_otherwise=tuple(map(str, seen.differences)),
             old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
             accounts=_accounts(conn, seen),
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import psycopg
 from psycopg import sql
 
@@ -35,6 +36,7 @@ from embed_pipeline.stores.protocol import (
     Hit,
     Labels,
     MissingDocument,
+    StoredVectors,
     StorePressure,
 )
 
@@ -189,6 +191,12 @@ class PgvectorStore:
             if len(ids) < PORTION:
                 return
             after = ids[-1]
+
+    def stored_vectors(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> dict[str, StoredVectors]:
+        with self._unless_retired():
+            rows = conn.execute(queries("stored_vectors", table=self.version.table), {"doc_ids": list(doc_ids)})
+        # Of a document whose passages carry several hashes some are of an older text: any of them shows that.
+        return {doc_id: StoredVectors(bytes(digest), np.asarray(vectors, dtype=np.float32)) for doc_id, digest, vectors in rows}
 
     def compare(
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None

@@ -178,7 +178,9 @@ def test_looking_registers_nothing_and_working_registers_what_is_declared(place:
     place.declare()
     changed = run("sync", "docs")
     assert changed.code == 1
-    assert "is registered with another model_name, options" in changed.err
+    assert (
+        "versions.v1.model_name is registered as w and declared as words-1; versions.v1.options.salt is registered" in changed.err
+    )
 
 
 def test_texts_of_documents_are_distinct() -> None:
