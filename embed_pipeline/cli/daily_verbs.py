@@ -229,8 +229,8 @@ def verify(ctx: click.Context, index: str, version: str | None, sample: int | No
     foreign = {each.version: list(each.differing) for each in sampled if each.differing}
     for name, ids in foreign.items():
         output.note(
-            f"{render.count(len(ids), 'vector')} of {name} not its model's; to mend that, delete them from the store and run: "
-            f"embed-pipeline sync {index} --full  (if most differ, run: embed-pipeline check-model {index} {name})"
+            f"{render.count(len(ids), 'document')} of {name} with a vector that is not its model's; to mend that, delete what is stored of "
+            f"them from the store and run: embed-pipeline sync {index} --full  (if most differ: embed-pipeline check-model {index} {name})"
         )
     ctx.exit(REFUSED if differences or foreign else 0)
 

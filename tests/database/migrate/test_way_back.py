@@ -83,14 +83,34 @@ def test_what_the_old_model_cannot_embed_is_named_accepted_and_audited(
     with pytest.raises(CutoverRefused, match="4 documents of v1"):
         cutover.rollback(moved, accept_stale=3)
     assert (serving.read(app, "docs").version, events(app, "stale accepted")) == ("v2", [])
+    # What differs and is not queued has to be queued first.
+    app.execute("DELETE FROM embed_pipeline.docs__v1 WHERE doc_id = '20'")
+    with pytest.raises(CutoverRefused, match="20 is missing.*sync docs --full"):
+        cutover.rollback(moved, accept_stale=10)
+    verify.reconcile(moved)
     stale = cutover.rollback(moved, accept_stale=10).stale
-    assert sorted(stale) == ["1", "2", "3", "4"]
-    assert events(app, "stale accepted") == [("v1", "anna", {"count": 4, "documents": list(stale)})]
-    assert app.execute("SELECT version, stale_accepted FROM embed_pipeline.serving").fetchall() == [("v1", 4)]
+    assert sorted(stale) == ["1", "2", "20", "3", "4"]
+    assert events(app, "stale accepted") == [("v1", "anna", {"count": 5, "documents": list(stale)})]
+    assert app.execute("SELECT version, stale_accepted FROM embed_pipeline.serving").fetchall() == [("v1", 5)]
     down.unlink()
     settle(moved)
     assert cutover.rollback(moved).stale == ()
     assert app.execute("SELECT version, stale_accepted FROM embed_pipeline.serving").fetchall() == [("v2", 0)]
+
+
+def test_what_is_gone_is_not_taken_along(
+    app: psycopg.Connection, moved: OpenIndex, down: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits behind what cannot be embedded; also behind a document that was deleted and came back with another text."""
+    monkeypatch.setattr(dual_write, "FIRST", 1)
+    moved.batch_sizes.clear()
+    down.touch()
+    for statement in ("UPDATE articles SET body = 'edited' WHERE id = 1", "DELETE FROM articles WHERE id IN (5, 6, 7)"):
+        app.execute(statement)
+        distribute(moved)
+    app.execute("INSERT INTO articles (id, title, body) VALUES (5, 'back', 'again')")
+    assert sorted(cutover.rollback(moved, accept_stale=2).stale) == ["1", "5"]
+    assert {"6", "7"} & stored(app, "v1").keys() == set()
 
 
 def test_the_database_lets_only_a_rollback_pass_and_only_as_many_as_it_was_told(
