@@ -243,16 +243,15 @@ def _documents_as_armed(index: OpenIndex) -> Iterator[None]:
 def _refuse_locked_documents(conn: psycopg.Connection, index: OpenIndex) -> None:
     """While nobody can read the documents, nobody can say what they are: a TRUNCATE or ALTER TABLE that was never ended."""
     table = index.source.identifier.as_string(conn)
-    held = [
-        each
-        for each in holders.of_tables(conn, [table], holders.OF_READERS)
-        if each.seconds is None or each.seconds > LOCKED_SECONDS
-    ]
-    if held:
-        raise CutoverRefused(
-            f"Nobody can read {index.source}, so it cannot be compared with the vectors: it is locked by {holders.named(held)}.",
-            next_step="End that, then run the same command again.",
-        )
+    until = time.monotonic() + LOCKED_SECONDS
+    while held := holders.of_tables(conn, [table], holders.OF_READERS):
+        # How old another role's transaction is, not every role may see.
+        if time.monotonic() > until or any(each.seconds is not None and each.seconds > LOCKED_SECONDS for each in held):
+            raise CutoverRefused(
+                f"Nobody can read {index.source}, so it cannot be compared with the vectors: it is locked by {holders.named(held)}.",
+                next_step="End that, then run the same command again.",
+            )
+        time.sleep(0.05)
 
 
 def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
