@@ -69,6 +69,10 @@ class VersionRetired(IllegalTransition):
     """The version was retired while work for it was under way: there is nothing left to do for it."""
 
 
+class VectorsGone(EmbedPipelineError):
+    """The vectors of a version that is live are not there any more, or are no table of this package's: somebody dropped or changed them."""
+
+
 class CutoverRefused(EmbedPipelineError):
     """The serving pointer was left exactly where it was, for the reason given."""
 

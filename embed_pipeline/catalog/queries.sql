@@ -63,10 +63,13 @@ SELECT version, previous_version, generation FROM embed_pipeline.serving_pointer
 -- name: lock_pointer
 SELECT version, previous_version, generation FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s FOR UPDATE
 
+-- name: begin_flip
+SELECT set_config('lock_timeout', %(milliseconds)s, true), set_config('embed_pipeline.actor', %(actor)s, true)
+
 -- name: move_pointer
 UPDATE embed_pipeline.serving_pointer
 SET version = %(version)s, previous_version = version, generation = generation + 1, move = %(move)s, evidence_id = %(evidence_id)s,
-    coverage_id = %(coverage_id)s, mark = %(mark)s, changed_at = clock_timestamp()
+    coverage_id = %(coverage_id)s, mark = %(mark)s, stale_accepted = %(stale)s, changed_at = clock_timestamp()
 WHERE index_name = %(index)s AND generation = %(generation)s
 
 -- name: forget_previous

@@ -203,6 +203,8 @@ CREATE TABLE embed_pipeline.serving_pointer (
     evidence_id      bigint REFERENCES embed_pipeline.gate_evidence,
     coverage_id      bigint REFERENCES embed_pipeline.coverage_checks,
     mark             bigint,
+    -- Documents up to the mark that the version had not brought up to date when the last move took it into service: a rollback was told to.
+    stale_accepted   bigint NOT NULL DEFAULT 0 CHECK (stale_accepted >= 0),
     changed_at       timestamptz NOT NULL DEFAULT now(),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
@@ -280,6 +282,7 @@ DECLARE
     target   embed_pipeline.index_versions;
     evidence embed_pipeline.gate_evidence;
     coverage embed_pipeline.coverage_checks;
+    stale    text[];
     hint     text := format('Use: embed-pipeline cutover %s %s', NEW.index_name, NEW.version);
 BEGIN
     IF TG_OP = 'INSERT' THEN
@@ -289,7 +292,7 @@ BEGIN
         RETURN NEW;
     END IF;
     IF NEW.version IS NOT DISTINCT FROM OLD.version THEN
-        IF NEW.generation <> OLD.generation THEN
+        IF (NEW.generation, NEW.stale_accepted) <> (OLD.generation, OLD.stale_accepted) THEN
             RAISE EXCEPTION 'the generation of % moves only with its version', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
         RETURN NEW;
@@ -304,10 +307,19 @@ BEGIN
         RAISE EXCEPTION 'index %: no recent complete coverage of %', NEW.index_name, NEW.version
             USING ERRCODE = 'check_violation', HINT = hint;
     END IF;
-    IF EXISTS (SELECT FROM embed_pipeline.pending q
-               WHERE q.index_name = NEW.index_name AND q.version = NEW.version AND q.since_seq <= NEW.mark) THEN
+    stale := ARRAY(SELECT q.doc_id::text FROM embed_pipeline.pending q
+                   WHERE q.index_name = NEW.index_name AND q.version = NEW.version AND q.since_seq <= NEW.mark ORDER BY q.since_seq);
+    IF cardinality(stale) > (CASE NEW.move WHEN 'rollback' THEN NEW.stale_accepted ELSE 0 END) THEN
         RAISE EXCEPTION 'index %: changes up to % are still pending for %', NEW.index_name, NEW.mark, NEW.version
             USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline sync %s', NEW.index_name);
+    END IF;
+    -- Whoever moves the pointer, and however: what is let pass is named.
+    NEW.stale_accepted := cardinality(stale);
+    IF cardinality(stale) > 0 THEN
+        INSERT INTO embed_pipeline.audit_events (index_name, version, event, actor, detail)
+        VALUES (NEW.index_name, NEW.version, 'stale accepted',
+                coalesce(nullif(current_setting('embed_pipeline.actor', true), ''), current_user),
+                jsonb_build_object('count', cardinality(stale), 'documents', stale));
     END IF;
     IF NEW.move = 'rollback' THEN
         IF NEW.version IS DISTINCT FROM OLD.previous_version THEN
@@ -505,7 +517,7 @@ CREATE VIEW embed_pipeline.versions AS
 
 CREATE VIEW embed_pipeline.serving AS
     SELECT p.index_name, p.version, v.fingerprint, v.model_name, v.model_version, v.dimensions, p.generation, p.previous_version,
-           p.evidence_id, p.changed_at
+           p.evidence_id, p.stale_accepted, p.changed_at
     FROM embed_pipeline.serving_pointer p
     LEFT JOIN embed_pipeline.index_versions v USING (index_name, version);
 

@@ -15,6 +15,9 @@ from embed_pipeline.signals import signal
 
 Move = Literal["cutover", "rollback"]
 
+# Nobody but another move, or a person at a prompt, holds the rows that a flip locks.
+LOCK_WAIT_MS = 5_000
+
 
 @dataclass(frozen=True)
 class Pointer:
@@ -35,6 +38,8 @@ class Flip:
     coverage_id: int
     evidence_id: int | None
     reason: str
+    accept_stale: int = 0
+    """How many documents the target may still have to bring up to date; of a rollback only."""
 
 
 def read(conn: psycopg.Connection, index: str) -> Pointer:
@@ -43,20 +48,23 @@ def read(conn: psycopg.Connection, index: str) -> Pointer:
     return Pointer(None, None, 0) if row is None else Pointer(*row)
 
 
-def flip(conn: psycopg.Connection, wanted: Flip) -> None:
-    """Move the pointer in one short transaction, or leave everything as it was.
+def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
+    """Move the pointer in one short transaction, or leave everything as it was; returns the documents that were taken along stale.
 
-    Re-checks under the pointer's row lock that nobody moved it and that nothing up to the mark is pending. Touches neither the
-    documents nor the vectors: no application waits for it.
+    Re-checks under the pointer's row lock that nobody moved it and that no more than was accepted is pending up to the mark: the trigger of
+    the pointer looks as well, and names in the audit what it lets pass. Touches neither the documents nor the vectors: no application waits
+    for it.
     """
     with conn.transaction():
+        conn.execute(queries("begin_flip"), {"milliseconds": str(LOCK_WAIT_MS), "actor": versions.actor()})
         row = conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone()
         if row is None or row[2] != wanted.generation:
             raise CutoverRefused(
                 f"Somebody else moved the serving pointer of {wanted.index} meanwhile.",
                 next_step=f"Run: embed-pipeline status {wanted.index}",
             )
-        if queue.pending(conn, wanted.index, wanted.target, wanted.mark):
+        stale = queue.ids_up_to(conn, wanted.index, wanted.target, wanted.mark)
+        if len(stale) > wanted.accept_stale:
             raise ChangesOvertook(
                 f"Changes up to the mark {wanted.mark} are pending again for {wanted.target}.",
                 next_step="Run the same command again.",
@@ -78,11 +86,13 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> None:
                 "evidence_id": wanted.evidence_id,
                 "coverage_id": wanted.coverage_id,
                 "mark": wanted.mark,
+                "stale": len(stale),
             },
         )
         if moved.rowcount != 1:
             raise CutoverRefused(f"The serving pointer of {wanted.index} was not moved.", next_step="Run the same command again.")
         conn.execute(queries("notify_serving"), {"index": wanted.index})
+    return stale
 
 
 def already_done(conn: psycopg.Connection, wanted: Flip) -> bool:

@@ -208,10 +208,17 @@ def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version", required=False)
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also embed up to N random documents of a version again, and compare vectors.",
+)
 @with_config
 @click.pass_context
-def verify(ctx: click.Context, index: str, version: str | None, config: Path, as_json: bool) -> None:
+def verify(ctx: click.Context, index: str, version: str | None, sample: int | None, config: Path, as_json: bool) -> None:
     """Compare every document with every vector. Exit code 1 when anything differs that no queued change explains."""
+    from embed_pipeline.migrate import sample as sampling
     from embed_pipeline.migrate import verify as verifying
     from embed_pipeline.migrate.open_index import opened
 
@@ -219,19 +226,28 @@ def verify(ctx: click.Context, index: str, version: str | None, config: Path, as
     with opened(one_index(config, index)) as opened_index:
         found = verifying.verify(opened_index, version)
         mend = _how_to_mend(opened_index, [name for name, each in found.items() if each.differences])
+        sampled = [] if sample is None else sampling.sample(opened_index, version, sample)
     _say(output, render.coverage_lines(found))
+    _say(output, [line for each in sampled for line in render.sample_lines(index, each)])
     output.result(
         {
             "index": index,
             "versions": {
                 name: {**as_values(each), "differences": each.differences, "share": each.share} for name, each in found.items()
             },
+            **({} if sample is None else {"sample": [as_values(each) for each in sampled]}),
         }
     )
     differences = sum(each.differences for each in found.values())
     if differences:
         output.note(f"{render.count(differences, 'difference')}; to mend them, run: {'; '.join(mend)}")
-    ctx.exit(REFUSED if differences else 0)
+    foreign = {each.version: list(each.differing) for each in sampled if each.differing}
+    for name, ids in foreign.items():
+        output.note(
+            f"{render.count(len(ids), 'document')} of {name} with a vector that is not its model's; to mend that, delete what is stored of "
+            f"them from the store and run: embed-pipeline sync {index} --full  (if most differ: embed-pipeline check-model {index} {name})"
+        )
+    ctx.exit(REFUSED if differences or foreign else 0)
 
 
 def _how_to_mend(index: OpenIndex, differing: list[str]) -> list[str]:

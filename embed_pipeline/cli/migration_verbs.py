@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.open_index import OpenIndex
 
 
+STALE_NAMED = 5
+
+
 @click.command(cls=Verb)
 @click.argument("index")
 @with_config
@@ -247,15 +250,22 @@ def cutover(index: str, version: str, reason: str, config: Path, as_json: bool) 
 
 @click.command(cls=Verb)
 @click.argument("index")
+@click.option(
+    "--accept-stale",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Serve it even where up to N documents could not be brought up to date; the audit names them.",
+)
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
-def rollback(index: str, reason: str, config: Path, as_json: bool) -> None:
+def rollback(index: str, accept_stale: int, reason: str, config: Path, as_json: bool) -> None:
     """Serve the version that served before. It was written to all along, so nothing is lost."""
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.migrate.look import open_registered
 
     with open_registered(one_index(config, index)) as opened_index:
-        _say_moved(Output(as_json), moving.rollback(opened_index, reason), "rollback")
+        _say_moved(Output(as_json), moving.rollback(opened_index, reason, accept_stale=accept_stale), "rollback")
 
 
 def _say_moved(output: Output, moved: Moved, move: str) -> None:
@@ -263,6 +273,12 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
     output.text(
         f"{moved.version} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
     )
+    if moved.stale:
+        named = ", ".join(moved.stale[:STALE_NAMED]) + (", ..." if len(moved.stale) > STALE_NAMED else "")
+        output.note(
+            f"{render.count(len(moved.stale), 'document')} of {moved.version} could not be brought up to date first: {named}. "
+            f"They stay queued; the audit names them all."
+        )
     for reason in moved.doubts:
         output.note(f"doubt: {reason}. {render.DOUBTED}: embed-pipeline sync {moved.index} --full")
     output.result({"move": move, **as_values(moved)})

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from embed_pipeline.catalog.control import ThrottleState
     from embed_pipeline.migrate.cost import Cost
     from embed_pipeline.migrate.plan import Plan
+    from embed_pipeline.migrate.sample import Sampled
     from embed_pipeline.migrate.status import IndexStatus, VersionStatus
     from embed_pipeline.stores.protocol import Coverage
 
@@ -86,6 +87,8 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
     lines += [f"  doubt: {reason}. {DOUBTED}." for reason in found.doubts]
     lines += [f"  warning: {warning}" for warning in found.warnings]
+    lines += [f"  declared otherwise: {each}" for each in found.declared_otherwise]
+    lines += [f"  open for long, and nothing deleted since can be cleaned up: {each}" for each in found.old_transactions]
     lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
     lines += [f"  {account_line(each)}" for each in found.accounts]
     header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]
@@ -110,6 +113,21 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
     lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
     return lines
+
+
+def sample_lines(index: str, found: Sampled) -> list[str]:
+    """What a sampled verification of one version found, with every document that differs."""
+    name = f"{index}.{found.version}"
+    if found.median is None or found.lowest is None:
+        return [
+            f"{name}: nothing of the sample could be compared ({count(found.skipped, 'document')} changed meanwhile or rejected)"
+        ]
+    cost = "" if found.usd is None else f", {usd(found.usd)}"
+    lines = [
+        f"{name}: {number(found.compared)} of {count(found.asked, 'sampled document')} embedded again{cost}: median cosine {found.median:.4f}, "
+        f"lowest {found.lowest:.4f}, at least {found.least:g} wanted"
+    ]
+    return lines + [f"  {doc_id}: cosine {cosine:.4f}" for doc_id, cosine in found.differing.items()]
 
 
 def usd(amount: float | None) -> str:
@@ -174,7 +192,7 @@ def _version_row(version: VersionStatus, documents: int) -> list[str]:
 
 
 def _version_notes(version: VersionStatus) -> list[str]:
-    notes = []
+    notes = [version.gone] if version.gone else []
     if version.gate is not None and version.is_live:
         stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")

@@ -29,6 +29,13 @@ class ReasonConfig(dg.Config):
     reason: str = ""
 
 
+class RollbackConfig(dg.Config):
+    """Why; and how many documents the version that comes back may not have been brought up to date with."""
+
+    reason: str = ""
+    accept_stale: int = 0
+
+
 class RetireConfig(dg.Config):
     """`confirm` must be the version's name: its vectors cannot be brought back. Reads on standbys are not noted: see `migrate.retire`."""
 
@@ -157,12 +164,16 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
     names = Names(spec.name)
 
     @dg.op(name=f"{names.rollback_job}_op", out=dg.Out(dg.Nothing))
-    def move_back(context: dg.OpExecutionContext, config: ReasonConfig) -> None:
+    def move_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         with working_on(spec, register_new=False) as index:
-            done = cutover.rollback(index, reason_of(context.run_id, config.reason))
+            done = cutover.rollback(index, reason_of(context.run_id, config.reason), accept_stale=config.accept_stale)
         context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
         context.add_output_metadata(metadata.moved(done))
         context.log.info(f"{done.version} serves {spec.name} again, generation {done.generation}.")
+        if done.stale:
+            context.log.warning(
+                f"{len(done.stale)} documents of {done.version} were not brought up to date first; the audit names them."
+            )
 
     return _one_op_job(
         names.rollback_job, move_back, f"Serve the version of {spec.name} that served before. The gate is not asked."

@@ -143,6 +143,8 @@ def moved(done: Moved) -> Metadata:
     } | doubts(done.doubts)
     if done.evidence_id is not None:
         shown["evidence"] = done.evidence_id
+    if done.stale:
+        shown["stale documents"] = len(done.stale)
     return shown
 
 

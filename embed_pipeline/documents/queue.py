@@ -185,6 +185,12 @@ def pending(conn: psycopg.Connection, index: str, version: str, mark: int = EVER
     return int(row[0]) if row else 0
 
 
+def ids_up_to(conn: psycopg.Connection, index: str, version: str, mark: int) -> list[str]:
+    """The documents of `version` that have something to do since before `mark`, longest waiting first."""
+    rows = conn.execute(queries("ids_up_to"), {"index": index, "version": version, "mark": mark})
+    return [doc_id for (doc_id,) in rows]
+
+
 def has_unclaimed(conn: psycopg.Connection, index: str, version: str, mark: int = EVERYTHING) -> bool:
     """Whether there is anything to claim."""
     row = conn.execute(queries("unclaimed"), {"index": index, "version": version, "mark": mark}).fetchone()

@@ -73,6 +73,10 @@ DELETE FROM embed_pipeline.claims WHERE claim = %(claim)s
 -- name: pending
 SELECT count(*) FROM embed_pipeline.pending WHERE index_name = %(index)s AND version = %(version)s AND since_seq <= %(mark)s
 
+-- name: ids_up_to
+SELECT doc_id FROM embed_pipeline.pending
+WHERE index_name = %(index)s AND version = %(version)s AND since_seq <= %(mark)s ORDER BY since_seq
+
 -- name: held_up
 -- What a drain that came to nothing waited for.
 SELECT p.doc_id, p.attempts, coalesce(p.last_error, ''), coalesce(c.who, '')

@@ -11,6 +11,7 @@ from embed_pipeline.errors import IllegalTransition
 from embed_pipeline.migrate import backfill
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, only_run
+from embed_pipeline.migrate.standing import unless_dropped, vectors_gone
 from embed_pipeline.stores.protocol import AnnIndex
 
 
@@ -35,7 +36,11 @@ def build(index: OpenIndex, name: str, progress: Callable[[str, float], None] | 
             )
         if not version.is_live:
             raise IllegalTransition(f"Version {name!r} of {index.name!r} is retired.", next_step="Declare a new version.")
-        built = index.store(version).build_ann_index(conn, progress)
+        try:
+            with unless_dropped(index, version):
+                built = index.store(version).build_ann_index(conn, progress)
+        except psycopg.errors.UndefinedColumn as problem:
+            raise vectors_gone(version) from problem
         # Looked at again: another builder, or this one before its answer was lost, may have moved it.
         if index.version(conn, name).state == "building":
             with conn.transaction():

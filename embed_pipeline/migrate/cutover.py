@@ -24,9 +24,14 @@ from embed_pipeline.migrate import dual_write, model_check, readers, verify
 from embed_pipeline.migrate.dual_write import Drained
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
+from embed_pipeline.migrate.standing import unless_dropped
+from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
 
 TRIES = 5
+# A TRUNCATE or ALTER TABLE of the application that is under way is waited for; one of this age was forgotten.
+LOCKED_SECONDS = 5.0
+MOVED_TABLES = ("embed_pipeline.serving_pointer", "embed_pipeline.index_versions")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Moved:
     evidence_id: int | None
     seconds: float
     doubts: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    """Documents that the version had not brought up to date when it was taken into service, longest waiting first: the queue has them."""
 
 
 def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
@@ -66,8 +73,12 @@ def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
         return _move(conn, index, version, "cutover", passing.id, reason)
 
 
-def rollback(index: OpenIndex, reason: str = "") -> Moved:
-    """Serve the version that served before. It was dual-written all along, so nothing is lost. The gate is not asked."""
+def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Moved:
+    """Serve the version that served before. It was dual-written all along, so nothing is lost. The gate is not asked.
+
+    What waits for it is worked off first, as far as its model can. `accept_stale`: so many documents may still wait afterwards; it serves
+    them as they were, the audit names them, and the dual-write goes on with them. CutoverRefused says how many there are.
+    """
     with index.connection() as conn, only_mover(conn, index):
         pointer = serving.read(conn, index.name)
         if pointer.version is None or pointer.previous is None:
@@ -78,7 +89,7 @@ def rollback(index: OpenIndex, reason: str = "") -> Moved:
         version = index.version(conn, pointer.previous)
         _require_ann_index(conn, index, version)
         doubts = tuple(doubt.reason for doubt in shape.look(conn, index.source, index.name))
-        moved = _move(conn, index, version, "rollback", None, reason or f"rollback from {pointer.version}")
+        moved = _move(conn, index, version, "rollback", None, reason or f"rollback from {pointer.version}", accept_stale)
         return replace(moved, doubts=doubts)
 
 
@@ -105,7 +116,13 @@ def _refuse_changed_model(conn: psycopg.Connection, index: OpenIndex, version: V
 
 
 def _move(
-    conn: psycopg.Connection, index: OpenIndex, version: Version, move: Move, evidence_id: int | None, reason: str
+    conn: psycopg.Connection,
+    index: OpenIndex,
+    version: Version,
+    move: Move,
+    evidence_id: int | None,
+    reason: str,
+    accept_stale: int = 0,
 ) -> Moved:
     """Mark, drain, cover, flip; again with a longer pause when changes overtook us. gh-ost's shape.
 
@@ -113,18 +130,20 @@ def _move(
     """
     started = time.monotonic()
     for attempt in range(TRIES):
+        _refuse_locked_documents(conn, index)
         generation = serving.read(conn, index.name)
-        mark = dual_write.distributor(index).take_mark(conn)
-        signal("cutover.marked")
-        drained = dual_write.drain(index, version.name, mark)
-        if drained.left:
-            raise _not_drained(conn, index, version, mark, drained)
-        signal("cutover.drained")
-        coverage_id = _require_coverage(conn, index, version)
+        with _documents_as_armed(index):
+            mark = dual_write.distributor(index).take_mark(conn)
+            signal("cutover.marked")
+            drained = dual_write.drain(index, version.name, mark, accepted=accept_stale)
+            if drained.left > accept_stale:
+                raise _not_drained(conn, index, version, move, mark, drained)
+            signal("cutover.drained")
+            coverage_id = _require_coverage(conn, index, version)
         signal("cutover.covered")
-        wanted = Flip(index.name, version.name, move, generation.generation, mark, coverage_id, evidence_id, reason)
+        wanted = Flip(index.name, version.name, move, generation.generation, mark, coverage_id, evidence_id, reason, accept_stale)
         try:
-            _flip(conn, index, wanted)
+            stale = _flip(conn, index, wanted)
         except ChangesOvertook:
             if attempt + 1 == TRIES:
                 raise
@@ -132,32 +151,66 @@ def _move(
             continue
         readers.tell(index)
         return Moved(
-            index.name, version.name, generation.version, generation.generation + 1, evidence_id, time.monotonic() - started
+            index=index.name,
+            version=version.name,
+            previous=generation.version,
+            generation=generation.generation + 1,
+            evidence_id=evidence_id,
+            seconds=time.monotonic() - started,
+            stale=tuple(stale),
         )
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _not_drained(conn: psycopg.Connection, index: OpenIndex, version: Version, mark: int, drained: Drained) -> CutoverRefused:
+def _not_drained(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, move: Move, mark: int, drained: Drained
+) -> CutoverRefused:
+    again = "then the same command again"
+    accept = (
+        ""
+        if move == "cutover"
+        else f"; or, to serve them as they are: embed-pipeline rollback {index.name} --accept-stale {drained.left}"
+    )
+    waited = f"{drained.left} documents of {version.name} have waited since before the mark"
+    # What all of them say is said once.
+    common = "" if drained.problem is None else str(drained.problem)
+    held = [
+        replace(each, error="" if each.error == common else each.error)
+        for each in queue.held_up(conn, index.name, version.name, mark)
+    ]
+    named = "; ".join(str(each) for each in held) + (f"; and {drained.left - len(held)} more" if drained.left > len(held) else "")
+    if drained.problem is not None:
+        mend = (drained.problem.next_step or "Mend what its model complains of.").rstrip(".")
+        return CutoverRefused(
+            f"{waited}, and it cannot embed them: {drained.problem.message.rstrip('.')}. They are: {named}.",
+            next_step=f"{mend}; {again}{accept}.",
+        )
     if drained.is_slow:
         live = len(versions.live_versions(conn, index.name))
         changes = (queue.next_seq(conn) - mark) / live / drained.seconds
         return CutoverRefused(
-            f"{drained.left} documents of {version.name} have waited since before the mark. It gets {drained.rate:.1f} a second done, and "
-            f"the application changes {changes:.1f}: the rest would take {drained.left / drained.rate / 60:.0f} minutes.",
-            next_step=f"Run: embed-pipeline sync {index.name} --watch; cut over when status says that {version.name} is up to date.",
+            f"{waited}. It gets {drained.rate:.1f} a second done, and the application changes {changes:.1f}: the rest would take "
+            f"{drained.left / drained.rate / 60:.0f} minutes. First: {named}.",
+            next_step=f"Run: embed-pipeline sync {index.name} --watch, until status says that {version.name} is up to date; {again}{accept}.",
         )
-    held = "; ".join(str(each) for each in queue.held_up(conn, index.name, version.name, mark))
     return CutoverRefused(
-        f"{drained.left} documents of {version.name} have waited since before the mark, and none of them was done for "
-        f"{dual_write.STALL_SECONDS:.0f} s: {held}.",
-        next_step=f"Run: embed-pipeline sync {index.name}; then the same command again.",
+        f"{waited}, and none of them was done for {dual_write.STALL_SECONDS:.0f} s: {named}.",
+        next_step=f"Run: embed-pipeline sync {index.name}; {again}{accept}.",
     )
 
 
-def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> None:
+def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> list[str]:
+    """Move the pointer; returns the documents that were taken along stale."""
     try:
-        serving.flip(conn, wanted)
+        stale = serving.flip(conn, wanted)
         signal("cutover.flipped")
+        return stale
+    except psycopg.errors.LockNotAvailable as waited:
+        held = holders.of_tables(conn, MOVED_TABLES, holders.OF_ROWS)
+        raise CutoverRefused(
+            f"Somebody holds the rows that the {wanted.move} of {index.name} has to change; nothing was moved: {holders.named(held)}.",
+            next_step="End it, then run the same command again.",
+        ) from waited
     except psycopg.OperationalError as lost:
         # The answer is lost, not necessarily the commit: the generation knows.
         conn.close()
@@ -167,11 +220,38 @@ def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> None:
                     f"The connection broke during the {wanted.move} of {index.name}; nothing was moved.",
                     next_step="Run the same command again.",
                 ) from lost
+            return line.repeat(lambda again: queue.ids_up_to(again, wanted.index, wanted.target, wanted.mark))
     except psycopg.errors.CheckViolation as refused:
         raise CutoverRefused(
             f"The database refused the {wanted.move}: {refused.diag.message_primary}.",
             next_step=refused.diag.message_hint or "Run the same command again.",
         ) from refused
+
+
+@contextmanager
+def _documents_as_armed(index: OpenIndex) -> Iterator[None]:
+    """A table or column that was renamed or dropped since the index was opened is a refusal."""
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as problem:
+        raise CutoverRefused(
+            f"{index.source} is not the table any more that capture was armed for: {problem.diag.message_primary}.",
+            next_step="Correct documents in the index's defs.yaml, or put the table back; then run the same command again.",
+        ) from problem
+
+
+def _refuse_locked_documents(conn: psycopg.Connection, index: OpenIndex) -> None:
+    """While nobody can read the documents, nobody can say what they are: a TRUNCATE or ALTER TABLE that was never ended."""
+    table = index.source.identifier.as_string(conn)
+    until = time.monotonic() + LOCKED_SECONDS
+    while held := holders.of_tables(conn, [table], holders.OF_READERS):
+        # How old another role's transaction is, not every role may see.
+        if time.monotonic() > until or any(each.seconds is not None and each.seconds > LOCKED_SECONDS for each in held):
+            raise CutoverRefused(
+                f"Nobody can read {index.source}, so it cannot be compared with the vectors: it is locked by {holders.named(held)}.",
+                next_step="End that, then run the same command again.",
+            )
+        time.sleep(0.05)
 
 
 def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
@@ -203,7 +283,12 @@ def _require_coverage(conn: psycopg.Connection, index: OpenIndex, version: Versi
 
 
 def _require_ann_index(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
-    ann = index.store(version).ann_index(conn)
+    store = index.store(version)
+    ann = store.ann_index(conn)
+    if ann is None:
+        # Without its table it has none either.
+        with unless_dropped(index, version):
+            store.labels(conn)
     if ann is None or not ann.valid:
         raise CutoverRefused(
             f"The ANN index of {index.name}.{version.name} is {'missing' if ann is None else 'invalid'}.",
@@ -217,8 +302,11 @@ def only_mover(conn: psycopg.Connection, index: OpenIndex) -> Iterator[None]:
     name = f"embed_pipeline.move.{index.name}"
     row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
     if row is None or not row[0]:
+        held = holders.of_advisory(conn, name)
+        # One of ours ends by itself. Anybody else can take the same lock.
+        by = "; ".join(each.who if (each.application or "").startswith("embed-pipeline") else str(each) for each in held)
         raise CutoverRefused(
-            f"Another cutover, rollback or retire of {index.name} is running.",
+            f"Another cutover, rollback or retire of {index.name} is running{f': {by}' if by else ''}.",
             next_step=f"Run: embed-pipeline status {index.name}",
         )
     yield

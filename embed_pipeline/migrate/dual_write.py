@@ -23,13 +23,14 @@ from embed_pipeline.documents.inbox import Distributor
 from embed_pipeline.documents.queue import Claim, Leases
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
-from embed_pipeline.errors import EmbedderError, EmbedPipelineError, StoreUnavailable, VersionRetired
+from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
 from embed_pipeline.migrate import model_check
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, paid_for, portions
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting, write_batch
 from embed_pipeline.migrate.packs import packs
+from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import failures
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
@@ -45,7 +46,11 @@ LOOK_AGAIN_SECONDS = 0.02
 STALL_SECONDS = 60.0
 JUDGED_SECONDS = 10.0
 LONGEST_DRAIN_SECONDS = 600.0
+# The same where a person accepts that what is left stays as it is.
+ACCEPTED_STALL_SECONDS = 5.0
 
+# Nothing can be embedded: the provider fails or refuses, the model is another one, or cannot be opened here. What is gone needs none.
+CANNOT_EMBED = (EmbedderError, WrongSpace, ConfigurationError)
 # Another transaction got in the way; the claim comes round again. Everything else is a real failure.
 RETRIED = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 
@@ -107,6 +112,8 @@ class Drained:
     left: int
     done: int
     seconds: float
+    problem: EmbedPipelineError | None = None
+    """Why nothing more could be embedded."""
 
     @property
     def rate(self) -> float:
@@ -119,23 +126,34 @@ class Drained:
         return self.done > 0 and self.left > self.rate * LONGEST_DRAIN_SECONDS
 
 
-def drain(index: OpenIndex, name: str, mark: int) -> Drained:
+def drain(index: OpenIndex, name: str, mark: int, *, accepted: int = 0) -> Drained:
     """Work until nothing from before `mark` is pending for one version.
 
     Gives up when none of it was done for STALL_SECONDS, or when it can be told that the rest takes longer than LONGEST_DRAIN_SECONDS.
+    Where nothing can be embedded it removes what is gone, and says why. Up to `accepted` documents may be left, and are waited for
+    ACCEPTED_STALL_SECONDS only.
     """
     with Line(index) as line:
         version = line.repeat(lambda conn: index.version(conn, name))
         work = Work(line, index, version, VersionSync(name))
-        before = line.repeat(lambda conn: queue.pending(conn, index.name, name, mark))
-        started = time.monotonic()
 
-        def slow(left: int) -> bool:
+        def waiting() -> int:
+            return line.repeat(lambda conn: queue.pending(conn, index.name, name, mark))
+
+        before, started = waiting(), time.monotonic()
+
+        def enough(left: int, still: float) -> bool:
             seconds = time.monotonic() - started
-            return seconds > JUDGED_SECONDS and Drained(left, before - left, seconds).is_slow
+            slow = seconds > JUDGED_SECONDS and Drained(left, before - left, seconds).is_slow
+            return slow or (left <= accepted and still > ACCEPTED_STALL_SECONDS)
 
-        left = work.until(mark, None, slow)
-        return Drained(left, before - left, time.monotonic() - started)
+        problem: EmbedPipelineError | None = None
+        try:
+            left = work.until(mark, None, enough)
+        except CANNOT_EMBED as failed:
+            work.remove_gone(mark)
+            problem, left = failed, waiting()
+        return Drained(left, before - left, time.monotonic() - started, problem)
 
 
 def in_order(live: list[Version]) -> list[Version]:
@@ -152,11 +170,8 @@ def drain_isolated(index: OpenIndex, version: Version, mark: int, deadline: floa
             work = Work(line, index, version, result)
             try:
                 work.until(mark, deadline)
-            except EmbedderError:
-                # What is gone needs no model.
-                with suppress(EmbedderError):
-                    while work.batch(mark, only_removed=True):
-                        pass
+            except CANNOT_EMBED:
+                work.remove_gone(mark)
                 raise
     except VersionRetired:
         result.pending = 0  # Nobody wants its vectors any more: the work is over, not failed.
@@ -179,9 +194,9 @@ class Work:
     result: VersionSync
     leases: Leases = field(default_factory=Leases)
 
-    def until(self, mark: int, deadline: float | None, enough: Callable[[int], bool] = lambda left: False) -> int:
-        """Work until nothing from before `mark` is left, and return what is when the time is over, `enough` says so, or none of it was done
-        for STALL_SECONDS."""
+    def until(self, mark: int, deadline: float | None, enough: Callable[[int, float], bool] = lambda left, still: False) -> int:
+        """Work until nothing from before `mark` is left, and return what is when the time is over, `enough` says so (told what is left, and
+        for how many seconds none of it was done), or none of it was done for STALL_SECONDS."""
         least, moved = queue.EVERYTHING, time.monotonic()
         while True:
             claimed = self.batch(mark)
@@ -190,11 +205,23 @@ class Work:
             now = time.monotonic()
             if left < least:
                 least, moved = left, now
-            if left == 0 or enough(left) or now - moved > STALL_SECONDS or (deadline is not None and now > deadline):
+            if left == 0 or enough(left, now - moved) or now - moved > STALL_SECONDS or (deadline is not None and now > deadline):
                 return left
             if not claimed and not self.free_dead():
                 signal("drain.waiting")
                 time.sleep(LOOK_AGAIN_SECONDS)
+
+    def remove_gone(self, mark: int = queue.EVERYTHING) -> None:
+        """Work off what was announced as removed and is gone, as long as some of it is: for that no model is needed."""
+        while True:
+            settled = self.result.settled
+            try:
+                if not self.batch(mark, only_removed=True):
+                    return
+            except CANNOT_EMBED:
+                # Among them is a document that came back; those that are gone were done before it failed.
+                if self.result.settled == settled:
+                    return
 
     def free_dead(self) -> int:
         """Free what dead or frozen workers hold; returns how many documents."""
@@ -215,10 +242,11 @@ class Work:
         signal("dual_write.claimed")
         problem: BaseException | None = None
         try:
-            self._work(claim)
+            with unless_dropped(self.index, self.version):
+                self._work(claim)
         except RETRIED:
             self.result.retried += 1
-        except (EmbedderError, StoreUnavailable, psycopg.Error) as failed:
+        except (EmbedPipelineError, psycopg.Error) as failed:
             problem = failed
         if problem is None:
             self._end(claim, None)

@@ -17,6 +17,8 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import CatalogError, DocumentsTableError
+from embed_pipeline.migrate import frozen
+from embed_pipeline.migrate.frozen import Difference
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url
 from embed_pipeline.postgres.queries import Queries
@@ -30,6 +32,7 @@ class Look:
     """What is there already. `index` is None while the documents table, which this package makes itself, is not made yet.
 
     `unusable`: why no document can be read; asked for by who says so and shows what else there is.
+    `differences`: the frozen facts that the declaration has otherwise than registered. `index` and `spec` are of what is registered then.
     """
 
     spec: IndexSpec
@@ -40,6 +43,7 @@ class Look:
     warnings: tuple[str, ...] = ()
     """What is to be said about the server itself."""
     unusable: DocumentsTableError | None = None
+    differences: tuple[Difference, ...] = ()
 
 
 @contextmanager
@@ -53,7 +57,11 @@ def look(spec: IndexSpec, *, even_if_unusable: bool = False) -> Iterator[Look]:
         warnings = check_server(conn, spec.pgvector.accept)
         conn.execute(queries("read_only"))
         has_catalog = _has_catalog(conn)
-        registered = versions.list_versions(conn, spec.name) if has_catalog else []
+        known = frozen.registered(conn, spec.name) if has_catalog else None
+        differences = () if known is None else tuple(frozen.differences(known, spec))
+        if known is not None:
+            spec = frozen.as_registered(known, spec)
+        registered = [] if known is None else list(known.versions)
         unusable = None
         try:
             source = _source(conn, spec)
@@ -63,7 +71,7 @@ def look(spec: IndexSpec, *, even_if_unusable: bool = False) -> Iterator[Look]:
             source, unusable = Source.unchecked(spec.source()), problem
         index = None if source is None else OpenIndex(spec, url, source)
         try:
-            yield Look(spec, conn, index, registered, has_catalog, warnings, unusable)
+            yield Look(spec, conn, index, registered, has_catalog, warnings, unusable, differences)
         finally:
             if index is not None:
                 index.close()

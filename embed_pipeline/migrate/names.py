@@ -6,36 +6,34 @@ and nothing is embedded again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.errors import CatalogError
+from embed_pipeline.migrate import frozen
+from embed_pipeline.migrate.frozen import Difference, Registered
 
 if TYPE_CHECKING:
     from embed_pipeline.migrate.open_index import OpenIndex
 
-Names = tuple[Any, ...]
-"""(table, key columns, text columns, place of the store) of an index."""
 
-
-def may_follow(registered: Names, declared: Names) -> bool:
-    """Whether only names may have changed: the store is where it was, and a key has as many columns."""
-    return bool(registered[3] == declared[3] and len(registered[1]) == len(declared[1]))
-
-
-def require_same(conn: psycopg.Connection, index: OpenIndex, registered: Names) -> None:
+def require_same(conn: psycopg.Connection, index: OpenIndex, known: Registered, renamed: Sequence[Difference]) -> None:
     """CatalogError where what is stored is of other texts than those that the declaration gives now.
 
     What the application has changed since the rename is another text too: a share of reconcile.max_loss may differ.
     """
+    if len(index.spec.source().key) != len(known.documents.key):
+        frozen.refuse(index.name, renamed)
     for version in versions.live_versions(conn, index.name):
         found = index.store(version).coverage(conn)
         differ = found.stale + found.orphaned
         if differ > index.spec.reconcile.max_loss * (found.current + differ):
             raise CatalogError(
-                f"Index {index.name!r} is registered with {registered[:3]}, and of the {found.current + differ:,} documents that {version.name} "
-                f"holds, {differ:,} have another text by the declaration as it is now, or none: these are no other names for the same.",
+                f"In the declaration of index {index.name!r} {'; '.join(map(str, renamed))}; and of the {found.current + differ:,} documents that "
+                f"{version.name} holds, {differ:,} have another text by the declaration as it is now, or none: these are no other names "
+                "for the same.",
                 next_step="Put the declaration back, or declare a new index under another name.",
             )

@@ -20,8 +20,8 @@ from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import Spent
-from embed_pipeline.errors import WrongSpace
-from embed_pipeline.migrate import register
+from embed_pipeline.errors import DocumentsTableError, WrongSpace
+from embed_pipeline.migrate import frozen, register
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.throttle import Throttle
 from embed_pipeline.postgres import failures, poolers
@@ -231,7 +231,7 @@ def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
         schema.ensure(conn, url)
         if spec.documents is None:
             documents_source.ensure_default_table(conn, spec.source())
-        source = documents_source.inspect(conn, spec.source())
+        source = _source(conn, spec, register_new)
         index = OpenIndex(spec, url, source)
         if register_new:
             try:
@@ -241,6 +241,20 @@ def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
                 index.close()
                 raise
     return index
+
+
+def _source(conn: psycopg.Connection, spec: IndexSpec, register_new: bool) -> Source:
+    """The documents table, once nothing that is frozen is declared otherwise. Whether another name is the same table, registration decides."""
+    known = frozen.registered(conn, spec.name)
+    if known is not None:
+        documents = [] if register_new else frozen.of_documents(known, spec)
+        frozen.refuse(spec.name, [*documents, *frozen.of_store(known, spec), *frozen.of_versions(known, spec)])
+    try:
+        return documents_source.inspect(conn, spec.source())
+    except DocumentsTableError:
+        if known is not None:
+            frozen.refuse(spec.name, frozen.of_documents(known, spec))
+        raise
 
 
 @contextmanager

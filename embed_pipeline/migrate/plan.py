@@ -125,7 +125,7 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 state=known[name].state if name in known else None,
                 serving=serving.read(seen.conn, spec.name).version if seen.has_catalog else None,
                 fingerprint=embedder.fingerprint,
-                documents_table=spec.source().table,
+                documents_table=seen.spec.source().table,
                 documents=documents,
                 text_bytes=text_bytes,
                 partitions=known[name].partitions if name in known else spec.partitions,
@@ -257,11 +257,11 @@ def _measured_spread(seen: Look, name: str) -> tuple[str, float] | None:
 
 
 def _warnings(seen: Look, name: str, embedder: VersionEmbedder, documents: int) -> list[str]:
-    found = []
+    found = [f"{each}: every command will refuse this" for each in seen.differences]
     for version in seen.registered:
         if version.name == name and version.state == "retired":
             found.append(f"{name} is retired for good; declare this model under another name")
-        elif version.name == name and version.fingerprint != embedder.fingerprint:
+        elif version.name == name and version.fingerprint != embedder.fingerprint and not found:
             found.append(
                 f"{name} is registered as {version.fingerprint[:12]} and declared as {embedder.fingerprint[:12]}: "
                 "a version never changes, every command will refuse this"

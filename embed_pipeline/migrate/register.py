@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog import partitions, versions
@@ -16,9 +16,10 @@ from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
-from embed_pipeline.migrate import names
+from embed_pipeline.migrate import frozen, names
+from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec, read_store
+from embed_pipeline.spec import read_store
 from embed_pipeline.stores import registry
 from embed_pipeline.stores.protocol import AdoptingStore
 
@@ -30,6 +31,8 @@ T = TypeVar("T")
 # Writers of the application queue behind our lock request, so we give up soon, let them through and ask again.
 LOCK_TIMEOUT_MS = 2_000
 LOCK_TRIES = 15
+# What is made anew with every version, and the table whose rows the others refer to.
+CATALOG = (sql.Identifier("embed_pipeline", "provenance"), sql.Identifier("embed_pipeline", "index_versions"))
 
 
 def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = False) -> list[str]:
@@ -39,16 +42,15 @@ def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = Fals
     an empty table, and embedded anew.
     """
     register_index(conn, index)
-    known = {version.name: version for version in versions.list_versions(conn, index.name)}
-    new = []
-    for name, declared in index.spec.versions.items():
-        if name in known:
-            _refuse_changed(index, known[name], declared)
-        else:
-            if not adopted:
-                _refuse_unadopted(index, name)
-            _register_version(conn, index, name)
-            new.append(name)
+    known = frozen.registered(conn, index.name)
+    assert known is not None
+    frozen.refuse(index.name, frozen.of_versions(known, index.spec))
+    there = {version.name for version in known.versions}
+    new = [name for name in index.spec.versions if name not in there]
+    for name in new:
+        if not adopted:
+            _refuse_unadopted(index, name)
+        _register_version(conn, index, name)
     return new
 
 
@@ -87,22 +89,16 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
             conn.execute(queries("insert_control"), {"index": index.name})
             arm(conn, index)
 
-        in_short_lock(conn, under_lock, what=f"register {index.name}", table=str(index.source))
+        in_short_lock(conn, under_lock, what=f"register {index.name}", table=str(index.source), locked=[index.source.identifier])
         found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
     assert found is not None
-    known = read_store(found[3])
-    registered = (*found[:3], known.place(index.name))
-    declared = (str(index.source), source.key, source.text, store.place(index.name))
-    if registered != declared and names.may_follow(registered, declared):
-        names.require_same(conn, index, registered)
-        _rename(conn, index, registered, values)
-    elif registered != declared:
-        raise CatalogError(
-            f"Index {index.name!r} is registered with {registered}, and its declaration now says {declared}: "
-            "another table, key, text or store would change what every stored source_hash means.",
-            next_step="Put the declaration back, or declare a new index under another name.",
-        )
-    _refuse_moved_versions(conn, index, known)
+    known, facts = read_store(found[3]), frozen.registered(conn, index.name)
+    assert facts is not None
+    frozen.refuse(index.name, frozen.of_store(facts, index.spec))
+    renamed = frozen.of_documents(facts, index.spec)
+    if renamed:
+        names.require_same(conn, index, facts, renamed)
+        _rename(conn, index, "; ".join(map(str, renamed)), values)
     Terms.declared(index.spec).keep(conn, index.name)
     was = (known.text_field(), found[4], found[5])
     now = (store.text_field(), source.payload, source.payload_object)
@@ -110,10 +106,8 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
         _update_index(conn, index, values, payload_changed=was != now)
 
 
-def _rename(conn: psycopg.Connection, index: OpenIndex, registered: names.Names, values: dict[str, Any]) -> None:
+def _rename(conn: psycopg.Connection, index: OpenIndex, reason: str, values: dict[str, Any]) -> None:
     """Take the declared names for those of the registered ones, and capture by them."""
-    declared = (str(index.source), values["key_columns"], values["text_columns"])
-    reason = f"the documents {registered[:3]} were declared as {declared}"
 
     def under_lock() -> None:
         capture.lock(conn, index.source)
@@ -123,20 +117,8 @@ def _rename(conn: psycopg.Connection, index: OpenIndex, registered: names.Names,
         shape.doubt(conn, index.name, reason)
         versions.record_event(conn, index.name, "rename", reason=reason)
 
-    in_short_lock(conn, under_lock, what=f"rename the documents of {index.name}", table=str(index.source))
-
-
-def _refuse_moved_versions(conn: psycopg.Connection, index: OpenIndex, known: PgvectorSpec | QdrantSpec) -> None:
-    """A live version that was adopted stays where it was found: elsewhere there is nothing of it."""
-    was, now = known.adopted(), index.spec.store.adopted()
-    moved = {name for name in {*was, *now} if was.get(name) != now.get(name)}
-    for version in versions.live_versions(conn, index.name) if moved else ():
-        if version.name in moved:
-            raise CatalogError(
-                f"Version {version.name!r} of index {index.name!r} is registered with another store.adopt: its vectors stay where "
-                "they were found.",
-                next_step="Put store.adopt back; it may go when the version is retired.",
-            )
+    what = f"rename the documents of {index.name}"
+    in_short_lock(conn, under_lock, what=what, table=str(index.source), locked=[index.source.identifier])
 
 
 def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, Any], *, payload_changed: bool) -> None:
@@ -147,7 +129,7 @@ def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, 
             capture.lock(conn, index.source)
             arm(conn, index)
 
-        in_short_lock(conn, rearm, what="change the payload", table=str(index.source))
+        in_short_lock(conn, rearm, what="change the payload", table=str(index.source), locked=[index.source.identifier])
         # Before it is noted that this was done: who dies here does it again.
         for version in versions.live_versions(conn, index.name):
             _queue_all(conn, index, version)
@@ -157,22 +139,6 @@ def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, 
 def _queue_all(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
     for ids in census.ids(conn, index.source):
         queue.enqueue(conn, index.name, version.name, ids)
-
-
-def _refuse_changed(index: OpenIndex, known: Version, declared: VersionSpec) -> None:
-    if known.state == "retired":
-        return
-    # Cheap first: opening an embedder reads its model file. The file hash is compared when the version is used.
-    fields = declared.model_dump(mode="json")
-    # A version that is older than an attribute has its default: else a chunker could be added to it.
-    was = VersionSpec.model_validate(known.spec).model_dump(mode="json")
-    changed = sorted(name for name, value in fields.items() if was[name] != value and name not in declared.not_identity())
-    if changed:
-        raise CatalogError(
-            f"Version {known.name!r} of index {index.name!r} is registered with another {', '.join(changed)}: "
-            "a version is one vector space and never changes.",
-            next_step="Put the old values back and declare a new version with the new ones.",
-        )
 
 
 def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> None:
@@ -202,7 +168,7 @@ def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
         versions.record_event(conn, index.name, "register", version=name, to_state="building")
 
     try:
-        in_short_lock(conn, in_one, what=f"register {name}", table="the catalog")
+        in_short_lock(conn, in_one, what=f"register {name}", table="the catalog", locked=CATALOG, against=holders.ANY_LOCK)
     except errors.UniqueViolation as problem:
         if versions_named(conn, index.name, name):
             return  # Another process registered the same declaration at the same time.
@@ -225,8 +191,19 @@ def arm(conn: psycopg.Connection, index: OpenIndex) -> None:
     shape.record(conn, index.source, index.name)
 
 
-def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str, table: str) -> T:
-    """Run `work` in a transaction that waits for locks only briefly, again and again: applications never queue for long."""
+def in_short_lock(
+    conn: psycopg.Connection,
+    work: Callable[[], T],
+    *,
+    what: str,
+    table: str,
+    locked: Sequence[sql.Identifier] = (),
+    against: Sequence[str] = holders.OF_WRITERS,
+) -> T:
+    """Run `work` in a transaction that waits for locks only briefly, again and again: applications never queue for long.
+
+    DatabaseUnavailable names who holds the lock modes `against` on the tables `locked`, and how to end that.
+    """
     for attempt in range(LOCK_TRIES):
         try:
             with conn.transaction():
@@ -234,9 +211,11 @@ def in_short_lock(conn: psycopg.Connection, work: Callable[[], T], *, what: str,
                 return work()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             time.sleep(min(0.1 * 2**attempt, 5.0))
+    held = holders.of_tables(conn, [each.as_string(conn) for each in locked], against)
+    by = f" Held now by {holders.named(held)}." if held else ""
     raise DatabaseUnavailable(
-        f"Could not {what}: transactions on {table} held their locks through {LOCK_TRIES} tries of {LOCK_TIMEOUT_MS} ms each.",
-        next_step="End the long transactions on that table (see pg_stat_activity) and run the same command again.",
+        f"Could not {what}: transactions on {table} held their locks through {LOCK_TRIES} tries of {LOCK_TIMEOUT_MS} ms each.{by}",
+        next_step="End the long transactions on that table (see pg_stat_activity and pg_prepared_xacts) and run the same command again.",
     )
 
 

@@ -13,7 +13,8 @@ from embed_pipeline.errors import RetireRefused
 from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.cutover import only_mover
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.register import in_short_lock
+from embed_pipeline.migrate.register import CATALOG, in_short_lock
+from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import registry
 
@@ -40,7 +41,14 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
             _refuse_in_use(conn, index, version)
             if not accept_unseen_reads:
                 _refuse_unseen_reads(conn, index, version)
-            in_short_lock(conn, lambda: _detach(conn, index, version, reason), what=f"retire {name}", table=f"the row of {name}")
+            in_short_lock(
+                conn,
+                lambda: _detach(conn, index, version, reason),
+                what=f"retire {name}",
+                table=f"the row of {name}",
+                locked=CATALOG,
+                against=holders.ANY_LOCK,
+            )
         elif version.dropped_at is not None:
             raise RetireRefused(
                 f"Version {name} of {index.name} is retired already.", next_step=f"Run: embed-pipeline status {index.name}"
@@ -63,7 +71,14 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
             conn.execute(queries("set_dropped"), {"index": index.name, "version": name})
             versions.record_event(conn, index.name, "dropped", version=name, detail={"freed_bytes": freed})
 
-        in_short_lock(conn, drop, what=f"drop the vectors of {name}", table=f"the vectors of {name}")
+        in_short_lock(
+            conn,
+            drop,
+            what=f"drop the vectors of {name}",
+            table=f"the vectors of {name}",
+            locked=store.tables(),
+            against=holders.ANY_LOCK,
+        )
         return Retired(name, freed)
 
 

@@ -19,15 +19,20 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
-from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.errors import EmbedPipelineError, VersionRetired
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate.look import Look, look, queries
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.standing import vectors_gone
+from embed_pipeline.postgres import holders
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
 # A serving version that is behind by more than this is the first thing to look at.
 BEHIND_SECONDS = 60.0
 EVENTS = 10
+PUT_BACK = "put the registered values back into the declaration: every other command refuses it as it is"
+# No move waits for it; VACUUM does, and the build of an ANN index, and searches walk past what could not be cleaned up.
+OLD_TRANSACTION_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class VersionStatus:
     ann_index_bytes: int = 0
     bytes: int = 0
     dropped: bool = False
+    gone: str = ""
+    """What to do about vectors that somebody has dropped or changed by hand; empty while they are there."""
     gate: GateState | None = None
     chunker: str = ""
     spent: Mapping[Kind, Spent] = field(default_factory=dict)
@@ -122,6 +129,10 @@ class IndexStatus:
     """Why changes may have been missed: what is open, and what a look at the documents table would add now."""
     throttle: tuple[ThrottleState, ...] = ()
     """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
+    declared_otherwise: tuple[str, ...] = ()
+    """Frozen facts that the declaration has otherwise than registered: every working verb refuses it."""
+    old_transactions: tuple[str, ...] = ()
+    """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
     accounts: tuple[AccountState, ...] = ()
     """The accounts that its live versions are paid from."""
     warnings: tuple[str, ...] = ()
@@ -170,13 +181,15 @@ def status_of(spec: IndexSpec) -> IndexStatus:
         held, doubts = _control(conn, seen), _doubts(conn, seen)
         return IndexStatus(
             index=spec.name,
-            documents_table=spec.source().table,
+            documents_table=seen.spec.source().table,
             documents=documents,
             serving=serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0),
             control=held,
             versions=found,
             events=_events(conn, spec.name) if seen.has_catalog else (),
-            next=Next(None, seen.unusable.next_step or "the documents cannot be read")
+            next=Next(None, PUT_BACK)
+            if seen.differences
+            else Next(None, seen.unusable.next_step or "the documents cannot be read")
             if seen.unusable is not None
             else next_command(
                 spec.name,
@@ -191,6 +204,8 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
             doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
+            declared_otherwise=tuple(map(str, seen.differences)),
+            old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
             accounts=_accounts(conn, seen),
             warnings=seen.warnings,
         )
@@ -247,6 +262,9 @@ def next_command(
     for version in found:
         if version.state == "retired" and not version.dropped:
             return Next(say.retire(version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
+    for version in found:
+        if version.gone and version.state != "active":
+            return Next(say.retire(version.name), f"the vectors of {version.name} were dropped or changed by hand")
     active = next((version for version in found if version.state == "active"), None)
     if active is not None and active.pending and active.oldest_pending_seconds > BEHIND_SECONDS:
         return Next(
@@ -372,7 +390,12 @@ def _version(
 ) -> VersionStatus:
     listed = partitions.listed(conn, index.name, version.name)
     store = index.store(version)
-    has_vectors = version.dropped_at is None
+    gone, stored = "", 0
+    try:
+        stored = store.count(conn) if version.dropped_at is None else 0
+    except VersionRetired:
+        gone = str(vectors_gone(version)) if version.is_live else ""
+    has_vectors = version.dropped_at is None and not gone
     ann = store.ann_index(conn) if has_vectors else None
     ann_state: Literal["valid", "invalid", "missing", "none"] = "none"
     if has_vectors:
@@ -389,7 +412,7 @@ def _version(
         is_declared=version.name in index.spec.versions,
         partitions=len(listed),
         partitions_done=sum(each.completed_at is not None for each in listed),
-        stored=store.count(conn) if has_vectors else 0,
+        stored=stored,
         pending=pending.rows,
         oldest_pending_seconds=pending.oldest_seconds,
         dead_letters=dead_letters.count(conn, index.name, version.name),
@@ -397,7 +420,8 @@ def _version(
         ann_index=ann_state,
         ann_index_bytes=0 if ann is None else ann.bytes or 0,
         bytes=store.size_bytes(conn) if has_vectors else 0,
-        dropped=not has_vectors,
+        dropped=version.dropped_at is not None,
+        gone=gone,
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
         chunker=_chunker(VersionSpec.model_validate(version.spec)),
         spent=spent,

@@ -12,13 +12,14 @@ from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, inbox, queue, shape, unwieldy
 from embed_pipeline.documents.ranges import ALL_KEYS
 from embed_pipeline.documents.shape import Doubt, Horizon
-from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.errors import DocumentsTableError, VectorsGone
 from embed_pipeline.migrate import loss as loss_rule
 from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.loss import Loss
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.register import arm, in_short_lock
+from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Coverage
 
@@ -27,7 +28,12 @@ def verify(index: OpenIndex, name: str | None = None) -> dict[str, Coverage]:
     """Coverage of one version, or of every live one. Each is one snapshot; queued changes explain what they are about."""
     with index.connection() as conn:
         chosen = [index.version(conn, name)] if name else versions.live_versions(conn, index.name)
-        return {version.name: index.store(version).coverage(conn) for version in chosen}
+        return {version.name: _coverage(conn, index, version, None) for version in chosen}
+
+
+def _coverage(conn: psycopg.Connection, index: OpenIndex, version: Version, since: Horizon | None) -> Coverage:
+    with unless_dropped(index, version):
+        return index.store(version).coverage(conn, since)
 
 
 def record_coverage(conn: psycopg.Connection, index: OpenIndex, name: str, coverage: Coverage) -> int:
@@ -86,6 +92,7 @@ def reconcile(index: OpenIndex, accept_loss: int | None = None) -> Compared:
     """
     queued: dict[str, int] = {}
     losses: list[Loss] = []
+    gone: VectorsGone | None = None
     with index.connection() as conn:
         doubts = shape.look(conn, index.source, index.name)
         off = _rearm(conn, index, doubts)
@@ -93,12 +100,18 @@ def reconcile(index: OpenIndex, accept_loss: int | None = None) -> Compared:
             if doubts or off:
                 # A worker may hold a text from before a change that was missed, and would acknowledge what it never saw.
                 inbox.announce_again(conn, index.source, index.name, version.name)
-            differing = compare_live(conn, index, version)
+            try:
+                differing = compare_live(conn, index, version)
+            except VectorsGone as problem:
+                gone = gone or problem  # The others are compared all the same.
+                continue
             loss = _too_much(conn, index, version, len(differing.orphans), accept_loss)
             if loss is not None:
                 losses.append(loss)
                 continue
             queued[version.name] = differing.queue(conn)
+        if gone is not None:
+            raise gone
         if losses:
             raise loss_rule.refused(conn, index.spec, str(index.source), losses)
         unwieldy.forget_gone(conn, index.source, index.name)
@@ -129,7 +142,7 @@ def _rearm(conn: psycopg.Connection, index: OpenIndex, doubts: Sequence[Doubt]) 
             capture.lock(conn, index.source)
             arm(conn, index)
 
-        in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source))
+        in_short_lock(conn, rearm, what="re-arm change capture", table=str(index.source), locked=[index.source.identifier])
     return off
 
 
@@ -160,12 +173,13 @@ def compare_live(conn: psycopg.Connection, index: OpenIndex, version: Version) -
     store = index.store(version)
     listed = partitions.listed(conn, index.name, version.name)
     left = [each.range for each in listed if each.completed_at is None]
-    if not left:
-        # Not range by range: a key of another type than when they were cut may be in another order.
-        found = store.compare(conn, [ALL_KEYS], orphans=True)
-        return Differing(index.name, version.name, set(found.different), found.orphans, began)
-    filled = store.compare(conn, [each.range for each in listed if each.completed_at is not None], orphans=True)
-    unfilled = store.compare(conn, left, orphans=False)
+    with unless_dropped(index, version):
+        if not left:
+            # Not range by range: a key of another type than when they were cut may be in another order.
+            found = store.compare(conn, [ALL_KEYS], orphans=True)
+            return Differing(index.name, version.name, set(found.different), found.orphans, began)
+        filled = store.compare(conn, [each.range for each in listed if each.completed_at is not None], orphans=True)
+        unfilled = store.compare(conn, left, orphans=False)
     stale = {doc_id for doc_id, verdict in unfilled.different.items() if verdict != "missing"}
     return Differing(index.name, version.name, {*filled.different, *stale}, filled.orphans, None)
 
@@ -194,10 +208,10 @@ def compare_all(conn: psycopg.Connection, index: OpenIndex, version: Version, *,
     """
     began = shape.horizon(conn, index.source, index.name)
     since = None if whole else shape.last_comparison(conn, index.source, index.name, version.name)
-    found = index.store(version).coverage(conn, since)
+    found = _coverage(conn, index, version, since)
     if since is not None and shape.read(conn, index.source, index.name).digest != since.shape:
         # The table has become another one meanwhile: old rows may have new texts.
-        found = index.store(version).coverage(conn)
+        found = _coverage(conn, index, version, None)
     if not found.differences:
         shape.keep_comparison(conn, index.name, version.name, began)
     return found

@@ -10,22 +10,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from embed_pipeline.spec.base import Declared, Name, plain_url
+from embed_pipeline.spec.frozen import VERSION as FATES
+from embed_pipeline.spec.frozen import of_fate
 
-# Fields of a version that steer speed or the index, or say where a file is, and leave every vector as it is.
-NOT_IDENTITY = frozenset(
-    {
-        "account",
-        "base_url",
-        "batch_size",
-        "hnsw",
-        "max_in_flight",
-        "model_path",
-        "model_sha256",
-        "send_dimensions",
-        "tokenizer_path",
-        "tokenizer_sha256",
-    }
-)
+# Fields of a version that leave every vector as it is.
+NOT_IDENTITY = of_fate(FATES, "free")
 # Fields that came later: a version that does not declare one keeps the fingerprint that it had before there was one.
 LATER = ("chunker", "document_input_type", "query_input_type")
 

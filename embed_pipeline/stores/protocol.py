@@ -62,6 +62,14 @@ MissingDocument = tuple[str, str, bytes]
 
 
 @dataclass(frozen=True)
+class StoredVectors:
+    """What is stored of one document: the hash of its text, and its vectors [passages, dimensions] in the order of the passages."""
+
+    source_hash: bytes
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Hit:
     """One found document by its nearest passage. `distance` is the store's, smaller is nearer; `score` is larger for nearer.
 
@@ -262,6 +270,10 @@ class VersionStore(Protocol):
 
     def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
         """The ids of every document that something is stored of, in portions."""
+        ...
+
+    def stored_vectors(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> dict[str, StoredVectors]:
+        """The vectors of those of these documents that have some, as they are stored."""
         ...
 
     def labels(self, conn: psycopg.Connection) -> Labels:

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.postgres import holders
 from embed_pipeline.postgres.connection import set_unhurried
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -84,6 +85,12 @@ def _drop_remains(conn: psycopg.Connection, name: sql.Identifier) -> None:
         conn.execute(queries("drop", name=name))
 
 
+def _phase(conn: psycopg.Connection, phase: str, pid: int) -> str:
+    """The phase in PostgreSQL's words; of one that waits, for whom: a build waits for every older transaction of the database."""
+    waits_for = holders.blocking(conn, pid) if phase.startswith("waiting") else []
+    return f"{phase}: {holders.named(waits_for)}" if waits_for else phase
+
+
 class _watching:
     """Reports the phase and share of an index build from a second connection while the first one is busy building."""
 
@@ -114,4 +121,4 @@ class _watching:
             while not self._done.wait(LOOK_SECONDS):
                 row = watcher.execute(queries("progress"), {"pid": pid}).fetchone()
                 if row is not None:
-                    self._progress(row[0], float(row[1]))
+                    self._progress(_phase(watcher, row[0], pid), float(row[1]))

@@ -82,6 +82,10 @@ DELETE FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[])
 -- name: stored_hashes
 SELECT doc_id, source_hash FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) AND chunk = 0
 
+-- name: stored_vectors
+SELECT doc_id, source_hash, array_agg(embedding::real[] ORDER BY chunk)
+FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) GROUP BY doc_id, source_hash
+
 -- name: whole_hashes
 -- With passages: of documents of which every passage is there.
 SELECT v.doc_id, v.source_hash FROM {table} AS v WHERE v.doc_id = ANY (%(doc_ids)s::text[]) AND v.chunk = 0 AND {is_whole}

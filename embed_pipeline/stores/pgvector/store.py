@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import psycopg
 from psycopg import sql
 
@@ -36,6 +37,7 @@ from embed_pipeline.stores.protocol import (
     Hit,
     Labels,
     MissingDocument,
+    StoredVectors,
     StorePressure,
 )
 
@@ -191,6 +193,12 @@ class PgvectorStore:
                 return
             after = ids[-1]
 
+    def stored_vectors(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> dict[str, StoredVectors]:
+        with self._unless_retired():
+            rows = conn.execute(queries("stored_vectors", table=self.version.table), {"doc_ids": list(doc_ids)})
+        # Of a document whose passages carry several hashes some are of an older text: any of them shows that.
+        return {doc_id: StoredVectors(bytes(digest), np.asarray(vectors, dtype=np.float32)) for doc_id, digest, vectors in rows}
+
     def compare(
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
     ) -> Found:
@@ -271,7 +279,8 @@ class PgvectorStore:
         return hnsw.find(conn, self.version)
 
     def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
-        return hnsw.build(conn, self.version, progress)
+        with self._unless_retired():
+            return hnsw.build(conn, self.version, progress)
 
     def search(
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
@@ -300,6 +309,8 @@ class PgvectorStore:
         try:
             yield
         except psycopg.errors.UndefinedTable as gone:
+            if f"{self.version.index}__{self.version.name}" not in str(gone.diag.message_primary):
+                raise  # It is the documents' own that is missing.
             raise VersionRetired(
                 f"Version {self.version.name} of {self.version.index} was retired meanwhile; nothing more is written to it.",
                 next_step=f"Run: embed-pipeline status {self.version.index}",

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import psycopg
 from psycopg import sql
 
@@ -41,6 +42,7 @@ from embed_pipeline.stores.protocol import (
     Hit,
     Labels,
     MissingDocument,
+    StoredVectors,
     StorePressure,
 )
 from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, nearest, pressure
@@ -255,6 +257,15 @@ class QdrantStore:
     def stored_ids(self, conn: psycopg.Connection) -> Iterator[list[str]]:
         with self._points.unless_retired():
             yield from compare_points.stored_ids(self._engine, self.place)
+
+    def stored_vectors(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> dict[str, StoredVectors]:
+        found: dict[str, StoredVectors] = {}
+        for doc_id, point in self._points.read(doc_ids, vectors=True).items():
+            digest, vector = self._points.hash(point), point.vectors.get(self.place.vector)
+            if digest is not None and vector is not None:
+                vectors = np.asarray(vector, dtype=np.float32).reshape(-1, self.version.dimensions)
+                found[doc_id] = StoredVectors(bytes.fromhex(digest), vectors)
+        return found
 
     def compare(
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None

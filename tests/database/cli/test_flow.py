@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from tests.database.cli.conftest import DOCUMENTS, Place, Ran, text_of
+from tests.database.cli.conftest import DOCUMENTS, Place, Ran, text_of, version
 
 Run = Callable[..., Ran]
 
@@ -178,8 +178,25 @@ def test_looking_registers_nothing_and_working_registers_what_is_declared(place:
     place.declare()
     changed = run("sync", "docs")
     assert changed.code == 1
-    assert "is registered with another model_name, options" in changed.err
+    assert (
+        "versions.v1.model_name is registered as w and declared as words-1; versions.v1.options.salt is registered" in changed.err
+    )
 
 
 def test_texts_of_documents_are_distinct() -> None:
     assert len({text_of(n) for n in range(DOCUMENTS)}) == DOCUMENTS
+
+
+def test_a_sampled_verification_names_what_is_not_the_models(place: Place, run: Run, conn: psycopg.Connection[Any]) -> None:
+    run("load", "docs", place.write_documents())
+    place.declare(versions={"v1": version()})
+    run("backfill", "docs", "v1")
+    good = run("verify", "docs", "--sample", "5")
+    assert (good.code, "5 of 5 sampled documents embedded again: median cosine 1.0000" in good.out) == (0, True)
+    conn.execute("UPDATE embed_pipeline.docs__v1 SET embedding = array_fill(0.5::real, ARRAY[32])::vector WHERE doc_id = '7'")
+    assert run("verify", "docs").code == 0
+    bad = run("verify", "docs", "v1", "--sample", "1000", "--json")
+    assert bad.code == 1
+    assert list(bad.value["sample"][0]["differing"]) == ["7"]
+    assert "1 document of v1 with a vector that is not its model's" in bad.err
+    assert "  7: cosine" in run("verify", "docs", "--sample", "1000").out

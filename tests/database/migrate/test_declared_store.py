@@ -63,7 +63,7 @@ def test_where_the_store_answers_and_its_limits_may_change(
 def test_another_place_for_the_vectors_is_refused(app: psycopg.Connection, elsewhere: OpenIndex, change: dict[str, Any]) -> None:
     before = kept(app)
     elsewhere.spec = declared(elsewhere, change if "kind" in change else ELSEWHERE | change)
-    with pytest.raises(CatalogError, match="is registered with"):
+    with pytest.raises(CatalogError, match=r"store\.\w+ is registered as \w+ and declared as \w+"):
         register.register_index(app, elsewhere)
     assert kept(app) == before
 
@@ -75,7 +75,7 @@ def test_adopted_collection_stays_while_its_version_lives(app: psycopg.Connectio
     insert_version(app, "docs", "v1")
     for change in ({"adopt": None}, {"adopt": adopt | {"vector": "dense"}}):
         elsewhere.spec = declared(elsewhere, ELSEWHERE | change)
-        with pytest.raises(CatalogError, match="'v1' of index 'docs' is registered with another store.adopt"):
+        with pytest.raises(CatalogError, match=r"store\.adopt is registered as"):
             register.register_index(app, elsewhere)
     app.execute("UPDATE embed_pipeline.index_versions SET state = 'retired' WHERE index_name = 'docs'")
     register.register_index(app, elsewhere)

@@ -163,8 +163,9 @@ def test_a_rollback_to_it_is_refused_only_by_what_it_would_have_to_embed(
     assert gate.run(index, "v2").outcome == "pass"
     cutover.cutover(index, "v2")
     change(app, 1, "changed")
-    with pytest.raises(ModelChanged):
+    with pytest.raises(CutoverRefused, match=r"1 documents of v1 .*The provider has changed v1.* They are: 1 .*--accept-stale 1"):
         cutover.rollback(index)
+    assert cutover.rollback(index, accept_stale=1).stale == ("1",)
 
 
 def test_a_person_may_accept_what_the_model_is_now(index: OpenIndex, app: psycopg.Connection, turned: Path) -> None:

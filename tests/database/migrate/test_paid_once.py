@@ -9,7 +9,7 @@ import pytest
 
 from embed_pipeline.embedders import remote
 from embed_pipeline.errors import ProviderRefused
-from embed_pipeline.migrate import backfill, dual_write
+from embed_pipeline.migrate import backfill, dual_write, sample
 from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import DOCUMENTS, require_consistent, settle, text_hash
 from tests.harness.providers.loopback import Provider
@@ -61,3 +61,19 @@ def test_dual_write_keeps_the_answered_parts_of_a_request_that_fails(
     provider.lift(rule)
     settle(index)
     assert paid_more_than_once(provider) == {}
+
+
+def test_a_sampled_verification_pays_for_its_sample_and_no_more(
+    app: psycopg.Connection, open_docs: Open, provider: Provider
+) -> None:
+    """It is counted as `check`, however many documents there are."""
+    version = {"provider": "openai", "model_name": MODEL, "dimensions": 16, "base_url": provider.base_url("openai")}
+    index = open_docs(versions={"v1": version}, partitions=1, prices={MODEL: {"usd_per_million_tokens": 1000.0}})
+    backfill.fill_partition(index, "v1", "00")
+    before = provider.summary()["billed"]
+    (found,) = sample.sample(index, "v1", 7)
+    assert (found.asked, found.compared, found.differing) == (7, 7, {})
+    assert provider.summary()["billed"] - before == 7
+    assert found.usd == pytest.approx(found.tokens / 1000)
+    kinds = dict(app.execute("SELECT kind, tokens FROM embed_pipeline.spending WHERE version = 'v1'").fetchall())
+    assert kinds["check"] >= found.tokens > 0

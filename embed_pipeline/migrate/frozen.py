@@ -1,0 +1,136 @@
+"""A declaration that differs from what is registered in a frozen fact (`spec/frozen.py`): named with both values, and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.documents.source import split_name
+from embed_pipeline.errors import CatalogError
+from embed_pipeline.spec import DocumentsSpec, IndexSpec, PgvectorSpec, QdrantSpec, VersionSpec, read_store
+from embed_pipeline.spec import frozen as fates
+
+SHOWN = 80
+
+Store = PgvectorSpec | QdrantSpec
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One frozen fact, by its name in the declaration, with both values as text; of an embedder's own options only the name."""
+
+    fact: str
+    registered: str
+    declared: str
+
+    def __str__(self) -> str:
+        if not (self.registered or self.declared):
+            return f"{self.fact} is registered with another value"
+        return f"{self.fact} is registered as {self.registered} and declared as {self.declared}"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The frozen facts of an index, as the catalog has them."""
+
+    documents: DocumentsSpec
+    store: Store
+    versions: tuple[Version, ...]
+
+
+def registered(conn: psycopg.Connection, index: str) -> Registered | None:
+    """What is registered of an index; None where nothing is. The catalog is there."""
+    row = conn.execute(queries("find_index"), {"index": index}).fetchone()
+    if row is None:
+        return None
+    table, key, text, store, payload, payload_object = row
+    documents = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
+    return Registered(documents, read_store(store), tuple(versions.list_versions(conn, index)))
+
+
+def differences(known: Registered, spec: IndexSpec) -> list[Difference]:
+    """Every frozen fact in which the declaration is another one."""
+    return [*of_documents(known, spec), *of_store(known, spec), *of_versions(known, spec)]
+
+
+def of_documents(known: Registered, spec: IndexSpec) -> list[Difference]:
+    """Of the documents: table, key and text."""
+
+    def facts(documents: DocumentsSpec) -> dict[str, Any]:
+        return documents.model_dump(mode="json") | {"table": ".".join(split_name(documents.table))}
+
+    return _differing("documents", fates.DOCUMENTS, facts(known.documents), facts(spec.source()))
+
+
+def of_store(known: Registered, spec: IndexSpec) -> list[Difference]:
+    """Of the store: its kind, and of one kind where its vectors are. An adopted collection may change when its version is retired."""
+    was, now = known.store, spec.store
+    if was.kind != now.kind:
+        return [Difference("store.kind", was.kind, now.kind)]
+
+    def facts(store: Store) -> dict[str, Any]:
+        own = {"collection": spec.name} if isinstance(store, QdrantSpec) and store.collection is None else {}
+        return store.model_dump(mode="json", exclude={"adopt"}) | own
+
+    found = _differing("store", fates.QDRANT if isinstance(now, QdrantSpec) else fates.PGVECTOR, facts(was), facts(now))
+    before, after = was.adopted(), now.adopted()
+    live = {version.name for version in known.versions if version.is_live}
+    if any(before.get(name) != after.get(name) for name in live & {*before, *after}):
+        found.append(Difference("store.adopt", _shown(was.model_dump()["adopt"]), _shown(now.model_dump()["adopt"])))
+    return found
+
+
+def of_versions(known: Registered, spec: IndexSpec) -> list[Difference]:
+    """Of the versions that are declared and live: what decides their vectors, and into how many partitions they were cut."""
+    found: list[Difference] = []
+    declared = [version for version in known.versions if version.is_live and version.name in spec.versions]
+    cut = {version.partitions for version in declared} - {spec.partitions}
+    if cut:
+        found.append(Difference("partitions", " and ".join(map(str, sorted(cut))), str(spec.partitions)))
+    for version in declared:
+        was = VersionSpec.model_validate(version.spec).model_dump(mode="json")
+        now = spec.versions[version.name].model_dump(mode="json")
+        name = f"versions.{version.name}"
+        options, others = was.pop("options"), now.pop("options")
+        found += _differing(name, fates.VERSION, was, now)
+        # They are an embedder's own, and may hold anything: their values are not repeated.
+        changed = sorted(each for each in {*options, *others} if options.get(each) != others.get(each))
+        found += [Difference(f"{name}.options.{each}", "", "") for each in changed]
+    return found
+
+
+def refuse(index: str, found: Sequence[Difference]) -> None:
+    """CatalogError with every difference, if there is any."""
+    if found:
+        raise CatalogError(
+            f"The declaration of index {index!r} differs from what is registered in what never changes: {'; '.join(map(str, found))}.",
+            next_step="Put the registered values back. Another model is a new version under another name; another table, key, text, store or "
+            "number of partitions is a new index.",
+        )
+
+
+def as_registered(known: Registered, spec: IndexSpec) -> IndexSpec:
+    """The declaration with the documents and the store that are registered, where it names others: for who shows what is there."""
+    changed: dict[str, Any] = {}
+    if of_documents(known, spec):
+        changed["documents"] = known.documents
+    if of_store(known, spec):
+        changed["store"] = known.store
+    return spec.model_copy(update=changed) if changed else spec
+
+
+def _differing(name: str, table: Mapping[str, fates.Fate], was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    fields = [field for field in now if table[field] == "frozen" and was.get(field) != now[field]]
+    return [Difference(f"{name}.{field}", _shown(was.get(field)), _shown(now[field])) for field in fields]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"({', '.join(map(str, value))})"
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

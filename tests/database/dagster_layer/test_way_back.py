@@ -1,0 +1,43 @@
+"""A rollback past what the old model cannot embed, and a declaration that was changed in what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from embed_pipeline.migrate import backfill
+from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.spec import IndexSpec
+from tests.database.dagster_layer.conftest import Declare, Runner, pointer, sentence
+from tests.harness.articles import serve
+
+Run = Callable[[IndexSpec], Runner]
+
+
+def test_a_rollback_takes_along_what_it_is_told_to(declare: Declare, run: Run, app: psycopg.Connection, tmp_path: Path) -> None:
+    down = tmp_path / "down"
+    spec = declare({"v1": {"raise_while": str(down)}, "v2": {}}, partitions=1)
+    with opened(spec) as index:
+        serve(index, "v1")
+        serve(index, "v2")
+    down.touch()
+    app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
+    assert "1 documents of v1 have waited" in sentence(run(spec).op_job("rollback_docs"))
+    assert run(spec).op_job("rollback_docs", accept_stale=1, reason="complaints").success
+    assert pointer(app) == "v1"
+
+
+def test_partitions_that_are_declared_otherwise_are_filled_by_no_run(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """The code location loads without a database, with the partitions that are declared. None of them becomes green."""
+    with opened(declare({"v1": {}})) as index:
+        backfill.fill_partition(index, "v1", "00")
+    for number, last in ((2, "01"), (8, "07")):
+        otherwise = run(declare({"v1": {}}, partitions=number))
+        failed = otherwise.backfill("v1", last, last)
+        assert f"partitions is registered as 4 and declared as {number}" in sentence(failed)
+        assert "Put the registered values back" in sentence(failed)
+        assert otherwise.filled("v1") == set()
+    assert "partitions is registered as 4" in sentence(otherwise.job("compare_docs"))
+    assert run(declare({"v1": {}})).backfill("v1", "01", "01").success
