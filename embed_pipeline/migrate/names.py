@@ -35,5 +35,5 @@ def require_same(conn: psycopg.Connection, index: OpenIndex, known: Registered, 
                 f"In the declaration of index {index.name!r} {'; '.join(map(str, renamed))}; and of the {found.current + differ:,} documents that "
                 f"{version.name} holds, {differ:,} have another text by the declaration as it is now, or none: these are no other names "
                 "for the same.",
-                next_step="Put the declaration back, or declare a new index under another name.",
+                next_step="Put the registered values back, or declare a new index under another name.",
             )

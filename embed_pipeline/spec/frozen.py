@@ -15,6 +15,7 @@ Fate = Literal["frozen", "free", "apart"]
 INDEX: Mapping[str, Fate] = {
     "name": "frozen",
     "database_url": "free",
+    "pgvector": "free",
     "documents": "apart",
     "store": "apart",
     # The key ranges of a version are cut when it is registered.

@@ -66,7 +66,8 @@ def test_what_is_frozen_is_refused_by_name_and_shown_by_status_and_plan(
 ) -> None:
     for table in ("articles", "others"):
         conn.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, number bigint UNIQUE NOT NULL, title text, body text)")  # type: ignore[arg-type]
-        conn.execute(f"INSERT INTO {table} SELECT n, n, 'title', 'body ' || n FROM generate_series(1, 20) AS n")  # type: ignore[arg-type]
+        conn.execute(f"INSERT INTO {table} SELECT n, 100 + n, 'title', 'body ' || n FROM generate_series(1, 20) AS n")  # type: ignore[arg-type]
+    conn.execute("UPDATE others SET body = 'another ' || id")
     registered = of_v1() | own()
     place.declare(**registered)
     assert run("backfill", "docs", "v1").code == 0

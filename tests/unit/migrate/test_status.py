@@ -10,7 +10,8 @@ import pytest
 
 from embed_pipeline.catalog.control import Control
 from embed_pipeline.catalog.states import STATES
-from embed_pipeline.migrate.status import GateState, Next, VersionStatus, next_command
+from embed_pipeline.migrate.next_command import Next, next_command
+from embed_pipeline.migrate.status import GateState, VersionStatus
 
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
 RUNNING = Control("running", "", "ada")
