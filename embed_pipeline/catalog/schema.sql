@@ -229,11 +229,13 @@ CREATE INDEX version_reads_latest ON embed_pipeline.version_reads (index_name, v
 
 -- Legality lives in the database, so that no client, and no hand at a psql prompt, can write an illegal history.
 
-CREATE FUNCTION embed_pipeline.check_version_change() RETURNS trigger LANGUAGE plpgsql AS $check$
+CREATE FUNCTION embed_pipeline.check_version_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 BEGIN
-    IF (NEW.fingerprint, NEW.model_name, NEW.model_version, NEW.dimensions, NEW.precision, NEW.distance, NEW.partitions)
+    IF (NEW.index_name, NEW.version, NEW.fingerprint, NEW.model_name, NEW.model_version, NEW.dimensions, NEW.precision, NEW.distance,
+        NEW.partitions, NEW.spec)
        IS DISTINCT FROM
-       (OLD.fingerprint, OLD.model_name, OLD.model_version, OLD.dimensions, OLD.precision, OLD.distance, OLD.partitions) THEN
+       (OLD.index_name, OLD.version, OLD.fingerprint, OLD.model_name, OLD.model_version, OLD.dimensions, OLD.precision, OLD.distance,
+        OLD.partitions, OLD.spec) THEN
         RAISE EXCEPTION 'embedding version %.% is immutable', OLD.index_name, OLD.version
             USING ERRCODE = 'check_violation', HINT = 'Declare a new version instead.';
     END IF;
@@ -251,6 +253,21 @@ BEGIN
 END $check$;
 CREATE TRIGGER check_version_change BEFORE UPDATE ON embed_pipeline.index_versions
     FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_version_change();
+
+-- Every change of a state is in the audit, also one that somebody makes at a psql prompt. Who has more to say about it than who it is says so in
+-- embed_pipeline.why, for this one change (`versions.transition`).
+CREATE FUNCTION embed_pipeline.audit_state() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $audit$
+DECLARE
+    why jsonb := coalesce(nullif(current_setting('embed_pipeline.why', true), ''), '{{}}')::jsonb;
+BEGIN
+    INSERT INTO embed_pipeline.audit_events (index_name, version, event, from_state, to_state, actor, reason, evidence_id)
+    VALUES (NEW.index_name, NEW.version, coalesce(why ->> 'event', 'by hand'), OLD.state, NEW.state,
+            coalesce(why ->> 'actor', session_user), coalesce(why ->> 'reason', ''), (why ->> 'evidence_id')::bigint);
+    PERFORM set_config('embed_pipeline.why', '', true);
+    RETURN NULL;
+END $audit$;
+CREATE TRIGGER audit_state AFTER UPDATE ON embed_pipeline.index_versions
+    FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION embed_pipeline.audit_state();
 
 CREATE FUNCTION embed_pipeline.check_pointer_agrees() RETURNS trigger LANGUAGE plpgsql AS $check$
 DECLARE
@@ -272,7 +289,7 @@ CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipelin
 CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipeline.serving_pointer
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_agrees();
 
-CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql AS $check$
+CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 DECLARE
     target   embed_pipeline.index_versions;
     evidence embed_pipeline.gate_evidence;
@@ -289,9 +306,14 @@ BEGIN
         IF NEW.generation <> OLD.generation THEN
             RAISE EXCEPTION 'the generation of % moves only with its version', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
+        -- Forgotten when that version is retired. Another one is what a rollback would take for the version that served before.
+        IF NEW.previous_version <> OLD.previous_version OR (OLD.previous_version IS NULL AND NEW.previous_version IS NOT NULL) THEN
+            RAISE EXCEPTION 'the previous version of % changes only with its version', NEW.index_name USING ERRCODE = 'check_violation';
+        END IF;
         RETURN NEW;
     END IF;
-    IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL THEN
+    IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL
+       OR NEW.previous_version IS DISTINCT FROM OLD.version THEN
         RAISE EXCEPTION 'the serving pointer of % was moved by hand', NEW.index_name USING ERRCODE = 'check_violation', HINT = hint;
     END IF;
     SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.version;
