@@ -3,7 +3,7 @@
 -- the vector extension lives in this database.
 
 CREATE TABLE embed_pipeline.indexes (
-    index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9_]{{0,23}}$'),
+    index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND length(index_name) <= 24),
     documents_table text NOT NULL,
     key_columns     text[] NOT NULL CHECK (cardinality(key_columns) > 0),
     text_columns    text[] NOT NULL CHECK (cardinality(text_columns) > 0),
@@ -19,7 +19,7 @@ CREATE TABLE embed_pipeline.indexes (
 
 CREATE TABLE embed_pipeline.index_versions (
     index_name    text NOT NULL REFERENCES embed_pipeline.indexes,
-    version       text NOT NULL CHECK (version ~ '^[a-z][a-z0-9_]{{0,23}}$'),
+    version       text NOT NULL CHECK (version ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND length(version) <= 24),
     state         text NOT NULL DEFAULT 'building'
                   CHECK (state IN ('building', 'ready', 'active', 'standby', 'retired')),
     state_since   timestamptz NOT NULL DEFAULT now(),
@@ -269,7 +269,7 @@ END $audit$;
 CREATE TRIGGER audit_state AFTER UPDATE ON embed_pipeline.index_versions
     FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION embed_pipeline.audit_state();
 
-CREATE FUNCTION embed_pipeline.check_pointer_agrees() RETURNS trigger LANGUAGE plpgsql AS $check$
+CREATE FUNCTION embed_pipeline.check_pointer_agrees() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 DECLARE
     active_version text;
     pointed_version text;
@@ -349,7 +349,7 @@ END $check$;
 CREATE TRIGGER check_pointer_move BEFORE INSERT OR UPDATE ON embed_pipeline.serving_pointer
     FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_move();
 
-CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $check$
+CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 BEGIN
     RAISE EXCEPTION '%.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME USING ERRCODE = 'check_violation';
 END $check$;
@@ -418,12 +418,17 @@ END $gone$;
 CREATE FUNCTION embed_pipeline.search(
     index_name text, version text, fingerprint text, query {vector_schema}.vector, k integer DEFAULT 10, exact boolean DEFAULT false
 ) RETURNS TABLE (doc_id text, chunk integer, distance double precision, passage_start integer, passage_end integer)
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, {vector_schema}, pg_temp
-    -- Named here so that the caller's own come back at the end.
-    SET hnsw.ef_search = 40 SET hnsw.iterative_scan = 'strict_order' SET enable_indexscan = on AS $search$
+    -- Not with pgvector's schema on the path: who may make a function there would have it run by everybody who searches. And not with SET
+    -- hnsw.ef_search: a role without superuser rights may make such a function only where pgvector is loaded, so not out of a backup.
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_indexscan = on AS $search$
 #variable_conflict use_column
 DECLARE
     target    embed_pipeline.index_versions;
+    -- Loads pgvector, which has to be there before its settings are.
+    dimensions integer := cardinality($4::real[]);
+    ef_search text := current_setting('hnsw.ef_search', true);
+    scan      text := current_setting('hnsw.iterative_scan', true);
+    home      text;
     vectors   text;
     apart     text;
     doubt     integer;
@@ -451,8 +456,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Read version and fingerprint together from embed_pipeline.serving and embed the query with that model.';
     END IF;
-    IF vector_dims($4) <> target.dimensions THEN
-        RAISE EXCEPTION 'the query vector has % dimensions, version % of index % has %', vector_dims($4), $2, $1, target.dimensions
+    IF dimensions IS DISTINCT FROM target.dimensions THEN
+        RAISE EXCEPTION 'the query vector has % dimensions, version % of index % has %', dimensions, $2, $1, target.dimensions
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of this version.';
     END IF;
     vectors := format('embed_pipeline.%I', $1 || '__' || $2);
@@ -463,10 +468,14 @@ BEGIN
                   HINT = 'Its store is elsewhere: search with embed_pipeline.Searcher, or ask that store (docs/reference/sql.md).';
     END IF;
     PERFORM embed_pipeline.note_read($1, $2);
-    PERFORM set_config('hnsw.ef_search', least(greatest($5, (target.spec #>> '{{hnsw,ef_search}}')::integer), 1000)::text, true);
+    PERFORM set_config('hnsw.ef_search', least(greatest($5, (target.spec #>> '{{hnsw,ef_search}}')::integer), 1000)::text, true),
+            set_config('hnsw.iterative_scan', 'strict_order', true);
     chunked := target.spec #>> '{{chunker,kind}}' IS NOT NULL;
-    apart := format('v.embedding %s $1::%s', CASE target.distance WHEN 'cosine' THEN '<=>' WHEN 'inner_product' THEN '<#>' ELSE '<->' END,
-                 target.precision);
+    -- Where pgvector is now: it may have been moved since this function was made.
+    SELECT quote_ident(n.nspname) INTO home
+        FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+    apart := format('v.embedding OPERATOR(%1$s.%2$s) $1::%1$s.%3$s', home,
+                 CASE target.distance WHEN 'cosine' THEN '<=>' WHEN 'inner_product' THEN '<#>' ELSE '<->' END, target.precision);
     -- Decided before the vectors are looked at: what is worked off in between has taken its vectors along.
     doubt := embed_pipeline.doubtful($1, $2);
     suspect := CASE doubt WHEN 2 THEN 'true' WHEN 0 THEN 'false' ELSE format(
@@ -508,6 +517,8 @@ BEGIN
     RETURN QUERY SELECT u.a, u.b, u.c, u.d, u.e
         FROM unnest(ids, chunks, distances, starts, ends) WITH ORDINALITY u(a, b, c, d, e, n)
         WHERE u.a <> ALL (hidden) ORDER BY u.n LIMIT $5;
+    -- The caller's own.
+    PERFORM set_config('hnsw.ef_search', ef_search, true), set_config('hnsw.iterative_scan', scan, true);
 END $search$;
 
 CREATE VIEW embed_pipeline.versions AS

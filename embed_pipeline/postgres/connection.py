@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.types import TypeInfo
 
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.queries import Cursor, Queries
 
 MINIMUM_SERVER = 15
 # pgvector before 0.8.4 can corrupt an HNSW index in VACUUM (its CHANGELOG, 0.8.3 and 0.8.4).
@@ -25,6 +25,8 @@ CONNECT_TIMEOUT = 10
 # The longest that an application can wait for a lock of ours: a process may be stopped, or its machine gone, in mid-transaction.
 FROZEN_MS = 30_000
 
+# No name of ours is looked up in a schema where somebody else can make one: what pg_catalog does not have is written with its schema.
+_OWN_NAMES = "-c search_path=pg_catalog,pg_temp"
 # Keys are compared and hashed as text. These settings decide how a date, a float or a bytea is written, and a role or a
 # database may have others. Given at connect time they cost no round trip.
 _STABLE_TEXT = "-c DateStyle=ISO,YMD -c TimeZone=UTC -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
@@ -59,15 +61,19 @@ def redact(url: str) -> str:
 def connect(url: str, *, autocommit: bool = False, application_name: str = "embed-pipeline") -> psycopg.Connection[TupleRow]:
     """A connection with pgvector's types registered (where the extension exists) and settings that make text stable.
 
+    Its search_path is pg_catalog alone: names of tables, and types and operators of extensions, are written with their schema.
+
     The URL's own `connect_timeout` (else 10 s), `application_name` and `options` are kept; of two equal options
     ours counts. Raises DatabaseUnavailable, in one sentence, when there is no server or it refuses us.
     """
     parameters = _parameters(url)
     mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name, "client_encoding": "UTF8"}
-    options = f"{parameters.pop('options', '')} {_STABLE_TEXT} -c idle_in_transaction_session_timeout={FROZEN_MS}".strip()
+    options = (
+        f"{parameters.pop('options', '')} {_OWN_NAMES} {_STABLE_TEXT} -c idle_in_transaction_session_timeout={FROZEN_MS}".strip()
+    )
     try:
         # Autocommit at first, so that looking up the types leaves no transaction open.
-        conn = psycopg.connect("", autocommit=True, **{**mine, **parameters, "options": options})  # type: ignore[arg-type]
+        conn = psycopg.connect("", autocommit=True, **{**mine, **parameters, "options": options}, cursor_factory=Cursor)  # type: ignore[arg-type]
     except psycopg.Error as error:
         raise _unavailable(url, parameters, error) from None
     try:
@@ -121,6 +127,17 @@ def register_types(conn: psycopg.Connection[Any]) -> bool:
         info = TypeInfo(name, oid, array_oid, regtype=regtype)
         _REGISTER[name](conn, info)
     return bool(rows)
+
+
+def vector_schema(conn: psycopg.Connection[Any]) -> str:
+    """The schema that pgvector is in now: an administrator may move it (ALTER EXTENSION vector SET SCHEMA)."""
+    row = conn.execute(_QUERIES("vector_schema")).fetchone()
+    if row is None:
+        raise DatabaseUnavailable(
+            "The extension vector is gone from this database, and with it every stored vector.",
+            next_step="Restore the database from a backup.",
+        )
+    return str(row[0])
 
 
 def check_server(conn: psycopg.Connection[Any]) -> None:

@@ -5,6 +5,9 @@ FROM pg_catalog.pg_type t
 JOIN pg_catalog.pg_extension e ON e.extnamespace = t.typnamespace
 WHERE e.extname = 'vector' AND t.typname IN ('vector', 'halfvec', 'sparsevec')
 
+-- name: vector_schema
+SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
+
 -- name: vector_versions
 SELECT (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector'),
        (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector')

@@ -18,7 +18,8 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.connection import vector_schema
+from embed_pipeline.postgres.queries import Queries, with_parameters
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Hit
 
@@ -51,7 +52,6 @@ class Nearest:
         self._parts: dict[str, sql.Composable] = {
             "table": version.table,
             "operator": sql.SQL(OPERATORS[version.distance]),
-            "vector_type": sql.Identifier(version.precision),
         }
 
     def search(
@@ -64,9 +64,12 @@ class Nearest:
             "version": self._version.name,
         }
         try:
-            if where:
-                return self._filtered(conn, values, k, where, exact)
-            return self._unfiltered(conn, values, k, exact)
+            try:
+                return self._found(conn, values, k, where, exact)
+            except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+                # Somebody has moved the extension to another schema since it was looked up.
+                self._forget_operator()
+            return self._found(conn, values, k, where, exact)
         except psycopg.errors.InsufficientPrivilege as problem:
             raise ConfigurationError(
                 f"This role may not search here: {problem.diag.message_primary}.",
@@ -76,6 +79,19 @@ class Nearest:
             raise ConfigurationError(
                 f"{self._source} has no such column: {problem.diag.message_primary}.", next_step="Filter by one of its columns."
             ) from problem
+
+    def _found(
+        self, conn: psycopg.Connection, values: dict[str, Any], k: int, where: Mapping[str, Any] | None, exact: bool
+    ) -> list[Hit]:
+        if "schema" not in self._parts:
+            self._parts = self._parts | {"schema": sql.Identifier(vector_schema(conn))}
+        if where:
+            return self._filtered(conn, values, k, where, exact)
+        return self._unfiltered(conn, values, k, exact)
+
+    def _forget_operator(self) -> None:
+        self._parts = {name: part for name, part in self._parts.items() if name != "schema"}
+        self._searches = {}
 
     def _unfiltered(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool) -> list[Hit]:
         mode: Mode = "all" if exact else "index"
@@ -124,7 +140,8 @@ class Nearest:
         """The search, composed once: that takes as long as the index takes to answer it."""
         if (among, doubt) not in self._searches:
             suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
-            self._searches[among, doubt] = queries("nearest", among=queries(among), suspect=suspect, **self._parts).as_bytes(conn)
+            query = with_parameters(queries("nearest", among=queries(among), suspect=suspect, **self._parts))
+            self._searches[among, doubt] = query.as_bytes(conn)
         return self._searches[among, doubt]
 
     def _filtered(
@@ -132,7 +149,7 @@ class Nearest:
     ) -> list[Hit]:
         """The condition is asked of the documents themselves, so that none that is gone can meet it."""
         documents, doc_id = self._source.identifier, self._source.doc_id()
-        condition = _equal(where, values)
+        condition = _equal(self._source, where, values)
         mode: Mode = "all" if exact else "index"
         asked = FIRST * k if self._version.is_chunked else k
         among = queries(
@@ -202,10 +219,11 @@ def _of_documents(rows: Sequence[Row]) -> list[Hit]:
     return list(best.values())
 
 
-def _equal(where: Mapping[str, Any], values: dict[str, Any]) -> sql.Composable:
+def _equal(source: Source, where: Mapping[str, Any], values: dict[str, Any]) -> sql.Composable:
     conditions = []
     for number, (column, value) in enumerate(where.items()):
         name = f"where_{number}"
         values[name] = value
-        conditions.append(sql.SQL("{} = {}").format(sql.Identifier("d", column), sql.Placeholder(name)))
+        operator = source.operator(column, "=")
+        conditions.append(sql.SQL("{} {} {}").format(sql.Identifier("d", column), operator, sql.Placeholder(name)))
     return sql.SQL(" AND ").join(conditions)
