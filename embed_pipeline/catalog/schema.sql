@@ -582,10 +582,6 @@ CREATE FUNCTION embed_pipeline.abort(index text, reason text DEFAULT '') RETURNS
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $control$ SELECT embed_pipeline.set_control($1, 'aborted', $2, session_user::text) $control$;
 
--- Readers may use the schema, and a new function is everybody's: stopping a migration is not for readers.
-REVOKE ALL ON FUNCTION embed_pipeline.set_control(text, text, text, text), embed_pipeline.pause(text, text),
-    embed_pipeline.resume(text, text), embed_pipeline.abort(text, text) FROM PUBLIC;
-
 -- What the throttle of a running backfill last said: one row, overwritten, so that it costs nothing to keep.
 CREATE TABLE embed_pipeline.throttle_states (
     index_name text NOT NULL,
@@ -800,12 +796,6 @@ BEGIN
     WHERE s.index_name = $2 AND s.version = $3 AND s.kind = $4;
 END $settle$;
 
--- Who may read may not use up an account or a budget: docs/how-to/least-privilege.md says who needs them.
-REVOKE ALL ON FUNCTION
-    embed_pipeline.admit(text, text, text, text, integer, bigint, text, bigint, bigint, numeric, numeric, double precision),
-    embed_pipeline.settle(text, text, text, text, bigint, bigint, bigint, bigint, numeric, bigint, bigint, double precision, boolean,
-        double precision) FROM PUBLIC;
-
 -- Jobs at the providers' batch interfaces. The row stands before the job does: a process that dies between the two leaves a token, by which
 -- the next one finds the job at the provider and does not pay for it again.
 CREATE TABLE embed_pipeline.batch_jobs (
@@ -841,3 +831,20 @@ CREATE TABLE embed_pipeline.model_samples (
     PRIMARY KEY (index_name, version),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
+
+-- Readers may use the schema, and a new function is everybody's. Theirs are these four, and two of each index (documents/capture.sql): who may
+-- only read stops no migration, uses up no account, and lends no function of ours to a trigger on a table of its own
+-- (docs/how-to/least-privilege.md).
+DO $rights$
+DECLARE
+    ours regprocedure;
+BEGIN
+    FOR ours IN
+        SELECT p.oid FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'doubtful', 'gone', 'note_read'])
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                          WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', ours);
+    END LOOP;
+END $rights$;
