@@ -117,7 +117,8 @@ class _Armed:
     @property
     def look(self) -> sql.Composable:
         names, types = sql.Literal([column.name for column in self.source.key]), sql.Literal(self.key_types)
-        return queries("look", documents=self.source.identifier, key=names, types=types, **self._name)
+        cast_to = sql.Literal([column.type for column in self.source.key])
+        return queries("look", documents=self.source.identifier, key=names, types=types, cast_to=cast_to, **self._name)
 
     def gathered(self) -> dict[str, sql.Composable]:
         return {

@@ -122,6 +122,11 @@ SET row_security = off SET lock_timeout = '50ms' SET enable_hashjoin = off SET e
         WHERE n.nspname = {schema_name} AND c.relname = {table_name} AND c.relkind IN ('r', 'p')
           AND {types}::text[] = ARRAY(SELECT format_type(a.atttypid, NULL) FROM unnest({key}::text[]) WITH ORDINALITY AS k(name, n)
                               JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = k.name ORDER BY k.n)
+    ) OR EXISTS (
+        -- A cast between the key and text that somebody wrote in another language than C: of an enum for instance, by its owner.
+        SELECT FROM pg_catalog.pg_cast k JOIN pg_catalog.pg_proc f ON f.oid = k.castfunc JOIN pg_catalog.pg_language l ON l.oid = f.prolang
+        WHERE l.lanname NOT IN ('c', 'internal')
+          AND ARRAY[k.castsource, k.casttarget] && ARRAY(SELECT to_regtype(t.name)::oid FROM unnest({cast_to}::text[]) AS t(name))
     ) THEN
         RETURN NULL;
     END IF;

@@ -224,6 +224,26 @@ def test_no_code_of_a_tables_owner_runs_with_our_rights(roles: Roles) -> None:
     )
 
 
+def test_a_cast_of_the_key_that_its_owner_makes_is_not_used_for_a_search(roles: Roles) -> None:
+    roles.sql("""
+        CREATE TYPE name_of AS ENUM ('1', '2', '7', '9'); ALTER TYPE name_of OWNER TO {owner}; CREATE TABLE ran (who text);
+        DELETE FROM articles WHERE id NOT IN (1, 2, 7, 9);
+        ALTER TABLE articles ALTER COLUMN id TYPE name_of USING id::text::name_of;
+        GRANT CREATE ON SCHEMA public TO {owner}; GRANT INSERT ON ran TO PUBLIC""")
+    index = roles.index("v1")
+    fill(index, "v1")
+    gone = "SELECT embed_pipeline.gone_docs(ARRAY['7', '9', '8']), embed_pipeline.present_docs(100)"
+    roles.sql("DELETE FROM articles WHERE id = '9'")
+    assert roles.sql("SELECT embed_pipeline.gone_docs(ARRAY['7', '9'])").fetchone() == (["9"],)
+    with roles.connect("owner") as owner:
+        owner.execute(
+            "CREATE FUNCTION public.read(text) RETURNS name_of LANGUAGE sql AS $$ INSERT INTO ran VALUES (current_user); SELECT '7'::name_of $$"
+        )
+        owner.execute("CREATE CAST (text AS name_of) WITH FUNCTION public.read(text)")
+    assert roles.sql(gone).fetchone() == (None, None)
+    assert roles.sql("SELECT * FROM ran").fetchall() == []
+
+
 def test_the_check_of_a_domain_runs_with_the_writers_rights_only(roles: Roles) -> None:
     roles.sql("""
         CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC;
