@@ -170,8 +170,9 @@ def database(server_url: ServerUrl, admin: psycopg.Connection[TupleRow], templat
 
 @pytest.fixture
 def conn(database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
-    """An autocommit connection, as the product opens it, to `database_url`."""
+    """An autocommit connection, as the product opens it, to `database_url`; for a test's own statements names are looked up in public."""
     with connection.connect(database_url, autocommit=True) as connected:
+        connected.execute("SET search_path = public")
         yield connected
 
 

@@ -49,6 +49,10 @@ SELECT state FROM embed_pipeline.index_versions WHERE index_name = %(index)s AND
 -- name: set_state
 UPDATE embed_pipeline.index_versions SET state = %(state)s WHERE index_name = %(index)s AND version = %(version)s
 
+-- name: say_why
+-- For the audit row that the next change of a state writes by itself.
+SELECT set_config('embed_pipeline.why', %(why)s::text, true)
+
 -- name: set_dropped
 UPDATE embed_pipeline.index_versions SET dropped_at = clock_timestamp()
 WHERE index_name = %(index)s AND version = %(version)s AND dropped_at IS NULL

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors, sql
 
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
-from embed_pipeline.postgres.connection import connect
+from embed_pipeline.postgres.connection import connect, vector_schema
 from embed_pipeline.postgres.queries import Queries
 
 HEAD = "0001"
@@ -52,10 +52,7 @@ def ensure(conn: psycopg.Connection, url: str) -> None:
 
 def script(conn: psycopg.Connection, path: Path) -> sql.Composed:
     """A script of the catalog, with the schema of the vector extension filled in."""
-    row = conn.execute(queries("vector_schema")).fetchone()
-    if row is None:
-        raise RuntimeError("the vector extension must exist before the catalog does")
-    return sql.SQL(path.read_text(encoding="utf-8")).format(vector_schema=sql.Identifier(row[0]))
+    return sql.SQL(path.read_text(encoding="utf-8")).format(vector_schema=sql.Identifier(vector_schema(conn)))
 
 
 def migrate(url: str) -> None:
@@ -105,6 +102,11 @@ def _create_extension(conn: psycopg.Connection) -> None:
         if row[0]:
             conn.execute(queries("create_schema"))
         if row[1]:
+            if row[2]:
+                raise DatabaseUnavailable(
+                    "The database has no schema public to put the extension vector into.",
+                    next_step="Have an administrator run: CREATE EXTENSION vector SCHEMA <one of yours>;",
+                )
             conn.execute(queries("create_extension"))
     except errors.InsufficientPrivilege as problem:
         raise DatabaseUnavailable(

@@ -2,11 +2,8 @@
 -- Tables hold state; the views are the contract for people who look. The schema embed_pipeline exists already; {vector_schema} is where
 -- the vector extension lives in this database.
 
--- Loads the extension's library: before that a role that is no superuser may not name its settings, as embed_pipeline.search does.
-SELECT '[1]'::{vector_schema}.vector;
-
 CREATE TABLE embed_pipeline.indexes (
-    index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9_]{{0,23}}$'),
+    index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND length(index_name) <= 24),
     documents_table text NOT NULL,
     key_columns     text[] NOT NULL CHECK (cardinality(key_columns) > 0),
     text_columns    text[] NOT NULL CHECK (cardinality(text_columns) > 0),
@@ -22,7 +19,7 @@ CREATE TABLE embed_pipeline.indexes (
 
 CREATE TABLE embed_pipeline.index_versions (
     index_name    text NOT NULL REFERENCES embed_pipeline.indexes,
-    version       text NOT NULL CHECK (version ~ '^[a-z][a-z0-9_]{{0,23}}$'),
+    version       text NOT NULL CHECK (version ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND length(version) <= 24),
     state         text NOT NULL DEFAULT 'building'
                   CHECK (state IN ('building', 'ready', 'active', 'standby', 'retired')),
     state_since   timestamptz NOT NULL DEFAULT now(),
@@ -234,11 +231,13 @@ CREATE INDEX version_reads_latest ON embed_pipeline.version_reads (index_name, v
 
 -- Legality lives in the database, so that no client, and no hand at a psql prompt, can write an illegal history.
 
-CREATE FUNCTION embed_pipeline.check_version_change() RETURNS trigger LANGUAGE plpgsql AS $check$
+CREATE FUNCTION embed_pipeline.check_version_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 BEGIN
-    IF (NEW.fingerprint, NEW.model_name, NEW.model_version, NEW.dimensions, NEW.precision, NEW.distance, NEW.partitions)
+    IF (NEW.index_name, NEW.version, NEW.fingerprint, NEW.model_name, NEW.model_version, NEW.dimensions, NEW.precision, NEW.distance,
+        NEW.partitions, NEW.spec)
        IS DISTINCT FROM
-       (OLD.fingerprint, OLD.model_name, OLD.model_version, OLD.dimensions, OLD.precision, OLD.distance, OLD.partitions) THEN
+       (OLD.index_name, OLD.version, OLD.fingerprint, OLD.model_name, OLD.model_version, OLD.dimensions, OLD.precision, OLD.distance,
+        OLD.partitions, OLD.spec) THEN
         RAISE EXCEPTION 'embedding version %.% is immutable', OLD.index_name, OLD.version
             USING ERRCODE = 'check_violation', HINT = 'Declare a new version instead.';
     END IF;
@@ -257,7 +256,22 @@ END $check$;
 CREATE TRIGGER check_version_change BEFORE UPDATE ON embed_pipeline.index_versions
     FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_version_change();
 
-CREATE FUNCTION embed_pipeline.check_pointer_agrees() RETURNS trigger LANGUAGE plpgsql AS $check$
+-- Every change of a state is in the audit, also one that somebody makes at a psql prompt. Who has more to say about it than who it is says so in
+-- embed_pipeline.why, for this one change (`versions.transition`).
+CREATE FUNCTION embed_pipeline.audit_state() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $audit$
+DECLARE
+    why jsonb := coalesce(nullif(current_setting('embed_pipeline.why', true), ''), '{{}}')::jsonb;
+BEGIN
+    INSERT INTO embed_pipeline.audit_events (index_name, version, event, from_state, to_state, actor, reason, evidence_id)
+    VALUES (NEW.index_name, NEW.version, coalesce(why ->> 'event', 'by hand'), OLD.state, NEW.state,
+            coalesce(why ->> 'actor', session_user), coalesce(why ->> 'reason', ''), (why ->> 'evidence_id')::bigint);
+    PERFORM set_config('embed_pipeline.why', '', true);
+    RETURN NULL;
+END $audit$;
+CREATE TRIGGER audit_state AFTER UPDATE ON embed_pipeline.index_versions
+    FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION embed_pipeline.audit_state();
+
+CREATE FUNCTION embed_pipeline.check_pointer_agrees() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 DECLARE
     active_version text;
     pointed_version text;
@@ -277,7 +291,7 @@ CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipelin
 CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipeline.serving_pointer
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_agrees();
 
-CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql AS $check$
+CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 DECLARE
     target   embed_pipeline.index_versions;
     evidence embed_pipeline.gate_evidence;
@@ -295,9 +309,14 @@ BEGIN
         IF (NEW.generation, NEW.stale_accepted) <> (OLD.generation, OLD.stale_accepted) THEN
             RAISE EXCEPTION 'the generation of % moves only with its version', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
+        -- Forgotten when that version is retired. Another one is what a rollback would take for the version that served before.
+        IF NEW.previous_version <> OLD.previous_version OR (OLD.previous_version IS NULL AND NEW.previous_version IS NOT NULL) THEN
+            RAISE EXCEPTION 'the previous version of % changes only with its version', NEW.index_name USING ERRCODE = 'check_violation';
+        END IF;
         RETURN NEW;
     END IF;
-    IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL THEN
+    IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL
+       OR NEW.previous_version IS DISTINCT FROM OLD.version THEN
         RAISE EXCEPTION 'the serving pointer of % was moved by hand', NEW.index_name USING ERRCODE = 'check_violation', HINT = hint;
     END IF;
     SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.version;
@@ -342,7 +361,7 @@ END $check$;
 CREATE TRIGGER check_pointer_move BEFORE INSERT OR UPDATE ON embed_pipeline.serving_pointer
     FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_move();
 
-CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $check$
+CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 BEGIN
     RAISE EXCEPTION '%.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME USING ERRCODE = 'check_violation';
 END $check$;
@@ -413,12 +432,17 @@ CREATE FUNCTION embed_pipeline.search(
     index_name text, version text, fingerprint text, query {vector_schema}.vector, k integer DEFAULT 10, exact boolean DEFAULT false,
     among text[] DEFAULT NULL
 ) RETURNS TABLE (doc_id text, chunk integer, distance double precision, passage_start integer, passage_end integer)
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, {vector_schema}, pg_temp
-    -- Named here so that the caller's own come back at the end.
-    SET hnsw.ef_search = 40 SET hnsw.iterative_scan = 'strict_order' AS $search$
+    -- Not with pgvector's schema on the path: who may make a function there would have it run by everybody who searches. And not with SET
+    -- hnsw.ef_search: a role without superuser rights may make such a function only where pgvector is loaded, so not out of a backup.
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $search$
 #variable_conflict use_column
 DECLARE
     target    embed_pipeline.index_versions;
+    -- Loads pgvector, which has to be there before its settings are.
+    dimensions integer := cardinality($4::real[]);
+    ef_search text := current_setting('hnsw.ef_search', true);
+    scan      text := current_setting('hnsw.iterative_scan', true);
+    home      text;
     vectors   text;
     apart     text;
     doubt     integer;
@@ -450,8 +474,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Read version and fingerprint together from embed_pipeline.serving and embed the query with that model.';
     END IF;
-    IF vector_dims($4) <> target.dimensions THEN
-        RAISE EXCEPTION 'the query vector has % dimensions, version % of index % has %', vector_dims($4), $2, $1, target.dimensions
+    IF dimensions IS DISTINCT FROM target.dimensions THEN
+        RAISE EXCEPTION 'the query vector has % dimensions, version % of index % has %', dimensions, $2, $1, target.dimensions
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of this version.';
     END IF;
     vectors := format('embed_pipeline.%I', $1 || '__' || $2);
@@ -462,10 +486,14 @@ BEGIN
                   HINT = 'Its store is elsewhere: search with embed_pipeline.Searcher, or ask that store (docs/reference/sql.md).';
     END IF;
     PERFORM embed_pipeline.note_read($1, $2);
-    PERFORM set_config('hnsw.ef_search', least(greatest($5, (target.spec #>> '{{hnsw,ef_search}}')::integer), 1000)::text, true);
+    PERFORM set_config('hnsw.ef_search', least(greatest($5, (target.spec #>> '{{hnsw,ef_search}}')::integer), 1000)::text, true),
+            set_config('hnsw.iterative_scan', 'strict_order', true);
     chunked := target.spec #>> '{{chunker,kind}}' IS NOT NULL;
-    apart := format('v.embedding %s $1::%s', CASE target.distance WHEN 'cosine' THEN '<=>' WHEN 'inner_product' THEN '<#>' ELSE '<->' END,
-                 target.precision);
+    -- Where pgvector is now: it may have been moved since this function was made.
+    SELECT quote_ident(n.nspname) INTO home
+        FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+    apart := format('v.embedding OPERATOR(%1$s.%2$s) $1::%1$s.%3$s', home,
+                 CASE target.distance WHEN 'cosine' THEN '<=>' WHEN 'inner_product' THEN '<#>' ELSE '<->' END, target.precision);
     -- Decided before the vectors are looked at: what is worked off in between has taken its vectors along.
     doubt := embed_pipeline.doubtful($1, $2);
     suspect := CASE doubt WHEN 2 THEN 'true' WHEN 0 THEN 'false' ELSE format(
@@ -508,6 +536,8 @@ BEGIN
     RETURN QUERY SELECT u.a, u.b, u.c, u.d, u.e
         FROM unnest(ids, chunks, distances, starts, ends) WITH ORDINALITY u(a, b, c, d, e, n)
         WHERE u.a <> ALL (hidden) ORDER BY u.n LIMIT $5;
+    -- The caller's own.
+    PERFORM set_config('hnsw.ef_search', ef_search, true), set_config('hnsw.iterative_scan', scan, true);
 END $search$;
 
 CREATE VIEW embed_pipeline.versions AS
@@ -570,10 +600,6 @@ CREATE FUNCTION embed_pipeline.resume(index text, reason text DEFAULT '') RETURN
 CREATE FUNCTION embed_pipeline.abort(index text, reason text DEFAULT '') RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $control$ SELECT embed_pipeline.set_control($1, 'aborted', $2, session_user::text) $control$;
-
--- Readers may use the schema, and a new function is everybody's: stopping a migration is not for readers.
-REVOKE ALL ON FUNCTION embed_pipeline.set_control(text, text, text, text), embed_pipeline.pause(text, text),
-    embed_pipeline.resume(text, text), embed_pipeline.abort(text, text) FROM PUBLIC;
 
 -- What the throttle of a running backfill last said: one row, overwritten, so that it costs nothing to keep.
 CREATE TABLE embed_pipeline.throttle_states (
@@ -818,13 +844,6 @@ BEGIN
     WHERE s.index_name = $2 AND s.version = $3 AND s.kind = $4;
 END $settle$;
 
--- Who may read may not use up an account or a budget: docs/how-to/least-privilege.md says who needs them.
-REVOKE ALL ON FUNCTION
-    embed_pipeline.moment_of_account(text, double precision),
-    embed_pipeline.admit(text, text, text, text, integer, bigint, text, bigint, bigint, numeric, numeric, double precision),
-    embed_pipeline.settle(text, text, text, text, bigint, bigint, bigint, bigint, numeric, bigint, bigint, double precision, boolean,
-        double precision) FROM PUBLIC;
-
 -- Jobs at the providers' batch interfaces. The row stands before the job does: a process that dies between the two leaves a token, by which
 -- the next one finds the job at the provider and does not pay for it again.
 CREATE TABLE embed_pipeline.batch_jobs (
@@ -860,3 +879,20 @@ CREATE TABLE embed_pipeline.model_samples (
     PRIMARY KEY (index_name, version),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
+
+-- Readers may use the schema, and a new function is everybody's. Theirs are these four, and two of each index (documents/capture.sql): who may
+-- only read stops no migration, uses up no account, and lends no function of ours to a trigger on a table of its own
+-- (docs/how-to/least-privilege.md).
+DO $rights$
+DECLARE
+    ours regprocedure;
+BEGIN
+    FOR ours IN
+        SELECT p.oid FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'doubtful', 'gone', 'note_read'])
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                          WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', ours);
+    END LOOP;
+END $rights$;

@@ -20,14 +20,13 @@ SELECT pg_advisory_lock(hashtextextended('embed_pipeline.schema', 0))
 -- name: unlock
 SELECT pg_advisory_unlock(hashtextextended('embed_pipeline.schema', 0))
 
--- name: vector_schema
-SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
-
 -- name: missing_parts
-SELECT to_regnamespace('embed_pipeline') IS NULL, NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'vector')
+SELECT to_regnamespace('embed_pipeline') IS NULL, NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'vector'),
+       to_regnamespace('public') IS NULL
 
 -- name: create_schema
 CREATE SCHEMA embed_pipeline
 
 -- name: create_extension
-CREATE EXTENSION vector
+-- Where everybody's names are looked up, as it would be without a search_path of our own.
+CREATE EXTENSION vector SCHEMA public

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -128,7 +129,7 @@ def transition(
     reason: str = "",
     evidence_id: int | None = None,
 ) -> State:
-    """Move one version to `target` inside the caller's transaction, with its audit event; returns the state it came from."""
+    """Move one version to `target` inside the caller's transaction; returns the state it came from. Its audit event is written by the database."""
     # A distributor shares the row's key until it has committed: only a retire has to wait for it.
     lock = "lock_version_and_key" if target == "retired" else "lock_version"
     row = conn.execute(queries(lock), {"index": index, "version": name}).fetchone()
@@ -141,6 +142,7 @@ def transition(
             f"Version {name!r} of index {index!r} is {current} and cannot become {target}.",
             next_step=f"Run: embed-pipeline status {index}",
         )
+    why = {"event": event, "actor": actor(), "reason": reason, "evidence_id": evidence_id}
+    conn.execute(queries("say_why"), {"why": json.dumps(why)})
     conn.execute(queries("set_state"), {"index": index, "version": name, "state": target})
-    record_event(conn, index, event, version=name, from_state=current, to_state=target, reason=reason, evidence_id=evidence_id)
     return current

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import psycopg
 from pgvector import Vector
+from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.demo.stage import StoredVector
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.postgres.connection import vector_schema
 from embed_pipeline.postgres.home import default_home
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import IndexSpec
@@ -25,6 +27,8 @@ class TemporaryTable:
     """The scratch copy: a temporary table, and the UPDATE that people would run."""
 
     conn: psycopg.Connection
+    schema: sql.Identifier
+    """Of pgvector's type and operator."""
 
     def put(self, numbers: Sequence[int], vectors: Vectors) -> None:
         rows = [{"number": number, "vector": Vector(vector)} for number, vector in zip(numbers, vectors, strict=True)]
@@ -32,7 +36,7 @@ class TemporaryTable:
             cursor.executemany(queries("put"), rows)
 
     def nearest(self, query: Vectors) -> list[int]:
-        return [number for (number,) in self.conn.execute(queries("nearest"), {"query": Vector(query)})]
+        return [number for (number,) in self.conn.execute(queries("nearest", schema=self.schema), {"query": Vector(query)})]
 
 
 class PgvectorStage:
@@ -50,8 +54,9 @@ class PgvectorStage:
         """Nothing: it is declared in assets/."""
 
     def scratch(self, conn: psycopg.Connection) -> TemporaryTable:
-        conn.execute(queries("scratch"))
-        return TemporaryTable(conn)
+        schema = sql.Identifier(vector_schema(conn))
+        conn.execute(queries("scratch", schema=schema))
+        return TemporaryTable(conn, schema)
 
     def stored(self, conn: psycopg.Connection, version: Version, doc_ids: Sequence[str]) -> dict[str, StoredVector]:
         rows = conn.execute(queries("stored", table=version.table), {"doc_ids": list(doc_ids)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors, sql
 
-from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.source import Source, applications_names
 from embed_pipeline.errors import DocumentsTableError
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
@@ -24,6 +24,8 @@ STATEMENT_KINDS = ("insert", "update", "delete")
 PLAIN_TYPES = frozenset(
     ("smallint", "integer", "bigint", "numeric", "text", "character varying", "character", "uuid", "boolean", "name", "jsonb")
 )
+# PostgreSQL's own types whose cast to text is not their output: `true` and t, 10.0.0.1/32 and 10.0.0.1, without and with blanks at the end.
+CAST_TYPES = frozenset(("boolean", "character", '"char"', "inet", "cidr", "name"))
 
 
 def lock(conn: psycopg.Connection, source: Source) -> None:
@@ -37,8 +39,9 @@ def install(conn: psycopg.Connection, source: Source, index: str, *, payload: bo
     The caller holds `lock`.
     """
     known = leaves(conn, source) if source.partitioned else []
-    _make_functions(conn, source, index, payload)
-    _make_row_function(conn, source, index, payload, [] if source.has_parent else known)
+    armed = _Armed.found(conn, source, payload)
+    _make_functions(conn, armed, index)
+    _make_row_function(conn, armed, index, [] if source.has_parent else known)
     tables = [source.identifier, *(leaf.table for leaf in known)]
     for table in tables:
         arm_statements(conn, source, index, table)
@@ -64,7 +67,7 @@ def arm_statements(conn: psycopg.Connection, source: Source, index: str, table: 
 def know_leaves(conn: psycopg.Connection, source: Source, index: str, *, payload: bool) -> None:
     """From here on the row trigger leaves the partitions to their statement triggers, which the caller has armed and committed."""
     if not source.has_parent:
-        _make_row_function(conn, source, index, payload, leaves(conn, source))
+        _make_row_function(conn, _Armed.found(conn, source, payload), index, leaves(conn, source))
 
 
 def _row_by_row(source: Source) -> bool:
@@ -115,30 +118,86 @@ def _arm(conn: psycopg.Connection, table: sql.Identifier, index: str, kind: str,
         conn.execute(queries(enable, documents=table, trigger=trigger))
 
 
-def _make_functions(conn: psycopg.Connection, source: Source, index: str, payload: bool) -> None:
-    settings = _settings(source, payload)
-    gathered = _gathered(source, payload)
-    wanted = {"insert": {"new_id"}, "delete": {"old_id"}, "update": gathered.keys()}
+@dataclass(frozen=True)
+class _Armed:
+    """The table that functions are made for, as they know it again."""
+
+    source: Source
+    payload: bool
+    number: int
+    key_types: list[str]
+
+    @classmethod
+    def found(cls, conn: psycopg.Connection, source: Source, payload: bool) -> _Armed:
+        values = {"documents": source.identifier.as_string(conn), "key": [column.name for column in source.key]}
+        row = conn.execute(queries("armed_for"), values).fetchone()
+        assert row is not None
+        return cls(source, payload, *row)
+
+    @property
+    def _name(self) -> dict[str, sql.Composable]:
+        return {"schema_name": sql.Literal(self.source.schema), "table_name": sql.Literal(self.source.table)}
+
+    @property
+    def only_documents(self) -> sql.Composable:
+        return queries("only_documents", number=sql.Literal(self.number), **self._name)
+
+    @property
+    def look(self) -> sql.Composable:
+        names, types = sql.Literal([column.name for column in self.source.key]), sql.Literal(self.key_types)
+        cast_to = sql.Literal([column.type for column in self.source.key])
+        return queries("look", documents=self.source.identifier, key=names, types=types, cast_to=cast_to, **self._name)
+
+    def gathered(self) -> dict[str, sql.Composable]:
+        return {
+            "only_documents": self.only_documents,
+            "new_id": self.source.doc_id("n", _as_output),
+            "old_id": self.source.doc_id("o", _as_output),
+            "new_state": self._state("n"),
+            "old_state": self._state("o"),
+        }
+
+    def _state(self, alias: str) -> sql.Composable:
+        """What makes a document another one: its text, and its payload where the store carries it beside the vectors."""
+        text = self.source.text(alias, _as_output)
+        if not self.payload:
+            return text
+        columns = [
+            *self.source.payload_columns,
+            *([self.source.payload_object] if self.source.payload_object is not None else []),
+        ]
+        carried = sql.SQL("ROW({})").format(sql.SQL(", ").join(sql.Identifier(alias, name) for name in columns))
+        return sql.SQL("ROW({}, {})").format(text, queries("as_output", column=carried))
+
+    @property
+    def settings(self) -> sql.Composable:
+        types = {column.type.partition("(")[0] for column in self.source.key} | {
+            each.partition("(")[0] for each in self.source.text_types
+        }
+        return queries("settings" if not self.payload and types <= PLAIN_TYPES else "settings_of_texts")
+
+
+def _make_functions(conn: psycopg.Connection, armed: _Armed, index: str) -> None:
+    gathered = armed.gathered()
+    wanted = {"insert": {"only_documents", "new_id"}, "delete": {"only_documents", "old_id"}, "update": gathered.keys()}
     for kind in STATEMENT_KINDS:
         gather = queries(f"gather_{kind}", **{name: part for name, part in gathered.items() if name in wanted[kind]})
-        _make_trigger_function(conn, index, kind, gather, settings)
-    _make(conn, "truncate_function", function_name(index, "truncate"), queries("truncate_body", index=sql.Literal(index)))
-    parts = source.parts()
-    gone = queries("gone_body", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"])
-    _make(conn, "gone_function", sql.Identifier("embed_pipeline", f"gone_{index}"), gone, settings=settings)
-    present = queries("present_body", documents=parts["documents"], doc_id=parts["doc_id"])
-    _make(conn, "present_function", sql.Identifier("embed_pipeline", f"present_{index}"), present, settings=settings)
+        _make_trigger_function(conn, armed, index, kind, gather)
+    truncate = queries("truncate_body", index=sql.Literal(index), only_documents=armed.only_documents)
+    _make(conn, "truncate_function", function_name(index, "truncate"), truncate)
+    parts, look = armed.source.parts(), armed.look
+    gone = queries("gone_body", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"], look=look)
+    _make_for_readers(conn, "gone_function", f"gone_{index}", gone, settings=armed.settings)
+    present = queries("present_body", documents=parts["documents"], doc_id=parts["doc_id"], look=look)
+    _make_for_readers(conn, "present_function", f"present_{index}", present, settings=armed.settings)
 
 
-def _make_row_function(conn: psycopg.Connection, source: Source, index: str, payload: bool, known: Sequence[Leaf]) -> None:
+def _make_row_function(conn: psycopg.Connection, armed: _Armed, index: str, known: Sequence[Leaf]) -> None:
     oids = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.Literal(leaf.oid) for leaf in known))
-    gather = queries("gather_row", known=oids, **_gathered(source, payload))
-    _make_trigger_function(conn, index, "row", gather, _settings(source, payload))
+    _make_trigger_function(conn, armed, index, "row", queries("gather_row", known=oids, **armed.gathered()))
 
 
-def _make_trigger_function(
-    conn: psycopg.Connection, index: str, kind: str, gather: sql.Composable, settings: sql.Composable
-) -> None:
+def _make_trigger_function(conn: psycopg.Connection, armed: _Armed, index: str, kind: str, gather: sql.Composable) -> None:
     written = {
         f"write_{name}": queries(
             "write_ids", ids=sql.Identifier(name), index=sql.Literal(index), removed=sql.Literal(name == "removed")
@@ -146,37 +205,28 @@ def _make_trigger_function(
         for name in ("changed", "removed")
     }
     body = queries("body", gather=gather, index=sql.Literal(index), **written)
-    _make(conn, "function", function_name(index, kind), body, settings=settings)
-
-
-def _gathered(source: Source, payload: bool) -> dict[str, sql.Composable]:
-    return {
-        "new_id": source.doc_id("n"),
-        "old_id": source.doc_id("o"),
-        "new_state": _state(source, "n", payload),
-        "old_state": _state(source, "o", payload),
-    }
-
-
-def _settings(source: Source, payload: bool) -> sql.Composable:
-    return queries("settings" if _is_plain(source, payload) else "settings_of_texts")
+    _make(conn, "function", function_name(index, kind), body, settings=armed.settings)
 
 
 def _make(conn: psycopg.Connection, name: str, function: sql.Identifier, body: sql.Composed, **parts: sql.Composable) -> None:
+    # Both in one transaction: whoever could attach it in between would keep it.
+    made = queries(name, function=function, body=_quoted(conn, body), **parts)
+    conn.execute(sql.SQL("; ").join([made, queries("revoke", function=function)]))
+
+
+def _make_for_readers(conn: psycopg.Connection, name: str, function: str, body: sql.Composed, **parts: sql.Composable) -> None:
+    conn.execute(queries(name, function=sql.Identifier("embed_pipeline", function), body=_quoted(conn, body), **parts))
+
+
+def _quoted(conn: psycopg.Connection, body: sql.Composed) -> sql.Composable:
     # As a literal: no name of a column can end the quoting of the body.
-    conn.execute(queries(name, function=function, body=sql.Literal(body.as_string(conn)), **parts))
+    return sql.Literal(body.as_string(conn))
 
 
-def _is_plain(source: Source, payload: bool) -> bool:
-    types = {column.type.partition("(")[0] for column in source.key} | {each.partition("(")[0] for each in source.text_types}
-    return not payload and types <= PLAIN_TYPES
-
-
-def _state(source: Source, alias: str, payload: bool) -> sql.Composable:
-    """What makes a document another one: its text, and its payload where the store carries it beside the vectors."""
-    if not payload:
-        return source.text(alias)
-    return sql.SQL('ROW({}, {}::text COLLATE "C")').format(source.text(alias), source.payload(alias))
+def _as_output(column: sql.Identifier, type_: str) -> sql.Composable:
+    if type_.partition("(")[0] in CAST_TYPES:
+        return queries("as_cast", column=column, type=sql.Literal(type_.partition("(")[0]))
+    return queries("as_output", column=column)
 
 
 def disarmed(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
@@ -233,7 +283,8 @@ def _canary(conn: psycopg.Connection, source: Source, index: str) -> tuple[bool 
         wanted = source.key_matches(sql.SQL("%(doc_id)s::text"))
         before = conn.execute(queries("last_inbox_id")).fetchone()
         update = queries("canary_update", documents=source.identifier, text_column=text_column, key_is_wanted=wanted)
-        conn.execute(update, {"doc_id": candidate[0]})
+        with applications_names(conn, source):
+            conn.execute(update, {"doc_id": candidate[0]})
         signal("capture.canary")
         values = {"index": index, "doc_id": candidate[0], "before": before[0] if before else 0}
         row = conn.execute(queries("canary_arrived"), values).fetchone()

@@ -1,3 +1,11 @@
+-- name: as_output
+-- A value's text by its type's output function, in C. A cast may be a function of whoever owns the type, and would run with our rights.
+concat({column})
+
+-- name: as_cast
+-- These types of PostgreSQL's own look otherwise when they are cast. What the column was changed to since is not cast.
+(CASE WHEN pg_typeof({column}) = {type}::regtype THEN {column}::text ELSE concat({column}) END)
+
 -- name: function
 -- One row for a statement, in the writer's own transaction, and nothing else. The ids are gathered inside an exception block and written
 -- outside of it: what goes wrong while gathering never reaches the application, and no statement costs a subtransaction of its own.
@@ -29,6 +37,21 @@ BEGIN
     RETURN NULL;
 END
 
+-- name: only_documents
+-- Nobody else can attach this function: that takes EXECUTE. But a partition keeps its triggers when it is detached, and may be anybody's then.
+-- The documents' own table may have been renamed, and has another number after a restore: only where they are found, and are another table,
+-- is this one none of theirs. Asked of the catalog, since to_regclass raises where a schema is closed to this role.
+        IF TG_RELID <> {number}::oid THEN
+            IF (WITH RECURSIVE above AS (
+                    SELECT TG_RELID AS oid UNION ALL SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN above a ON i.inhrelid = a.oid
+                )
+                SELECT c.oid NOT IN (SELECT a.oid FROM above a)
+                FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = {schema_name} AND c.relname = {table_name}) THEN
+                RETURN NULL;
+            END IF;
+        END IF;
+
 -- name: write_ids
 IF cardinality({ids}) <= 5000 THEN
             INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed) VALUES ({index}, {ids}, {removed});
@@ -38,13 +61,16 @@ IF cardinality({ids}) <= 5000 THEN
         END IF;
 
 -- name: gather_insert
-SELECT array_agg({new_id}) INTO changed FROM new_rows n;
+{only_documents}
+        SELECT array_agg({new_id}) INTO changed FROM new_rows n;
 
 -- name: gather_delete
-SELECT array_agg({old_id}) INTO removed FROM old_rows o;
+{only_documents}
+        SELECT array_agg({old_id}) INTO removed FROM old_rows o;
 
 -- name: gather_update
--- A key that is gone is a delete. A key with another text, or a new one, is a change; other columns are none of our business.
+{only_documents}
+        -- A key that is gone is a delete. A key with another text, or a new one, is a change; other columns are none of our business.
         SELECT array_agg(b.id) FILTER (WHERE b.id IS NOT NULL), array_agg(a.id) FILTER (WHERE b.id IS NULL) INTO changed, removed
         FROM (SELECT {old_id} AS id, {old_state} AS state FROM old_rows o) AS a
         FULL JOIN (SELECT {new_id} AS id, {new_state} AS state FROM new_rows n) AS b ON a.id = b.id
@@ -56,6 +82,7 @@ SELECT array_agg({old_id}) INTO removed FROM old_rows o;
         IF TG_RELID = ANY ({known}::oid[]) AND current_setting('session_replication_role') <> 'replica' THEN
             RETURN NULL;
         END IF;
+        {only_documents}
         IF TG_OP <> 'DELETE' THEN
             SELECT ARRAY[{new_id}] INTO changed FROM (SELECT NEW.*) AS n;
         END IF;
@@ -75,6 +102,7 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURIT
 
 -- name: truncate_body
 BEGIN
+    {only_documents}
     INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed) VALUES ({index}, NULL, true);
     RETURN NULL;
 END
@@ -85,8 +113,27 @@ END
 CREATE OR REPLACE FUNCTION {function}(doc_ids text[]) RETURNS text[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER {settings}
 SET row_security = off SET lock_timeout = '50ms' SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS {body}
 
+-- name: look
+    -- Held until the transaction ends, so that what is looked at below is what is read: a view, or a column of another type, would run code
+    -- of whoever owns the table with the rights of this function.
+    LOCK TABLE {documents} IN ACCESS SHARE MODE;
+    IF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = {schema_name} AND c.relname = {table_name} AND c.relkind IN ('r', 'p')
+          AND {types}::text[] = ARRAY(SELECT format_type(a.atttypid, NULL) FROM unnest({key}::text[]) WITH ORDINALITY AS k(name, n)
+                              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = k.name ORDER BY k.n)
+    ) OR EXISTS (
+        -- A cast between the key and text that somebody wrote in another language than C: of an enum for instance, by its owner.
+        SELECT FROM pg_catalog.pg_cast k JOIN pg_catalog.pg_proc f ON f.oid = k.castfunc JOIN pg_catalog.pg_language l ON l.oid = f.prolang
+        WHERE l.lanname NOT IN ('c', 'internal')
+          AND ARRAY[k.castsource, k.casttarget] && ARRAY(SELECT to_regtype(t.name)::oid FROM unnest({cast_to}::text[]) AS t(name))
+    ) THEN
+        RETURN NULL;
+    END IF;
+
 -- name: gone_body
 BEGIN
+    {look}
     RETURN ARRAY(SELECT w.doc_id FROM unnest($1) AS w(doc_id) WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted}));
 EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
@@ -101,8 +148,10 @@ SET row_security = off SET lock_timeout = '50ms' AS {body}
 DECLARE
     found text[];
 BEGIN
-    found := ARRAY(SELECT {doc_id} FROM {documents} AS d LIMIT $1 + 1);
-    RETURN CASE WHEN cardinality(found) <= $1 THEN found END;
+    {look}
+    -- No more than a search asks for: a role that may not read the documents is given no list of them.
+    found := ARRAY(SELECT {doc_id} FROM {documents} AS d LIMIT least($1, 10000) + 1);
+    RETURN CASE WHEN cardinality(found) <= least($1, 10000) THEN found END;
 EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END
@@ -115,6 +164,9 @@ SET search_path = pg_catalog, pg_temp
 -- The same texts for keys whatever the application's session has set.
 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 SET bytea_output = 'hex' SET extra_float_digits = 1 SET lc_monetary = 'C'
+
+-- name: revoke
+REVOKE ALL ON FUNCTION {function}() FROM PUBLIC
 
 -- name: insert_trigger
 CREATE OR REPLACE TRIGGER {trigger} AFTER INSERT ON {documents}
@@ -157,6 +209,11 @@ WHERE t.tgname = ANY (%(triggers)s::text[]) AND t.tgparentid = 0 AND pg_has_role
 -- name: lock_documents
 LOCK TABLE {documents} IN SHARE ROW EXCLUSIVE MODE
 
+-- name: armed_for
+SELECT %(documents)s::regclass::oid::bigint,
+       ARRAY(SELECT format_type(a.atttypid, NULL) FROM unnest(%(key)s::text[]) WITH ORDINALITY AS k(name, n)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = %(documents)s::regclass AND a.attname = k.name ORDER BY k.n)
+
 -- name: leaf_partitions
 SELECT n.nspname, c.relname, c.oid::bigint
 FROM pg_catalog.pg_partition_tree(%(documents)s::regclass) t
@@ -174,7 +231,7 @@ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
 SELECT EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = %(documents)s::regclass AND r.ev_type = '2')
 
 -- name: canary_update
-UPDATE {documents} AS d SET {text_column} = left(d.{text_column}::text, -1) WHERE {key_is_wanted}
+UPDATE {documents} AS d SET {text_column} = pg_catalog.left(d.{text_column}::text, -1) WHERE {key_is_wanted}
 
 -- name: canary_candidate
 SELECT {doc_id} FROM {documents} AS d WHERE length(d.{text_column}::text) > 1 LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.source import Source, applications_names
 from embed_pipeline.errors import AdoptRefused
 from embed_pipeline.foreign_words import is_text
 from embed_pipeline.postgres import failures
@@ -91,7 +91,7 @@ class Places:
     def _require_ids(self, conn: psycopg.Connection, doc_ids: list[str]) -> None:
         key = self.source.key[0]
         try:
-            row = conn.execute(queries("first_unfit_id", key_type=sql.SQL(key.type)), {"doc_ids": doc_ids}).fetchone()
+            row = conn.execute(queries("first_unfit_id", key_type=key.cast), {"doc_ids": doc_ids}).fetchone()
         except psycopg.Error as refused:
             if refused.sqlstate is None or not refused.sqlstate.startswith("22"):
                 raise
@@ -115,7 +115,7 @@ class Places:
         """
         key, fields = self.source.key[0], self.source.payload_columns
         columns = [key.name, self.text, *fields]
-        values: list[sql.Composable] = [sql.SQL("w.doc_id::{}").format(sql.SQL(key.type)), sql.SQL("w.text")]
+        values: list[sql.Composable] = [sql.SQL("w.doc_id::{}").format(key.cast), sql.SQL("w.text")]
         values += [sql.Identifier("r", name) for name in fields]
         if self.source.payload_object is not None:
             columns.append(self.source.payload_object)
@@ -125,12 +125,13 @@ class Places:
             documents=self.source.identifier,
             columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
             values=sql.SQL(", ").join(values),
-            key_type=sql.SQL(key.type),
+            key_type=key.cast,
             key=sql.Identifier(key.name),
         )
         try:
             values_of = {**self._rows(found), "index": index, "version": version, "again": again}
-            inserted = [doc_id for (doc_id,) in conn.execute(query, values_of)]
+            with applications_names(conn, self.source):
+                inserted = [doc_id for (doc_id,) in conn.execute(query, values_of)]
             noted = conn.execute(queries("note_inserted"), {"index": index, "version": version, "doc_ids": inserted})
             return dict(noted.fetchall())
         except psycopg.Error as refused:
@@ -156,8 +157,9 @@ class Places:
         """Remove rows (id -> hash of the text inserted) that hold that text still, in the caller's transaction. Returns them."""
         parts = self.source.parts()
         query = queries("take_back", **{name: parts[name] for name in ("documents", "key_is_wanted", "source_hash")})
-        rows = conn.execute(query, {"doc_ids": list(inserted), "hashes": list(inserted.values())})
-        return {doc_id for (doc_id,) in rows}
+        with applications_names(conn, self.source):
+            rows = conn.execute(query, {"doc_ids": list(inserted), "hashes": list(inserted.values())})
+            return {doc_id for (doc_id,) in rows}
 
 
 def forget_inserted(conn: psycopg.Connection, index: str, version: str, inserted: Mapping[str, int]) -> None:

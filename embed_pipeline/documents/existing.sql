@@ -8,8 +8,9 @@ LIMIT 1
 -- In key order: two writers of the same rows wait for each other instead of deadlocking. What the application wrote before stays.
 INSERT INTO {documents} ({columns}) OVERRIDING SYSTEM VALUE
 SELECT {values}
-FROM unnest(%(doc_ids)s::text[], %(texts)s::text[], %(fields)s::jsonb[], %(objects)s::jsonb[]) AS w(doc_id, text, fields, object),
-     jsonb_populate_record(NULL::{documents}, w.fields) AS r
+FROM ROWS FROM (pg_catalog.unnest(%(doc_ids)s::text[]), pg_catalog.unnest(%(texts)s::text[]), pg_catalog.unnest(%(fields)s::jsonb[]),
+                pg_catalog.unnest(%(objects)s::jsonb[])) AS w(doc_id, text, fields, object),
+     pg_catalog.jsonb_populate_record(NULL::{documents}, w.fields) AS r
 WHERE %(again)s OR NOT EXISTS (SELECT FROM embed_pipeline.pending p
                                WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_id)
 ORDER BY w.doc_id::{key_type}
@@ -36,6 +37,7 @@ WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.doc_id = w.doc_
 
 -- name: take_back
 -- Rows that hold the very text that was inserted, and that nobody has written since.
-DELETE FROM {documents} AS d USING unnest(%(doc_ids)s::text[], %(hashes)s::bytea[]) AS w(doc_id, source_hash)
+DELETE FROM {documents} AS d
+USING ROWS FROM (pg_catalog.unnest(%(doc_ids)s::text[]), pg_catalog.unnest(%(hashes)s::bytea[])) AS w(doc_id, source_hash)
 WHERE {key_is_wanted} AND {source_hash} = w.source_hash
 RETURNING w.doc_id

@@ -113,9 +113,10 @@ def _stage(conn: psycopg.Connection, rows: Iterator[Row], progress: Callable[[in
 def _write(conn: psycopg.Connection, index: OpenIndex, full: bool) -> tuple[int, int, int]:
     """From the temporary table into the documents: (inserted, updated, deleted)."""
     table: dict[str, sql.Composable] = {"table": index.source.identifier}
-    changed = conn.execute(queries("upsert_documents", **table)).fetchone()
-    assert changed is not None
-    deleted = conn.execute(queries("delete_unseen", **table)).rowcount if full else 0
+    with documents_source.applications_names(conn, index.source):
+        changed = conn.execute(queries("upsert_documents", **table)).fetchone()
+        assert changed is not None
+        deleted = conn.execute(queries("delete_unseen", **table)).rowcount if full else 0
     return int(changed[0]), int(changed[1]), deleted
 
 

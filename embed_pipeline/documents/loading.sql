@@ -33,7 +33,7 @@ WITH changed AS (
     WHERE (d.title, d.text, d.metadata) IS DISTINCT FROM (excluded.title, excluded.text, excluded.metadata)
     RETURNING d.xmax = 0 AS is_new
 )
-SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changed
+SELECT pg_catalog.count(*) FILTER (WHERE is_new), pg_catalog.count(*) FILTER (WHERE NOT is_new) FROM changed
 
 -- name: count_unseen
 SELECT count(*) FILTER (WHERE NOT EXISTS (SELECT FROM pg_temp.staged_documents s WHERE s.id = d.id)), count(*) FROM {table} AS d

@@ -8,6 +8,25 @@ SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull
 FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = %(oid)s::oid AND a.attnum > 0 AND NOT a.attisdropped
 
+-- name: compared_as
+-- What text is cast to when it is compared with a column, and the schema of the operators that an index goes by. Of a domain the type beneath it: to cast to
+-- the domain would run the application's CHECK with the rights of whoever asks. Operators of a type's default btree class only a superuser
+-- can have made; a type without one (varchar, an enum) is compared by pg_catalog's.
+WITH RECURSIVE base AS (
+    SELECT a.attname, a.atttypid AS type, a.atttypmod AS modifier FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = %(oid)s::oid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attname, t.typbasetype, t.typtypmod FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+)
+SELECT b.attname, pg_catalog.format_type(b.type, b.modifier), coalesce(n.nspname, 'pg_catalog')
+FROM base b
+JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype <> 'd'
+LEFT JOIN pg_catalog.pg_opclass c ON c.opcintype = b.type AND c.opcdefault
+    AND c.opcmethod = (SELECT m.oid FROM pg_catalog.pg_am m WHERE m.amname = 'btree')
+LEFT JOIN pg_catalog.pg_amop o ON o.amopfamily = c.opcfamily AND o.amopstrategy = 3 AND o.amoplefttype = b.type AND o.amoprighttype = b.type
+LEFT JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
+
 -- name: unique_keys
 SELECT array_agg(a.attname::text ORDER BY a.attnum)
 FROM pg_catalog.pg_index i
@@ -20,6 +39,11 @@ SELECT to_regclass('embed_pipeline.indexes') IS NOT NULL, to_regclass(format('%%
 
 -- name: registered_with
 SELECT index_name FROM embed_pipeline.indexes WHERE documents_table = %(documents_table)s LIMIT 1
+-- name: applications_names
+SELECT set_config('search_path', format('pg_catalog, %%I, public, pg_temp', %(schema)s::text), true)
+
+-- name: own_names
+SELECT set_config('search_path', 'pg_catalog, pg_temp', true)
 
 -- name: make_documents_table
 CREATE TABLE IF NOT EXISTS {table} (

@@ -84,9 +84,9 @@ def within(source: Source, lower: bool, upper: bool, after: bool) -> sql.Composa
     """The WHERE of a range: bounds `lower` and `upper` where there are any, and `after`, the last key of the batch before."""
     conditions: list[sql.Composable] = [sql.SQL("true")]
     if after:
-        conditions.append(source.key_compares(sql.SQL(">"), "after"))
+        conditions.append(source.key_compares(">", "after"))
     elif lower:
-        conditions.append(source.key_compares(sql.SQL(">="), "lower"))
+        conditions.append(source.key_compares(">=", "lower"))
     if upper:
-        conditions.append(source.key_compares(sql.SQL("<"), "upper"))
+        conditions.append(source.key_compares("<", "upper"))
     return sql.SQL(" AND ").join(conditions)

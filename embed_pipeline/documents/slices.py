@@ -17,7 +17,7 @@ from embed_pipeline.documents.ranges import KeyRange, within
 from embed_pipeline.documents.source import Source, hash_of
 from embed_pipeline.documents.source import queries as source_queries
 from embed_pipeline.postgres import connection
-from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.queries import Queries, with_parameters
 from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "slices.sql")
@@ -52,7 +52,7 @@ class SlicedQuery:
     def _of(self, conn: psycopg.Connection, part: KeyRange) -> bytes:
         form = (part.lower is not None, part.upper is not None)
         if form not in self._composed:
-            self._composed[form] = self._compose(within(self._source, *form, after=False)).as_bytes(conn)
+            self._composed[form] = with_parameters(self._compose(within(self._source, *form, after=False))).as_bytes(conn)
         return self._composed[form]
 
 

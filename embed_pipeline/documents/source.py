@@ -7,7 +7,9 @@ made by `postgres.connection` and by the capture functions make that text the sa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 import psycopg
@@ -15,7 +17,7 @@ from psycopg import sql
 
 from embed_pipeline.documents import fit
 from embed_pipeline.errors import DocumentsTableError
-from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.queries import Queries, Verbatim
 from embed_pipeline.spec import DocumentsSpec
 
 queries = Queries(__file__)
@@ -25,10 +27,28 @@ queries = Queries(__file__)
 LONGEST_ID = 2_600
 
 
+Told = Callable[[sql.Identifier, str], sql.Composable]
+"""The text of a column's value, given the column and its type."""
+
+
+def cast_to_text(column: sql.Identifier, type_: str) -> sql.Composable:
+    return sql.SQL("{}::text").format(column)
+
+
 @dataclass(frozen=True)
 class KeyColumn:
     name: str
-    type: str  # as format_type prints it: a cast target, never user input
+    type: str
+    """As format_type prints it: a cast target, never user input. Of a domain the type beneath it."""
+    operators: str = "pg_catalog"
+    """The schema of the operators that its unique index goes by: those of an extension's type are nowhere else."""
+
+    @property
+    def cast(self) -> sql.Composable:
+        return Verbatim(self.type)
+
+    def operator(self, symbol: str) -> sql.Composable:
+        return _operator(self.operators, symbol)
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,8 @@ class Source:
     """Whether it is a partition or a child of another table, through which it is written too."""
     payload_columns: tuple[str, ...] = ()
     payload_object: str | None = None
+    operators: Mapping[str, str] = field(default_factory=dict)
+    """The schema of each column's operators."""
     text_field: str | None = None
     """Payload field that repeats the document's text."""
 
@@ -63,23 +85,24 @@ class Source:
     def __str__(self) -> str:
         return f"{self.schema}.{self.table}"
 
-    def doc_id(self, alias: str = "d") -> sql.Composable:
-        """The document's id as text."""
-        texts = [sql.SQL("{}::text").format(sql.Identifier(alias, column.name)) for column in self.key]
+    def doc_id(self, alias: str = "d", told: Told = cast_to_text) -> sql.Composable:
+        """The document's id as text. `told`: how the value of a column becomes text."""
+        texts = [told(sql.Identifier(alias, column.name), column.type) for column in self.key]
         if len(texts) == 1:
             return sql.SQL('({} COLLATE "C")').format(texts[0])
         return sql.SQL('(jsonb_build_array({})::text COLLATE "C")').format(sql.SQL(", ").join(texts))
 
-    def text(self, alias: str = "d") -> sql.Composable:
+    def text(self, alias: str = "d", told: Told = cast_to_text) -> sql.Composable:
         """The document's text: its columns in declared order, nulls and empties left out, joined by a blank line."""
-        if len(self.text_columns) == 1:
-            return sql.SQL("(coalesce({}::text, '') COLLATE \"C\")").format(sql.Identifier(alias, self.text_columns[0]))
-        columns = [sql.SQL("nullif({}::text, '')").format(sql.Identifier(alias, name)) for name in self.text_columns]
-        return sql.SQL("(concat_ws(E'\\n\\n', {}) COLLATE \"C\")").format(sql.SQL(", ").join(columns))
+        texts = [told(sql.Identifier(alias, name), type_) for name, type_ in zip(self.text_columns, self.text_types, strict=True)]
+        if len(texts) == 1:
+            return sql.SQL("(coalesce({}, '') COLLATE \"C\")").format(texts[0])
+        columns = [sql.SQL("nullif({}, '')").format(text) for text in texts]
+        return sql.SQL("(pg_catalog.concat_ws(E'\\n\\n', {}) COLLATE \"C\")").format(sql.SQL(", ").join(columns))
 
     def source_hash(self, alias: str = "d") -> sql.Composable:
         """sha256 of the text's UTF-8 bytes, as bytea."""
-        return sql.SQL("sha256(convert_to({}, 'UTF8'))").format(self.text(alias))
+        return sql.SQL("pg_catalog.sha256(pg_catalog.convert_to({}, 'UTF8'::name))").format(self.text(alias))
 
     def payload(self, alias: str = "d") -> sql.Composable:
         """What a store keeps beside the vector to filter by: a jsonb object, whose text is the same for the same row.
@@ -100,6 +123,10 @@ class Source:
         if not parts:
             return sql.SQL("'{{}}'::jsonb").format()
         return sql.SQL("({})").format(sql.SQL(" || ").join(sql.SQL("({})").format(part) for part in parts))
+
+    def operator(self, column: str, symbol: str) -> sql.Composable:
+        """The operator that an index over the column goes by: that of citext is citext's, wherever it is."""
+        return _operator(self.operators.get(column, "pg_catalog"), symbol)
 
     def key_of(self, doc_id: str) -> list[str]:
         """The key's columns as texts, out of the document's id."""
@@ -124,30 +151,37 @@ class Source:
         """
         if len(self.key) == 1:
             column = self.key[0]
-            by_key = sql.SQL("{} = {}::{}").format(sql.Identifier(alias, column.name), doc_id, sql.SQL(column.type))
+            by_key = sql.SQL("{} {} {}::{}").format(sql.Identifier(alias, column.name), column.operator("="), doc_id, column.cast)
         else:
             by_key = sql.SQL(" AND ").join(
-                sql.SQL("{} = ({}::jsonb ->> {})::{}").format(
+                sql.SQL("{} {} ({}::jsonb ->> {})::{}").format(
                     sql.Identifier(alias, column.name),
+                    column.operator("="),
                     doc_id,
                     sql.Literal(position),
-                    sql.SQL(column.type),
+                    column.cast,
                 )
                 for position, column in enumerate(self.key)
             )
         return sql.SQL("({} AND {} = {})").format(by_key, self.doc_id(alias), doc_id)
 
-    def key_compares(self, operator: sql.SQL, parameter: str, alias: str = "d") -> sql.Composable:
+    def key_compares(self, operator: str, parameter: str, alias: str = "d") -> sql.Composable:
         """Row comparison of the key with the bound in `parameter` (text[]), e.g. `(a, b) >= (bound)`."""
+        columns = [sql.Identifier(alias, column.name) for column in self.key]
         values = [
-            sql.SQL("({}::text[])[{}]::{}").format(
-                sql.Placeholder(parameter),
-                sql.Literal(position),
-                sql.SQL(column.type),
-            )
+            sql.SQL("({}::text[])[{}]::{}").format(sql.Placeholder(parameter), sql.Literal(position), column.cast)
             for position, column in enumerate(self.key, start=1)
         ]
-        return sql.SQL("({}) {} ({})").format(self.key_list(alias), operator, sql.SQL(", ").join(values))
+        if len({column.operators for column in self.key}) == 1:
+            comma = sql.SQL(", ")
+            return sql.SQL("({}) {} ({})").format(comma.join(columns), self.key[0].operator(operator), comma.join(values))
+        # A row has one operator for all of its columns, found in one schema. The first column alone bounds the scan of the index.
+        inner: sql.Composable = sql.SQL("true" if "=" in operator else "false")
+        for column, name, value in reversed(list(zip(self.key, columns, values, strict=True))):
+            strictly, equal = column.operator(operator[0]), column.operator("=")
+            inner = sql.SQL("({0} {1} {2} OR ({0} {3} {2} AND {4}))").format(name, strictly, value, equal, inner)
+        bound = sql.SQL("{} {} {}").format(columns[0], self.key[0].operator(f"{operator[0]}="), values[0])
+        return sql.SQL("({} AND {})").format(bound, inner)
 
     def parts(self) -> dict[str, sql.Composable]:
         """The pieces that the named queries over documents ask for."""
@@ -163,6 +197,18 @@ class Source:
         }
 
 
+@contextmanager
+def applications_names(conn: psycopg.Connection, source: Source) -> Iterator[None]:
+    """For one statement that writes the documents, in a transaction: triggers of the application name its tables as it does.
+
+    In such a statement a function is written with its schema, and every operator meets two values of one type: somebody may have made
+    another one in public that fits better than PostgreSQL's own.
+    """
+    conn.execute(queries("applications_names"), {"schema": source.schema})
+    yield
+    conn.execute(queries("own_names"))
+
+
 def split_name(table: str) -> tuple[str, str]:
     """('schema', 'table') of a declared name; the schema defaults to public."""
     schema, _, name = table.rpartition(".")
@@ -173,6 +219,11 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
     """Find and check the declared table. DocumentsTableError says what it lacks."""
     schema, table = split_name(declared.table)
     found = conn.execute(queries("find_table"), {"schema": schema, "table": table}).fetchone()
+    if found is None and "." in schema:
+        raise DocumentsTableError(
+            f"The documents table {declared.table} does not exist; a name with a dot in it cannot be declared.",
+            next_step="Write schema.table in documents.table, or rename the table.",
+        )
     if found is None:
         raise DocumentsTableError(
             f"The documents table {schema}.{table} does not exist.",
@@ -190,17 +241,23 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
             )
     _require_unique(conn, oid, f"{schema}.{table}", declared.key, columns)
     _require_payload(f"{schema}.{table}", declared, columns)
+    compared = {name: (type_, operators) for name, type_, operators in conn.execute(queries("compared_as"), {"oid": oid})}
     return Source(
         schema=schema,
         table=table,
-        key=tuple(KeyColumn(name, columns[name][0]) for name in declared.key),
+        key=tuple(KeyColumn(name, *compared[name]) for name in declared.key),
         text_columns=tuple(declared.text),
         text_types=tuple(columns[name][0] for name in declared.text),
         partitioned=kind == "p",
         has_parent=has_parent,
         payload_columns=tuple(declared.payload),
         payload_object=declared.payload_object,
+        operators={name: operators for name, (_, operators) in compared.items()},
     )
+
+
+def _operator(schema: str, symbol: str) -> sql.Composable:
+    return sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(symbol))
 
 
 def _require_payload(table: str, declared: DocumentsSpec, columns: dict[str, tuple[str, bool]]) -> None:

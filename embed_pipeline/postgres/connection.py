@@ -19,7 +19,7 @@ from psycopg.types import TypeInfo
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.foreign_words import HIDDEN, masked_url
 from embed_pipeline.postgres import poolers
-from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.queries import Cursor, Queries
 from embed_pipeline.postgres.storable import server_encoding
 
 MINIMUM_SERVER = 15
@@ -31,6 +31,8 @@ CONNECT_TIMEOUT = 10
 # The longest that an application can wait for a lock of ours: a process may be stopped, or its machine gone, in mid-transaction.
 FROZEN_MS = 30_000
 
+# No name of ours is looked up in a schema where somebody else can make one: what pg_catalog does not have is written with its schema.
+_OWN_NAMES = "-c search_path=pg_catalog,pg_temp"
 # Keys are compared and hashed as text. These settings decide how a date, a float or a bytea is written, and a role or a
 # database may have others. Given at connect time they cost no round trip.
 _STABLE_TEXT = (
@@ -71,19 +73,21 @@ def connect(
 ) -> psycopg.Connection[TupleRow]:
     """A connection with pgvector's types registered (where the extension exists) and settings that make text stable.
 
+    Its search_path is pg_catalog alone: names of tables, and types and operators of extensions, are written with their schema.
+
     The URL's own `connect_timeout` (else 10 s), `application_name` and `options` are kept; of two equal options
     ours counts. `every_row`: a statement fails where row security would hide a row from it; a reader sees what its policies let it see.
     Raises DatabaseUnavailable, in one sentence, when there is no server or it refuses us.
     """
     parameters = _parameters(url)
     mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name, "client_encoding": "UTF8"}
-    ours = [_STABLE_TEXT, _OWN_TRANSACTIONS, f"-c idle_in_transaction_session_timeout={FROZEN_MS}"]
+    ours = [_OWN_NAMES, _STABLE_TEXT, _OWN_TRANSACTIONS, f"-c idle_in_transaction_session_timeout={FROZEN_MS}"]
     options = " ".join([parameters.pop("options", ""), *ours, *([_EVERY_ROW] if every_row else [])]).strip()
 
     def begin(*, plain: bool = False) -> psycopg.Connection[TupleRow]:
         asked = {**mine, **parameters} | ({} if plain else {"options": f"{options} -c {poolers.MARK}"})
         # Autocommit at first, so that looking at the session leaves no transaction open.
-        return psycopg.connect("", autocommit=True, **asked)  # type: ignore[arg-type]
+        return psycopg.connect("", autocommit=True, cursor_factory=Cursor, **asked)  # type: ignore[arg-type]
 
     try:
         try:
@@ -156,6 +160,17 @@ def _look_at(conn: psycopg.Connection[Any]) -> tuple[int, str | None, bool]:
             _REGISTER[name](conn, TypeInfo(name, oid, array_oid, regtype=regtype))
     pid, mark, name = rows[0][:3]
     return pid, mark, name is not None
+
+
+def vector_schema(conn: psycopg.Connection[Any]) -> str:
+    """The schema that pgvector is in now: an administrator may move it (ALTER EXTENSION vector SET SCHEMA)."""
+    row = conn.execute(_QUERIES("vector_schema")).fetchone()
+    if row is None:
+        raise DatabaseUnavailable(
+            "The extension vector is gone from this database, and with it every stored vector.",
+            next_step="Restore the database from a backup.",
+        )
+    return str(row[0])
 
 
 def check_server(conn: psycopg.Connection[Any], accepted: str | None = None) -> tuple[str, ...]:

@@ -11,6 +11,9 @@ FROM (SELECT) AS one LEFT JOIN (
 -- name: set_session
 SELECT set_config(%(name)s, %(value)s, false)
 
+-- name: vector_schema
+SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
+
 -- name: vector_versions
 SELECT (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector'),
        (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector')

@@ -1,15 +1,22 @@
 """Named queries: the SQL stands in .sql files, each statement under a line `-- name: the_name`.
 
 Identifiers (`{table}`) are filled in through `psycopg.sql`, values (`%(name)s`) are parameters. Python builds no SQL strings.
+
+Names are the application's: a column may be called `discount %`. A statement that has parameters wants each % of its own twice, one without
+wants it once, and psycopg leaves that to its caller. `Cursor` sees to it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import psycopg
 from psycopg import sql
+from psycopg.abc import AdaptContext, Params, Query
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
@@ -35,3 +42,38 @@ class Queries:
     def __call__(self, name: str, /, **parts: sql.Composable) -> sql.Composed:
         # The text comes from a file of this package, never from input.
         return sql.SQL(load(self._path)[name]).format(**parts)
+
+
+class Verbatim(sql.Composable):
+    """Text that the server gave as SQL: the name of a type, with its schema and quoted where it has to be."""
+
+    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
+        return str(self._obj).encode()
+
+
+class _Doubled(sql.Composable):
+    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
+        part: sql.Composable = self._obj
+        return part.as_bytes(context).replace(b"%", b"%%")
+
+
+def with_parameters(query: sql.Composed) -> sql.Composed:
+    """The statement as it is executed with parameters: no % of a name or a literal is taken for the beginning of one."""
+    return sql.Composed([_doubled(part) for part in query])
+
+
+def _doubled(part: sql.Composable) -> sql.Composable:
+    if isinstance(part, sql.Composed):
+        return with_parameters(part)
+    return _Doubled(part) if isinstance(part, sql.Identifier | sql.Literal | Verbatim) else part
+
+
+class Cursor(psycopg.Cursor[Any]):
+    """Executes composed statements whatever their names hold."""
+
+    def execute(self, query: Query, params: Params | None = None, **options: Any) -> Cursor:
+        given: Any = with_parameters(query) if params is not None and isinstance(query, sql.Composed) else query
+        return super().execute(given, params, **options)
+
+    def executemany(self, query: Query, params_seq: Iterable[Params], **options: Any) -> None:
+        super().executemany(with_parameters(query) if isinstance(query, sql.Composed) else query, params_seq, **options)

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-# Index and version names become parts of table names, Dagster asset keys and job names; 24 + 24 leaves room in 63 bytes.
-NAME_PATTERN = r"^[a-z][a-z0-9_]{0,23}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+# Index and version names become parts of table names, Dagster asset keys and job names; 24 + 24 leaves room in 63 bytes. Two underscores
+# join them there, and so stand in none of them: else a__b of version c and a of version b__c would be one table.
+NAME_PATTERN = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
+MOST_LETTERS = 24
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MOST_LETTERS)]
 
 
 def _as_list(value: Any) -> Any:
@@ -38,4 +40,4 @@ class Declared(BaseModel):
 
 def is_name(value: str) -> bool:
     """Whether `value` may name an index or a version."""
-    return re.match(NAME_PATTERN, value) is not None
+    return re.match(NAME_PATTERN, value) is not None and len(value) <= MOST_LETTERS

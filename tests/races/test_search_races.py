@@ -35,7 +35,7 @@ def search_in_sql(index: OpenIndex, text: str = "title 1\n\nbody 1", k: int = DO
         version = index.version(conn, "v1")
         query = index.embedder_of(version).embed_query(text)
         rows = conn.execute(
-            "SELECT doc_id FROM embed_pipeline.search('docs', 'v1', %s, %s::vector, %s)",
+            "SELECT doc_id FROM embed_pipeline.search('docs', 'v1', %s, %s::public.vector, %s)",
             (version.fingerprint, str([float(each) for each in query]), k),
         )
         return [doc_id for (doc_id,) in rows]
@@ -226,7 +226,7 @@ def test_lookup_of_gone_documents_is_volatile(app: psycopg.Connection, second_ap
     app.execute("SELECT pg_advisory_lock(11)")
     statement = (
         "WITH held AS MATERIALIZED (SELECT pg_advisory_lock_shared(11)) SELECT count(*) FROM held, "
-        "LATERAL embed_pipeline.search('docs', 'v1', %s, %s::vector, 10)"
+        "LATERAL embed_pipeline.search('docs', 'v1', %s, %s::public.vector, 10)"
     )
 
     def ask() -> tuple[int, ...] | None:

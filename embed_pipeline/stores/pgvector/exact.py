@@ -14,7 +14,7 @@ from psycopg import sql
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.embedders.protocol import Vectors
-from embed_pipeline.postgres.connection import unhurried
+from embed_pipeline.postgres.connection import unhurried, vector_schema
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.stores.protocol import Hit
 
@@ -57,9 +57,7 @@ class _Block:
 def _blocks(conn: psycopg.Connection, version: Version) -> Iterator[_Block]:
     rows = max(BLOCK_NUMBERS // version.dimensions, 1)
     kind = ">f2" if version.precision == "halfvec" else ">f4"
-    row = conn.execute(queries("vector_schema")).fetchone()
-    assert row is not None
-    query = queries("block", table=version.table, send=sql.Identifier(row[0], f"{version.precision}_send"))
+    query = queries("block", table=version.table, send=sql.Identifier(vector_schema(conn), f"{version.precision}_send"))
     after: str | None = None
     while True:
         with unhurried(conn):

@@ -12,7 +12,7 @@ from psycopg import sql
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.postgres import holders
-from embed_pipeline.postgres.connection import set_unhurried
+from embed_pipeline.postgres.connection import set_unhurried, vector_schema
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import AnnIndex
@@ -55,7 +55,7 @@ def build(conn: psycopg.Connection, version: Version, progress: Progress | None 
         "create",
         name=name,
         table=version.table,
-        operator_class=sql.SQL(f"{version.precision}_{OPERATOR_CLASSES[version.distance]}_ops"),
+        operator_class=sql.Identifier(vector_schema(conn), f"{version.precision}_{OPERATOR_CLASSES[version.distance]}_ops"),
         m=sql.Literal(hnsw.get("m", 16)),
         ef_construction=sql.Literal(hnsw.get("ef_construction", 64)),
     )

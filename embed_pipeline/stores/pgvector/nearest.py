@@ -23,7 +23,8 @@ from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.postgres import failures
-from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres.connection import vector_schema
+from embed_pipeline.postgres.queries import Queries, with_parameters
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Hit
 
@@ -58,11 +59,7 @@ class Nearest:
         self._parts: dict[str, sql.Composable] = {
             "table": version.table,
             "operator": sql.SQL(OPERATORS[version.distance]),
-            "vector_type": sql.Identifier(version.precision),
         }
-        compared = {name: self._parts[name] for name in ("operator", "vector_type")}
-        orders = {True: queries("by_the_graph", **compared), False: queries("by_all", **compared)}
-        self._nearness: dict[Mode, sql.Composable] = {mode: orders[mode == "index"] for mode in ("index", "all", "among")}
 
     def search(self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, among: Selection) -> list[Hit]:
         """The `k` nearest documents of the selection, fewer only where there are no more."""
@@ -71,6 +68,16 @@ class Nearest:
             "index": self._version.index,
             "version": self._version.name,
         }
+        try:
+            return self._found(conn, values, k, exact, among)
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+            # Somebody has moved the extension to another schema since it was looked up.
+            self._forget_operator()
+        return self._found(conn, values, k, exact, among)
+
+    def _found(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, among: Selection) -> list[Hit]:
+        if "schema" not in self._parts:
+            self._parts = self._parts | {"schema": sql.Identifier(vector_schema(conn))}
         if among.is_everything:
             try:
                 return self._unfiltered(conn, values, k, exact, among)
@@ -84,6 +91,10 @@ class Nearest:
         # The table was altered since its columns were looked at.
         self._filters.forget()
         return self._selected(conn, values, k, exact, among)
+
+    def _forget_operator(self) -> None:
+        self._parts = {name: part for name, part in self._parts.items() if name != "schema"}
+        self._searches = {}
 
     def _selected(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, among: Selection) -> list[Hit]:
         values = dict(values)
@@ -155,11 +166,13 @@ class Nearest:
         if (mode, doubt) not in self._searches:
             suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
             among = queries("among_these" if mode == "among" else "among_all")
-            self._searches[mode, doubt] = self._query(mode, among, suspect).as_bytes(conn)
+            self._searches[mode, doubt] = with_parameters(self._query(mode, among, suspect)).as_bytes(conn)
         return self._searches[mode, doubt]
 
     def _query(self, mode: Mode, among: sql.Composable, suspect: sql.Composable) -> sql.Composed:
-        return queries("nearest", among=among, suspect=suspect, nearness=self._nearness[mode], **self._parts)
+        compared = {name: self._parts[name] for name in ("operator", "schema")}
+        nearness = queries("by_the_graph" if mode == "index" else "by_all", **compared)
+        return queries("nearest", among=among, suspect=suspect, nearness=nearness, **self._parts)
 
     def _filtered(
         self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, chosen: Selection, condition: sql.Composable

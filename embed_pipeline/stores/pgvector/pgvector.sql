@@ -16,14 +16,11 @@ CREATE TABLE {table} (
     model_version text NOT NULL DEFAULT {model_version} CHECK (model_version = {model_version}),
     fingerprint   text NOT NULL DEFAULT {fingerprint} CHECK (fingerprint = {fingerprint}),
     embedding     {vector_type} NOT NULL,
-    PRIMARY KEY (doc_id, chunk)
+    CONSTRAINT {primary_key} PRIMARY KEY (doc_id, chunk)
 )
 
 -- name: create_partition_index
-CREATE INDEX ON {table} (partition)
-
--- name: vector_schema
-SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
+CREATE INDEX {name} ON {table} (partition)
 
 -- name: drop_table
 DROP TABLE IF EXISTS {table}
@@ -51,10 +48,11 @@ COPY {table} (doc_id, chunk, chunks, source_hash, partition, epoch, embedding) F
 COPY {table} (doc_id, chunk, chunks, source_hash, partition, epoch, embedding, passage_start, passage_end) FROM STDIN (FORMAT BINARY)
 
 -- name: insert
--- Of a backfill that another worker was ahead of: whoever has the row of chunk 0 has the document.
+-- Of a backfill that another worker was ahead of: whoever has the row of chunk 0 has the document. Vectors come with their type's number:
+-- no name of pgvector's has to be found.
 INSERT INTO {table} (doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end, partition, epoch)
 SELECT w.*, %(partition)s::smallint, %(epoch)s::integer
-FROM unnest(%(doc_ids)b::text[], %(chunk)b::integer[], %(chunks)b::integer[], %(hashes)b::bytea[], %(embeddings)b::{vector_type}[],
+FROM unnest(%(doc_ids)b::text[], %(chunk)b::integer[], %(chunks)b::integer[], %(hashes)b::bytea[], %(embeddings)b,
             %(starts)b::integer[], %(ends)b::integer[]) AS w(doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end)
 ORDER BY w.doc_id COLLATE "C", w.chunk
 {first_wins}
@@ -65,7 +63,7 @@ RETURNING doc_id
 
 -- name: upsert
 INSERT INTO {table} AS v (doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end)
-SELECT * FROM unnest(%(doc_ids)b::text[], %(chunk)b::integer[], %(chunks)b::integer[], %(hashes)b::bytea[], %(embeddings)b::{vector_type}[],
+SELECT * FROM unnest(%(doc_ids)b::text[], %(chunk)b::integer[], %(chunks)b::integer[], %(hashes)b::bytea[], %(embeddings)b,
                      %(starts)b::integer[], %(ends)b::integer[]) AS w(doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end)
 ORDER BY w.doc_id COLLATE "C", w.chunk
 ON CONFLICT (doc_id, chunk) DO UPDATE
@@ -133,18 +131,18 @@ SELECT embed_pipeline.gone(%(index)s, %(version)s, %(doc_ids)s::text[])
 SELECT {function}(%(most)s)
 
 -- name: nearest
-SELECT v.doc_id, v.chunk, (v.embedding {operator} %(query)b::{vector_type})::double precision AS distance,
+SELECT v.doc_id, v.chunk, (v.embedding OPERATOR({schema}.{operator}) %(query)b)::double precision AS distance,
        v.passage_start, v.passage_end, {suspect} AS suspect
 FROM {table} AS v
 WHERE {among}
 ORDER BY {nearness} LIMIT %(rows)s
 
 -- name: by_the_graph
-v.embedding {operator} %(query)b::{vector_type}
+v.embedding OPERATOR({schema}.{operator}) %(query)b
 
 -- name: by_all
 -- No order that an index has: whatever a role or database has set for the planner, every vector is compared.
-(v.embedding {operator} %(query)b::{vector_type}) + 0
+(v.embedding OPERATOR({schema}.{operator}) %(query)b) + 0
 
 -- name: among_all
 true

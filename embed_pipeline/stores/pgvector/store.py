@@ -21,7 +21,7 @@ from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import VersionRetired
-from embed_pipeline.postgres.connection import unhurried
+from embed_pipeline.postgres.connection import unhurried, vector_schema
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare, ledger
@@ -67,14 +67,18 @@ class PgvectorStore:
 
     def create(self, conn: psycopg.Connection) -> None:
         version = self.version
-        pinned = {name: sql.Literal(getattr(version, name)) for name in ("model_name", "model_version", "fingerprint")}
-        row = conn.execute(queries("vector_schema")).fetchone()
-        assert row is not None
-        of_version = sql.SQL("{}({})").format(sql.Identifier(row[0], version.precision), sql.Literal(version.dimensions))
+        pinned: dict[str, sql.Composable] = {
+            name: sql.Literal(getattr(version, name)) for name in ("model_name", "model_version", "fingerprint")
+        }
+        type_ = sql.Identifier(vector_schema(conn), version.precision)
+        of_version = sql.SQL("{}({})").format(type_, sql.Literal(version.dimensions))
         # Without a chunker there is no second vector of a document, whoever writes it.
         allowed = sql.SQL("chunk >= 0" if version.is_chunked else "chunk = 0")
-        conn.execute(queries("create_table", table=version.table, vector_type=of_version, chunks_allowed=allowed, **pinned))
-        conn.execute(queries("create_partition_index", table=version.table))
+        # Names that PostgreSQL would choose may be those of another version's table: docs__v1_pkey.
+        key, partition = (sql.Identifier(f"{version.index}__{version.name}__{name}") for name in ("pkey", "partition"))
+        pinned |= {"vector_type": of_version, "chunks_allowed": allowed, "primary_key": key}
+        conn.execute(queries("create_table", table=version.table, **pinned))
+        conn.execute(queries("create_partition_index", table=version.table, name=partition))
 
     def drop(self, conn: psycopg.Connection) -> None:
         conn.execute(queries("drop_table", table=self.version.table))

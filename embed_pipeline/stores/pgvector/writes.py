@@ -59,7 +59,7 @@ class Writes:
             self._begin(conn, LOCK_WAIT_MS)
             partitions.hold(conn, fence)
             signal("insert_new.by_rows")
-            won = {doc_id for (doc_id,) in self._insert(conn, batch, fence, "first", queries("first_wins"))}
+            won = set(self._insert(conn, batch, fence, "first", queries("first_wins")))
             signal("insert_new.inserted")
             if self._version.is_chunked:
                 self._insert(conn, batch.only(won), fence, "further", sql.SQL(""))
@@ -71,7 +71,7 @@ class Writes:
         if not len(batch):
             return
         conn.execute(queries("wait_briefly"), {"milliseconds": str(LOCK_WAIT_MS)})
-        statement = queries("upsert", table=self._version.table, vector_type=sql.Identifier(self._version.precision))
+        statement = queries("upsert", table=self._version.table)
         if not self._version.is_chunked:
             conn.execute(statement, copy_format.columns(batch, half=self._half))
             return
@@ -80,7 +80,9 @@ class Writes:
         signal("replace.first")
         conn.execute(queries("delete_further", table=self._version.table), {"doc_ids": batch.doc_ids})
         signal("replace.deleted")
-        conn.execute(statement, copy_format.columns(batch, half=self._half, chunks="further"))
+        further = copy_format.columns(batch, half=self._half, chunks="further")
+        if further["doc_ids"]:
+            conn.execute(statement, further)
 
     def delete(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> None:
         if doc_ids:
@@ -104,9 +106,11 @@ class Writes:
         fence: Fence,
         chunks: Literal["first", "further"],
         first_wins: sql.Composable,
-    ) -> psycopg.Cursor:
-        query = queries(
-            "insert", table=self._version.table, vector_type=sql.Identifier(self._version.precision), first_wins=first_wins
-        )
+    ) -> list[str]:
+        """The ids that the statement returns."""
+        query = queries("insert", table=self._version.table, first_wins=first_wins)
         values = copy_format.columns(batch, half=self._half, chunks=chunks)
-        return conn.execute(query, values | {"partition": fence.number, "epoch": fence.epoch})
+        if not values["doc_ids"]:
+            return []  # Of no vector psycopg could not tell the type.
+        cursor = conn.execute(query, values | {"partition": fence.number, "epoch": fence.epoch})
+        return [doc_id for (doc_id,) in cursor] if cursor.description else []

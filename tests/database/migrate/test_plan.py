@@ -46,7 +46,7 @@ def test_a_plan_changes_nothing(database_url: str, app: psycopg.Connection[Any],
 
 def test_the_session_of_a_look_cannot_write(database_url: str, app: psycopg.Connection[Any], holdout: Path) -> None:
     with look(declared(database_url, holdout, "v1")) as seen, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        seen.conn.execute("DELETE FROM articles")
+        seen.conn.execute("DELETE FROM public.articles")
 
 
 def test_the_sample_tells_what_would_be_rejected(database_url: str, app: psycopg.Connection[Any], holdout: Path) -> None:

@@ -234,13 +234,13 @@ def test_a_vacuum_of_the_tables_is_seen(open_replicated: Open) -> None:
     with index.connection() as conn, psycopg.connect(index.url, autocommit=True) as vacuuming, ThreadPoolExecutor(1) as pool:
         version = index.version(conn, "v1")
         tables = (index.source.identifier, version.table)
-        conn.execute("INSERT INTO articles SELECT n, repeat('x', 500), '' FROM generate_series(1000, 4000) AS n")
-        conn.execute("DELETE FROM articles WHERE id > 1000")
+        conn.execute("INSERT INTO public.articles SELECT n, repeat('x', 500), '' FROM generate_series(1000, 4000) AS n")
+        conn.execute("DELETE FROM public.articles WHERE id > 1000")
         assert pressure.read(conn, rules, tables, None).vacuumed == ()
         vacuuming.execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")
         running = pool.submit(vacuuming.execute, sql.SQL("VACUUM {}").format(index.source.identifier))
         eventually(
-            lambda: pressure.read(conn, rules, tables, None).vacuumed == ("VACUUM of articles",),
+            lambda: pressure.read(conn, rules, tables, None).vacuumed == ("VACUUM of public.articles",),
             "the vacuum of the table is seen",
         )
         assert pressure.read(conn, rules, tables[1:], None).vacuumed == (), "another table's vacuum is none of ours"

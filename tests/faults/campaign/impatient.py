@@ -28,7 +28,7 @@ OWN_PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_datab
 # Documents that nobody ever misses: they are deleted and inserted again as they were, in one transaction. The first ones are never touched,
 # so that the canary, which takes the first document that it finds, takes no other.
 SAME_FROM, SAME_TO = 11, 30
-NEAREST = "SELECT doc_id FROM embed_pipeline.search('docs', %s, %s, %s::vector, 3)"
+NEAREST = "SELECT doc_id FROM embed_pipeline.search('docs', %s, %s, %s::public.vector, 3)"
 IN_TABLES = "SELECT store ->> 'kind' = 'pgvector' FROM embed_pipeline.indexes WHERE index_name = 'docs'"
 # The version was retired between the look at the catalog and the search.
 RETIRED = (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedTable)

@@ -27,7 +27,7 @@ RARE = 77
 SOME = 3
 # As long as a chunk, so that each is one. More than a search asks for at first.
 PASSAGE, PASSAGES = "a passage about the rivers of a land", 40
-IN_SQL = "SELECT doc_id, distance FROM embed_pipeline.search('docs', %s, %s, %s::vector, 5)"
+IN_SQL = "SELECT doc_id, distance FROM embed_pipeline.search('docs', %s, %s, %s::public.vector, 5)"
 
 
 @contextmanager

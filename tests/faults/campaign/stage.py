@@ -48,7 +48,7 @@ FREED = (
     "UPDATE embed_pipeline.pending SET claim = NULL WHERE claim IN (SELECT claim FROM embed_pipeline.claims)",
     "DELETE FROM embed_pipeline.claims",
 )
-NEAREST = "SELECT array_agg(doc_id) FROM embed_pipeline.search('docs', %s, %s, %s::vector, 3)"
+NEAREST = "SELECT array_agg(doc_id) FROM embed_pipeline.search('docs', %s, %s, %s::public.vector, 3)"
 
 
 class Transaction:
