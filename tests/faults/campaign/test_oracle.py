@@ -95,6 +95,11 @@ BROKEN = {
         UNCHECKED + "UPDATE embed_pipeline.index_versions SET state = 'standby'",
         "the audit ends with {'v1': 'active'}",
     ),
+    "a transition by hand": (
+        "INSERT INTO embed_pipeline.audit_events (index_name, version, event, from_state, to_state) "
+        "VALUES ('docs', 'v1', 'by hand', 'active', 'standby')",
+        "the audit says v1 became standby by hand",
+    ),
     "a generation too many": (
         UNCHECKED + "UPDATE embed_pipeline.serving_pointer SET generation = generation + 1",
         "the pointer says ('v1', 2)",
