@@ -11,6 +11,7 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused
+from embed_pipeline.postgres.storable import storable
 from embed_pipeline.signals import signal
 
 Move = Literal["cutover", "rollback"]
@@ -56,7 +57,7 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
     for it.
     """
     with conn.transaction():
-        conn.execute(queries("begin_flip"), {"milliseconds": str(LOCK_WAIT_MS), "actor": versions.actor()})
+        conn.execute(queries("begin_flip"), {"milliseconds": str(LOCK_WAIT_MS), "actor": storable(conn, versions.actor())})
         row = conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone()
         if row is None or row[2] != wanted.generation:
             raise CutoverRefused(

@@ -142,7 +142,8 @@ def transition(
             f"Version {name!r} of index {index!r} is {current} and cannot become {target}.",
             next_step=f"Run: embed-pipeline status {index}",
         )
-    why = {"event": event, "actor": actor(), "reason": reason, "evidence_id": evidence_id}
-    conn.execute(queries("say_why"), {"why": json.dumps(why)})
+    said = {"actor": storable(conn, actor()), "reason": storable(conn, reason)}
+    why = {"event": event, "evidence_id": evidence_id} | said
+    conn.execute(queries("say_why"), {"why": json.dumps(why, ensure_ascii=False)})
     conn.execute(queries("set_state"), {"index": index, "version": name, "state": target})
     return current
