@@ -26,7 +26,7 @@ from psycopg.rows import TupleRow
 from embed_pipeline import signals
 from embed_pipeline.catalog import schema
 from embed_pipeline.postgres import connection, embedded, home
-from tests.harness.postgres.other import TESTS_URL
+from tests.harness.postgres.other import TESTS_URL, accept_by_default
 from tests.harness.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
 
 ServerUrl = Callable[[str], str]
@@ -46,8 +46,7 @@ SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_prepared_transaction
 
 def pytest_configure(config: pytest.Config) -> None:
     if TESTS_URL in os.environ:
-        # Not every declaration of the tests accepts an old one by name, and what they are about is not the version.
-        connection.MINIMUM_VECTOR = connection.OLDEST_VECTOR
+        accept_by_default()
     if hasattr(config, "workerinput"):
         return
     if TESTS_URL in os.environ:

@@ -135,9 +135,9 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 locks=locks(spec, armed=bool(known)),
                 gate=_gate_plan(seen, name),
                 warnings=(
-                    *seen.warnings,
                     *_warnings(seen, name, embedder, documents),
                     *_money_warnings(spec, declared, price, cost),
+                    *seen.warnings,
                 ),
                 next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
                 cost=cost,

@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.foreign_words import masked_url
 from embed_pipeline.postgres import connection, embedded
+from tests.harness.postgres.other import ACCEPTED
 
 KEY_TEXT = "SELECT '2024-01-31 12:00:00+02'::timestamptz::text, '\\x00ff'::bytea::text, '1 day 02:00'::interval::text"
 
@@ -88,7 +89,7 @@ def test_database_without_the_extension_connects_and_learns_later(conn: psycopg.
     conn.execute("DROP EXTENSION vector CASCADE")
     with connection.connect(database_url, autocommit=True) as bare:
         assert connection.register_types(bare) is False
-        connection.check_server(bare)
+        connection.check_server(bare, ACCEPTED.get("pgvector", {}).get("accept"))
         bare.execute("CREATE EXTENSION vector")
         assert connection.register_types(bare) is True
         assert bare.execute("SELECT '[1]'::vector").fetchone() == (Vector([1]),)
@@ -174,7 +175,7 @@ def test_a_named_database_of_the_embedded_server_is_made_once(postgres_admin: ps
 
 
 def test_this_server_is_good_enough(conn: psycopg.Connection[TupleRow]) -> None:
-    connection.check_server(conn)
+    connection.check_server(conn, ACCEPTED.get("pgvector", {}).get("accept"))
 
 
 @pytest.mark.parametrize(
