@@ -267,7 +267,7 @@ class Searcher:
         with self._lock:
             if self._source is None or found != self._found:
                 declared = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
-                self._source, self._found = inspect(conn, declared), found
+                self._source, self._found = inspect(conn, declared, captured=False), found
                 # Stores opened by the declaration before are used no more, and closed with the searcher.
                 self._current = []
             for store in self._current:

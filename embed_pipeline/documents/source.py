@@ -7,9 +7,9 @@ made by `postgres.connection` and by the capture functions make that text the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 
 import psycopg
@@ -65,8 +65,6 @@ class Source:
     """Whether it is a partition or a child of another table, through which it is written too."""
     payload_columns: tuple[str, ...] = ()
     payload_object: str | None = None
-    operators: Mapping[str, str] = field(default_factory=dict)
-    """The schema of each column's operators."""
     text_field: str | None = None
     """Payload field that repeats the document's text."""
 
@@ -75,7 +73,12 @@ class Source:
         """As it is declared, for who reads no document of it: types are not known."""
         schema, table = split_name(declared.table)
         return cls(
-            schema, table, tuple(KeyColumn(name, "text") for name in declared.key), tuple(declared.text), (), partitioned=False
+            schema,
+            table,
+            tuple(KeyColumn(name, "text") for name in declared.key),
+            tuple(declared.text),
+            ("text",) * len(declared.text),
+            partitioned=False,
         )
 
     @property
@@ -123,10 +126,6 @@ class Source:
         if not parts:
             return sql.SQL("'{{}}'::jsonb").format()
         return sql.SQL("({})").format(sql.SQL(" || ").join(sql.SQL("({})").format(part) for part in parts))
-
-    def operator(self, column: str, symbol: str) -> sql.Composable:
-        """The operator that an index over the column goes by: that of citext is citext's, wherever it is."""
-        return _operator(self.operators.get(column, "pg_catalog"), symbol)
 
     def key_of(self, doc_id: str) -> list[str]:
         """The key's columns as texts, out of the document's id."""
@@ -215,8 +214,11 @@ def split_name(table: str) -> tuple[str, str]:
     return (schema or "public", name)
 
 
-def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
-    """Find and check the declared table. DocumentsTableError says what it lacks."""
+def inspect(conn: psycopg.Connection, declared: DocumentsSpec, *, captured: bool = True) -> Source:
+    """Find and check the declared table. DocumentsTableError says what it lacks.
+
+    Not `captured`: for a reader, whose policies may hide rows from it.
+    """
     schema, table = split_name(declared.table)
     found = conn.execute(queries("find_table"), {"schema": schema, "table": table}).fetchone()
     if found is None and "." in schema:
@@ -231,7 +233,7 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
         )
     oid, kind = found
     named = [*declared.key, *declared.text, *declared.payload]
-    has_parent = fit.require(conn, oid, f"{schema}.{table}", named)
+    has_parent = captured and fit.require(conn, oid, f"{schema}.{table}", named)
     columns = {name: (type_, not_null) for name, type_, not_null in conn.execute(queries("columns"), {"oid": oid})}
     for name in (*declared.key, *declared.text):
         if name not in columns:
@@ -252,7 +254,6 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec) -> Source:
         has_parent=has_parent,
         payload_columns=tuple(declared.payload),
         payload_object=declared.payload_object,
-        operators={name: operators for name, (_, operators) in compared.items()},
     )
 
 

@@ -149,7 +149,8 @@ def test_every_function_is_refused_or_meant_for_the_caller(roles: Roles) -> None
     roles.index("v1")
     ours = roles.sql(
         "SELECT p.proname, p.oid::regprocedure::text, p.prorettype = 'trigger'::regtype, "
-        "ARRAY(SELECT format('NULL::%s', t.type::regtype) FROM unnest(p.proargtypes) AS t(type)) "
+        "ARRAY(SELECT format('%s::%s', CASE t.type WHEN 'integer'::regtype THEN '1' ELSE 'NULL' END, t.type::regtype) "
+        "FROM unnest(p.proargtypes) AS t(type)) "
         "FROM pg_proc p WHERE p.pronamespace = 'embed_pipeline'::regnamespace ORDER BY 1"
     ).fetchall()
     assert {"search", "capture_docs_insert", "capture_docs_row", "admit", "abort", "check_pointer_move"} <= {

@@ -88,7 +88,7 @@ def test_foreign_words_are_kept_whatever_they_hold(
         with connect(url, autocommit=True) as conn:
             (letter,) = dead_letters.first(conn, "docs", "v1")
             assert letter.reason == f"{shown} ***"
-            conn.execute("UPDATE articles SET body = 'burst' WHERE id = 6")
+            conn.execute("UPDATE public.articles SET body = 'burst' WHERE id = 6")
             (synced,) = dual_write.sync(index)
             assert "***" in synced.error
             row = conn.execute("SELECT last_error FROM embed_pipeline.queue").fetchone()
