@@ -39,7 +39,7 @@ def declared(url: str, holdout: Path, *names: str, **overrides: Any) -> IndexSpe
         "name": "docs",
         "database_url": url,
         "documents": {"table": "articles", "key": "id", "text": ["title", "body"]},
-        "partitions": 4,
+        "partitions": 2,
         "versions": versions,
         "holdout": {"path": str(holdout)},
         "gate": {"min_queries": 2, "margin": 0.2},

@@ -30,6 +30,12 @@ Open = Callable[..., OpenIndex]
 Gated = tuple[OpenIndex, Callable[[int], Thread]]
 
 
+@pytest.fixture
+def open_docs(open_docs: Open) -> Open:
+    """In four partitions, so that one of them is neither the first nor the last."""
+    return lambda *names, **overrides: open_docs(*names, **{"partitions": 4} | overrides)
+
+
 def test_backfill_writes_a_document_whose_dead_letter_is_old(app: psycopg.Connection, open_docs: Open) -> None:
     """A blank text was set aside and the run ended; it is mended, and the backfill is faster than the dual-write, which then finds nothing
     left to do."""

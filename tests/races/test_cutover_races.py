@@ -290,7 +290,7 @@ def test_dead_letter_made_by_the_drain_counts(app: psycopg.Connection, judged: O
 
 
 def test_ann_index_waits_for_all_partitions(open_docs: Open) -> None:
-    index = open_docs("v1")
+    index = open_docs("v1", partitions=4)
     backfill.fill_partition(index, "v1", "00")
     with pytest.raises(IllegalTransition, match="3 of 4 partitions"):
         ann_index.build(index, "v1")

@@ -70,8 +70,8 @@ def test_documents_that_the_application_has_locked_are_no_obstacle(
 
 def test_full_comparison_leaves_unfilled_partitions_to_the_backfill(app: psycopg.Connection, open_docs: Open) -> None:
     """Queued, a whole new version would be embedded by the dual-write, outside any throttle."""
-    fill(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
+    fill(open_docs("v1", partitions=4), "v1")
+    index = open_docs("v1", "v2", partitions=4)
     backfill.fill_partition(index, "v2", "00")
     backfill.fill_partition(index, "v2", "02")
     app.execute("ALTER TABLE articles DISABLE TRIGGER USER")

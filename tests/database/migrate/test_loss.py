@@ -23,6 +23,13 @@ from tests.harness.articles import at, declared, fill, settle, stored
 
 Open = Callable[..., OpenIndex]
 
+
+@pytest.fixture
+def open_docs(open_docs: Open) -> Open:
+    """In four partitions, so that one of them is neither the first nor the last."""
+    return lambda *names, **overrides: open_docs(*names, **{"partitions": 4} | overrides)
+
+
 MANY = 120
 
 

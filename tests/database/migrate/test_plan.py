@@ -33,7 +33,7 @@ def test_a_plan_changes_nothing(database_url: str, app: psycopg.Connection[Any],
     calls = tmp_path / "calls"
     spec = declared(database_url, holdout, versions={"v1": fake("v1", options={"calls_file": str(calls)})})
     found = plan(spec, "v1")
-    assert (found.documents, found.state, found.serving, found.partitions) == (DOCUMENTS, None, None, 4)
+    assert (found.documents, found.state, found.serving, found.partitions) == (DOCUMENTS, None, None, 2)
     assert found.text_bytes == sum(len(f"title {n}\n\nbody {n}") for n in range(1, DOCUMENTS + 1))
     assert found.next_command == "embed-pipeline backfill docs v1"
     # Each document once, and one more to warm the model.

@@ -40,7 +40,7 @@ def test_the_whole_state_of_an_index(
     assert (shown.serving.version, shown.serving.generation, shown.control.state) == ("v1", 1, "running")
     first, second = shown.versions
     assert (first.state, first.pending, first.ann_index, first.stored) == ("active", 3, "valid", DOCUMENTS)
-    assert (second.state, second.partitions_done, second.partitions, second.gate) == ("ready", 4, 4, None)
+    assert (second.state, second.partitions_done, second.partitions, second.gate) == ("ready", 2, 2, None)
     assert second.coverage(shown.documents) == 1.0
     assert first.gate is not None
     assert (first.gate.outcome, first.gate.stale) == ("pass", None)
