@@ -61,7 +61,11 @@ def counted(calls: Path, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def holdout(tmp_path: Path) -> Path:
     """Known-item queries: the query is the document's own text, so exact search always finds it."""
-    path = tmp_path / "holdout.jsonl"
+    return write_holdout(tmp_path / "holdout.jsonl")
+
+
+def write_holdout(path: Path) -> Path:
+    """The queries of `holdout` in this file."""
     rows = [{"query_id": str(n), "query": f"title {n}\n\nbody {n}", "doc_id": str(n), "grade": 1} for n in range(1, QUERIES + 1)]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return path
@@ -71,12 +75,18 @@ def holdout(tmp_path: Path) -> Path:
 def app(database_url: str) -> Iterator[psycopg.Connection]:
     """The application's own connection, with its table of articles."""
     with psycopg.connect(database_url, autocommit=True) as conn:
-        conn.execute("CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text, views integer NOT NULL DEFAULT 0)")
-        conn.execute(
-            "INSERT INTO articles (id, title, body) SELECT n, 'title ' || n, 'body ' || n FROM generate_series(1, %s) AS n",
-            (DOCUMENTS,),
-        )
+        if conn.execute("SELECT to_regclass('articles')").fetchone() == (None,):
+            make_articles(conn)
         yield conn
+
+
+def make_articles(conn: psycopg.Connection) -> None:
+    """The table, and what is in it."""
+    conn.execute("CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text, views integer NOT NULL DEFAULT 0)")
+    conn.execute(
+        "INSERT INTO articles (id, title, body) SELECT n, 'title ' || n, 'body ' || n FROM generate_series(1, %s) AS n",
+        (DOCUMENTS,),
+    )
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,28 +11,64 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving, versions
 from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, RetireRefused, Stopped, VersionRetired
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.migrate.open_index import OpenIndex, opened
 from embed_pipeline.stores.protocol import EmbeddedBatch
-from tests.harness.articles import at, fill, require_consistent, serve, settle, stored, text_hash
+from tests.conftest import ServerUrl, database, template
+from tests.harness.articles import (
+    at,
+    declared,
+    fill,
+    make_articles,
+    require_consistent,
+    serve,
+    settle,
+    stored,
+    text_hash,
+    write_holdout,
+)
 from tests.races.hands import claim, distribute, working
 
 Open = Callable[..., OpenIndex]
 
 
+@pytest.fixture(scope="module")
+def judged_template(
+    server_url: ServerUrl, postgres_admin: psycopg.Connection[TupleRow], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The name of a database in which v1 serves, and v2 is filled and has passed the gate. Copied for each test: to get there takes longer
+    than most of them."""
+    holdout = write_holdout(tmp_path_factory.mktemp("judged") / "holdout.jsonl")
+    with database(server_url, postgres_admin, template()) as url:
+        with psycopg.connect(url, autocommit=True) as app:
+            make_articles(app)
+        with opened(declared(url, holdout, "v1")) as index:
+            serve(index, "v1")
+        with opened(declared(url, holdout, "v1", "v2")) as index:
+            fill(index, "v2")
+            assert gate.run(index, "v2").outcome == "pass"
+        yield url.rpartition("/")[2]
+
+
+@pytest.fixture
+def database_url(
+    request: pytest.FixtureRequest, server_url: ServerUrl, postgres_admin: psycopg.Connection[TupleRow]
+) -> Iterator[str]:
+    made = request.getfixturevalue("judged_template") if "judged" in request.fixturenames else template()
+    with database(server_url, postgres_admin, made) as url:
+        yield url
+
+
 @pytest.fixture
 def judged(open_docs: Open) -> OpenIndex:
     """v1 serves; v2 is filled and has passed the gate."""
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
-    fill(index, "v2")
-    assert gate.run(index, "v2").outcome == "pass"
-    return index
+    return open_docs("v1", "v2")
 
 
 def pointer(app: psycopg.Connection) -> tuple[str | None, int]:
