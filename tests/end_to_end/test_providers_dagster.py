@@ -248,6 +248,7 @@ class CommandLine:
         return process.returncode, told
 
 
+@pytest.mark.soak
 def test_the_command_line_stops_at_403_in_the_providers_words_and_goes_on_when_it_is_lifted(
     make_world: Callable[..., World], tmp_path: Path
 ) -> None:
@@ -269,6 +270,7 @@ def test_the_command_line_stops_at_403_in_the_providers_words_and_goes_on_when_i
     world.require_consistent("v1")
 
 
+@pytest.mark.soak
 def test_a_process_killed_while_one_request_stands_still_pays_for_nothing_again(
     make_world: Callable[..., World], tmp_path: Path
 ) -> None:
