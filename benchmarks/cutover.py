@@ -96,7 +96,7 @@ def _read(index: OpenIndex) -> float:
     with index.connection() as conn:
         version = index.version(conn, "v2")
         started = time.monotonic()
-        conn.execute("SELECT count(sha256(body::bytea)) FROM documents")
+        conn.execute("SELECT count(sha256(body::bytea)) FROM public.documents")
         conn.execute(sql.SQL("SELECT count(source_hash) FROM {}").format(tables.of_version(version)[0]))
         return time.monotonic() - started
 
@@ -104,7 +104,7 @@ def _read(index: OpenIndex) -> float:
 def _edit(index: OpenIndex, edited: int, text: str) -> None:
     if edited:
         with index.connection() as conn:
-            conn.execute("UPDATE documents SET body = %s || id WHERE id <= %s", (text, edited))
+            conn.execute("UPDATE public.documents SET body = %s || id WHERE id <= %s", (text, edited))
         stage.drain(index)
 
 

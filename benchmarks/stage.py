@@ -172,5 +172,7 @@ def drain(index: OpenIndex) -> int:
 
 
 def connected(url: str) -> psycopg.Connection[Any]:
-    """An application's connection, with pgvector's types."""
-    return connect(url, autocommit=True, application_name="application")
+    """An application's connection, with pgvector's types, which looks its names up in `public`."""
+    conn = connect(url, autocommit=True, application_name="application")
+    conn.execute("SET search_path = public")
+    return conn
