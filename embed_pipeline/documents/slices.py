@@ -129,10 +129,10 @@ class SliceSize:
     """How many rows a statement may read: as many as one reads in TARGET_SECONDS.
 
     Follows the best of the last statements: a busy machine holds one up now and then, and tiny ones would only cost it more. One that
-    really took too long counts at once.
+    really took too long counts at once. It begins small: how busy the machine is now, only the first statement tells.
     """
 
-    def __init__(self, first: int = 500, most: int = 20_000) -> None:
+    def __init__(self, first: int = LEAST, most: int = 20_000) -> None:
         self._most = most
         self._rate = 0.0
         self.rows = first
@@ -145,7 +145,7 @@ class SliceSize:
         seconds = max(time.monotonic() - started, 1e-4)
         kept = self._rate * (0.5 if seconds > LONGEST_SECONDS else 0.9)
         self._rate = max(self.rows / seconds, kept)
-        self.rows = max(LEAST, int(min(self._rate * TARGET_SECONDS, 2 * self.rows, self._most)))
+        self.rows = max(LEAST, int(min(self._rate * TARGET_SECONDS, 4 * self.rows, self._most)))
 
 
 class KeySlices:
