@@ -42,10 +42,12 @@ def main() -> None:
             _measure(index, wanted, gate_seconds)
 
 
-def write_holdout(path: Path, url: str, queries: int) -> Path:
-    """Queries that are documents' own texts."""
+def write_holdout(path: Path, url: str, queries: int, *, above: int = 0) -> Path:
+    """Queries that are the own texts of documents whose id is greater than `above`."""
     with stage.connected(url) as conn:
-        rows = conn.execute("SELECT id::text, body FROM documents ORDER BY md5(id::text) LIMIT %s", (queries,)).fetchall()
+        rows = conn.execute(
+            "SELECT id::text, body FROM documents WHERE id > %s ORDER BY md5(id::text) LIMIT %s", (above, queries)
+        ).fetchall()
     lines = [json.dumps({"query_id": key, "query": body, "doc_id": key, "grade": 1}) for key, body in rows]
     path.write_text("\n".join(lines))
     return path

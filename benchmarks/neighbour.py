@@ -87,7 +87,8 @@ def _template(running: Stage, wanted: argparse.Namespace) -> str:
 
 def _round(running: Stage, url: str, watched: str, wanted: argparse.Namespace, moves: Counter[str]) -> Felt:
     """The timed writer's figures, with an index over `watched`."""
-    holdout = write_holdout(running.folder / "holdout.jsonl", url, QUERIES)
+    # What is judged is not deleted: a gate refuses judgements of documents that are gone.
+    holdout = write_holdout(running.folder / "holdout.jsonl", url, QUERIES, above=wanted.documents - QUERIES)
     fields = {"table": watched, **judged(holdout)}
     with opened(stage.declared(url, "v1", "v2", **fields)) as index:
         stage.fill(index, "v1")
@@ -211,7 +212,7 @@ class Writer:
         return f"edit {number} ".ljust(self._length, "x")
 
     def _key(self) -> int:
-        return self._drawn.randint(1, self._count)
+        return self._drawn.randint(1, self._count - QUERIES)
 
     def _update(self, number: int) -> None:
         self._run("UPDATE {t} SET body = %s WHERE id = %s", self._text(number), self._key())
