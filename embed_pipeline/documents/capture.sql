@@ -210,6 +210,7 @@ WHERE t.tgname = ANY (%(triggers)s::text[]) AND t.tgparentid = 0 AND pg_has_role
 LOCK TABLE {documents} IN SHARE ROW EXCLUSIVE MODE
 
 -- name: armed_for
+-- The table that functions are made for, as they know it again.
 SELECT %(documents)s::regclass::oid::bigint,
        ARRAY(SELECT format_type(a.atttypid, NULL) FROM unnest(%(key)s::text[]) WITH ORDINALITY AS k(name, n)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = %(documents)s::regclass AND a.attname = k.name ORDER BY k.n)

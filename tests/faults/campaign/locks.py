@@ -36,10 +36,19 @@ WHERE a.datname = current_database() AND a.application_name LIKE 'campaign-%' AN
 """
 READS = "AccessShareLock"
 # The canary's statements, from its choice of a document to the end of its transaction, and what makes a trigger.
-CANARY = ("FOR NO KEY UPDATE SKIP LOCKED", " = left(", "max(id), 0) FROM embed_pipeline.inbox", "= ANY (doc_ids)", "ROLLBACK")
+CANARY = (
+    "FOR NO KEY UPDATE SKIP LOCKED",
+    "set_config('search_path'",
+    " = pg_catalog.left(",
+    "max(id), 0) FROM embed_pipeline.inbox",
+    "= ANY (doc_ids)",
+    "ROLLBACK",
+)
 ARMING = (
     "SHARE ROW EXCLUSIVE MODE",
     "TRIGGER",
+    "The table that functions are made for",
+    "Triggers of an index on tables that are not its documents",
     "FUNCTION",
     "pg_partition_tree",
     "what capture sees",
