@@ -191,12 +191,6 @@ def ids_up_to(conn: psycopg.Connection, index: str, version: str, mark: int) -> 
     return [doc_id for (doc_id,) in rows]
 
 
-def has_unclaimed(conn: psycopg.Connection, index: str, version: str, mark: int = EVERYTHING) -> bool:
-    """Whether there is anything to claim."""
-    row = conn.execute(queries("unclaimed"), {"index": index, "version": version, "mark": mark}).fetchone()
-    return bool(row and row[0])
-
-
 def held_up(conn: psycopg.Connection, index: str, version: str, mark: int, limit: int = 3) -> list[HeldUp]:
     """The documents that have waited longest, since before `mark`."""
     values = {"index": index, "version": version, "mark": mark, "limit": limit}

@@ -92,10 +92,6 @@ FROM embed_pipeline.pending WHERE index_name = %(index)s GROUP BY version
 SELECT EXISTS (SELECT FROM embed_pipeline.inbox WHERE index_name = %(index)s)
     OR EXISTS (SELECT FROM embed_pipeline.pending WHERE index_name = %(index)s)
 
--- name: unclaimed
-SELECT EXISTS (SELECT FROM embed_pipeline.pending
-               WHERE index_name = %(index)s AND version = %(version)s AND claim IS NULL AND since_seq <= %(mark)s)
-
 -- name: next_seq
 SELECT nextval('embed_pipeline.change_seq')
 

@@ -127,10 +127,6 @@ class Source:
             return sql.SQL("'{{}}'::jsonb").format()
         return sql.SQL("({})").format(sql.SQL(" || ").join(sql.SQL("({})").format(part) for part in parts))
 
-    def key_of(self, doc_id: str) -> list[str]:
-        """The key's columns as texts, out of the document's id."""
-        return [doc_id] if len(self.key) == 1 else list(json.loads(doc_id))
-
     def id_of(self, key: list[str]) -> str:
         """The document's id, out of the key's columns as texts."""
         return key[0] if len(key) == 1 else json.dumps(key, ensure_ascii=False)

@@ -310,10 +310,3 @@ def only_mover(conn: psycopg.Connection, index: OpenIndex) -> Iterator[None]:
             next_step=f"Run: embed-pipeline status {index.name}",
         )
     yield
-
-
-def serving_version(index: OpenIndex) -> Version | None:
-    """The version that serves now."""
-    with index.connection() as conn:
-        pointer = serving.read(conn, index.name)
-        return None if pointer.version is None else versions.get(conn, index.name, pointer.version)
