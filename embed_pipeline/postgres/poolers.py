@@ -23,8 +23,9 @@ Connection = psycopg.Connection[Any]
 
 queries = Queries(__file__, "connection.sql")
 
-# An application may take the session that would have told; three times in a row is another matter.
-TRIES = 3
+# Before each try. An application may take the session that would have told, and a pooler of many threads may answer before it gives the
+# session back; both, each time, for so long, is another matter.
+PAUSES = (0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 # For a second session. Every verb needs two.
 SECOND_SECONDS = 10.0
 MARK = "embed_pipeline.session=own"
@@ -72,8 +73,9 @@ def _shares(conn: Connection, another: Callable[[], Connection]) -> str:
     """What the pooler does that makes the session not ours alone; empty when it is, as far as can be seen."""
     other = another()
     try:
-        for _ in range(TRIES):
+        for pause in PAUSES:
             first = _answer(conn, b"SELECT pg_backend_pid()")
+            time.sleep(pause)
             second = _answer(other, b"BEGIN; SELECT pg_backend_pid()")
             if second is None:
                 return f"has given no second session within {SECOND_SECONDS:.0f} s"

@@ -62,6 +62,15 @@ def test_by_the_transaction(
     assert app.execute(kept).fetchone() == (0,)
 
 
+def test_one_that_gives_back_late(app: psycopg.Connection, database_url: str) -> None:
+    """A pooler of many threads answers its client first: whoever asks at once finds another session than the one that would have told."""
+    with (
+        stand_in(database_url, "transaction", 3, gives_back_after=0.015) as url,
+        pytest.raises(DatabaseUnavailable, match=REFUSED),
+    ):
+        connect(url)
+
+
 @POOLERS
 def test_by_the_session(app: psycopg.Connection, database_url: str, holdout: Path, pooler: Pooler) -> None:
     """Everything works, with the settings that make texts stable, and the application finds its sessions clean."""

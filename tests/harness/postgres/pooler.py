@@ -40,8 +40,9 @@ STATUSES = (
 class StandIn:
     """Multiplexes clients over `servers` sessions of the server at `url`, on a loopback port of its own. Without passwords and TLS."""
 
-    def __init__(self, url: str, mode: Mode, servers: int) -> None:
+    def __init__(self, url: str, mode: Mode, servers: int, gives_back_after: float) -> None:
         self._mode = mode
+        self._gives_back_after = gives_back_after
         self._idle: queue.LifoQueue[socket.socket] = queue.LifoQueue()
         self._behind = [psycopg.connect(url, autocommit=True) for _ in range(servers)]
         self._statuses = {name: self._behind[0].info.parameter_status(name) or "" for name in STATUSES}
@@ -84,10 +85,16 @@ class StandIn:
                     waits_for += _send(server, kind, body)
                 if server in readable:
                     kind, body = _message(server)
-                    _send(client, kind, body)
                     waits_for -= kind == b"Z"
-                    if kind == b"Z" and body == b"I" and not waits_for and self._mode == "transaction":
+                    over = kind == b"Z" and body == b"I" and not waits_for and self._mode == "transaction"
+                    # As PgBouncer does it, whose client may ask again at once; a pooler of many threads may be later.
+                    if over and not self._gives_back_after:
                         self._idle.put(server)
+                    _send(client, kind, body)
+                    if over and self._gives_back_after:
+                        time.sleep(self._gives_back_after)
+                        self._idle.put(server)
+                    if over:
                         server = None
 
     def _greet(self, client: socket.socket) -> None:
@@ -138,9 +145,9 @@ def _send(one: socket.socket, kind: bytes, body: bytes) -> int:
 
 
 @contextmanager
-def stand_in(url: str, mode: Mode, servers: int = 2) -> Iterator[str]:
-    """The URL of a stand-in before the server at `url`."""
-    pooler = StandIn(url, mode, servers)
+def stand_in(url: str, mode: Mode, servers: int = 2, *, gives_back_after: float = 0) -> Iterator[str]:
+    """The URL of a stand-in before the server at `url`, which gives a session back so many seconds after its client has the answer."""
+    pooler = StandIn(url, mode, servers, gives_back_after)
     try:
         yield pooler.url
     finally:
