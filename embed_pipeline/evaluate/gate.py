@@ -6,7 +6,7 @@ decides, since that is what will be served; exact search beside it tells what th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
@@ -22,32 +22,14 @@ from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import HoldoutError, IllegalTransition
 from embed_pipeline.evaluate import metrics, report
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout, require_known_documents
-from embed_pipeline.evaluate.statistics import overlap_at_k, share_found
+from embed_pipeline.evaluate.measured import Measured, Ranking, Searches, measure
+from embed_pipeline.evaluate.statistics import overlap_at_k
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
 from embed_pipeline.migrate import verify
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.stores.protocol import Hit
 
 # Shown beside the metric that decides.
 REPORTED = ("recall@10", "nDCG@10", "RR@10")
-
-Ranking = dict[str, list[tuple[str, float]]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one version answered to every held-out query, through its index and exactly. `steady`: what was in the exact answer before the
-    index was asked, and after."""
-
-    version: str
-    ann: Ranking
-    exact: Ranking
-    steady: Ranking
-
-    def ann_recall(self, k: int) -> float:
-        """Share of the exact top k that the index found, over all queries. Needs no judgements: it measures the index alone, and no
-        document that came, went or changed while it was asked."""
-        return share_found(self.steady, self.ann, k)
 
 
 @dataclass(frozen=True)
@@ -133,22 +115,13 @@ def _measure(conn: psycopg.Connection, index: OpenIndex, version: Version, holdo
             f"{len(answer.rejected)} held-out queries have no vector in {version.name}; first {ids[position]!r}: {reason}.",
             next_step="Remove them from the held-out set, or declare too_long: truncate.",
         )
-    exact = _ranking(ids, store.search_exact(conn, answer.vectors, depth))
-    counter.add(len(ids))
-    found = []
-    for vector in answer.vectors:
-        found.append(store.search(conn, vector, depth))
-        counter.add(1)
-    ann, steady = _ranking(ids, found), exact
-    if share_found(exact, ann, depth) < 1:
-        # The index may have missed it, or it was there no longer.
-        again = _ranking(ids, store.search_exact(conn, answer.vectors, depth))
-        steady = {each: [hit for hit in exact[each] if hit[0] in {doc_id for doc_id, _ in again[each]}] for each in ids}
-    return Measured(version.name, ann, exact, steady)
-
-
-def _ranking(ids: Sequence[str], found: Sequence[Sequence[Hit]]) -> Ranking:
-    return {query_id: [(hit.doc_id, hit.score) for hit in hits] for query_id, hits in zip(ids, found, strict=True)}
+    queries = dict(zip(holdout.queries, answer.vectors, strict=True))
+    search = Searches(
+        ann=lambda vector: store.search(conn, vector, depth),
+        exact=lambda vectors: store.search_exact(conn, vectors, depth),
+        counted=counter.add,
+    )
+    return measure(version.name, queries, search, depth)
 
 
 def _names(index: OpenIndex) -> list[str]:

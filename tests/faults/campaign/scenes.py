@@ -201,4 +201,4 @@ def reordered(run: Campaign) -> str:
     run.complete("ann_index", "v2")
     faults_file(run.place).unlink()
     outcome = run.finish(run.start("gate", "v2"))
-    return "" if outcome is None else str(outcome.get("result"))
+    return "" if outcome is None else str(outcome.get("result")).partition(":")[0]

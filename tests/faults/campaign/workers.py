@@ -211,7 +211,9 @@ def _note_errors(task: Task, results: list[dual_write.VersionSync]) -> None:
 
 
 def _gate(index: OpenIndex, task: Task) -> str:
-    return gate.run(index, task.version).outcome
+    """With the reason: a gate that goes on failing is a step that is never done."""
+    result = gate.run(index, task.version)
+    return f"{result.outcome}: {result.sentence}"
 
 
 def _cutover(index: OpenIndex, task: Task) -> int:

@@ -167,3 +167,12 @@ def test_share_found_is_of_what_is_wanted() -> None:
     assert share_found(wanted, {"1": [("new", 1.0), ("a", 0.9), ("b", 0.8)]}, 3) == 1.0
     assert share_found(wanted, {"1": [("new", 1.0), ("a", 0.9), ("b", 0.8)]}, 2) == 0.5
     assert share_found(wanted, {}, 10) == share_found({}, wanted, 10) == 0.0
+
+
+def test_share_found_among_equals() -> None:
+    """Hundreds of documents share a title, and two searches cut them differently: neither has missed one. What is further away has."""
+    wanted = {"1": [("a", 0.9), ("b", 0.5), ("c", 0.5)]}
+    assert share_found(wanted, {"1": [("a", 0.9), ("x", 0.5000001), ("y", 0.4999999)]}, 3) == 1.0
+    assert share_found(wanted, {"1": [("a", 0.9), ("b", 0.5), ("y", 0.499)]}, 3) == pytest.approx(2 / 3)
+    assert share_found(wanted, {"1": [("x", 0.5), ("y", 0.5), ("z", 0.5)]}, 3) == pytest.approx(2 / 3)
+    assert share_found(wanted, {"1": [("new", 1.0), ("b", 0.5), ("c", 0.5)]}, 3) == pytest.approx(2 / 3)
