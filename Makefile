@@ -45,8 +45,9 @@ lint: $(READY) ## formatting, lint rules, types
 	$(BIN)/mypy
 
 .PHONY: docs
-docs: $(READY) ## write the tables of docs/races.md and docs/faults.md from the patches in tests/mutations
+docs: $(READY) ## write what is generated: the tables of docs/races.md and docs/faults.md, the modules in each package's README
 	$(BIN)/python -m tests.mutations.pages
+	$(BIN)/python -m tests.harness.rooms
 
 .PHONY: dev
 dev: $(READY) ## the Dagster UI on the same index as the demo
