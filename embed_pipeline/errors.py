@@ -6,21 +6,38 @@ One base class. A message says what is wrong and where; `next_step` is the comma
 
 from __future__ import annotations
 
+import re
+from typing import Any, ClassVar
+
 from embed_pipeline.foreign_words import readable
 
 
 class EmbedPipelineError(Exception):
-    """Base class: something was refused or failed in a way the user can act on."""
+    """Something was refused or failed in a way the user can act on.
+
+    `code` is the same for every error of a class and does not change with the words. `fields` are the facts of the message that a program may
+    want: names, counts, and for a refusal its `reason`, one word (docs/reference/errors.md). Each is text, a number, a truth value or a list.
+    """
 
     exit_code = 1
+    code: ClassVar[str] = "error"
     paid: object | None = None
     """Of an embedder that failed in the middle: what it had answered by then, for who can keep it (`migrate/embed.py`)."""
 
-    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __init__(self, message: str, *, next_step: str | None = None, **fields: Any) -> None:
         # Here, once for all: many a message repeats what something else said, and each is printed, logged, stored or given to Dagster.
         self.message = readable(message, None)
         self.next_step = None if next_step is None else readable(next_step, None)
+        self.fields = {name: readable(value, None) if isinstance(value, str) else value for name, value in fields.items()}
         super().__init__(self.message if self.next_step is None else f"{self.message} {self.next_step}")
+
+    def as_values(self) -> dict[str, Any]:
+        """The error as `--json` shows it."""
+        return {"error": self.message, "code": self.code, "next_step": self.next_step, "fields": self.fields}
 
 
 class ConfigurationError(EmbedPipelineError):
@@ -37,8 +54,8 @@ class StoreUnavailable(EmbedPipelineError):
     """The store of the vectors does not answer, or asks to slow down for longer than we wait. Nothing is lost; it may be tried again."""
 
 
-class ReadersNotTold(EmbedPipelineError):
-    """Serving has moved, and readers who ask the store instead of the catalog could not be told yet."""
+class AliasNotUpdated(EmbedPipelineError):
+    """The cutover or rollback is committed, and the alias in the store still names the version before."""
 
 
 class DocumentsTableError(EmbedPipelineError):

@@ -165,6 +165,7 @@ class Desk:
                 raise Stopped(
                     "The index was closed while a request waited for its provider's limits.",
                     next_step="Run the same command again.",
+                    reason="closed",
                 )
             try:
                 with self._talking:
@@ -293,6 +294,9 @@ class DatabaseMeter:
             "What is done is kept.",
             next_step="Raise budget.usd_per_version in the index's defs.yaml, then run: "
             f"embed-pipeline backfill {self._fixed['index']} {self._fixed['version']}",
+            reason="budget",
+            spent_usd=float(spent),
+            budget_usd=self._budget,
         )
 
     def _settle(

@@ -197,7 +197,7 @@ def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
             # One unreachable database must not hide the other indexes.
             failed += 1
             output.note(f"error: {name}: {' '.join(str(problem).split())}")
-            values[name] = {"error": problem.message, "next_step": problem.next_step}
+            values[name] = problem.as_values()
             continue
         _say(output, [*render.status_lines(found), ""])
         values[name] = as_values(found)

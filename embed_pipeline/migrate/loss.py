@@ -43,4 +43,6 @@ def refused(conn: psycopg.Connection, spec: IndexSpec, table: str, losses: list[
         f"A comparison would remove {said}: {table} does not show them any more. None of them was removed.",
         next_step=f"See whether {table} is what it should be; if they are really gone, run: "
         f"embed-pipeline sync {spec.name} --full --accept-loss {max(loss.removed for loss in losses)}",
+        removed=max(loss.removed for loss in losses),
+        versions=[loss.version for loss in losses],
     )

@@ -183,7 +183,7 @@ def only_run(name: str, refusal: str, *, next_step: str) -> Taken:
                 return
             holders = {pid for (pid,) in conn.execute(queries("lock_holders"), {"name": name})}
             if holders - lost or time.monotonic() > deadline:
-                raise Stopped(refusal, next_step=next_step)
+                raise Stopped(refusal, next_step=next_step, reason="another_run")
             for pid in holders:
                 conn.execute(queries("end_session"), {"pid": pid})
             time.sleep(0.05)
