@@ -41,13 +41,13 @@ class EmbedPipelineError(Exception):
 
 
 class ConfigurationError(EmbedPipelineError):
-    """The YAML, a flag or an environment variable does not say something that can be carried out."""
+    """Invalid configuration: the YAML, a flag or an environment variable."""
 
     exit_code = 2
 
 
 class DatabaseUnavailable(EmbedPipelineError):
-    """PostgreSQL does not answer, or is not one that this package can stand on."""
+    """PostgreSQL is unreachable, or an unsupported version."""
 
 
 class StoreUnavailable(EmbedPipelineError):
@@ -63,19 +63,19 @@ class DocumentsTableError(EmbedPipelineError):
 
 
 class LossRefused(DocumentsTableError):
-    """More documents would be removed at once than reconcile.max_loss allows without being told to; they were kept."""
+    """A comparison or load would remove more documents than reconcile.max_loss allows unasked; they were kept."""
 
 
 class LoadError(EmbedPipelineError):
-    """A file of documents cannot be read, or holds something that is no document."""
+    """A file of documents cannot be read, or holds a row that is not a document."""
 
 
 class AdoptRefused(EmbedPipelineError):
-    """What was there before cannot become a version as it is, for the reason given. Its vectors were left as they are."""
+    """Existing vectors cannot be imported as a version, for the reason given. They were left as they are."""
 
 
 class CatalogError(EmbedPipelineError):
-    """The control plane does not hold what was asked for (unknown index, unknown version, changed declaration)."""
+    """The catalog does not have what was asked for: unknown index, unknown version, changed declaration."""
 
 
 class IllegalTransition(EmbedPipelineError):
@@ -87,7 +87,7 @@ class VersionRetired(IllegalTransition):
 
 
 class VectorsGone(EmbedPipelineError):
-    """The vectors of a version that is live are not there any more, or are no table of this package's: somebody dropped or changed them."""
+    """The vectors of a live version are gone, or their table is not this package's: it was dropped or changed by hand."""
 
 
 class CutoverRefused(EmbedPipelineError):
@@ -127,8 +127,8 @@ class HoldoutError(EmbedPipelineError):
 
 
 class FencedOff(EmbedPipelineError):
-    """A backfill's partition is another run's by now, or is being compared: nothing more is inserted into it by this run."""
+    """Another run has taken over a backfill's partition, or it is being compared: this run inserts nothing more into it."""
 
 
 class Stopped(EmbedPipelineError):
-    """A person, the budget or the throttle said stop; everything done so far is kept and the same command resumes."""
+    """An operator, the budget or the throttle stopped the run. Everything done so far is kept, and the same command resumes."""

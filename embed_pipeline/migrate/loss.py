@@ -1,4 +1,4 @@
-"""How much a comparison may remove without being told to.
+"""The limit on how many documents a comparison may remove unasked.
 
 A table that was swapped for an empty one, restored without its data, or is loaded from a stump of a file looks to a comparison as if all of
 its documents had been deleted. What the application deletes or truncates itself comes through change capture, and is not asked about.

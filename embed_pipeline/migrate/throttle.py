@@ -1,4 +1,4 @@
-"""The loop around the decision: reads the signals, waits while they say so, and tells everybody why.
+"""The throttle's loop: reads the signals, waits while the rules say so, and records why.
 
 The control row is read before every batch; the server at most every `check_seconds`, so that the watching is no load of its own.
 """

@@ -195,7 +195,7 @@ class VersionStore(Protocol):
     version: Version
 
     def prepare(self) -> None:
-        """Make room outside any transaction; doing it twice is allowed.
+        """Create the version's storage, outside any transaction. Idempotent.
 
         What only PostgreSQL has to do belongs to `create`: it is undone with the transaction.
         """
