@@ -92,7 +92,7 @@ def _embedder(url: str, base_url: str, limits: dict[str, int]) -> tuple[Desk, Ve
     version = VersionSpec.model_validate(fields)
     account = AccountSpec.model_validate(limits)
     desk = Desk(url)
-    meter = desk.meter("docs", "v1", version, Terms({"openai": account}, {}, None, {}))
+    meter = desk.meter("docs", "v1", version, Terms({"openai": account}, {}, None))
     return desk, VersionEmbedder.open(version, account=account, meter=meter)
 
 

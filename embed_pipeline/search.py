@@ -10,6 +10,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +18,18 @@ import numpy as np
 import psycopg
 
 from embed_pipeline import forks
-from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedPipelineError, VersionRetired, WrongSpace
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, VersionRetired, WrongSpace
 
 if TYPE_CHECKING:
-    from embed_pipeline.catalog.desk import Desk
-    from embed_pipeline.catalog.versions import Version
     from embed_pipeline.documents.selection import Selection
-    from embed_pipeline.documents.source import Source
-    from embed_pipeline.embedders.checked import VersionEmbedder
     from embed_pipeline.embedders.protocol import Vectors
-    from embed_pipeline.stores.protocol import Hit, VersionStore
+    from embed_pipeline.index.resolver import Serving
+    from embed_pipeline.index.space import OwnPlace
+    from embed_pipeline.stores.protocol import Hit
 
 LISTEN_SECONDS = 5.0
+# How long a closed searcher is waited for to say that it searches no more, where a cutover would be refused because of it.
+FAREWELL_SECONDS = 2.0
 # More hits than that are an export, and no search.
 MOST_HITS = 100_000
 
@@ -52,21 +53,12 @@ class Answer:
     hits: Sequence[Hit]
 
 
-@dataclass(frozen=True)
-class _Serving:
-    """What one look at the pointer gave: everything that a query needs, from one version."""
-
-    generation: int
-    version: Version
-    store: VersionStore
-    embedder: VersionEmbedder
-
-
 class Searcher:
     """Searches one index by its serving version. Thread-safe; keep one for the life of the process.
 
     The pointer is cached; a background connection hears of a flip by NOTIFY, and the cache is never trusted for longer than
-    `refresh_seconds`. A reader that resolved just before a flip finishes in the old version, which stays until it is retired.
+    `refresh_seconds`. A reader that resolved just before a flip finishes in the old version, which stays until it is retired. One whose
+    machine has not got the new version's model goes on with the version before while that is live; the log and `Answer.version` say so.
     """
 
     def __init__(
@@ -77,8 +69,14 @@ class Searcher:
         refresh_seconds: float = 5.0,
         max_connections: int = 8,
         query_cache: int = 0,
+        models: Mapping[str, OwnPlace] | None = None,
     ) -> None:
-        """`query_cache`: so many query vectors are kept, by space and text; 0 keeps none and embeds every query."""
+        """`query_cache`: so many query vectors are kept, by space and text; 0 keeps none and embeds every query.
+
+        `models`: by version, where its files are on this machine, when that is not where they were declared to be last: the model's file, or
+        a folder that holds files of the declared names, or a mapping of `model_path` and `tokenizer_path`.
+        """
+        from embed_pipeline.index.resolver import Resolver
         from embed_pipeline.postgres.connection import resolve_url
         from embed_pipeline.postgres.sessions import Sessions
 
@@ -86,11 +84,7 @@ class Searcher:
         self._url = resolve_url(database_url)
         self._refresh_seconds = refresh_seconds
         self._query_cache = query_cache
-        self._stores: list[VersionStore] = []
-        self._current: list[VersionStore] = []
-        self._found: tuple[Any, ...] | None = None
-        self._source: Source | None = None
-        self._desk: Desk | None = None
+        self._resolver = Resolver(index, self._url, models or {})
         self._sessions = Sessions(self._url, max_connections)
         self._closed = threading.Event()
         self._begin()
@@ -99,12 +93,13 @@ class Searcher:
 
     def _begin(self) -> None:
         """What a forked process begins with, too."""
+        from embed_pipeline.index.abilities import Abilities
         from embed_pipeline.query_cache import QueryCache
 
         self._lock = threading.Lock()
         self._cache = QueryCache(self._query_cache)
-        self._embedders: dict[str, VersionEmbedder] = {}
-        self._resolved: dict[str | None, tuple[_Serving, float]] = {}
+        self._abilities = Abilities(self.index, self._resolver.spaces)
+        self._resolved: dict[str | None, tuple[Serving, float]] = {}
         """What a look gave, by the version asked for, and when it began; None: what serves."""
         self._noted: dict[str, float] = {}
         self._listener: threading.Thread | None = None
@@ -114,8 +109,9 @@ class Searcher:
         self._listener.start()
 
     def forked(self) -> None:
-        """See `forks.Holder`. Models are opened again: a model computes in threads that a forked process does not have."""
-        forks.abandon(self._embedders, self._resolved, self._cache, self._lock, self._listener, self._closed)
+        """See `forks.Holder`."""
+        forks.abandon(self._resolved, self._cache, self._lock, self._listener, self._closed)
+        self._resolver.forked()
         was_closed, self._closed = self._closed.is_set(), threading.Event()
         if was_closed:
             self._closed.set()
@@ -140,7 +136,7 @@ class Searcher:
         """
         most, among = _asked(k, where, with_documents, visible_only)
 
-        def ask(serving: _Serving) -> Answer:
+        def ask(serving: Serving) -> Answer:
             return self._ask(serving, self._query(serving, text), most, among, exact)
 
         return self._asked_twice(version, ask)
@@ -163,12 +159,23 @@ class Searcher:
         """Search with a vector made before. It meets the vectors of its own version or none: WrongSpace says which it is not."""
         most, among = _asked(k, where, with_documents, visible_only)
 
-        def ask(serving: _Serving) -> Answer:
+        def ask(serving: Serving) -> Answer:
             return self._ask(serving, self._checked(serving, query), most, among, exact)
 
         return self._asked_twice(query.version, ask)
 
-    def _asked_twice(self, version: str | None, ask: Callable[[_Serving], Answer]) -> Answer:
+    def prepare(self, version: str | None = None) -> None:
+        """Open the model and the store of a live version now, ahead of its cutover, and say in the catalog that this process can follow.
+
+        Raises ConfigurationError, EmbedderError or WrongSpace when this machine has not got the model, and says that in the catalog too.
+        """
+        try:
+            self._sessions.run(lambda conn: self._look(conn, version))
+        finally:
+            with suppress(psycopg.Error, EmbedPipelineError):
+                self._sessions.run(self._abilities.say)
+
+    def _asked_twice(self, version: str | None, ask: Callable[[Serving], Answer]) -> Answer:
         try:
             return ask(self._resolve(version))
         except (psycopg.errors.UndefinedTable, VersionRetired):
@@ -176,7 +183,7 @@ class Searcher:
             self._forget()
             return ask(self._resolve(version))
 
-    def _checked(self, serving: _Serving, query: QueryVector) -> Vectors:
+    def _checked(self, serving: Serving, query: QueryVector) -> Vectors:
         if query.fingerprint != serving.version.fingerprint:
             raise WrongSpace(
                 f"The query vector is of space {query.fingerprint[:12]}, version {query.version} of {self.index} is "
@@ -195,13 +202,10 @@ class Searcher:
     def close(self) -> None:
         """Close connections, stores and models."""
         self._closed.set()
+        if self._abilities.is_left_behind and self._listener is not None:
+            self._listener.join(FAREWELL_SECONDS)
         self._sessions.close()
-        for store in self._stores:
-            store.close()
-        for embedder in self._embedders.values():
-            embedder.close()
-        if self._desk is not None:
-            self._desk.close()
+        self._resolver.spaces.close()
 
     def __enter__(self) -> Searcher:
         return self
@@ -209,7 +213,7 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _query(self, serving: _Serving, text: str) -> Vectors:
+    def _query(self, serving: Serving, text: str) -> Vectors:
         fingerprint = serving.version.fingerprint
         vector = self._cache.get(fingerprint, text)
         if vector is None:
@@ -217,14 +221,14 @@ class Searcher:
             self._cache.put(fingerprint, text, vector)
         return vector
 
-    def _ask(self, serving: _Serving, vector: Vectors, k: int, among: Selection, exact: bool) -> Answer:
+    def _ask(self, serving: Serving, vector: Vectors, k: int, among: Selection, exact: bool) -> Answer:
         def ask(conn: psycopg.Connection) -> Sequence[Hit]:
             self._note_read(conn, serving.version.name)
             return serving.store.search(conn, vector, k, exact=exact, among=among)
 
         return Answer(serving.version.name, serving.version.fingerprint, serving.generation, self._sessions.run(ask))
 
-    def _resolve(self, version: str | None) -> _Serving:
+    def _resolve(self, version: str | None) -> Serving:
         found = self._resolved.get(version)
         if found is not None and time.monotonic() - found[1] < self._refresh_seconds:
             return found[0]
@@ -234,76 +238,13 @@ class Searcher:
                     self._listen_on()
         return self._sessions.run(lambda conn: self._look(conn, version))
 
-    def _look(self, conn: psycopg.Connection, name: str | None) -> _Serving:
-        from embed_pipeline.catalog import serving, versions
-
+    def _look(self, conn: psycopg.Connection, name: str | None) -> Serving:
         # The time before the look: a flip during it makes the next query look again.
         looked = time.monotonic()
-        pointer = serving.read(conn, self.index)
-        wanted = name or pointer.version
-        if wanted is None:
-            raise CatalogError(f"Index {self.index!r} serves nothing yet.", next_step=f"Run: embed-pipeline status {self.index}")
-        version = versions.get(conn, self.index, wanted)
-        if not version.is_live:
-            raise CatalogError(
-                f"Version {wanted!r} of index {self.index!r} is retired.",
-                next_step=f"Serving is {pointer.version}: search without naming a version.",
-            )
-        resolved = _Serving(pointer.generation, version, self._store(conn, version), self._embedder(conn, version))
+        resolved = self._resolver.look(conn, name)
         with self._lock:
             self._resolved[name] = (resolved, looked)
         return resolved
-
-    def _store(self, conn: psycopg.Connection, version: Version) -> VersionStore:
-        """The version's store, kept for the life of the searcher: a query that resolved earlier may still be at it."""
-        from embed_pipeline.catalog.versions import queries
-        from embed_pipeline.documents.source import inspect
-        from embed_pipeline.spec import DocumentsSpec, read_store
-        from embed_pipeline.stores.registry import open_store
-
-        found = conn.execute(queries("find_index"), {"index": self.index}).fetchone()
-        assert found is not None
-        table, key, text, kept, payload, payload_object = found
-        with self._lock:
-            if self._source is None or found != self._found:
-                declared = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
-                self._source, self._found = inspect(conn, declared, captured=False), found
-                # Stores opened by the declaration before are used no more, and closed with the searcher.
-                self._current = []
-            for store in self._current:
-                if store.version.fingerprint == version.fingerprint and store.version.name == version.name:
-                    return store
-            store = open_store(read_store(kept), version, self._source)
-            self._current.append(store)
-            self._stores.append(store)
-            return store
-
-    def _embedder(self, conn: psycopg.Connection, version: Version) -> VersionEmbedder:
-        from embed_pipeline.catalog.accounts import Terms
-        from embed_pipeline.catalog.desk import Desk
-        from embed_pipeline.embedders.checked import VersionEmbedder
-        from embed_pipeline.spec import VersionSpec
-
-        with self._lock:
-            if version.fingerprint not in self._embedders:
-                spec = VersionSpec.model_validate(version.spec)
-                # Only a version of a provider has an account; who may search another needs no right to read the terms.
-                account, meter = None, None
-                if spec.is_remote:
-                    terms = Terms.read(conn, self.index)
-                    spec = terms.routed(version.name, spec)
-                    account = terms.account(spec)
-                    self._desk = self._desk or Desk(self._url)
-                    meter = self._desk.meter(self.index, version.name, spec, terms)
-                embedder = VersionEmbedder.open(spec, name=version.name, account=account, meter=meter)
-                if embedder.fingerprint != version.fingerprint:
-                    raise WrongSpace(
-                        f"The model of {version.name} on this machine has fingerprint {embedder.fingerprint[:12]}, "
-                        f"the index was made with {version.fingerprint[:12]}.",
-                        next_step="Install the model file that the version was registered with.",
-                    )
-                self._embedders[version.fingerprint] = embedder
-            return self._embedders[version.fingerprint]
 
     def _note_read(self, conn: psycopg.Connection, version: str) -> None:
         """Tell the catalog that this version is still read, so that retire refuses; at most every ten seconds."""
@@ -323,7 +264,7 @@ class Searcher:
         """Hear of flips. While this connection is down the cache's own age limit is what is left."""
         from embed_pipeline.postgres.connection import connect
 
-        closed = self._closed
+        closed, abilities = self._closed, self._abilities
         while not closed.is_set():
             try:
                 with connect(self._url, autocommit=True) as conn:
@@ -334,9 +275,11 @@ class Searcher:
                     conn.execute("LISTEN embed_pipeline_serving")
                     self._forget()
                     while not closed.is_set():
+                        abilities.say_when_due(conn)
                         for notice in conn.notifies(timeout=0.5):
                             if notice.payload == self.index:
                                 self._forget()
+                    abilities.forget(conn)
             except (psycopg.Error, EmbedPipelineError):
                 self._forget()
                 closed.wait(LISTEN_SECONDS)
@@ -379,6 +322,10 @@ class AsyncSearcher:
     async def embed(self, text: str, version: str | None = None) -> QueryVector:
         """See `Searcher.embed`."""
         return await asyncio.to_thread(self._searcher.embed, text, version)
+
+    async def prepare(self, version: str | None = None) -> None:
+        """See `Searcher.prepare`."""
+        await asyncio.to_thread(self._searcher.prepare, version)
 
     async def close(self) -> None:
         """See `Searcher.close`."""

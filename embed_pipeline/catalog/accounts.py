@@ -28,10 +28,6 @@ KINDS: Mapping[Urgency, Kind] = {
 }
 
 
-# Fields of a version that say where and how its provider is asked, and leave every vector as it is.
-ROUTE = {"account", "base_url", "send_dimensions"}
-
-
 @dataclass(frozen=True)
 class Price:
     """US dollars for a million tokens; None where nobody knows. In batches a model without a price of its own costs the same."""
@@ -50,19 +46,16 @@ class Price:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an index declares of its accounts, prices and budget, and of the way to each version's provider."""
+    """What an index declares of its accounts, prices and budget."""
 
     accounts: Mapping[str, AccountSpec]
     prices: Mapping[str, PriceSpec]
     budget: BudgetSpec | None
-    routes: Mapping[str, Mapping[str, Any]]
-    """By version: the fields that lead to its provider. They may change, and a registered version keeps those of its registration."""
 
     @classmethod
     def declared(cls, spec: IndexSpec) -> Terms:
         """As the declaration has them."""
-        routes = {name: version.model_dump(include=ROUTE) for name, version in spec.versions.items() if version.is_remote}
-        return cls(spec.accounts, spec.prices, spec.budget, routes)
+        return cls(spec.accounts, spec.prices, spec.budget)
 
     @classmethod
     def read(cls, conn: psycopg.Connection, index: str) -> Terms:
@@ -74,7 +67,6 @@ class Terms:
             {name: AccountSpec.model_validate(each) for name, each in kept.get("accounts", {}).items()},
             {name: PriceSpec.model_validate(each) for name, each in kept.get("prices", {}).items()},
             None if budget is None else BudgetSpec.model_validate(budget),
-            kept.get("routes", {}),
         )
 
     def keep(self, conn: psycopg.Connection, index: str) -> None:
@@ -83,13 +75,8 @@ class Terms:
             "accounts": {name: each.model_dump(mode="json") for name, each in self.accounts.items()},
             "prices": {name: each.model_dump(mode="json") for name, each in self.prices.items()},
             "budget": None if self.budget is None else self.budget.model_dump(mode="json"),
-            "routes": {name: dict(route) for name, route in self.routes.items()},
         }
         conn.execute(queries("keep_terms"), {"index": index, "terms": Jsonb(kept)})
-
-    def routed(self, name: str, version: VersionSpec) -> VersionSpec:
-        """The registered version with the way to its provider as it was last declared."""
-        return version.model_copy(update=dict(self.routes.get(name, {})))
 
     def account(self, version: VersionSpec) -> AccountSpec:
         """The account of a version, with its defaults where it is not declared."""

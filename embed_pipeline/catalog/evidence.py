@@ -24,6 +24,7 @@ class Evidence:
     documents: int
     vectors: int
     ann_index: int | None
+    ef_search: int
     measures: dict[str, Any]
     created_at: datetime
     valid_until: datetime
@@ -39,6 +40,7 @@ class Present:
     holdout_sha256: str | None
     documents: int
     ann_index: int | None
+    ef_search: int
 
 
 def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | None:
@@ -53,6 +55,8 @@ def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | 
         return "the held-out set has changed"
     if evidence.ann_index != now.ann_index:
         return "the ANN index was built anew"
+    if now.ef_search < evidence.ef_search:
+        return f"it was searched with hnsw.ef_search {evidence.ef_search}, and is with {now.ef_search} now"
     if abs(now.documents - evidence.documents) > max_row_change * max(evidence.documents, 1):
         return f"it judged {evidence.documents} documents, and there are {now.documents} now"
     return None
@@ -84,6 +88,7 @@ def store(
         "documents": present.documents,
         "vectors": vectors,
         "ann_index": present.ann_index,
+        "ef_search": present.ef_search,
         "measures": storable_json(conn, measures),
         "max_age_seconds": max_age_seconds,
     }

@@ -29,16 +29,21 @@ SELECT index_name, store ->> 'kind' FROM embed_pipeline.indexes ORDER BY index_n
 
 -- name: list_versions
 SELECT index_name, version, state, state_since, fingerprint, model_name, model_version, dimensions, precision, distance, partitions,
-       spec, dropped_at
+       spec, settings, dropped_at
 FROM embed_pipeline.index_versions
 WHERE index_name = %(index)s AND (%(version)s::text IS NULL OR version = %(version)s)
 ORDER BY created_at, version
 
 -- name: insert_version
 INSERT INTO embed_pipeline.index_versions
-    (index_name, version, fingerprint, model_name, model_version, dimensions, precision, distance, partitions, spec)
+    (index_name, version, fingerprint, model_name, model_version, dimensions, precision, distance, partitions, spec,
+     settings)
 VALUES (%(index)s, %(version)s, %(fingerprint)s, %(model_name)s, %(model_version)s, %(dimensions)s, %(precision)s, %(distance)s,
-        %(partitions)s, %(spec)s)
+        %(partitions)s, %(spec)s, %(settings)s)
+
+-- name: set_settings
+UPDATE embed_pipeline.index_versions SET settings = %(settings)s
+WHERE index_name = %(index)s AND version = %(version)s AND settings <> %(settings)s
 
 -- name: lock_version
 SELECT state FROM embed_pipeline.index_versions WHERE index_name = %(index)s AND version = %(version)s FOR NO KEY UPDATE
@@ -85,14 +90,14 @@ SELECT pg_notify('embed_pipeline_serving', %(index)s)
 -- name: insert_evidence
 INSERT INTO embed_pipeline.gate_evidence
     (index_name, version, fingerprint, baseline_version, baseline_fingerprint, outcome, sentence, holdout_sha256, documents, vectors,
-     ann_index, measures, valid_until)
+     ann_index, ef_search, measures, valid_until)
 VALUES (%(index)s, %(version)s, %(fingerprint)s, %(baseline_version)s, %(baseline_fingerprint)s, %(outcome)s, %(sentence)s,
-        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(measures)s,
+        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(ef_search)s, %(measures)s,
         clock_timestamp() + make_interval(secs => %(max_age_seconds)s))
 RETURNING id
 
 -- name: latest_evidence
-SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, ann_index::bigint, measures,
+SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, ann_index::bigint, ef_search, measures,
        created_at, valid_until, valid_until < clock_timestamp() AS expired
 FROM embed_pipeline.gate_evidence WHERE index_name = %(index)s AND version = %(version)s ORDER BY id DESC LIMIT 1
 

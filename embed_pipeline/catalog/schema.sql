@@ -30,7 +30,8 @@ CREATE TABLE embed_pipeline.index_versions (
     precision     text NOT NULL,
     distance      text NOT NULL,
     partitions    integer NOT NULL CHECK (partitions > 0),
-    spec          jsonb NOT NULL,
+    spec          jsonb NOT NULL,  -- what decides a vector: never changed
+    settings      jsonb NOT NULL,  -- the rest of the declaration, as it was declared last (`Version.declared`)
     dropped_at    timestamptz,
     created_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (index_name, version)
@@ -170,6 +171,7 @@ CREATE TABLE embed_pipeline.gate_evidence (
     documents            bigint NOT NULL,
     vectors              bigint NOT NULL,
     ann_index            oid,
+    ef_search            integer NOT NULL,
     measures             jsonb NOT NULL DEFAULT '{{}}',
     created_by           text NOT NULL DEFAULT current_user,
     created_at           timestamptz NOT NULL DEFAULT now(),
@@ -228,6 +230,18 @@ CREATE TABLE embed_pipeline.version_reads (
     read_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX version_reads_latest ON embed_pipeline.version_reads (index_name, version, read_at DESC);
+
+-- Who searches, and for which fingerprints it can embed queries: a row for each process, which only that process writes (`note_searcher`).
+CREATE TABLE embed_pipeline.searchers (
+    index_name text NOT NULL,
+    searcher   uuid NOT NULL,
+    role       text NOT NULL,
+    who        text NOT NULL,       -- host and process
+    can        text[] NOT NULL,
+    cannot     jsonb NOT NULL,      -- fingerprint -> why
+    seen_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (index_name, searcher)
+) WITH (fillfactor = 50);
 
 -- Legality lives in the database, so that no client, and no hand at a psql prompt, can write an illegal history.
 
@@ -388,6 +402,39 @@ BEGIN
                         AND r.read_at BETWEEN clock_timestamp() - interval '10 seconds' AND clock_timestamp());
 END $note$;
 
+-- A process that searches says for which fingerprints it can embed queries; NULL for `can`: it searches no more. Of what it says, what is
+-- about live versions is kept, cut to a length; of one role the last thousand rows of a day: whoever may read could fill the table else.
+CREATE FUNCTION embed_pipeline.note_searcher(search_index text, searcher uuid, who text, can text[], cannot jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $note$
+#variable_conflict use_column
+DECLARE
+    live text[];
+BEGIN
+    IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
+        RETURN;
+    END IF;
+    IF $4 IS NULL THEN
+        DELETE FROM embed_pipeline.searchers s WHERE s.index_name = $1 AND s.searcher = $2 AND s.role = session_user;
+        RETURN;
+    END IF;
+    live := ARRAY(SELECT v.fingerprint FROM embed_pipeline.index_versions v WHERE v.index_name = $1 AND v.state <> 'retired');
+    IF cardinality(live) = 0 THEN
+        RETURN;
+    END IF;
+    INSERT INTO embed_pipeline.searchers AS s (index_name, searcher, role, who, can, cannot)
+    VALUES ($1, $2, session_user, left($3, 200), ARRAY(SELECT l FROM unnest(live) l WHERE l = ANY ($4)),
+            coalesce((SELECT jsonb_object_agg(l, left($5 ->> l, 500)) FROM unnest(live) l WHERE $5 ->> l IS NOT NULL), '{{}}'))
+    ON CONFLICT (index_name, searcher) DO UPDATE
+    SET who = excluded.who, can = excluded.can, cannot = excluded.cannot, seen_at = clock_timestamp() WHERE s.role = session_user;
+    DELETE FROM embed_pipeline.searchers s WHERE (s.index_name, s.searcher) IN (
+        SELECT o.index_name, o.searcher FROM embed_pipeline.searchers o
+        WHERE (o.index_name, o.searcher) IN (
+            SELECT n.index_name, n.searcher FROM embed_pipeline.searchers n
+            WHERE n.index_name = $1 AND n.role = session_user AND n.searcher <> $2 ORDER BY n.seen_at DESC OFFSET 999)
+           OR (o.index_name = $1 AND o.searcher <> $2 AND o.seen_at < clock_timestamp() - interval '1 day')
+        FOR UPDATE SKIP LOCKED);
+END $note$;
+
 -- How much a search has to doubt: 2, every hit (a doubt is open, or a removal is not distributed yet, or a TRUNCATE; or the version is being
 -- retired, and nobody is told of its removals any more); 1, hits that are pending as removed; 0, none. The floors keep what is worked off
 -- from being walked through while VACUUM cannot take it away.
@@ -486,7 +533,7 @@ BEGIN
                   HINT = 'Its store is elsewhere: search with embed_pipeline.Searcher, or ask that store (docs/reference/sql.md).';
     END IF;
     PERFORM embed_pipeline.note_read($1, $2);
-    PERFORM set_config('hnsw.ef_search', least(greatest($5, (target.spec #>> '{{hnsw,ef_search}}')::integer), 1000)::text, true),
+    PERFORM set_config('hnsw.ef_search', least(greatest($5, (target.settings #>> '{{hnsw,ef_search}}')::integer), 1000)::text, true),
             set_config('hnsw.iterative_scan', 'strict_order', true);
     chunked := target.spec #>> '{{chunker,kind}}' IS NOT NULL;
     -- Where pgvector is now: it may have been moved since this function was made.
@@ -880,7 +927,7 @@ CREATE TABLE embed_pipeline.model_samples (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 
--- Readers may use the schema, and a new function is everybody's. Theirs are these four, and two of each index (documents/capture.sql): who may
+-- Readers may use the schema, and a new function is everybody's. Theirs are these five, and two of each index (documents/capture.sql): who may
 -- only read stops no migration, uses up no account, and lends no function of ours to a trigger on a table of its own
 -- (docs/how-to/least-privilege.md).
 DO $rights$
@@ -889,7 +936,7 @@ DECLARE
 BEGIN
     FOR ours IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'doubtful', 'gone', 'note_read'])
+        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'doubtful', 'gone', 'note_read', 'note_searcher'])
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                           WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     LOOP

@@ -5,24 +5,28 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog.states import LIVE, State, allows
 from embed_pipeline.errors import CatalogError, IllegalTransition
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.postgres.storable import storable, storable_json
+from embed_pipeline.spec import LOCAL, VersionSpec
 
 queries = Queries(__file__)
 
 
 @dataclass(frozen=True)
 class Version:
-    """One registered embedding version."""
+    """One registered embedding version. `spec` is what never changes of its declaration, `settings` all the rest, as it was declared last."""
 
     index: str
     name: str
@@ -36,11 +40,21 @@ class Version:
     distance: str
     partitions: int
     spec: dict[str, Any]
+    settings: dict[str, Any]
     dropped_at: datetime | None
 
     @property
     def is_live(self) -> bool:
         return self.state in LIVE
+
+    @cached_property
+    def declared(self) -> VersionSpec:
+        """Its declaration as it is in effect. What never changes counts over a setting of that name."""
+        return VersionSpec.model_validate({**self.settings, **self.spec})
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Version:
+        """The same version with some settings of another place than the catalog: a declaration, a machine's own paths."""
+        return replace(self, settings={**self.settings, **settings})
 
     @property
     def is_chunked(self) -> bool:
@@ -84,6 +98,21 @@ def get(conn: psycopg.Connection, index: str, name: str) -> Version:
             next_step=f"Run: embed-pipeline status {index}",
         )
     return Version(*row)
+
+
+def keep_settings(conn: psycopg.Connection, version: Version, declared: Mapping[str, Any]) -> None:
+    """Keep the settings that are declared now, in the caller's transaction, where they are others than those kept.
+
+    Paths are no event: each of several machines may declare its own, and the one that opens its declaration last is kept.
+    """
+    # Used again as they are, so not made readable. There is no secret in them.
+    values = {"index": version.index, "version": version.name, "settings": Jsonb(dict(declared))}
+    if conn.execute(queries("set_settings"), values).rowcount:
+        changed = {
+            name: [version.settings.get(name), value] for name, value in declared.items() if version.settings.get(name) != value
+        }
+        if changed.keys() - LOCAL:
+            record_event(conn, version.index, "settings", version=version.name, detail=changed)
 
 
 def seconds_in_state(conn: psycopg.Connection, version: Version) -> float:

@@ -279,7 +279,9 @@ def search(
     spec = one_index(config, index)
     where = dict(_condition(each) for each in conditions)
     url = resolve_url(spec.database_url)
-    with Searcher(index, url, max_connections=2) as searcher:
+    # The files of this machine are where its declaration says, wherever another one has declared them.
+    own = {name: declared.local_paths() for name, declared in spec.versions.items() if declared.local_paths()}
+    with Searcher(index, url, max_connections=2, models=own) as searcher:
         answer = searcher.search(
             text, k, version=version, where=where or None, exact=exact, with_documents=False if output.as_json else ()
         )

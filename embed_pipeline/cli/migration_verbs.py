@@ -237,15 +237,18 @@ def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) ->
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
+@click.option(
+    "--anyway", is_flag=True, help="Leave behind the processes that search and have not got its model; the audit names them."
+)
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
-def cutover(index: str, version: str, reason: str, config: Path, as_json: bool) -> None:
+def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
     """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage."""
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.migrate.open_index import opened
 
     with opened(one_index(config, index)) as opened_index:
-        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason), "cutover")
+        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway), "cutover")
 
 
 @click.command(cls=Verb)
@@ -279,6 +282,8 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
             f"{render.count(len(moved.stale), 'document')} of {moved.version} could not be brought up to date first: {named}. "
             f"They stay queued; the audit names them all."
         )
+    for each in moved.left_behind:
+        output.note(f"left behind, without the model of {moved.version}: {each}")
     for reason in moved.doubts:
         output.note(f"doubt: {reason}. {render.DOUBTED}: embed-pipeline sync {moved.index} --full")
     output.result({"move": move, **as_values(moved)})

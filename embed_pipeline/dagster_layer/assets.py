@@ -40,10 +40,11 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 
 class CutoverConfig(dg.Config):
-    """Which version `serving` moves the pointer to, and why."""
+    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search have not got its model."""
 
     version: str | None = None
     reason: str = ""
+    anyway: bool = False
 
 
 def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
@@ -192,7 +193,7 @@ def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
     def serve(context: dg.AssetExecutionContext, config: CutoverConfig) -> Materialized:
         target = config.version or list(spec.versions)[-1]
         with working_on(spec) as index:
-            done = cutover.cutover(index, target, reason_of(context.run.run_id, config.reason))
+            done = cutover.cutover(index, target, reason_of(context.run.run_id, config.reason), anyway=config.anyway)
             with index.connection() as conn:
                 proof = evidence.latest(conn, spec.name, target)
         shown = metadata.moved(done) | ({"sentence": proof.sentence} if proof is not None else {})

@@ -145,6 +145,8 @@ def moved(done: Moved) -> Metadata:
         shown["evidence"] = done.evidence_id
     if done.stale:
         shown["stale documents"] = len(done.stale)
+    if done.left_behind:
+        shown["left behind"] = "; ".join(done.left_behind)
     return shown
 
 

@@ -5,7 +5,7 @@ What a provider answers is not believed: every answer is counted, measured and c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +37,9 @@ class VersionEmbedder:
         self._embedder = embedder
         self.chunker = None if spec.chunker is None else Chunker(spec.chunker)
         """How this version's texts are split; None: a document is one vector."""
-        identity = dict(embedder.identity())
-        if self.chunker is not None:
-            identity["chunks"] = self.chunker.identity()
         self._fitting = Fitting(spec) if spec.too_long == "chunk" else None
-        if self._fitting is not None:
-            identity["fitting"] = self._fitting.identity()
-        self.fingerprint: str = spec.fingerprint(identity)
+        identity = dict(embedder.identity())
+        self.fingerprint: str = spec.fingerprint(identity | _splitting(self.chunker, self._fitting))
         """sha256 (hex) of all that decides a vector: what a stored vector is labelled with."""
         self.model_version: str = spec.model_version or identity.get("model", "")[:12] or "1"
         """The declared revision; else the first 12 hex digits of the model file's sha256; else "1"."""
@@ -239,6 +235,18 @@ class VersionEmbedder:
             f"The embedder of {self._who} answered {what}.",
             next_step="Nothing of this answer was stored. Correct the embedder or the version's declaration.",
         )
+
+
+def fingerprint_of(spec: VersionSpec, identity: Mapping[str, str]) -> str:
+    """The fingerprint of a declared version whose embedder says this of itself, without opening the embedder."""
+    chunker = None if spec.chunker is None else Chunker(spec.chunker)
+    return spec.fingerprint({**identity, **_splitting(chunker, Fitting(spec) if spec.too_long == "chunk" else None)})
+
+
+def _splitting(chunker: Chunker | None, fitting: Fitting | None) -> dict[str, str]:
+    """What decides where texts are split."""
+    chunks = {} if chunker is None else {"chunks": chunker.identity()}
+    return chunks if fitting is None else chunks | {"fitting": fitting.identity()}
 
 
 def _some(positions: Iterable[int], most: int = 5) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,20 @@ def load_custom(spec: VersionSpec) -> Embedder:
     if not callable(getattr(built, "embed", None)):
         raise ConfigurationError(f"{spec.provider} has no method embed(texts, role).", next_step=HOW_TO)
     return CustomEmbedder(built, spec)
+
+
+def require_module(provider: str) -> None:
+    """ConfigurationError when the module of a user's class is not installed. Runs nothing of it, but for the packages that it lies in."""
+    module_name = provider.partition(":")[0]
+    try:
+        is_there = find_spec(module_name) is not None
+    except (ImportError, ValueError):
+        is_there = False
+    if not is_there:
+        raise ConfigurationError(
+            f"The provider {provider} needs the module {module_name}, and there is none.",
+            next_step="Install its package, or put its directory on PYTHONPATH.",
+        )
 
 
 class CustomEmbedder:

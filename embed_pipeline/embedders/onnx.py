@@ -37,6 +37,25 @@ WEIGHTS_SUFFIXES = (".data", "_data")
 Tokens = NDArray[np.int64]
 
 
+def identity_of_files(spec: VersionSpec) -> dict[str, str]:
+    """sha256 of the declared `model` file, of the `tokenizer` and, where there is one, of the `weights` file.
+
+    ConfigurationError for a file that is missing or is not the declared one.
+    """
+    assert spec.model_path is not None
+    assert spec.tokenizer_path is not None
+    model = resolve(spec.model_path)
+    found = {
+        "model": verify(model, spec.model_sha256),
+        "tokenizer": verify(resolve(spec.tokenizer_path), spec.tokenizer_sha256),
+    }
+    for suffix in WEIGHTS_SUFFIXES:
+        weights = model.with_name(model.name + suffix)
+        if weights.is_file():
+            found["weights"] = sha256_of(weights)
+    return found
+
+
 class OnnxEmbedder:
     """The embedder of `provider: onnx`. One session serves all threads: onnxruntime's `run` is safe to call at once.
 
@@ -50,14 +69,7 @@ class OnnxEmbedder:
         self._spec = spec
         self._max_tokens = spec.max_tokens
         model, tokenizer = resolve(spec.model_path), resolve(spec.tokenizer_path)
-        self._identity = {
-            "model": verify(model, spec.model_sha256),
-            "tokenizer": verify(tokenizer, spec.tokenizer_sha256),
-        }
-        for suffix in WEIGHTS_SUFFIXES:
-            weights = model.with_name(model.name + suffix)
-            if weights.is_file():
-                self._identity["weights"] = sha256_of(weights)
+        self._identity = identity_of_files(spec)
         # Two tokenizers, because truncation is a setting of the object and threads share it.
         self._tokenizer = open_tokenizer(str(tokenizer))
         self._cutter = open_tokenizer(str(tokenizer))

@@ -22,7 +22,10 @@ def resolve(reference: str) -> Path:
     path = _in_distribution(reference) if reference.startswith(SCHEME) else Path(reference).expanduser()
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise ConfigurationError(f"The file {path} {what}.", next_step="Correct the path in the version's declaration.")
+        raise ConfigurationError(
+            f"The file {path} {what}.",
+            next_step="Correct the path in the version's declaration, or name the file in Searcher(models=...).",
+        )
     return path
 
 

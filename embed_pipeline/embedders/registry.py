@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from embed_pipeline.embedders.custom import load_custom
+from collections.abc import Mapping
+
+from embed_pipeline.embedders.custom import load_custom, require_module
 from embed_pipeline.embedders.keys import find_key
 from embed_pipeline.embedders.metering import Meter, Unmetered
-from embed_pipeline.embedders.onnx import OnnxEmbedder
+from embed_pipeline.embedders.onnx import OnnxEmbedder, identity_of_files
 from embed_pipeline.embedders.protocol import Embedder
 from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.embedders.service import Service
@@ -30,6 +32,20 @@ def open_embedder(spec: VersionSpec, account: AccountSpec | None = None, meter: 
         f"There is no provider {spec.provider!r}.",
         next_step=f"Use {', '.join((*REMOTE, 'onnx'))}, or package.module:Class for an embedder of your own.",
     )
+
+
+def identity_of(spec: VersionSpec, account: AccountSpec | None = None) -> Mapping[str, str] | None:
+    """What the embedder would say of itself, read without opening it: a search must not wait for a model that is not here.
+
+    None where only the open one can tell. Raises ConfigurationError when it is clear that it cannot be opened (no such file or module, no key).
+    """
+    if spec.is_remote:
+        find_key(spec, account or AccountSpec())
+        return None
+    if spec.provider == "onnx":
+        return identity_of_files(spec)
+    require_module(spec.provider)
+    return None
 
 
 def open_service(spec: VersionSpec, account: AccountSpec) -> Service:

@@ -53,7 +53,8 @@ class GateResult:
 def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None) -> GateResult:
     """Judge `name` now and store the evidence. IllegalTransition when it is not complete, HoldoutError when the set cannot judge."""
     with index.connection() as conn:
-        version = index.version(conn, name)
+        # As it is searched here, which is what is judged.
+        version = index.space(index.version(conn, name)).version
         _require_complete(conn, index, version)
         _refuse_doubts(conn, index)
         # What a cutover has to compare after this is what has changed since.
@@ -74,7 +75,7 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
 
 
 def present(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Present:
-    """The world that evidence about `version` describes, as it is now."""
+    """The world that evidence about `version` describes, as it is now, and the version as it is searched."""
     pointer = serving.read(conn, index.name)
     ann = index.store(version).ann_index(conn)
     return Present(
@@ -83,6 +84,7 @@ def present(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Pre
         holdout_sha256=None if index.spec.holdout is None else load_holdout(index.spec.holdout.path).sha256,
         documents=census.count(conn, index.source),
         ann_index=None if ann is None else ann.oid,
+        ef_search=version.declared.hnsw.ef_search,
     )
 
 
@@ -104,8 +106,8 @@ def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
 
 
 def _measure(conn: psycopg.Connection, index: OpenIndex, version: Version, holdout: Holdout, counter: _Counter) -> Measured:
-    embedder = index.embedder_of(version)
-    store = index.store(version)
+    space = index.space(version)
+    embedder, store = space.embedder, space.store
     depth = max(metrics.parse_metric(name).cutoff for name in _names(index))
     ids = list(holdout.queries)
     answer = embedder.embed_queries([holdout.queries[query_id] for query_id in ids], Urgency.CHECK)

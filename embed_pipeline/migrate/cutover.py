@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from embed_pipeline.catalog import dead_letters, serving, versions
+from embed_pipeline.catalog import dead_letters, searchers, serving, versions
 from embed_pipeline.catalog import evidence as evidence_store
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Flip, Move
@@ -29,6 +29,7 @@ from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
 
 TRIES = 5
+NAMED = 5
 # A TRUNCATE or ALTER TABLE of the application that is under way is waited for; one of this age was forgotten.
 LOCKED_SECONDS = 5.0
 MOVED_TABLES = ("embed_pipeline.serving_pointer", "embed_pipeline.index_versions")
@@ -47,11 +48,14 @@ class Moved:
     doubts: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     """Documents that the version had not brought up to date when it was taken into service, longest waiting first: the queue has them."""
+    left_behind: tuple[str, ...] = ()
+    """Processes that search and have not got its model: they go on with the version before while that is live, and then fail."""
 
 
-def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
+def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = False) -> Moved:
     """Serve `name` from now on. Needs a ready version, fresh passing evidence and complete coverage; there is no flag to skip any.
 
+    `anyway`: also where processes that search lack its model; the audit names them.
     AliasNotUpdated after the move: it stands, and readers who go by the store's alias hear of it from the same command.
     """
     with index.connection() as conn, only_mover(conn, index):
@@ -76,7 +80,8 @@ def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
         _refuse_doubts(conn, index)
         _refuse_changed_model(conn, index, version)
         passing = require_evidence(conn, index, version)
-        return _move(conn, index, version, "cutover", passing.id, reason)
+        left_behind = _left_behind(conn, version, pointer.version, anyway=anyway)
+        return replace(_move(conn, index, version, "cutover", passing.id, reason), left_behind=left_behind)
 
 
 def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Moved:
@@ -96,8 +101,9 @@ def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Mo
         version = index.version(conn, pointer.previous)
         _require_ann_index(conn, index, version)
         doubts = tuple(doubt.reason for doubt in shape.look(conn, index.source, index.name))
+        unable = tuple(map(str, searchers.left_behind(conn, version)))
         moved = _move(conn, index, version, "rollback", None, reason or f"rollback from {pointer.version}", accept_stale)
-        return replace(moved, doubts=doubts)
+        return replace(moved, doubts=doubts, left_behind=unable)
 
 
 def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Evidence:
@@ -125,6 +131,24 @@ def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Versio
             evidence_id=found.id,
         )
     return found
+
+
+def _left_behind(conn: psycopg.Connection, version: Version, serves: str | None, *, anyway: bool) -> tuple[str, ...]:
+    """Whoever searches on a machine without its model could not follow. Named in the audit where that is accepted, before anything moves."""
+    unable = [str(each) for each in searchers.left_behind(conn, version)]
+    if unable and not anyway:
+        named = "; ".join(unable[:NAMED]) + (f"; and {len(unable) - NAMED} more" if len(unable) > NAMED else "")
+        what = (
+            "would find nothing" if serves is None else f"would go on with {serves} until that is retired, and then find nothing"
+        )
+        raise CutoverRefused(
+            f"{len(unable)} of the processes that search {version.index} cannot embed queries for {version.name}, and {what}: {named}.",
+            next_step=f"Put the model of {version.name} there (Searcher.prepare({version.name!r}) says whether it is), or leave them behind: "
+            f"embed-pipeline cutover {version.index} {version.name} --anyway",
+        )
+    if unable:
+        versions.record_event(conn, version.index, "left behind", version=version.name, detail={"searchers": unable})
+    return tuple(unable)
 
 
 def _refuse_changed_model(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:

@@ -1,4 +1,4 @@
-"""A declaration that differs from what is registered in a frozen fact (`spec/frozen.py`): named with both values, and refused."""
+"""A declaration that differs from what is registered: in a frozen fact (`spec/frozen.py`) named with both values and refused, else shown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import psycopg
 
 from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import split_name
 from embed_pipeline.errors import CatalogError
-from embed_pipeline.spec import DocumentsSpec, IndexSpec, PgvectorSpec, QdrantSpec, VersionSpec, read_store
+from embed_pipeline.spec import DocumentsSpec, IndexSpec, PgvectorSpec, QdrantSpec, read_store
 from embed_pipeline.spec import frozen as fates
 
 SHOWN = 80
@@ -22,25 +23,29 @@ Store = PgvectorSpec | QdrantSpec
 
 @dataclass(frozen=True)
 class Difference:
-    """One frozen fact, by its name in the declaration, with both values as text; of an embedder's own options only the name."""
+    """One fact, by its name in the declaration, with both values as text; of an embedder's own options only the name."""
 
     fact: str
     registered: str
     declared: str
+    is_frozen: bool = True
 
     def __str__(self) -> str:
         if not (self.registered or self.declared):
-            return f"{self.fact} is registered with another value"
-        return f"{self.fact} is registered as {self.registered} and declared as {self.declared}"
+            return f"{self.fact} is {'registered with' if self.is_frozen else 'set to'} another value"
+        return (
+            f"{self.fact} is {'registered as' if self.is_frozen else 'set to'} {self.registered} and declared as {self.declared}"
+        )
 
 
 @dataclass(frozen=True)
 class Registered:
-    """The frozen facts of an index, as the catalog has them."""
+    """What the catalog has of an index's declaration."""
 
     documents: DocumentsSpec
     store: Store
     versions: tuple[Version, ...]
+    terms: Terms
 
 
 def registered(conn: psycopg.Connection, index: str) -> Registered | None:
@@ -50,12 +55,45 @@ def registered(conn: psycopg.Connection, index: str) -> Registered | None:
         return None
     table, key, text, store, payload, payload_object = row
     documents = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
-    return Registered(documents, read_store(store), tuple(versions.list_versions(conn, index)))
+    return Registered(documents, read_store(store), tuple(versions.list_versions(conn, index)), Terms.read(conn, index))
 
 
 def differences(known: Registered, spec: IndexSpec) -> list[Difference]:
     """Every frozen fact in which the declaration is another one."""
     return [*of_documents(known, spec), *of_store(known, spec), *of_versions(known, spec)]
+
+
+def not_yet_set(known: Registered, spec: IndexSpec) -> list[Difference]:
+    """What may change and is declared otherwise than it was last: the next command that works on the index sets it."""
+    if differences(known, spec):
+        return []  # None of them would.
+    found = _differing(
+        "documents", fates.DOCUMENTS, known.documents.model_dump(mode="json"), spec.source().model_dump(mode="json"), "free"
+    )
+    table = fates.QDRANT if isinstance(spec.store, QdrantSpec) else fates.PGVECTOR
+    found += _differing("store", table, known.store.model_dump(mode="json"), spec.store.model_dump(mode="json"), "free")
+    for version in known.versions:
+        if version.is_live and version.name in spec.versions:
+            was, now = _flat(version.settings), _flat(spec.versions[version.name].settings())
+            found += [
+                Difference(f"versions.{version.name}.{field}", _shown(was.get(field)), _shown(value), is_frozen=False)
+                for field, value in now.items()
+                if was.get(field) != value
+            ]
+    now_terms = Terms.declared(spec)
+    return found + [
+        Difference(name, "", "", is_frozen=False)
+        for name in ("accounts", "prices", "budget")
+        if getattr(known.terms, name) != getattr(now_terms, name)
+    ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their names in the declaration: `hnsw.ef_search`."""
+    inner = {
+        f"{name}.{field}": each for name, value in settings.items() if isinstance(value, Mapping) for field, each in value.items()
+    }
+    return {name: value for name, value in settings.items() if not isinstance(value, Mapping)} | inner
 
 
 def of_documents(known: Registered, spec: IndexSpec) -> list[Difference]:
@@ -93,8 +131,7 @@ def of_versions(known: Registered, spec: IndexSpec) -> list[Difference]:
     if cut:
         found.append(Difference("partitions", " and ".join(map(str, sorted(cut))), str(spec.partitions)))
     for version in declared:
-        was = VersionSpec.model_validate(version.spec).model_dump(mode="json")
-        now = spec.versions[version.name].model_dump(mode="json")
+        was, now = version.declared.identity(), spec.versions[version.name].identity()
         name = f"versions.{version.name}"
         options, others = was.pop("options"), now.pop("options")
         found += _differing(name, fates.VERSION, was, now)
@@ -124,9 +161,11 @@ def as_registered(known: Registered, spec: IndexSpec) -> IndexSpec:
     return spec.model_copy(update=changed) if changed else spec
 
 
-def _differing(name: str, table: Mapping[str, fates.Fate], was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    fields = [field for field in now if table[field] == "frozen" and was.get(field) != now[field]]
-    return [Difference(f"{name}.{field}", _shown(was.get(field)), _shown(now[field])) for field in fields]
+def _differing(
+    name: str, table: Mapping[str, fates.Fate], was: Mapping[str, Any], now: Mapping[str, Any], fate: fates.Fate = "frozen"
+) -> list[Difference]:
+    fields = [field for field in now if table[field] == fate and was.get(field) != now[field]]
+    return [Difference(f"{name}.{field}", _shown(was.get(field)), _shown(now[field]), fate == "frozen") for field in fields]
 
 
 def _shown(value: Any) -> str:

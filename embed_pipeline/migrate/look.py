@@ -33,6 +33,7 @@ class Look:
 
     `unusable`: why no document can be read; asked for by who says so and shows what else there is.
     `differences`: the frozen facts that the declaration has otherwise than registered. `index` and `spec` are of what is registered then.
+    `not_yet_set`: what may change, and is declared otherwise than when the index was worked on last.
     """
 
     spec: IndexSpec
@@ -44,6 +45,7 @@ class Look:
     """What is to be said about the server itself."""
     unusable: DocumentsTableError | None = None
     differences: tuple[Difference, ...] = ()
+    not_yet_set: tuple[Difference, ...] = ()
 
 
 @contextmanager
@@ -59,6 +61,7 @@ def look(spec: IndexSpec, *, even_if_unusable: bool = False) -> Iterator[Look]:
         has_catalog = _has_catalog(conn)
         known = frozen.registered(conn, spec.name) if has_catalog else None
         differences = () if known is None else tuple(frozen.differences(known, spec))
+        not_yet_set = () if known is None else tuple(frozen.not_yet_set(known, spec))
         if known is not None:
             spec = frozen.as_registered(known, spec)
         registered = [] if known is None else list(known.versions)
@@ -71,7 +74,7 @@ def look(spec: IndexSpec, *, even_if_unusable: bool = False) -> Iterator[Look]:
             source, unusable = Source.unchecked(spec.source()), problem
         index = None if source is None else OpenIndex(spec, url, source)
         try:
-            yield Look(spec, conn, index, registered, has_catalog, warnings, unusable, differences)
+            yield Look(spec, conn, index, registered, has_catalog, warnings, unusable, differences, not_yet_set)
         finally:
             if index is not None:
                 index.close()

@@ -13,20 +13,21 @@ from psycopg.pq import TransactionStatus
 from embed_pipeline import forks
 from embed_pipeline.catalog import schema, versions
 from embed_pipeline.catalog.accounts import Kind, Terms
-from embed_pipeline.catalog.desk import DatabaseMeter, Desk
+from embed_pipeline.catalog.desk import DatabaseMeter
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import capture
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import Spent
-from embed_pipeline.errors import DocumentsTableError, WrongSpace
+from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.index.space import Space, Spaces
 from embed_pipeline.migrate import frozen, register
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.throttle import Throttle
 from embed_pipeline.postgres import failures, poolers
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url, warn
-from embed_pipeline.spec import IndexSpec, VersionSpec
+from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores import registry
 from embed_pipeline.stores.protocol import VersionStore
 
@@ -42,15 +43,14 @@ class OpenIndex:
     source: Source
     batch_sizes: dict[str, BatchSize] = field(default_factory=dict)
     throttles: dict[str, Throttle] = field(default_factory=dict)
+    spaces: Spaces = field(init=False, repr=False, compare=False)
     _idle: list[psycopg.Connection] = field(default_factory=list)
-    _embedders: dict[str, VersionEmbedder] = field(default_factory=dict)
-    _meters: dict[str, DatabaseMeter] = field(default_factory=dict)
-    _desk: Desk | None = None
     _proved: bool = False
-    _stores: list[VersionStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.spaces = Spaces(self.name, self.url, lambda: Terms.declared(self.spec), self._as_declared)
+        self.spaces.settle(self.spec.store, self.source)
         forks.tell(self)
 
     @property
@@ -58,10 +58,10 @@ class OpenIndex:
         return self.spec.name
 
     def forked(self) -> None:
-        """See `forks.Holder`. Stores and the desk see to what is theirs."""
-        forks.abandon(*self._idle, *self._embedders.values(), self.throttles, self._lock)
-        self._idle, self._embedders, self._meters, self.throttles = [], {}, {}, {}
-        self.batch_sizes = {}
+        """See `forks.Holder`."""
+        forks.abandon(*self._idle, self.throttles, self._lock)
+        self.spaces.forked()
+        self._idle, self.throttles, self.batch_sizes = [], {}, {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -109,70 +109,49 @@ class OpenIndex:
         """The registered version as it is now; a name that is not declared is refused first."""
         return versions.get(conn, self.name, name)
 
-    def store(self, version: Version) -> VersionStore:
-        """The version's store, opened once for this handle and closed with it."""
-        with self._lock:
-            for store in self._stores:
-                if store.version == version:
-                    return store
-            store = registry.open_store(self.spec.store, version, self.source)
-            self._stores.append(store)
-            return store
+    def _as_declared(self, version: Version) -> Version:
+        """A version with the settings of this handle's declaration, which has been opened later on another machine perhaps; as it was
+        declared last where this declaration no longer names it."""
+        declared = self.spec.versions.get(version.name)
+        return version if declared is None else version.with_settings(declared.settings())
 
-    def embedder(self, name: str, spec: VersionSpec | None = None) -> VersionEmbedder:
-        """The embedder of a declared version, opened once for this handle."""
-        with self._lock:
-            if name not in self._embedders:
-                declared = spec or self.spec.version(name)
-                meter = self._open_meter(name, declared)
-                account = self.spec.account(declared)
-                self._embedders[name] = VersionEmbedder.open(declared, name=name, account=account, meter=meter)
-            return self._embedders[name]
+    def space(self, version: Version) -> Space:
+        """What belongs to a registered version, opened once for this handle and closed with it."""
+        return self.spaces.of(version)
+
+    def store(self, version: Version) -> VersionStore:
+        """The store of a registered version, or of one that is about to be."""
+        return self.space(version).store
+
+    def embedder(self, name: str) -> VersionEmbedder:
+        """The model of a declared version, registered or not."""
+        return self.spaces.model(name, self.spec.version(name))
+
+    def embedder_of(self, version: Version) -> VersionEmbedder:
+        """The model of a registered version; WrongSpace when it is no longer the one that was registered."""
+        return self.space(version).embedder
 
     def meter(self, name: str) -> DatabaseMeter | None:
-        """What the requests of a version's provider pass through, once its embedder is open; None for a version that asks none."""
-        return self._meters.get(name)
+        """What the requests of a version's provider pass through, once its model is open; None for a version that asks none."""
+        return self.spaces.meter(name)
 
     def spent(self, name: str, *kinds: Kind) -> Spent:
         """What this handle has spent for a version, on these kinds of work or on all. Without a provider: nothing, and no price."""
-        meter = self._meters.get(name)
+        meter = self.meter(name)
         return Spent() if meter is None else meter.spent(*kinds)
 
     def provider_wait(self, name: str) -> str:
         """Why requests of a version wait for its provider's account; empty while none does."""
-        meter = self._meters.get(name)
+        meter = self.meter(name)
         return "" if meter is None or not meter.waiting else f"account {meter.account}: {meter.waiting}"
-
-    def _open_meter(self, name: str, spec: VersionSpec) -> DatabaseMeter | None:
-        if self._desk is None:
-            self._desk = Desk(self.url)
-        meter = self._desk.meter(self.name, name, spec, Terms.declared(self.spec))
-        if meter is not None:
-            self._meters[name] = meter
-        return meter
-
-    def embedder_of(self, version: Version) -> VersionEmbedder:
-        """The embedder of a registered version; refused when it is no longer the model that was registered.
-
-        A live version that the declaration no longer names is embedded as it was registered.
-        """
-        spec = self.spec.versions.get(version.name) or VersionSpec.model_validate(version.spec)
-        embedder = self.embedder(version.name, spec)
-        if embedder.fingerprint != version.fingerprint:
-            raise WrongSpace(
-                f"The model of {version.index}.{version.name} is not the one that was registered: its fingerprint is "
-                f"{embedder.fingerprint[:12]}, the catalog says {version.fingerprint[:12]}.",
-                next_step="Put the registered model file back, or declare the new one as a new version.",
-            )
-        return embedder
 
     def throttle(self, version: Version) -> Throttle:
         """The throttle of a version's backfill, kept from partition to partition: what it saw last still counts."""
-        store = self.store(version)
-        tables = (self.source.identifier, *store.tables())
+        space = self.space(version)
+        tables = (self.source.identifier, *space.store.tables())
         with self._lock:
             return self.throttles.setdefault(
-                version.name, Throttle(self.spec.throttle, self.name, version.name, tables, store.pressure)
+                version.name, Throttle(self.spec.throttle, self.name, version.name, tables, lambda: space.store.pressure())
             )
 
     def look_at_table(self, conn: psycopg.Connection) -> bool:
@@ -181,11 +160,8 @@ class OpenIndex:
         source = documents_source.inspect(conn, self.spec.source())
         if source == self.source:
             return False
-        with self._lock:
-            stores, self._stores = self._stores, []
-            self.source, self._proved = source, False
-        for store in stores:
-            store.close()
+        self.source, self._proved = source, False
+        self.spaces.settle(self.spec.store, source)
         return True
 
     def prove_capture(self, conn: psycopg.Connection) -> None:
@@ -195,16 +171,8 @@ class OpenIndex:
             self._proved = True
 
     def close(self) -> None:
-        """Close stores, embedders, the desk at the shared meter, and idle connections."""
-        while self._stores:
-            self._stores.pop().close()
-        for embedder in self._embedders.values():
-            embedder.close()
-        self._embedders.clear()
-        self._meters.clear()
-        if self._desk is not None:
-            self._desk.close()
-            self._desk = None
+        """Close its spaces and idle connections."""
+        self.spaces.close()
         while self._idle:
             self._idle.pop().close()
 

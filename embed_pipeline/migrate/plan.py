@@ -258,10 +258,11 @@ def _measured_spread(seen: Look, name: str) -> tuple[str, float] | None:
 
 def _warnings(seen: Look, name: str, embedder: VersionEmbedder, documents: int) -> list[str]:
     found = [f"{each}: every command will refuse this" for each in seen.differences]
+    found += [f"{each}: the next command that works on the index sets it" for each in seen.not_yet_set]
     for version in seen.registered:
         if version.name == name and version.state == "retired":
             found.append(f"{name} is retired for good; declare this model under another name")
-        elif version.name == name and version.fingerprint != embedder.fingerprint and not found:
+        elif version.name == name and version.fingerprint != embedder.fingerprint and not seen.differences:
             found.append(
                 f"{name} is registered as {version.fingerprint[:12]} and declared as {embedder.fingerprint[:12]}: "
                 "a version never changes, every command will refuse this"

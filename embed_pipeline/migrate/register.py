@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -45,6 +46,7 @@ def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = Fals
     known = frozen.registered(conn, index.name)
     assert known is not None
     frozen.refuse(index.name, frozen.of_versions(known, index.spec))
+    _keep_settings(conn, index, known.versions)
     there = {version.name for version in known.versions}
     new = [name for name in index.spec.versions if name not in there]
     for name in new:
@@ -52,6 +54,21 @@ def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = Fals
             _refuse_unadopted(index, name)
         _register_version(conn, index, name)
     return new
+
+
+def _keep_settings(conn: psycopg.Connection, index: OpenIndex, known: Sequence[Version]) -> None:
+    """What may change of a version is what was declared last: for searches, which know the catalog alone (docs/decisions/0025)."""
+    for version in known:
+        declared = index.spec.versions.get(version.name)
+        if declared is not None and version.is_live and version.settings != declared.settings():
+            in_short_lock(
+                conn,
+                partial(versions.keep_settings, conn, version, declared.settings()),
+                what=f"keep the settings of {version.name}",
+                table=f"the row of {version.name}",
+                locked=CATALOG[1:],
+                against=holders.OF_ROWS,
+            )
 
 
 def _refuse_unadopted(index: OpenIndex, name: str) -> None:
@@ -157,6 +174,7 @@ def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
         "distance": version.distance,
         "partitions": version.partitions,
         "spec": Jsonb(version.spec),
+        "settings": Jsonb(version.settings),
     }
 
     def in_one() -> None:
@@ -234,6 +252,7 @@ def new_version(index: OpenIndex, name: str) -> Version:
         precision=declared.precision,
         distance=declared.distance,
         partitions=index.spec.partitions,
-        spec=declared.model_dump(mode="json"),
+        spec=declared.identity(),
+        settings=declared.settings(),
         dropped_at=None,
     )

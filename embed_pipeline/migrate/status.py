@@ -9,7 +9,7 @@ from typing import Literal
 
 import psycopg
 
-from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, serving, versions
+from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, searchers, serving, versions
 from embed_pipeline.catalog.accounts import AccountState, Kind
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
@@ -121,6 +121,10 @@ class IndexStatus:
     """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
     declared_otherwise: tuple[str, ...] = ()
     """Frozen facts that the declaration has otherwise than registered: every working verb refuses it."""
+    not_yet_set: tuple[str, ...] = ()
+    """What may change, and is declared otherwise than when the index was worked on last: the next working verb sets it."""
+    left_behind: tuple[str, ...] = ()
+    """Processes that search and have not got the model of a live version: by version."""
     old_transactions: tuple[str, ...] = ()
     """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
     accounts: tuple[AccountState, ...] = ()
@@ -195,6 +199,13 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
             declared_otherwise=tuple(map(str, seen.differences)),
+            not_yet_set=tuple(map(str, seen.not_yet_set)),
+            left_behind=tuple(
+                f"{each.version}: {each}"
+                for version in seen.registered
+                if version.is_live
+                for each in searchers.left_behind(conn, version)
+            ),
             old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
             accounts=_accounts(conn, seen),
             warnings=seen.warnings,
@@ -248,7 +259,7 @@ def _events(conn: psycopg.Connection, index: str) -> tuple[Event, ...]:
 
 
 def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
-    used = [VersionSpec.model_validate(version.spec) for version in seen.registered if version.is_live]
+    used = [version.declared for version in seen.registered if version.is_live]
     declared = {spec.account_name: seen.spec.account(spec) for spec in used}
     return tuple(accounts.account_state(conn, name, account) for name, account in declared.items() if name is not None)
 
@@ -297,7 +308,7 @@ def _version(
         dropped=version.dropped_at is not None,
         gone=gone,
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
-        chunker=_chunker(VersionSpec.model_validate(version.spec)),
+        chunker=_chunker(version.declared),
         spent=spent,
     )
 

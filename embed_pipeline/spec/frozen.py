@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Fate = Literal["frozen", "free", "apart"]
-"""`apart`: a model with a table of its own."""
+Fate = Literal["frozen", "free", "local", "apart"]
+"""`local`: free, and true of one machine only. `apart`: a model with a table of its own."""
 
 INDEX: Mapping[str, Fate] = {
     "name": "frozen",
@@ -77,8 +77,8 @@ VERSION: Mapping[str, Fate] = {
     "max_tokens": "frozen",
     "too_long": "frozen",
     "pooling": "frozen",
-    "model_path": "free",
-    "tokenizer_path": "free",
+    "model_path": "local",
+    "tokenizer_path": "local",
     "model_sha256": "free",
     "tokenizer_sha256": "free",
     "output": "frozen",
@@ -90,6 +90,6 @@ VERSION: Mapping[str, Fate] = {
 }
 
 
-def of_fate(table: Mapping[str, Fate], fate: Fate) -> frozenset[str]:
-    """The fields of a table with this fate."""
-    return frozenset(name for name, each in table.items() if each == fate)
+def of_fate(table: Mapping[str, Fate], *wanted: Fate) -> frozenset[str]:
+    """The fields of a table with one of these fates."""
+    return frozenset(name for name, each in table.items() if each in wanted)

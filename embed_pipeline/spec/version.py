@@ -13,8 +13,9 @@ from embed_pipeline.spec.base import Declared, Name, plain_url
 from embed_pipeline.spec.frozen import VERSION as FATES
 from embed_pipeline.spec.frozen import of_fate
 
-# Fields of a version that leave every vector as it is.
-NOT_IDENTITY = of_fate(FATES, "free")
+# Fields of a version that leave every vector as it is: its settings. Of these, the paths of files are true of one machine only.
+NOT_IDENTITY = of_fate(FATES, "free", "local")
+LOCAL = of_fate(FATES, "local")
 # Fields that came later: a version that does not declare one keeps the fingerprint that it had before there was one.
 LATER = ("chunker", "document_input_type", "query_input_type")
 
@@ -155,6 +156,18 @@ class VersionSpec(Declared):
     def calls_in_flight(self) -> int:
         """The declared or default number of calls at once."""
         return self.max_in_flight or (32 if self.is_remote else 1)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a vector, as the catalog keeps it: never changed once it is registered."""
+        return self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything else, as the catalog keeps it: what was declared last."""
+        return self.model_dump(mode="json", include=set(NOT_IDENTITY))
+
+    def local_paths(self) -> dict[str, str]:
+        """Those of the settings that are true of the machine of this declaration only."""
+        return self.model_dump(mode="json", include=set(LOCAL), exclude_none=True)
 
     @classmethod
     def not_identity(cls) -> frozenset[str]:

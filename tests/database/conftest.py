@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-from tests.harness.articles import app, holdout, open_docs, second_app  # noqa: F401  (fixtures)
+from tests.harness.articles import app, holdout, open_docs, reader_url, second_app  # noqa: F401  (fixtures)
 from tests.harness.providers.loopback import provider, provider_process  # noqa: F401  (fixtures)

@@ -133,6 +133,7 @@ def test_sql_search_where_pgvector_is_not_loaded_yet(roles: Roles) -> None:
 # Functions that a role may run which may use the schema and nothing else, each with the reason. Every other one is refused to it.
 FOR_EVERYBODY = {
     "note_read": "says that a version is read, so that retire refuses: a row in ten seconds at most",
+    "note_searcher": "says which versions a process can embed queries for: one row of its own, a thousand of a role at most",
     "gone": "asks gone_docs",
     "gone_docs": "of ids that the caller names, which are no documents",
     "present_docs": "the ids of all documents, where there are no more than 10,000: of a corpus that was emptied just now",

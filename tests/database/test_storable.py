@@ -101,7 +101,7 @@ def test_foreign_words_are_kept_whatever_they_hold(
             )
             batch_jobs.intend(conn, "docs", "v1", "00", "t", ["1"], is_last=True, tokens=1)
             assert batch_jobs.collected(conn, "t", WORDS)
-            present = evidence.Present("f" * 64, None, None, 9, None)
+            present = evidence.Present("f" * 64, None, None, 9, None, 100)
             evidence.store(
                 conn,
                 "docs",

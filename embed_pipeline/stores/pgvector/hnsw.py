@@ -50,14 +50,14 @@ def build(conn: psycopg.Connection, version: Version, progress: Progress | None 
     if found is not None:
         # A killed build leaves an index that no search uses and every write pays for.
         conn.execute(queries("drop", name=name))
-    hnsw = version.spec.get("hnsw", {})
+    hnsw = version.declared.hnsw
     statement = queries(
         "create",
         name=name,
         table=version.table,
         operator_class=sql.Identifier(vector_schema(conn), f"{version.precision}_{OPERATOR_CLASSES[version.distance]}_ops"),
-        m=sql.Literal(hnsw.get("m", 16)),
-        ef_construction=sql.Literal(hnsw.get("ef_construction", 64)),
+        m=sql.Literal(hnsw.m),
+        ef_construction=sql.Literal(hnsw.ef_construction),
     )
     conn.execute(queries("set_session"), {"memory": f"{BUILD_MEMORY_MB}MB"})
     signal("hnsw.building")

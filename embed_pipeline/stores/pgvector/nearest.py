@@ -55,7 +55,7 @@ class Nearest:
         self._shown = Shown(source)
         self._doubt = NOBODY
         self._searches: dict[tuple[Mode, int], bytes] = {}
-        self._ef = int(version.spec.get("hnsw", {}).get("ef_search", 100))
+        self._ef = version.declared.hnsw.ef_search
         self._parts: dict[str, sql.Composable] = {
             "table": version.table,
             "operator": sql.SQL(OPERATORS[version.distance]),

@@ -34,8 +34,8 @@ def datatype(version: Version, like: models.VectorParams | None) -> models.Datat
 
 def vector_params(version: Version, like: models.VectorParams | None) -> models.VectorParams:
     """The vector of `version`, with the index and storage settings of the vector that it replaces."""
-    hnsw = version.spec.get("hnsw", {})
-    own = models.HnswConfigDiff(m=hnsw.get("m"), ef_construct=hnsw.get("ef_construction"))
+    hnsw = version.declared.hnsw
+    own = models.HnswConfigDiff(m=hnsw.m, ef_construct=hnsw.ef_construction)
     return models.VectorParams(
         size=version.dimensions,
         distance=DISTANCES[version.distance],

@@ -106,7 +106,7 @@ class Nearest:
         self, query: Vectors, limit: int, exact: bool, condition: models.Filter | None, among: list[PointId] | None
     ) -> list[Hit]:
         values = np.asarray(query, dtype=np.float32).tolist()
-        ef_search = max(limit, int(self._version.spec.get("hnsw", {}).get("ef_search", 100)))
+        ef_search = max(limit, self._version.declared.hnsw.ef_search)
         # Local mode compares with everything, and warns about parameters that it does not use.
         params = None if self._engine.is_local else models.SearchParams(exact=exact, hnsw_ef=None if exact else ef_search)
         wanted = condition

@@ -205,7 +205,7 @@ def test_no_pattern_of_arrivals_gets_more_than_a_minute(
 
 
 def meter_of(url: str, name: str, prices: dict[str, PriceSpec] | None = None, budget: BudgetSpec | None = None) -> DatabaseMeter:
-    meter = Desk(url).meter("docs", name, VERSION, Terms({}, prices or {}, budget, {}))
+    meter = Desk(url).meter("docs", name, VERSION, Terms({}, prices or {}, budget))
     assert meter is not None
     return meter
 
@@ -240,7 +240,8 @@ def test_a_budget_is_never_exceeded_and_what_serves_goes_on(url: str, shared: ps
     shared.execute("INSERT INTO embed_pipeline.indexes VALUES ('docs', 'articles', '{id}', '{body}', '{\"kind\": \"pgvector\"}')")
     shared.execute(
         "INSERT INTO embed_pipeline.index_versions (index_name, version, state, fingerprint, model_name, model_version, dimensions, "
-        "precision, distance, partitions, spec) VALUES ('docs', 'frugal', 'standby', repeat('f', 64), 'm', '1', 8, 'vector', 'cosine', 1, '{}')"
+        "precision, distance, partitions, spec, settings) "
+        "VALUES ('docs', 'frugal', 'standby', repeat('f', 64), 'm', '1', 8, 'vector', 'cosine', 1, '{}', '{}')"
     )
     other.admit(Urgency.LIVE, 500_000)
 
@@ -256,7 +257,7 @@ def test_a_budget_without_a_price_is_refused(url: str) -> None:
 def test_a_query_overtakes_the_backfill_that_waits_in_its_own_process(url: str) -> None:
     """The one who sleeps as the first of its line is woken by who is more urgent, long before its time."""
     desk = Desk(url, lambda: BEGIN)
-    terms = Terms({"line": AccountSpec(tokens_per_minute=600_000)}, {}, None, {})
+    terms = Terms({"line": AccountSpec(tokens_per_minute=600_000)}, {}, None)
     meter = desk.meter("docs", "line", VERSION.model_copy(update={"account": "line"}), terms)
     assert meter is not None
     meter.admit(Urgency.BACKFILL, 100_000)

@@ -25,7 +25,8 @@ def catalog(conn: psycopg.Connection, database_url: str) -> psycopg.Connection:
 def insert(conn: psycopg.Connection, state: str) -> None:
     conn.execute(
         "INSERT INTO embed_pipeline.index_versions (index_name, version, state, fingerprint, model_name, model_version, dimensions, "
-        "precision, distance, partitions, spec) VALUES ('docs', 'v1', %s, repeat('a', 64), 'm', '1', 3, 'vector', 'cosine', 1, '{}')",
+        "precision, distance, partitions, spec, settings) "
+        "VALUES ('docs', 'v1', %s, repeat('a', 64), 'm', '1', 3, 'vector', 'cosine', 1, '{}', '{}')",
         (state,),
     )
 

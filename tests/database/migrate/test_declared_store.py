@@ -94,7 +94,7 @@ def test_payload_may_change(app: psycopg.Connection, elsewhere: OpenIndex) -> No
 def insert_version(app: psycopg.Connection, index: str, name: str) -> None:
     app.execute(
         "INSERT INTO embed_pipeline.index_versions (index_name, version, fingerprint, model_name, model_version, dimensions, precision, "
-        "distance, partitions, spec) VALUES (%s, %s, repeat('e', 64), 'm', '1', 3, 'vector', 'cosine', 1, %s)",
+        "distance, partitions, spec, settings) VALUES (%s, %s, repeat('e', 64), 'm', '1', 3, 'vector', 'cosine', 1, '{}', %s)",
         (index, name, Jsonb({"hnsw": {"ef_search": 100}})),
     )
 

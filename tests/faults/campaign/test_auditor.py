@@ -187,7 +187,7 @@ EXPLAINED = {
     # What a backfill has inserted is compared before its partition counts as filled.
     "by a comparison that is still to come": QUIET
     + "INSERT INTO embed_pipeline.index_versions (index_name, version, fingerprint, model_name, model_version, dimensions, precision, distance, "
-    "partitions, spec) SELECT index_name, 'v2', repeat('2', 64), 'm', 'm', dimensions, precision, distance, 1, spec "
+    "partitions, spec, settings) SELECT index_name, 'v2', repeat('2', 64), 'm', 'm', dimensions, precision, distance, 1, spec, settings "
     "FROM embed_pipeline.index_versions;"
     "INSERT INTO embed_pipeline.audit_events (index_name, version, event, to_state) VALUES ('docs', 'v2', 'register', 'building');"
     "INSERT INTO embed_pipeline.partitions VALUES ('docs', 'v2', '00', NULL, NULL, false, 1, false);"

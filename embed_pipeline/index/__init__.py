@@ -1,0 +1,1 @@
+"""What belongs to an index while it is worked on or searched."""

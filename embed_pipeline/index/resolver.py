@@ -1,0 +1,131 @@
+"""From the serving pointer to what a query goes through: the version that serves, its vectors and its model, as one look found them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from embed_pipeline.catalog import serving, versions
+from embed_pipeline.catalog.accounts import Terms
+from embed_pipeline.catalog.serving import Pointer
+from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.documents.source import inspect
+from embed_pipeline.embedders.checked import VersionEmbedder
+from embed_pipeline.errors import CatalogError
+from embed_pipeline.index.space import NO_MODEL, OwnPlace, Space, Spaces, at_own_place
+from embed_pipeline.postgres.connection import connect
+from embed_pipeline.spec import DocumentsSpec, read_store
+from embed_pipeline.stores.protocol import VersionStore
+
+logger = logging.getLogger("embed_pipeline.search")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What one look at the pointer gave: everything that a query needs, from one version."""
+
+    generation: int
+    version: Version
+    store: VersionStore
+    embedder: VersionEmbedder
+
+
+class Resolver:
+    """Looks at the pointer for one searcher, and keeps what it has opened. Thread-safe."""
+
+    def __init__(self, index: str, url: str, models: Mapping[str, OwnPlace]) -> None:
+        """`models`: by version, where its files are on this machine."""
+        self._index = index
+        self._url = url
+        self._models = dict(models)
+        self.spaces = Spaces(index, url, self._terms, self._here)
+        self._found: tuple[Any, ...] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._behind: str | None = None
+        """The fingerprint that serves, while this machine has not got its model."""
+
+    def forked(self) -> None:
+        """See `forks.Holder`."""
+        self.spaces.forked()
+        self._begin()
+
+    def look(self, conn: psycopg.Connection, name: str | None) -> Serving:
+        """What serves, or the live version `name`."""
+        pointer = serving.read(conn, self._index)
+        wanted = name or pointer.version
+        if wanted is None:
+            raise CatalogError(
+                f"Index {self._index!r} serves nothing yet.", next_step=f"Run: embed-pipeline status {self._index}"
+            )
+        version = versions.get(conn, self._index, wanted)
+        if not version.is_live:
+            raise CatalogError(
+                f"Version {wanted!r} of index {self._index!r} is retired.",
+                next_step=f"Serving is {pointer.version}: search without naming a version.",
+            )
+        self._settle(conn)
+        space = self.spaces.of(version)
+        if name is not None:
+            return Serving(pointer.generation, version, space.store, space.embedder)
+        space, embedder = self._followed(conn, pointer, space)
+        return Serving(pointer.generation, space.version, space.store, embedder)
+
+    def _followed(self, conn: psycopg.Connection, pointer: Pointer, space: Space) -> tuple[Space, VersionEmbedder]:
+        """The space that serves; while this machine has not got its model, the one that served before, as long as that is live."""
+        try:
+            embedder = self.spaces.try_model(space)
+        except NO_MODEL as problem:
+            before = None if pointer.previous is None else versions.get(conn, self._index, pointer.previous)
+            if before is None or not before.is_live:
+                raise
+            stays = self.spaces.of(before)
+            try:
+                embedder = self.spaces.try_model(stays)
+            except NO_MODEL:
+                raise problem from None
+            self._say_behind(space.version, before, str(problem))
+            return stays, embedder
+        self._behind = None
+        return space, embedder
+
+    def _say_behind(self, serves: Version, before: Version, why: str) -> None:
+        """In the log, once for each version that could not be followed."""
+        with self._lock:
+            if self._behind == serves.fingerprint:
+                return
+            self._behind = serves.fingerprint
+        logger.warning(
+            "%s serves %s, and this machine cannot embed queries for it: %s Searches go on with %s until that is retired.",
+            self._index,
+            serves.name,
+            why,
+            before.name,
+        )
+
+    def _settle(self, conn: psycopg.Connection) -> None:
+        """Where documents and vectors are now. Stores are kept for the life of the searcher: a query that resolved earlier may be at one."""
+        found = conn.execute(queries("find_index"), {"index": self._index}).fetchone()
+        assert found is not None
+        with self._lock:
+            if found != self._found:
+                table, key, text, kept, payload, payload_object = found
+                declared = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
+                self.spaces.settle(read_store(kept), inspect(conn, declared, captured=False), in_use=True)
+                self._found = found
+
+    def _here(self, version: Version) -> Version:
+        place = self._models.get(version.name)
+        return version if place is None else at_own_place(version, place)
+
+    def _terms(self) -> Terms:
+        # Over a connection of its own: the searcher's may all be waiting for this.
+        with connect(self._url, autocommit=True) as conn:
+            return Terms.read(conn, self._index)
