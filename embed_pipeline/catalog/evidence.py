@@ -55,7 +55,8 @@ def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | 
         return "the held-out set has changed"
     if evidence.ann_index != now.ann_index:
         return "the ANN index was built anew"
-    if now.ef_search < evidence.ef_search:
+    # More of the index finds more: what has passed passes, and what has failed is worth another look.
+    if now.ef_search < evidence.ef_search or (evidence.outcome != "pass" and now.ef_search != evidence.ef_search):
         return f"it was searched with hnsw.ef_search {evidence.ef_search}, and is with {now.ef_search} now"
     if abs(now.documents - evidence.documents) > max_row_change * max(evidence.documents, 1):
         return f"it judged {evidence.documents} documents, and there are {now.documents} now"

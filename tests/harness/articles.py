@@ -161,6 +161,15 @@ def serve(index: OpenIndex, name: str) -> None:
     cutover.cutover(index, name)
 
 
+def leave_behind(app: psycopg.Connection, version: str) -> None:
+    """Say what a searcher on a machine without the model of `version` says."""
+    app.execute(
+        "SELECT embed_pipeline.note_searcher('docs', gen_random_uuid(), 'web-7:4242', ARRAY[]::text[], "
+        "jsonb_build_object(fingerprint, 'The file /srv/m.onnx does not exist.')) FROM embed_pipeline.index_versions WHERE version = %s",
+        (version,),
+    )
+
+
 def settle(index: OpenIndex) -> None:
     """Dual-write until the queue is empty, and require that every vector agrees with its document."""
     for result in dual_write.sync(index):

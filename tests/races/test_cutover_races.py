@@ -294,6 +294,22 @@ def test_verdict_goes_stale_when_the_index_is_built_anew(app: psycopg.Connection
         cutover.cutover(judged, "v2")
 
 
+def test_verdict_goes_stale_when_less_of_the_index_is_searched(app: psycopg.Connection, judged: OpenIndex) -> None:
+    """hnsw.ef_search may be declared anew at any time, on another machine too, and searches go by it at once."""
+
+    def search_with(ef_search: int) -> None:
+        app.execute(
+            "UPDATE embed_pipeline.index_versions SET settings = jsonb_set(settings, '{hnsw,ef_search}', to_jsonb(%s)) WHERE version = 'v2'",
+            (ef_search,),
+        )
+
+    search_with(20)
+    with pytest.raises(CutoverRefused, match=r"stale: it was searched with hnsw.ef_search 100, and is with 20 now"):
+        cutover.cutover(judged, "v2")
+    search_with(200)
+    assert cutover.cutover(judged, "v2").version == "v2"
+
+
 def test_broken_ann_index_is_repaired(app: psycopg.Connection, judged: OpenIndex) -> None:
     """A killed CREATE INDEX CONCURRENTLY leaves an invalid index that no search uses."""
     app.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'embed_pipeline.docs__v2__hnsw'::regclass")

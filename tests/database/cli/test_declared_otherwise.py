@@ -87,5 +87,11 @@ def test_what_is_frozen_is_refused_by_name_and_shown_by_status_and_plan(
     assert run("search", "docs", "body 3", "--version", "v1").code == 0
     for change in FREE:
         place.declare(**registered | change)
+        if "versions" in change:
+            shown = run("status", "docs").out
+            assert "  not set yet: versions.v1.hnsw.ef_search is set to 100 and declared as 50\n" in shown
+            assert "the next command that works on the index sets what is declared here" in shown
+            assert "hnsw.ef_search is set to 100 and declared as 50: the next command" in run("plan", "docs", "v1").out
         assert run("sync", "docs").code == 0
+        assert "not set yet" not in run("status", "docs").out
     assert run("status", "docs", "--json").value["declared_otherwise"] == []

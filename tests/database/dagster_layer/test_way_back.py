@@ -7,11 +7,12 @@ from pathlib import Path
 
 import psycopg
 
+from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Declare, Runner, pointer, sentence
-from tests.harness.articles import serve
+from tests.harness.articles import fill, leave_behind, serve
 
 Run = Callable[[IndexSpec], Runner]
 
@@ -27,6 +28,26 @@ def test_a_rollback_takes_along_what_it_is_told_to(declare: Declare, run: Run, a
     assert "1 documents of v1 have waited" in sentence(run(spec).op_job("rollback_docs"))
     assert run(spec).op_job("rollback_docs", accept_stale=1, reason="complaints").success
     assert pointer(app) == "v1"
+
+
+def test_searchers_without_the_new_model_are_left_behind_when_it_is_told_to(
+    declare: Declare, run: Run, app: psycopg.Connection
+) -> None:
+    spec = declare({"v1": {}, "v2": {}}, partitions=1)
+    with opened(spec) as index:
+        serve(index, "v1")
+        fill(index, "v2")
+        gate.run(index, "v2")
+    leave_behind(app, "v2")
+    assert "web-7:4242 (role postgres): The file /srv/m.onnx does not exist." in sentence(run(spec).job("cutover_docs_v2"))
+    assert pointer(app) == "v1"
+    moved = run(spec).job("cutover_docs_v2", {"ops": {"docs__serving": {"config": {"anyway": True}}}})
+    assert moved.success
+    (event,) = [
+        event for event in moved.get_asset_materialization_events() if event.asset_key and event.asset_key.path[-1] == "serving"
+    ]
+    assert str(event.materialization.metadata["left behind"].value).startswith("web-7:4242")
+    assert pointer(app) == "v2"
 
 
 def test_partitions_that_are_declared_otherwise_are_filled_by_no_run(declare: Declare, run: Run, app: psycopg.Connection) -> None:
