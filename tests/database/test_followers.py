@@ -207,6 +207,20 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_a_role_that_may_not_say_what_it_can_embed_searches_all_the_same(
+    app: psycopg.Connection, judged: OpenIndex, reader_url: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    app.execute("REVOKE EXECUTE ON FUNCTION embed_pipeline.note_searcher FROM PUBLIC")
+    with caplog.at_level(logging.INFO, "embed_pipeline.index"), Searcher("docs", reader_url()) as searcher:
+        for _ in range(2):
+            searcher.prepare("v1")
+        assert searcher.search(TEXT, 1).version == "v1"
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        "Which versions of docs can be searched here is not noted"
+    ]
+    assert noted(app) == []
+
+
 def test_a_reader_may_say_what_is_its_own_and_no_more_of_it(
     app: psycopg.Connection, judged: OpenIndex, reader_url: Callable[[], str]
 ) -> None:
