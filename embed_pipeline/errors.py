@@ -119,7 +119,7 @@ class WrongAnswer(EmbedderError):
 
 
 class WrongSpace(EmbedPipelineError):
-    """A query vector of one embedding version was offered to the vectors of another."""
+    """A query vector was offered to the vectors of another version, or a model to a version that was registered with another one."""
 
 
 class HoldoutError(EmbedPipelineError):

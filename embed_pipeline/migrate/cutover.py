@@ -145,6 +145,8 @@ def _left_behind(conn: psycopg.Connection, version: Version, serves: str | None,
             f"{len(unable)} of the processes that search {version.index} cannot embed queries for {version.name}, and {what}: {named}.",
             next_step=f"Put the model of {version.name} there (Searcher.prepare({version.name!r}) says whether it is), or leave them behind: "
             f"embed-pipeline cutover {version.index} {version.name} --anyway",
+            reason="left_behind",
+            searchers=unable,
         )
     if unable:
         versions.record_event(conn, version.index, "left behind", version=version.name, detail={"searchers": unable})
