@@ -8,6 +8,7 @@ are optional.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -62,12 +63,12 @@ def require_module(provider: str) -> None:
     """ConfigurationError when the module of a user's class is not installed. Runs nothing of it, but for the packages that it lies in."""
     module_name = provider.partition(":")[0]
     try:
-        is_there = find_spec(module_name) is not None
-    except (ImportError, ValueError):
-        is_there = False
-    if not is_there:
+        why = "" if module_name in sys.modules or find_spec(module_name) is not None else "there is none"
+    except Exception as exc:  # the packages that it lies in are the user's too
+        why = f"it cannot be looked for: {type(exc).__name__}: {readable(exc)}"
+    if why:
         raise ConfigurationError(
-            f"The provider {provider} needs the module {module_name}, and there is none.",
+            f"The provider {provider} needs the module {module_name}, and {why}.",
             next_step="Install its package, or put its directory on PYTHONPATH.",
         )
 

@@ -57,9 +57,17 @@ def _in_distribution(reference: str) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 (hex) of the file's bytes. Read once for each (path, size, mtime in ns): models are large."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    """sha256 (hex) of the file's bytes. Read once for each (path, size, mtime in ns): models are large.
+
+    ConfigurationError when it cannot be read.
+    """
+    try:
+        stat = path.stat()
+        return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"The file {path} cannot be read: {exc.strerror}.", next_step="Let this process read it."
+        ) from exc
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,8 @@ import psycopg
 
 from embed_pipeline.catalog import searchers, versions
 from embed_pipeline.catalog.versions import Version
+from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.foreign_words import readable
 from embed_pipeline.index.space import NO_MODEL, Spaces
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,10 @@ class Abilities:
                 cannot[version.fingerprint] = problem.message
             except psycopg.errors.InsufficientPrivilege:
                 pass  # Its account is not for this role to read: nobody knows.
+            except (psycopg.Error, EmbedPipelineError):
+                raise  # No connection: this is done again over the next one.
+            except Exception as problem:  # whatever it is, it must not end the thread that hears of cutovers
+                cannot[version.fingerprint] = readable(f"{type(problem).__name__}: {problem}")
             else:
                 can.add(version.fingerprint)
         return can, cannot

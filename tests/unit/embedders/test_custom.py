@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.embedders.custom import CustomEmbedder, load_custom
+from embed_pipeline.embedders.custom import CustomEmbedder, load_custom, require_module
 from embed_pipeline.embedders.protocol import Embedded
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.errors import ConfigurationError, EmbedderError, WrongAnswer
@@ -179,3 +179,18 @@ def test_the_classes_of_the_how_to_work(own: Any) -> None:
     assert embedder.embed_query("a tree").tolist() == answer.vectors[0].tolist()
     rejecting = VersionEmbedder.open(own(careful + "\nOwn = CarefulEmbedder"))
     assert rejecting.embed_documents(["fine", "forbidden"]).rejected == {1: "refused by the content filter"}
+
+
+def test_a_module_is_looked_for_without_running_it(own: Any, tmp_path: Path) -> None:
+    spec = own("raise RuntimeError('was run')")
+    require_module(spec.provider)
+    (tmp_path / "users_package_for_a_test").mkdir()
+    (tmp_path / "users_package_for_a_test" / "__init__.py").write_text("raise RuntimeError('of the user')")
+    for provider, words in (
+        ("no_such_module_of_a_test:Own", "needs the module no_such_module_of_a_test, and there is none"),
+        ("no_such_package_of_a_test.module:Own", "it cannot be looked for: ModuleNotFoundError"),
+        ("users_package_for_a_test.module:Own", "it cannot be looked for: RuntimeError: of the user"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            require_module(provider)
+    require_module("__main__:Own")

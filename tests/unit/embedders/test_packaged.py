@@ -94,3 +94,14 @@ def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch
     os.utime(file, ns=(1, 1))
     assert packaged.sha256_of(file) == hashlib.sha256(b"later").hexdigest()
     assert len(reads) == 2
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = tmp_path / "m.onnx"
+    file.touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigurationError, match=r"m.onnx cannot be read: Permission denied"):
+        packaged.verify(file, None)
