@@ -58,7 +58,7 @@ class Searcher:
 
     The pointer is cached; a background connection hears of a flip by NOTIFY, and the cache is never trusted for longer than
     `refresh_seconds`. A reader that resolved just before a flip finishes in the old version, which stays until it is retired. One whose
-    machine has not got the new version's model goes on with the version before while that is live; the log and `Answer.version` say so.
+    machine lacks the new version's model goes on with the version before while that is live; the log and `Answer.version` say so.
     """
 
     def __init__(
@@ -165,9 +165,10 @@ class Searcher:
         return self._asked_twice(query.version, ask)
 
     def prepare(self, version: str | None = None) -> None:
-        """Open the model and the store of a live version now, ahead of its cutover, and say in the catalog that this process can follow.
+        """Open the model and the store of a live version now, ahead of its cutover, and note in the catalog that this process can follow.
 
-        Raises ConfigurationError, EmbedderError or WrongSpace when this machine has not got the model, and says that in the catalog too.
+        Without `version`: of what serves, so that the first search need not wait for it. Raises ConfigurationError, EmbedderError or WrongSpace
+        when this machine lacks the model, and notes that too.
         """
         try:
             self._sessions.run(lambda conn: self._look(conn, version))
@@ -283,6 +284,10 @@ class Searcher:
             except (psycopg.Error, EmbedPipelineError):
                 self._forget()
                 closed.wait(LISTEN_SECONDS)
+        if abilities.has_said:
+            # Closed before it was connected, or while it was not.
+            with suppress(psycopg.Error, EmbedPipelineError), connect(self._url, autocommit=True) as conn:
+                abilities.forget(conn)
 
 
 def _is_standby(conn: psycopg.Connection) -> bool:

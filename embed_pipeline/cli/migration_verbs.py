@@ -237,9 +237,7 @@ def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) ->
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
-@click.option(
-    "--anyway", is_flag=True, help="Leave behind the processes that search and have not got its model; the audit names them."
-)
+@click.option("--anyway", is_flag=True, help="Leave behind the processes that search and lack its model; the audit names them.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
 def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, as_json: bool) -> None:

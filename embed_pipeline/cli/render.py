@@ -91,7 +91,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     lines += [f"  not set yet: {each}" for each in found.not_yet_set]
     if found.not_yet_set:
         lines.append("  searches go by what is set; the next command that works on the index sets what is declared here")
-    lines += [f"  searches without the model of {each}" for each in found.left_behind]
+    lines += [f"  searcher without the model of {each}" for each in found.left_behind]
     lines += [f"  open for long, and nothing deleted since can be cleaned up: {each}" for each in found.old_transactions]
     lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
     lines += [f"  {account_line(each)}" for each in found.accounts]

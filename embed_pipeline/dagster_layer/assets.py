@@ -40,7 +40,7 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 
 class CutoverConfig(dg.Config):
-    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search have not got its model."""
+    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search lack its model."""
 
     version: str | None = None
     reason: str = ""

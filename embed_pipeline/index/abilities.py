@@ -37,6 +37,11 @@ class Abilities:
         self._saying = threading.Lock()
 
     @property
+    def has_said(self) -> bool:
+        """Whether a row of this process stands in the catalog."""
+        return self._said is not None
+
+    @property
     def is_left_behind(self) -> bool:
         """Whether a cutover was told that this process could not follow."""
         return self._said is not None and bool(self._said[1])

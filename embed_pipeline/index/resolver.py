@@ -50,7 +50,7 @@ class Resolver:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._behind: str | None = None
-        """The fingerprint that serves, while this machine has not got its model."""
+        """The fingerprint that serves, while this machine lacks its model."""
 
     def forked(self) -> None:
         """See `forks.Holder`."""
@@ -79,7 +79,7 @@ class Resolver:
         return Serving(pointer.generation, space.version, space.store, embedder)
 
     def _followed(self, conn: psycopg.Connection, pointer: Pointer, space: Space) -> tuple[Space, VersionEmbedder]:
-        """The space that serves; while this machine has not got its model, the one that served before, as long as that is live."""
+        """The space that serves; while this machine lacks its model, the one that served before, as long as that is live."""
         try:
             embedder = self.spaces.try_model(space)
         except NO_MODEL as problem:

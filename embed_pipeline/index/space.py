@@ -30,7 +30,7 @@ OwnPlace = str | Path | Mapping[str, str | Path]
 """Where the files of a version are on this machine."""
 
 NO_MODEL = (ConfigurationError, EmbedderError, WrongSpace)
-"""What says that this machine has not got the model of a version."""
+"""What says that this machine lacks the model of a version."""
 
 Way = tuple[object, ...]
 
@@ -50,7 +50,7 @@ class Space:
 
     @property
     def embedder(self) -> VersionEmbedder:
-        """Its model. Raises what `NO_MODEL` lists when this machine has not got it."""
+        """Its model. Raises what `NO_MODEL` lists when this machine lacks it."""
         version = self.version
         embedder = self._spaces.model(version.name, version.declared)
         if embedder.fingerprint != version.fingerprint:
@@ -181,7 +181,7 @@ class Spaces:
             raise failed[1]
 
     def try_model(self, space: Space) -> VersionEmbedder:
-        """The model, unless it is clear that this machine has not got it: that must not cost every query seconds."""
+        """The model, unless it is clear that this machine lacks it: that must not cost every query seconds."""
         self.require_model(space)
         try:
             return space.embedder

@@ -49,7 +49,7 @@ class Moved:
     stale: tuple[str, ...] = ()
     """Documents that the version had not brought up to date when it was taken into service, longest waiting first: the queue has them."""
     left_behind: tuple[str, ...] = ()
-    """Processes that search and have not got its model: they go on with the version before while that is live, and then fail."""
+    """Processes that search and lack its model: they go on with the version before while that is live, and then fail."""
 
 
 def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = False) -> Moved:

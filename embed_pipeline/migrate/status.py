@@ -124,7 +124,7 @@ class IndexStatus:
     not_yet_set: tuple[str, ...] = ()
     """What may change, and is declared otherwise than when the index was worked on last: the next working verb sets it."""
     left_behind: tuple[str, ...] = ()
-    """Processes that search and have not got the model of a live version: by version."""
+    """Processes that search and lack the model of a live version: by version."""
     old_transactions: tuple[str, ...] = ()
     """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
     accounts: tuple[AccountState, ...] = ()

@@ -171,7 +171,7 @@ def test_a_cutover_names_the_searchers_that_could_not_follow(app: psycopg.Connec
         ).fetchone() == (moved.left_behind[0],)
         assert cutover.rollback(judged).left_behind == ()
     # It has said goodbye: nobody is left behind any more.
-    assert noted(app) == []
+    wait_until(lambda: noted(app) == [])
     assert cutover.cutover(judged, "v2").left_behind == ()
 
 
