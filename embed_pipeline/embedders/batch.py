@@ -16,9 +16,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from embed_pipeline.embedders import failures
-from embed_pipeline.embedders.keys import find_key
 from embed_pipeline.embedders.protocol import Embedded, Role, Vectors
-from embed_pipeline.errors import ConfigurationError, EmbedderError, ProviderRefused
+from embed_pipeline.errors import EmbedderError, ProviderRefused
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
 T = TypeVar("T")
@@ -68,19 +67,6 @@ class BatchService(Protocol):
     def close(self) -> None:
         """Close the connections."""
         ...
-
-
-def open_batch_service(spec: VersionSpec, account: AccountSpec) -> BatchService:
-    """The batch interface of the version's provider. Raises ConfigurationError when it has none for such a version."""
-    if spec.provider == "openai":
-        from embed_pipeline.embedders.openai_batch import OpenAIBatch
-
-        return OpenAIBatch(spec, account, find_key(spec, account))
-    if spec.provider == "cohere":
-        from embed_pipeline.embedders.cohere_batch import CohereBatch
-
-        return CohereBatch(spec, account, find_key(spec, account))
-    raise ConfigurationError(f"The library of {spec.provider} has no batch interface.", next_step=ONLINE)
 
 
 def named(text: str) -> str:

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embed_pipeline.embedders import failures, models
+from embed_pipeline.embedders.batch import BatchService
 from embed_pipeline.embedders.headers import headroom
 from embed_pipeline.embedders.keys import Key
 from embed_pipeline.embedders.protocol import Role
+from embed_pipeline.embedders.provider import Provider
 from embed_pipeline.embedders.rows import in_order, not_understood
 from embed_pipeline.embedders.service import Reply, asked_dimensions
 from embed_pipeline.spec import AccountSpec, VersionSpec
@@ -105,3 +107,12 @@ class CohereService:
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
+
+
+def _open_batch(spec: VersionSpec, account: AccountSpec, key: Key) -> BatchService:
+    from embed_pipeline.embedders.cohere_batch import CohereBatch
+
+    return CohereBatch(spec, account, key)
+
+
+PROVIDER = Provider(("CO_API_KEY", "COHERE_API_KEY"), CohereService, _open_batch)

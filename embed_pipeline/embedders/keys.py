@@ -7,12 +7,11 @@ import os
 import re
 from dataclasses import dataclass, field
 
+from embed_pipeline.embedders.provider import provider_of
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.foreign_words import HIDDEN, keep_secret, readable
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
-# The variables that each provider's own library reads, in its order.
-VARIABLES = {"openai": ("OPENAI_API_KEY",), "cohere": ("CO_API_KEY", "COHERE_API_KEY"), "voyage": ("VOYAGE_API_KEY",)}
 # Providers repeat a wrong key with most of it starred out; the rest of it is nobody's business either.
 STARRED = re.compile(r"[\w-]{0,100}\*{3,}[\w-]{0,100}")
 
@@ -51,15 +50,16 @@ class _Scrubbing(logging.Filter):
 def find_key(spec: VersionSpec, account: AccountSpec) -> Key:
     """The key of the account, from the variable that it names or from the provider's own.
 
-    Raises ConfigurationError when there is none; a server of one's own that speaks OpenAI's protocol needs none, unless a variable is named.
+    Raises ConfigurationError when there is none; a server of one's own that speaks the provider's protocol needs none, unless a variable is named.
     """
-    variables = (account.api_key_env,) if account.api_key_env else VARIABLES[spec.provider]
+    provider = provider_of(spec)
+    variables = (account.api_key_env,) if account.api_key_env else provider.key_variables
     for variable in variables:
         value = os.environ.get(variable, "").strip()
         if value:
             keep_secret(value)
             return Key(_printable(variable, value), value)
-    if account.api_key_env is None and spec.provider == "openai" and spec.base_url is not None:
+    if account.api_key_env is None and provider.others_speak_it and spec.base_url is not None:
         return Key(variables[0], "")
     raise ConfigurationError(
         f"There is no key for {spec.provider}: the environment variable {variables[0]} is not set.",

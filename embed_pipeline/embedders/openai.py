@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embed_pipeline.embedders import failures, models
+from embed_pipeline.embedders.batch import BatchService
 from embed_pipeline.embedders.headers import headroom
 from embed_pipeline.embedders.keys import Key
 from embed_pipeline.embedders.protocol import Role
+from embed_pipeline.embedders.provider import Provider
 from embed_pipeline.embedders.rows import in_order, not_understood
 from embed_pipeline.embedders.service import Reply, asked_dimensions
 from embed_pipeline.spec import AccountSpec, VersionSpec
@@ -108,3 +110,12 @@ def _words(body: str) -> str:
         while isinstance(told, dict) and name in told:
             told = told[name]
     return told if isinstance(told, str) else body.strip()
+
+
+def _open_batch(spec: VersionSpec, account: AccountSpec, key: Key) -> BatchService:
+    from embed_pipeline.embedders.openai_batch import OpenAIBatch
+
+    return OpenAIBatch(spec, account, key)
+
+
+PROVIDER = Provider(("OPENAI_API_KEY",), OpenAIService, _open_batch, others_speak_it=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from embed_pipeline.embedders.batch import ONLINE, BatchService
 from embed_pipeline.embedders.custom import load_custom, require_module
 from embed_pipeline.embedders.keys import find_key
 from embed_pipeline.embedders.metering import Meter, Unmetered
 from embed_pipeline.embedders.onnx import OnnxEmbedder, identity_of_files
 from embed_pipeline.embedders.protocol import Embedder
+from embed_pipeline.embedders.provider import provider_of
 from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.embedders.service import Service
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.spec import REMOTE, AccountSpec, VersionSpec
+from embed_pipeline.spec import PROVIDERS, AccountSpec, VersionSpec
 
 
 def open_embedder(spec: VersionSpec, account: AccountSpec | None = None, meter: Meter | None = None) -> Embedder | RemoteEmbedder:
@@ -30,7 +32,7 @@ def open_embedder(spec: VersionSpec, account: AccountSpec | None = None, meter: 
         return load_custom(spec)
     raise ConfigurationError(
         f"There is no provider {spec.provider!r}.",
-        next_step=f"Use {', '.join((*REMOTE, 'onnx'))}, or package.module:Class for an embedder of your own.",
+        next_step=f"Use {', '.join((*PROVIDERS, 'onnx'))}, or package.module:Class for an embedder of your own.",
     )
 
 
@@ -53,15 +55,12 @@ def open_service(spec: VersionSpec, account: AccountSpec) -> Service:
 
     Its library is imported here and not before: each takes a second or two. Raises ConfigurationError when there is no key.
     """
-    key = find_key(spec, account)
-    if spec.provider == "openai":
-        from embed_pipeline.embedders.openai import OpenAIService
+    return provider_of(spec).open(spec, account, find_key(spec, account))
 
-        return OpenAIService(spec, account, key)
-    if spec.provider == "cohere":
-        from embed_pipeline.embedders.cohere import CohereService
 
-        return CohereService(spec, account, key)
-    from embed_pipeline.embedders.voyage import VoyageService
-
-    return VoyageService(spec, account, key)
+def open_batch_service(spec: VersionSpec, account: AccountSpec) -> BatchService:
+    """The batch interface of the version's provider. Raises ConfigurationError when it has none for such a version."""
+    open_batch = provider_of(spec).open_batch
+    if open_batch is not None:
+        return open_batch(spec, account, find_key(spec, account))
+    raise ConfigurationError(f"The library of {spec.provider} has no batch interface.", next_step=ONLINE)

@@ -12,6 +12,7 @@ from typing import Any
 from embed_pipeline.embedders import failures, models
 from embed_pipeline.embedders.keys import Key
 from embed_pipeline.embedders.protocol import Role
+from embed_pipeline.embedders.provider import Provider
 from embed_pipeline.embedders.rows import in_order, not_understood
 from embed_pipeline.embedders.service import Reply, asked_dimensions
 from embed_pipeline.spec import AccountSpec, VersionSpec
@@ -88,3 +89,6 @@ class VoyageService:
 
     def close(self) -> None:
         """Nothing: the connections are their threads'."""
+
+
+PROVIDER = Provider(("VOYAGE_API_KEY",), VoyageService)

@@ -19,10 +19,11 @@ from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import slices
 from embed_pipeline.documents.ranges import KeyRange
-from embed_pipeline.embedders.batch import Answers, PatientBatch, named, open_batch_service
+from embed_pipeline.embedders.batch import Answers, PatientBatch, named
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import BatchTicket
 from embed_pipeline.embedders.protocol import Urgency
+from embed_pipeline.embedders.registry import open_batch_service
 from embed_pipeline.migrate import model_check
 from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.in_flight import Answered

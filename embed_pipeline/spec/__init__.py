@@ -9,14 +9,15 @@ from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, PriceSpec
 from embed_pipeline.spec.base import is_name
 from embed_pipeline.spec.index import IndexSpec, partition_keys
 from embed_pipeline.spec.places import AdoptSpec, DocumentsSpec, PgvectorSpec, QdrantSpec, read_store
+from embed_pipeline.spec.providers import PROVIDERS
 from embed_pipeline.spec.rules import HoldoutSpec, ThrottleSpec
-from embed_pipeline.spec.version import LOCAL, MOST_CHARACTERS, NOT_IDENTITY, REMOTE, ChunkerSpec, HnswSpec, VersionSpec
+from embed_pipeline.spec.version import LOCAL, MOST_CHARACTERS, NOT_IDENTITY, ChunkerSpec, HnswSpec, VersionSpec
 
 __all__ = [
     "LOCAL",
     "MOST_CHARACTERS",
     "NOT_IDENTITY",
-    "REMOTE",
+    "PROVIDERS",
     "AccountSpec",
     "AdoptSpec",
     "BudgetSpec",

@@ -12,15 +12,13 @@ from pydantic import Field, field_validator, model_validator
 from embed_pipeline.spec.base import Declared, Name, plain_url
 from embed_pipeline.spec.frozen import VERSION as FATES
 from embed_pipeline.spec.frozen import of_fate
+from embed_pipeline.spec.providers import PROVIDERS
 
 # Fields of a version that leave every vector as it is: its settings. Of these, the paths of files are true of one machine only.
 NOT_IDENTITY = of_fate(FATES, "free", "local")
 LOCAL = of_fate(FATES, "local")
 # Fields that came later: a version that does not declare one keeps the fingerprint that it had before there was one.
 LATER = ("chunker", "document_input_type", "query_input_type")
-
-# Providers that are asked over the network, by the official library of each.
-REMOTE = ("openai", "cohere", "voyage")
 
 
 class HnswSpec(Declared):
@@ -123,13 +121,13 @@ class VersionSpec(Declared):
                 raise ValueError(f"provider onnx needs {', '.join(missing)}")
         elif not self.is_remote and ":" not in self.provider:
             raise ValueError(
-                f"unknown provider {self.provider!r}: use {', '.join(REMOTE)}, onnx, or package.module:Class for your own"
+                f"unknown provider {self.provider!r}: use {', '.join(PROVIDERS)}, onnx, or package.module:Class for your own"
             )
         if not self.is_remote:
             only = ("account", "base_url", "document_input_type", "query_input_type", "send_dimensions")
             given = [name for name in only if getattr(self, name) is not None]
             if given:
-                raise ValueError(f"{', '.join(given)}: only for the providers {', '.join(REMOTE)}, not for {self.provider}")
+                raise ValueError(f"{', '.join(given)}: only for the providers {', '.join(PROVIDERS)}, not for {self.provider}")
         return self
 
     @field_validator("base_url")
@@ -140,7 +138,7 @@ class VersionSpec(Declared):
     @property
     def is_remote(self) -> bool:
         """Whether a provider is asked over the network, with an account, its limits and its bill."""
-        return self.provider in REMOTE
+        return self.provider in PROVIDERS
 
     @property
     def account_name(self) -> str | None:

@@ -1,0 +1,10 @@
+"""Providers that are asked over the network: the name that a declaration gives, and the module that declares it as PROVIDER."""
+
+from __future__ import annotations
+
+PROVIDERS: dict[str, str] = {
+    "openai": "embed_pipeline.embedders.openai",
+    "cohere": "embed_pipeline.embedders.cohere",
+    "voyage": "embed_pipeline.embedders.voyage",
+}
+"""To add one: its module, and a line here (CONTRIBUTING.md)."""
