@@ -45,10 +45,11 @@ lint: $(READY) ## formatting, lint rules, types
 	$(BIN)/mypy
 
 .PHONY: docs
-docs: $(READY) ## write what is generated: the tables of docs/races.md and docs/faults.md, the modules in each package's README, the codes of errors
+docs: $(READY) ## write what is generated: the tables of docs/races.md and docs/faults.md, the modules in each package's README, the codes of errors, the reference of Python
 	$(BIN)/python -m tests.mutations.pages
 	$(BIN)/python -m tests.harness.rooms
 	$(BIN)/python -m tests.harness.errors_page
+	$(BIN)/python -m tests.harness.python_page
 
 .PHONY: dev
 dev: $(READY) ## the Dagster UI on the same index as the demo

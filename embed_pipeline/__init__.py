@@ -1,6 +1,7 @@
 """Embedding migrations as schema migrations: change the model of a live search index without losing a query.
 
-The names below load on first use, so that `from embed_pipeline import Searcher` in a request path imports no Dagster.
+What applications and pipelines may use is here; docs/reference/python.md describes it. The names load on first use, so that
+`from embed_pipeline import Searcher` in a request path imports no Dagster.
 """
 
 from __future__ import annotations
@@ -9,22 +10,98 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embed_pipeline.dagster_layer.component import EmbeddingIndex
-    from embed_pipeline.search import AsyncSearcher, Searcher
+    from embed_pipeline.configuration import load_indexes as load_indexes
+    from embed_pipeline.dagster_layer.component import EmbeddingIndex as EmbeddingIndex
+    from embed_pipeline.documents.loading import load as load
+    from embed_pipeline.documents.loading import open_to_load as open_to_load
+    from embed_pipeline.evaluate.gate import GateResult as GateResult
+    from embed_pipeline.evaluate.gate import run as gate
+    from embed_pipeline.migrate.ann_index import build as build_ann_index
+    from embed_pipeline.migrate.backfill import fill_partition as fill_partition
+    from embed_pipeline.migrate.cutover import Moved as Moved
+    from embed_pipeline.migrate.cutover import cutover as cutover
+    from embed_pipeline.migrate.cutover import rollback as rollback
+    from embed_pipeline.migrate.dual_write import VersionSync as VersionSync
+    from embed_pipeline.migrate.dual_write import sync as sync
+    from embed_pipeline.migrate.open_index import OpenIndex as OpenIndex
+    from embed_pipeline.migrate.open_index import opened as opened
+    from embed_pipeline.migrate.plan import plan as plan
+    from embed_pipeline.migrate.retire import retire as retire
+    from embed_pipeline.migrate.status import IndexStatus as IndexStatus
+    from embed_pipeline.migrate.status import status_of as status
+    from embed_pipeline.migrate.verify import reconcile as reconcile
+    from embed_pipeline.migrate.verify import verify as verify
+    from embed_pipeline.search import Answer as Answer
+    from embed_pipeline.search import AsyncSearcher as AsyncSearcher
+    from embed_pipeline.search import QueryVector as QueryVector
+    from embed_pipeline.search import Searcher as Searcher
+    from embed_pipeline.stores.protocol import Hit as Hit
 
 _LAZY = {
-    "AsyncSearcher": "embed_pipeline.search",
-    "EmbeddingIndex": "embed_pipeline.dagster_layer.component",
-    "Searcher": "embed_pipeline.search",
+    "Answer": "search",
+    "AsyncSearcher": "search",
+    "EmbeddingIndex": "dagster_layer.component",
+    "GateResult": "evaluate.gate",
+    "Hit": "stores.protocol",
+    "IndexStatus": "migrate.status",
+    "Moved": "migrate.cutover",
+    "OpenIndex": "migrate.open_index",
+    "QueryVector": "search",
+    "Searcher": "search",
+    "VersionSync": "migrate.dual_write",
+    "build_ann_index": "migrate.ann_index:build",
+    "cutover": "migrate.cutover",
+    "fill_partition": "migrate.backfill",
+    "gate": "evaluate.gate:run",
+    "load": "documents.loading",
+    "load_indexes": "configuration",
+    "open_to_load": "documents.loading",
+    "opened": "migrate.open_index",
+    "plan": "migrate.plan",
+    "reconcile": "migrate.verify",
+    "retire": "migrate.retire",
+    "rollback": "migrate.cutover",
+    "status": "migrate.status:status_of",
+    "sync": "migrate.dual_write",
+    "verify": "migrate.verify",
 }
+"""Where each name is: a module of this package, and after a colon its name there where that is another one."""
 
-__all__ = ["AsyncSearcher", "EmbeddingIndex", "Searcher"]
+__all__ = [
+    "Answer",
+    "AsyncSearcher",
+    "EmbeddingIndex",
+    "GateResult",
+    "Hit",
+    "IndexStatus",
+    "Moved",
+    "OpenIndex",
+    "QueryVector",
+    "Searcher",
+    "VersionSync",
+    "build_ann_index",
+    "cutover",
+    "fill_partition",
+    "gate",
+    "load",
+    "load_indexes",
+    "open_to_load",
+    "opened",
+    "plan",
+    "reconcile",
+    "retire",
+    "rollback",
+    "status",
+    "sync",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    module, _, there = _LAZY[name].partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), there or name)
 
 
 def __dir__() -> list[str]:

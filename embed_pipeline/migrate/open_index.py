@@ -227,7 +227,11 @@ def _source(conn: psycopg.Connection, spec: IndexSpec, register_new: bool) -> So
 
 @contextmanager
 def opened(spec: IndexSpec, *, register_new: bool = True) -> Iterator[OpenIndex]:
-    """`open_index` for a with statement."""
+    """The handle of a declared index, closed at the end of the block.
+
+    Registers versions that are new in the declaration, unless `register_new` is False.
+    Raises DatabaseUnavailable, DocumentsTableError, ConfigurationError or CatalogError: one sentence each.
+    """
     index = open_index(spec, register_new=register_new)
     try:
         yield index

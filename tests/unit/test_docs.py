@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -15,10 +18,11 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+import embed_pipeline
 from embed_pipeline.catalog.states import STATES, TRANSITIONS
 from embed_pipeline.configuration import COMPONENT_TYPE, parse_index
 from embed_pipeline.spec import AccountSpec, IndexSpec, PriceSpec, VersionSpec
-from tests.harness import rooms
+from tests.harness import python_page, rooms
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("embed_pipeline/**/*.md")})
@@ -256,6 +260,18 @@ def test_every_package_lists_its_modules(folder: Path) -> None:
     assert page.read_text(encoding="utf-8") == rooms.page(folder), "Run: make docs"
     by_hand = rooms.BLOCK.sub("", page.read_text(encoding="utf-8"))
     assert len(by_hand.split()) > 40, f"{page} argues nothing"
+
+
+def test_the_reference_of_python_is_of_what_is_exported() -> None:
+    assert python_page.PAGE.read_text(encoding="utf-8") == python_page.page(), "Run: make docs"
+    assert sorted(name for names in python_page.GROUPS.values() for name in names) == sorted(embed_pipeline.__all__)
+    for name in embed_pipeline.__all__:
+        assert inspect.getdoc(getattr(embed_pipeline, name)), name
+
+
+def test_a_search_imports_neither_dagster_nor_a_provider() -> None:
+    code = "import sys, embed_pipeline; embed_pipeline.Searcher; print(sorted({'dagster', 'openai', 'cohere', 'voyageai'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_everything_is_found_in_one_guess() -> None:
