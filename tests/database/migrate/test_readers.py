@@ -87,7 +87,9 @@ def test_store_that_cannot_be_told_leaves_the_move_standing_and_says_so(
 ) -> None:
     monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.0)
     alias.failures = 1
-    with pytest.raises(AliasNotUpdated, match=r"v2 serves docs: the move is committed, but .* Run: embed-pipeline cutover docs v2"):
+    with pytest.raises(
+        AliasNotUpdated, match=r"v2 serves docs: the move is committed, but .* Run: embed-pipeline cutover docs v2"
+    ):
         cutover.cutover(judged, "v2")
     assert serving.read(app, "docs").version == "v2"
     verify.reconcile(judged)
