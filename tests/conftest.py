@@ -9,6 +9,7 @@ is about the embedded server itself skips then, and what kills or restarts a ser
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from psycopg.rows import TupleRow
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import schema
-from embed_pipeline.postgres import connection, embedded, home
+from embed_pipeline.postgres import connection, embedded, home, scram
 from tests.harness.postgres.other import TESTS_URL, accept_by_default
 from tests.harness.strikes import pytest_report_header, pytest_terminal_summary  # noqa: F401  (hooks)
 
@@ -40,11 +41,14 @@ RUN = "EMBED_PIPELINE_TESTS_RUN"
 # Where Linux keeps files in memory, and what a run of the tests may put there. A database for each test is copied three times as fast,
 # and what others write to a disk delays no fsync: one of SQLite took a minute beside the copies.
 MEMORY, ROOM_BYTES = "/dev/shm", 6 * 2**30
+# A password that is drawn at random needs no hashing that is slow to guess by, and each of the thousands of connections repeats it.
+ITERATIONS = 1
 # Nothing here has to survive a crash of the machine. Applications may prepare transactions.
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_prepared_transactions": "20"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    scram.ITERATIONS = ITERATIONS
     if TESTS_URL in os.environ:
         accept_by_default()
     if hasattr(config, "workerinput"):
@@ -68,6 +72,12 @@ def _roomy(place: str) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first: one that begins last keeps a single core busy for minutes."""
     items.sort(key=lambda item: "/end_to_end/" not in item.nodeid)
+
+
+def pytest_collection_finish() -> None:
+    # What has been imported stays: no collection of garbage has to look through all of it again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -162,7 +172,7 @@ def database(server_url: ServerUrl, admin: psycopg.Connection[TupleRow], templat
     """A database made from `template`, and dropped afterwards; its URL."""
     name = f"test_{uuid.uuid4().hex}"
     names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
-    admin.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log").format(**names))
+    admin.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy").format(**names))
     yield server_url(name)
     admin.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
 

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors, sql
 
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
-from embed_pipeline.postgres.connection import connect, vector_schema
+from embed_pipeline.postgres.connection import connect, register_types, vector_schema
 from embed_pipeline.postgres.queries import Queries
 
 HEAD = "0001"
@@ -45,6 +45,7 @@ def ensure(conn: psycopg.Connection, url: str) -> None:
         revision = current_revision(conn)
         if revision is None:
             _create_extension(conn)
+            register_types(conn)
             _create(conn)
         elif revision != HEAD:
             migrate(url)

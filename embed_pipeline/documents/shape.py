@@ -80,13 +80,14 @@ class Shape:
 def read(conn: psycopg.Connection, source: Source, index: str) -> Shape:
     """The table as it is now, by one look at the catalog."""
     kinds = (*capture.STATEMENT_KINDS, "row", "truncate")
-    values = {
-        "documents": source.identifier.as_string(conn),
-        "columns": [*(column.name for column in source.key), *source.text_columns, *source.payload_columns],
-        "triggers": [capture.trigger_name(index, kind) for kind in kinds],
-        "functions": [f"capture_{index}_{kind}" for kind in kinds],
-    }
-    row = conn.execute(queries("shape"), values).fetchone()
+    query = queries(
+        "shape",
+        documents=sql.Literal(source.identifier.as_string(conn)),
+        columns=sql.Literal([*(column.name for column in source.key), *source.text_columns, *source.payload_columns]),
+        triggers=sql.Literal([capture.trigger_name(index, kind) for kind in kinds]),
+        functions=sql.Literal([f"capture_{index}_{kind}" for kind in kinds]),
+    )
+    row = conn.execute(query, prepare=True).fetchone()
     assert row is not None
     return Shape(*row)
 

@@ -1,8 +1,9 @@
 -- name: shape
 -- Everything about the documents table that decides what capture sees and what a stored hash means. The xmin of catalog rows shows what
 -- happened between two looks: a trigger switched off and on again, columns swapped by renaming, a type changed with USING.
+-- It is planned in more time than it runs. Without parameters PostgreSQL keeps the plan of the first look of a session.
 WITH RECURSIVE t AS (
-    SELECT c.oid, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(%(documents)s)
+    SELECT c.oid, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity FROM pg_catalog.pg_class c WHERE c.oid = to_regclass({documents})
 ), below AS (
     SELECT i.inhrelid, i.xmin::text AS since FROM pg_catalog.pg_inherits i JOIN t ON i.inhparent = t.oid
     UNION ALL
@@ -13,7 +14,7 @@ WITH RECURSIVE t AS (
     SELECT i.inhparent, i.xmin::text FROM pg_catalog.pg_inherits i JOIN above a ON i.inhrelid = a.inhparent
 ), kinds AS (
     SELECT a.atttypid AS oid FROM pg_catalog.pg_attribute a JOIN t ON a.attrelid = t.oid
-    WHERE a.attname = ANY (%(columns)s::text[]) AND NOT a.attisdropped
+    WHERE a.attname = ANY ({columns}::text[]) AND NOT a.attisdropped AND a.atttypid >= 16384  -- Below are the server's own, which stay.
     UNION
     SELECT p.part FROM kinds k JOIN pg_catalog.pg_type y ON y.oid = k.oid
     CROSS JOIN LATERAL (
@@ -23,33 +24,33 @@ WITH RECURSIVE t AS (
     ) AS p(part) WHERE p.part <> 0
 )
 SELECT jsonb_build_object(
-           'table', coalesce((SELECT format('%%s %%s %%s', t.oid, t.relkind, t.relpersistence) FROM t), 'gone'),
+           'table', coalesce((SELECT format('%s %s %s', t.oid, t.relkind, t.relpersistence) FROM t), 'gone'),
            -- Written through a parent, it fires none of its own statement triggers; written to a child, none at all.
-           'parent', (SELECT string_agg(format('%%s %%s', a.inhparent, a.since), ', ' ORDER BY a.inhparent) FROM above a),
+           'parent', (SELECT string_agg(format('%s %s', a.inhparent, a.since), ', ' ORDER BY a.inhparent) FROM above a),
            'children', (SELECT string_agg(b.inhrelid::text, ', ' ORDER BY b.inhrelid) FROM below b JOIN t ON t.relkind <> 'p'),
-           'row security', (SELECT format('%%s %%s %%s', t.relrowsecurity, t.relforcerowsecurity,
-                                   (SELECT string_agg(format('%%s %%s', p.polname, p.xmin), ', ' ORDER BY p.polname)
+           'row security', (SELECT format('%s %s %s', t.relrowsecurity, t.relforcerowsecurity,
+                                   (SELECT string_agg(format('%s %s', p.polname, p.xmin), ', ' ORDER BY p.polname)
                                     FROM pg_catalog.pg_policy p WHERE p.polrelid = t.oid)) FROM t),
-           'columns', (SELECT string_agg(format('%%s %%s %%s %%s %%s %%s %%s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation,
+           'columns', (SELECT string_agg(format('%s %s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation,
                                                 a.attgenerated, a.xmin), ', ' ORDER BY a.attnum)
                        FROM pg_catalog.pg_attribute a JOIN t ON a.attrelid = t.oid
-                       WHERE a.attname = ANY (%(columns)s::text[]) AND NOT a.attisdropped),
+                       WHERE a.attname = ANY ({columns}::text[]) AND NOT a.attisdropped),
            -- Names that are part of a value's text: of an enum's label, and of the attributes that a composite has.
            'types', (SELECT string_agg(n.named, ', ' ORDER BY n.named) FROM (
-               SELECT format('%%s %%s', e.oid, e.enumlabel) AS named FROM pg_catalog.pg_enum e JOIN kinds k ON e.enumtypid = k.oid
+               SELECT format('%s %s', e.oid, e.enumlabel) AS named FROM pg_catalog.pg_enum e JOIN kinds k ON e.enumtypid = k.oid
                UNION ALL
-               SELECT format('%%s %%s %%s', y.oid, a.attnum, a.atttypid) FROM pg_catalog.pg_type y JOIN kinds k ON y.oid = k.oid
+               SELECT format('%s %s %s', y.oid, a.attnum, a.atttypid) FROM pg_catalog.pg_type y JOIN kinds k ON y.oid = k.oid
                JOIN pg_catalog.pg_attribute a ON a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS n),
-           'triggers', (SELECT string_agg(format('%%s %%s %%s %%s', g.tgname, g.tgenabled, g.tgfoid, g.xmin), ', ' ORDER BY g.tgname)
-                        FROM pg_catalog.pg_trigger g JOIN t ON g.tgrelid = t.oid WHERE g.tgname = ANY (%(triggers)s::text[])),
-           'capture functions', (SELECT string_agg(format('%%s %%s', f.proname, f.xmin), ', ' ORDER BY f.proname)
+           'triggers', (SELECT string_agg(format('%s %s %s %s', g.tgname, g.tgenabled, g.tgfoid, g.xmin), ', ' ORDER BY g.tgname)
+                        FROM pg_catalog.pg_trigger g JOIN t ON g.tgrelid = t.oid WHERE g.tgname = ANY ({triggers}::text[])),
+           'capture functions', (SELECT string_agg(format('%s %s', f.proname, f.xmin), ', ' ORDER BY f.proname)
                                  FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
-                                 WHERE n.nspname = 'embed_pipeline' AND f.proname = ANY (%(functions)s::text[]))),
-       coalesce((SELECT jsonb_object_agg(b.inhrelid::text, format('%%s %%s %%s', b.since, (
+                                 WHERE n.nspname = 'embed_pipeline' AND f.proname = ANY ({functions}::text[]))),
+       coalesce((SELECT jsonb_object_agg(b.inhrelid::text, format('%s %s %s', b.since, (
                             SELECT c.relpersistence FROM pg_catalog.pg_class c WHERE c.oid = b.inhrelid), (
-                            SELECT string_agg(format('%%s %%s %%s', g.tgname, g.tgenabled, g.xmin), ', ' ORDER BY g.tgname)
+                            SELECT string_agg(format('%s %s %s', g.tgname, g.tgenabled, g.xmin), ', ' ORDER BY g.tgname)
                             FROM pg_catalog.pg_trigger g
-                            WHERE g.tgrelid = b.inhrelid AND g.tgname = ANY (%(triggers)s::text[]) AND g.tgname NOT LIKE '%%truncate')))
+                            WHERE g.tgrelid = b.inhrelid AND g.tgname = ANY ({triggers}::text[]) AND g.tgname NOT LIKE '%truncate')))
                  FROM below b), '{{}}'),
        (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
        CASE WHEN pg_is_in_recovery() THEN 0

@@ -75,7 +75,7 @@ class OpenIndex:
         try:
             yield conn
         finally:
-            self._give_back(conn)
+            self.keep(conn)
 
     def _idle_connection(self) -> psycopg.Connection | None:
         while True:
@@ -90,12 +90,12 @@ class OpenIndex:
                 continue
             return conn
 
-    def _give_back(self, conn: psycopg.Connection) -> None:
+    def keep(self, conn: psycopg.Connection) -> None:
+        """Keep a connection for the next one who asks, or close it."""
         try:
             if conn.closed or poolers.is_pooled(conn) or conn.info.transaction_status != TransactionStatus.IDLE:
                 raise psycopg.OperationalError("not fit for another use")
-            conn.execute("SELECT pg_advisory_unlock_all()")
-            conn.execute("RESET ALL")
+            conn.execute("SELECT pg_advisory_unlock_all(); RESET ALL")
         except psycopg.Error:
             conn.close()
             return
@@ -194,7 +194,8 @@ def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
 
 
 def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
-    with connect(url, autocommit=True) as conn:
+    conn = connect(url, autocommit=True)
+    try:
         warn(check_server(conn, spec.pgvector.accept))
         schema.ensure(conn, url)
         if spec.documents is None:
@@ -208,6 +209,10 @@ def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
                 # Nobody gets the handle, so nobody else can let go of what it holds: a model, the folder of a store.
                 index.close()
                 raise
+    except BaseException:
+        conn.close()
+        raise
+    index.keep(conn)
     return index
 
 

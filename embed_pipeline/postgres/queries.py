@@ -38,10 +38,17 @@ class Queries:
 
     def __init__(self, module_file: str, name: str = "queries.sql") -> None:
         self._path = Path(module_file).with_name(name)
+        self._composed: dict[str, sql.Composed] = {}
 
     def __call__(self, name: str, /, **parts: sql.Composable) -> sql.Composed:
-        # The text comes from a file of this package, never from input.
-        return sql.SQL(load(self._path)[name]).format(**parts)
+        # A statement without parts is composed once in a process.
+        composed = None if parts else self._composed.get(name)
+        if composed is None:
+            # The text comes from a file of this package, never from input.
+            composed = sql.SQL(load(self._path)[name]).format(**parts)
+            if not parts:
+                self._composed[name] = composed
+        return composed
 
 
 class Verbatim(sql.Composable):

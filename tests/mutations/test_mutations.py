@@ -38,8 +38,10 @@ def place() -> str:
 def test_place() -> None:
     here = str(Path(__file__).parents[1])
     assert place() == here
-    with get_context("spawn").Pool(1) as pool:
-        assert pool.apply(place) == here
+    get_context("forkserver").set_forkserver_preload(["embed_pipeline"])
+    for way in ("spawn", "forkserver"):
+        with get_context(way).Pool(1) as pool:
+            assert pool.apply(place) == here
     code = "import pathlib, embed_pipeline; print(pathlib.Path(embed_pipeline.__file__).parents[1])"
     for directory in (".", "/"):
         assert subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True).stdout.strip() == here

@@ -55,6 +55,18 @@ def take_claims_over(conn: psycopg.Connection) -> None:
     conn.execute("UPDATE embed_pipeline.pending SET claim = NULL")
 
 
+def by_another(conn: psycopg.Connection, index: OpenIndex) -> None:
+    """Another worker takes over what a stopped one had claimed, and works everything off."""
+    take_claims_over(conn)
+    for result in dual_write.sync(index):
+        assert (result.error, result.pending) == ("", 0)
+
+
+def end() -> None:
+    """The worker dies here."""
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def working(index: OpenIndex, version: str = "v1") -> Iterator[Work]:
     """One version's worker, batch by batch."""

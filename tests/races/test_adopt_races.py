@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +11,8 @@ from embed_pipeline.errors import Stopped
 from embed_pipeline.migrate import adopt as adopting
 from embed_pipeline.migrate.open_index import opened
 from tests.harness.articles import settle
-from tests.harness.qdrant.loopback import ROOT
+from tests.harness.forkserver import CONTEXT, preload
+from tests.races import workers
 from tests.stores.qdrant.by_hand import DOCUMENTS, vector_of
 from tests.stores.qdrant.world import (
     World,
@@ -22,6 +21,8 @@ from tests.stores.qdrant.world import (
     own_payload,
     provenance,
 )
+
+preload("tests.races.workers")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
 
@@ -69,27 +70,12 @@ def test_a_document_changed_in_the_table_during_adoption_is_brought_up_to_date(w
     assert sorted(alive) == sorted(world.documents())
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from embed_pipeline import signals
-from embed_pipeline.migrate import adopt
-from embed_pipeline.migrate.open_index import opened
-from embed_pipeline.spec import IndexSpec
-from embed_pipeline.stores.qdrant import adopting
-
-adopting.MOST_POINTS = 16
-left = [2]
-
-def die() -> None:
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-with opened(IndexSpec.model_validate_json(Path(sys.argv[1]).read_text()), register_new=False) as index:
-    signals.listen(sys.argv[2], die)
-    adopt.adopt(index)
-"""
+def killed_in_adoption(world: World, moment: str) -> int | None:
+    """The exit code of a process that was killed when it came to `moment` for the second time."""
+    worker = CONTEXT.Process(target=workers.adopt_and_die, args=(world.spec().model_dump_json(), moment))
+    worker.start()
+    worker.join()
+    return worker.exitcode
 
 
 @pytest.mark.parametrize(
@@ -98,10 +84,7 @@ with opened(IndexSpec.model_validate_json(Path(sys.argv[1]).read_text()), regist
 )
 def test_a_killed_adoption_goes_on_where_it_was(world: World, moment: str) -> None:
     world.collection.make()
-    declaration = world.folder / "spec.json"
-    declaration.write_text(world.spec().model_dump_json())
-    done = subprocess.run([sys.executable, "-c", KILLED, str(declaration), moment], cwd=ROOT, timeout=120)
-    assert done.returncode == -signal.SIGKILL
+    assert killed_in_adoption(world, moment) == -signal.SIGKILL
     marked = [point for point in world.collection.points().values() if provenance(point)]
     assert 0 < len(marked) < DOCUMENTS
     again = world.adopt()
@@ -114,9 +97,7 @@ def test_a_killed_adoption_goes_on_where_it_was(world: World, moment: str) -> No
 
 def test_a_document_deleted_between_two_runs_stays_deleted(world: World) -> None:
     world.collection.make()
-    declaration = world.folder / "spec.json"
-    declaration.write_text(world.spec().model_dump_json())
-    subprocess.run([sys.executable, "-c", KILLED, str(declaration), "adopt.inserted"], cwd=ROOT, timeout=120)
+    assert killed_in_adoption(world, "adopt.inserted") == -signal.SIGKILL
     in_doubt = {key for key in world.documents() if provenance(world.collection.points()[key]) is None}
     assert in_doubt
     deleted = min(in_doubt)

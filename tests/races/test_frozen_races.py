@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from multiprocessing import get_context
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psycopg
@@ -14,23 +13,26 @@ import pytest
 
 from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import change, declared, fill, settle, stored
+from tests.harness.forkserver import CONTEXT, preload
 from tests.harness.providers.loopback import waited
 from tests.races import workers
 from tests.races.hands import OPEN_TRANSACTIONS, distribute, take_claims_over
 
 Open = Callable[..., OpenIndex]
 
+preload("tests.races.workers")
 
-def frozen_at(place: Path, declaration: str, moment: str, frozen_ms: int) -> SpawnProcess:
+
+def frozen_at(place: Path, declaration: str, moment: str, frozen_ms: int) -> BaseProcess:
     """A worker that has come to `moment` and is stopped there; the server ends its transactions after `frozen_ms`."""
     frozen = place / "frozen"
-    worker = get_context("spawn").Process(target=workers.freeze_at, args=(declaration, moment, frozen_ms, frozen))
+    worker = CONTEXT.Process(target=workers.freeze_at, args=(declaration, moment, frozen_ms, frozen))
     worker.start()
     waited(frozen.exists, "it was never frozen")
     return worker
 
 
-def thawed(worker: SpawnProcess) -> int | None:
+def thawed(worker: BaseProcess) -> int | None:
     """The exit code of a stopped worker that was let go on (`workers.freeze_at` says which)."""
     os.kill(worker.pid or 0, signal.SIGCONT)
     worker.join()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
 from embed_pipeline import signals
-from embed_pipeline.migrate import backfill, dual_write
+from embed_pipeline.migrate import adopt, backfill, dual_write
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.postgres import connection
 from embed_pipeline.spec import IndexSpec
+from embed_pipeline.stores.qdrant import adopting
 
 
 def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> None:
@@ -42,3 +44,18 @@ def freeze_at(declaration: str, moment: str, frozen_ms: int, frozen: Path) -> No
         else:
             dual_write.sync(index)
     sys.exit(3 if noticed.is_set() else 0)
+
+
+def adopt_and_die(declaration: str, moment: str) -> None:
+    """An adoption in small pages, killed when it comes to `moment` for the second time."""
+    adopting.MOST_POINTS = 16
+    left = [2]
+
+    def die() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with opened(IndexSpec.model_validate_json(declaration), register_new=False) as index:
+        signals.listen(moment, die)
+        adopt.adopt(index)

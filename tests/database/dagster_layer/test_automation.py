@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import dagster as dg
 import psycopg
@@ -20,12 +20,9 @@ V1 = {"v1": {}}
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """On disk, since the context of a schedule's tick opens its instance again."""
-    # Not entered: an instance that is entered again by a context leaves itself behind as the current one.
-    made = dg.DagsterInstance.local_temp()
-    yield made
-    made.dispose()
+def instance(instance_on_disk: dg.DagsterInstance) -> dg.DagsterInstance:
+    """The context of a tick opens its instance again."""
+    return instance_on_disk
 
 
 def tick(docs: Runner) -> dg.RunRequest | str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import dagster as dg
 import psycopg
+import pytest
 
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Declare, Runner, failure, pointer, sentence, words
@@ -32,6 +33,7 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     return {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
 
 
+@pytest.mark.usefixtures("pictures")
 def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) -> None:
     run(declare(V1)).serve("v1")
     assert pointer(app) == "v1"
@@ -108,7 +110,7 @@ def test_the_ann_index_is_refused_while_partitions_are_missing(declare: Declare,
 
 
 def test_serving_alone_is_refused_without_evidence(declare: Declare, run: Run, app: psycopg.Connection) -> None:
-    run(declare(V1)).serve("v1")
+    run(declare(V1)).find_serving("v1")
     docs = run(declare(V1_V2))
     docs.fill("v2")
     only = dg.AssetSelection.assets(["docs", "ann_index", "v2"])
@@ -121,7 +123,7 @@ def test_serving_alone_is_refused_without_evidence(declare: Declare, run: Run, a
 
 
 def test_a_worse_model_fails_its_check_and_never_serves(declare: Declare, run: Run, app: psycopg.Connection) -> None:
-    run(declare(V1)).serve("v1")
+    run(declare(V1)).find_serving("v1")
     docs = run(declare(V1_WORSE))
     docs.fill("worse")
     judged = docs.job("gate_docs_worse")
@@ -184,7 +186,7 @@ def test_a_vector_with_another_label_fails_provenance(declare: Declare, run: Run
 
 
 def test_dual_write_observes_and_never_fills_a_partition(declare: Declare, run: Run, app: psycopg.Connection) -> None:
-    run(declare(V1)).serve("v1")
+    run(declare(V1)).find_serving("v1")
     docs = run(declare(V1_V2))
     # Registers v2; nothing of it is filled.
     assert docs.job("dual_write_docs").success
@@ -209,7 +211,7 @@ def test_dual_write_observes_and_never_fills_a_partition(declare: Declare, run: 
 def test_dual_write_of_a_broken_model_fails_and_the_other_version_is_written(
     declare: Declare, run: Run, app: psycopg.Connection
 ) -> None:
-    run(declare(V1)).serve("v1")
+    run(declare(V1)).find_serving("v1")
     docs = run(declare(V1 | {"v2": {"raise_on": "poison"}}))
     assert docs.job("dual_write_docs").success
     app.execute("UPDATE articles SET body = 'poison' WHERE id = 5")

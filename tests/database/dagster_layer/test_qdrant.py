@@ -40,7 +40,7 @@ def on(server: Loopback, layout: str = "collections") -> dict[str, str]:
 def test_what_is_shown_of_a_version(declare: Declare, run: Run, server: Loopback, layout: str) -> None:
     store = on(server, layout)
     docs = run(declare(V1, store=store))
-    docs.serve("v1")
+    docs.find_serving("v1")
     docs = run(declare(V1_V2, store=store))
     docs.fill("v2")
     judged = docs.job("gate_docs_v2")

@@ -18,7 +18,8 @@ from psycopg.rows import TupleRow
 from tests.conftest import template
 from tests.faults.campaign.declared import with_parameter
 from tests.faults.campaign.load import Load
-from tests.faults.campaign.scenario import Campaign
+from tests.faults.campaign.scenario import IMPORTED, Campaign
+from tests.harness.forkserver import preload
 from tests.harness.strikes import SEED, SLICE_SECONDS
 
 
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         scenes = [item for item in drawn if "/test_moments.py" in item.nodeid]
         others = [item for item in drawn if "/test_moments.py" not in item.nodeid]
         items[:] = [item for pair in itertools.zip_longest(scenes, others) for item in pair if item is not None]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Only where the campaign is run: what its processes need is much for the others to wait for."""
+    if any("/faults/campaign/" in item.nodeid and item.get_closest_marker("soak") for item in session.items):
+        preload(*IMPORTED)
 
 
 @pytest.fixture(scope="session")

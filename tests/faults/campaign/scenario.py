@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,17 @@ from tests.faults.campaign.load import Load
 from tests.faults.campaign.paid import Paid
 from tests.faults.campaign.worker import Worker
 from tests.faults.campaign.workers import LEASE_SECONDS, Strike, Task
+from tests.harness.forkserver import CONTEXT
 from tests.harness.postgres.proxy import Fate, Proxy
 
-CONTEXT = get_context("forkserver")
 # Imported once; every process of the campaign is then a fork away. matplotlib and the metric library take seconds.
-CONTEXT.set_forkserver_preload(
-    [
-        "tests.faults.campaign.workers",
-        "tests.faults.campaign.readers",
-        "embed_pipeline.stores.qdrant.store",
-        "ir_measures",
-        "langchain_text_splitters",
-        "matplotlib.figure",
-    ]
+IMPORTED = (
+    "tests.faults.campaign.workers",
+    "tests.faults.campaign.readers",
+    "embed_pipeline.stores.qdrant.store",
+    "ir_measures",
+    "langchain_text_splitters",
+    "matplotlib.figure",
 )
 
 # A step that is not done after this time, whatever was done to it, has hung.

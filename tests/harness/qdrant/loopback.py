@@ -7,11 +7,10 @@ by its url, from any process; `Loopback` starts, kills and restarts it.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,11 +18,12 @@ from urllib.request import Request, urlopen
 
 from qdrant_client import QdrantClient
 
-from tests.harness.qdrant.server import API_KEY
+from tests.harness.forkserver import CONTEXT, preload
 
-ROOT = Path(__file__).parents[3]
 # No condition a test waits for takes this long, on however busy a machine.
 DEADLINE_SECONDS = 60
+
+preload("tests.harness.qdrant.server")
 
 
 class Control:
@@ -71,21 +71,23 @@ class Loopback(Control):
     def __init__(self, folder: Path | None = None, api_key: str | None = None, version: str = "1.19.2") -> None:
         self.folder, self.api_key, self.version = folder, api_key, version
         self.port = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: BaseProcess | None = None
+        self._line: Connection | None = None
         super().__init__("")
 
     def start(self) -> Loopback:
         """Start it; it answers when this returns. After the first start the port stays the same."""
-        command = [sys.executable, "-m", "tests.harness.qdrant.server", "--port", str(self.port), "--version", self.version]
-        if self.folder is not None:
-            command += ["--folder", str(self.folder)]
-        environment = {key: value for key, value in os.environ.items() if key != API_KEY}
-        environment |= {"PYTHONPATH": str(ROOT)} | ({} if self.api_key is None else {API_KEY: self.api_key})
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the loopback server ended with {self.process.wait()}; its error is above"
-        self.port = int(line)
+        # Imported by the process that serves alone: local mode with all that it needs.
+        self._line, other = CONTEXT.Pipe()
+        arguments = (other, self.port, self.folder, self.version, self.api_key)
+        self.process = CONTEXT.Process(target=_serve, args=arguments, daemon=True)
+        self.process.start()
+        other.close()
+        try:
+            self.port = self._line.recv()
+        except EOFError:
+            self.process.join()
+            raise AssertionError(f"the loopback server ended with {self.process.exitcode}; its error is above") from None
         self.url = f"http://127.0.0.1:{self.port}"
         return self
 
@@ -100,15 +102,14 @@ class Loopback(Control):
         self.start()
 
     def stop(self) -> None:
-        if self.process is not None and self.process.returncode is None:
+        if self.process is not None and self.process.exitcode is None:
             self.kill()
 
     def _buried(self) -> None:
         assert self.process is not None
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        assert self._line is not None
+        self.process.join()
+        self._line.close()
 
     def client(self, **options: Any) -> QdrantClient:
         """The real client, with the server's key. Options are the client's own."""
@@ -119,6 +120,12 @@ class Loopback(Control):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+
+def _serve(*arguments: Any) -> None:
+    from tests.harness.qdrant.server import serve
+
+    serve(*arguments)
 
 
 def waited(condition: Callable[[], bool], otherwise: str) -> None:

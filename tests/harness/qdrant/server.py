@@ -1,17 +1,17 @@
-"""The loopback server as a process: `python -m tests.harness.qdrant.server`. It prints its port, and ends when its stdin is closed."""
+"""The loopback server: `serve` is what its process runs. It sends its port, and ends with the process at the other end."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
 import struct
-import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -22,8 +22,6 @@ from tests.harness.qdrant.engine import Engine, Refused
 from tests.harness.qdrant.faults import Asked, Fault, Faults
 from tests.harness.qdrant.routes import Call, found
 
-# The key is taken from here, so that it stands in no list of processes.
-API_KEY = "LOOPBACK_API_KEY"
 TITLE = "qdrant - vector search engine"
 HEALTH = {"/healthz": "healthz check passed", "/livez": "livez check passed", "/readyz": "all shards are ready"}
 RESET = struct.pack("ii", 1, 0)
@@ -169,22 +167,14 @@ def error(message: str) -> bytes:
     return to_json({"status": {"error": message}, "time": 0.0})
 
 
-def end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--version", default="1.19.2")
-    options = parser.parse_args()
-    server = Server(options.port, options.folder, options.version, os.environ.get(API_KEY))
-    print(server.server_port, flush=True)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def serve(parent: Connection, port: int, folder: Path | None, version: str, api_key: str | None) -> None:
+    server = Server(port, folder, version, api_key)
+    parent.send(server.server_port)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     server.serve_forever()
 
 
-if __name__ == "__main__":
-    main()
+def end_with(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv()
+    os._exit(0)
