@@ -73,6 +73,10 @@ class VectorsGone(EmbedPipelineError):
     """The vectors of a version that is live are not there any more, or are no table of this package's: somebody dropped or changed them."""
 
 
+class AnotherLedger(EmbedPipelineError):
+    """The points belong to another ledger (a copy of this database, or the one that this was copied from), or to nobody. They were left alone."""
+
+
 class CutoverRefused(EmbedPipelineError):
     """The serving pointer was left exactly where it was, for the reason given."""
 

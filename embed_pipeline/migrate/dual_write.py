@@ -24,7 +24,7 @@ from embed_pipeline.documents.queue import Claim, Leases
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
-from embed_pipeline.migrate import model_check
+from embed_pipeline.migrate import model_check, standing
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, paid_for, portions
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -168,6 +168,8 @@ def drain_isolated(index: OpenIndex, version: Version, mark: int, deadline: floa
     try:
         with failures.as_sentences(), Line(index, waiting) as line:
             work = Work(line, index, version, result)
+            # Also where nothing waits: nobody else would say it.
+            line.repeat(lambda conn: standing.require(conn, index, version))
             try:
                 work.until(mark, deadline)
             except CANNOT_EMBED:
