@@ -17,7 +17,7 @@ from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import AnotherLedger, StoreUnavailable, VectorsGone, VersionRetired
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres.queries import Queries
-from embed_pipeline.stores.protocol import VersionStore
+from embed_pipeline.stores.protocol import SharedStore, VersionStore
 
 queries = Queries(__file__, "standing.sql")
 
@@ -80,6 +80,12 @@ def require(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Non
         raise vectors_gone(conn, version, reason)
 
 
+def untold(index: OpenIndex, version: Version) -> str:
+    """Of the version that serves: what tells readers who do not ask the catalog is gone or says otherwise, in words."""
+    store = index.store(version)
+    return store.untold() if version.state == "active" and isinstance(store, SharedStore) else ""
+
+
 def broken(conn: psycopg.Connection, index: OpenIndex) -> tuple[str, ...]:
     """A sentence about each live version whose vectors are gone or another ledger's; closes `index`. For who looks again and again.
 
@@ -94,6 +100,10 @@ def broken(conn: psycopg.Connection, index: OpenIndex) -> tuple[str, ...]:
                 try:
                     index.store(version).require_ours(conn)
                     require(conn, index, version)
+                    if reason := untold(index, version):
+                        found.append(
+                            f"{version.name} serves {index.name}, and {reason}: the next dual-write or full comparison puts it right."
+                        )
                 except (VectorsGone, AnotherLedger) as problem:
                     found.append(str(problem))
     finally:

@@ -69,6 +69,8 @@ class VersionStatus:
     dropped: bool = False
     gone: str = ""
     """Why it has no vectors (somebody has dropped, emptied or changed them) and what to do; empty while it has."""
+    untold: str = ""
+    """What does not tell readers of the store's own alias that it serves; empty while it does, and of any other version."""
     another: str = ""
     """Whose its vectors are, where they are not this ledger's, and what to do; nothing of theirs is counted then."""
     gate: GateState | None = None
@@ -306,6 +308,7 @@ def _version(
         dropped=version.dropped_at is not None,
         gone=gone,
         another=another,
+        untold=standing.untold(index, version) if has_vectors else "",
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
         chunker=_chunker(VersionSpec.model_validate(version.spec)),
         spent=spent,

@@ -349,6 +349,10 @@ class SharedStore(Protocol):
         """Whose the version's vectors are, in words; None: this ledger's."""
         ...
 
+    def untold(self) -> str:
+        """Of the version that serves: what tells readers of it is not there or says otherwise, in words; empty while it says so."""
+        ...
+
     def claim(self, conn: psycopg.Connection) -> None:
         """Make them this ledger's, whosever they were. AnotherLedger where another one claims them at the same moment."""
         ...

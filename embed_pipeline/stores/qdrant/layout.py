@@ -57,6 +57,10 @@ class Layout(Protocol):
         """What of the version's place is not there, in words; empty while all is."""
         ...
 
+    def untold(self, version: Version) -> str:
+        """What of that which `serve` says is not there or says otherwise, in words; empty while readers are told so."""
+        ...
+
     def beside(self, version: Version) -> str | None:
         """The other collection that has the documents' further vectors; None: there is none, or no other one."""
         ...
@@ -163,6 +167,12 @@ class Collections:
             return f"the collection {place.collection} at {self._engine.address} is not there"
         return _without_vector(found, place)
 
+    def untold(self, version: Version) -> str:
+        behind, collection = _behind(self._engine, self.alias), self.place(version).collection
+        if behind == collection:
+            return ""
+        return f"the alias {self.alias} {'is not there' if behind is None else f'leads to {behind}'}, and not to {collection}"
+
     def _refuse_alias(self, conn: psycopg.Connection) -> None:
         """One alias cannot tell the readers of two ledgers which version serves. Moved by hand to nobody's collection, it is put right."""
         behind = _behind(self._engine, self.alias)
@@ -266,6 +276,15 @@ class NamedVectors:
         if found is None:
             return f"the collection {self.collection} at {self._engine.address} is not there"
         return _without_vector(found, self.place(version))
+
+    def untold(self, version: Version) -> str:
+        found = _info(self._engine, self.collection)
+        said = ((None if found is None else found.config.metadata) or {}).get(KEY, {}).get("serving", {}).get("version")
+        return (
+            ""
+            if said == version.name
+            else f"the metadata of the collection {self.collection} does not name {version.name} as serving"
+        )
 
     def beside(self, version: Version) -> str | None:
         """None: all vectors of a document are in one point."""

@@ -95,6 +95,9 @@ class QdrantStore:
     def whose(self, conn: psycopg.Connection) -> str | None:
         return self._own.whose(conn, self.place.collection)
 
+    def untold(self) -> str:
+        return self._layout.untold(self.version)
+
     def claim(self, conn: psycopg.Connection) -> None:
         self._own.claim(conn, self.place.collection)
 
