@@ -343,7 +343,10 @@ class QdrantStore:
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
     ) -> list[Hit]:
         with self._points.unless_retired():
-            self._own.require(conn, self.place.collection, to_read=True)
+            try:
+                self._own.require(conn, self.place.collection, to_read=True)
+            except psycopg.errors.InsufficientPrivilege as problem:
+                raise nearest.may_not_search(problem) from problem
             return self._nearest.search(conn, query, k, exact=exact, among=among)
 
     def _require_ours(self, conn: psycopg.Connection) -> None:

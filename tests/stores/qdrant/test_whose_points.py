@@ -12,6 +12,7 @@ import pytest
 from qdrant_client import models
 
 from embed_pipeline.catalog import ledger, schema
+from embed_pipeline.documents import loading
 from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, ReadersNotTold
 from embed_pipeline.migrate import adopt, dual_write, readers, refill, retire, take_over, verify
 from embed_pipeline.migrate.look import open_registered
@@ -214,8 +215,10 @@ def test_two_indexes_of_one_ledger_do_not_share_points(
     index = open_docs("v1", store=store)
     serve(index, "v1")
     before = everything(index)
-    with pytest.raises(AnotherLedger, match="belongs to index docs of"):
-        open_index(spec_of(database_url, name="others"))
+    # A version of the very space, and one that would have a collection of its own behind the same alias.
+    for version in ("v1", "v9"):
+        with pytest.raises(AnotherLedger, match="belongs to index docs of"):
+            open_index(spec_of(database_url, version, name="others"))
     assert everything(index) == before
 
 
@@ -231,6 +234,8 @@ def test_what_another_ledger_has_adopted_is_not_adopted(world: World, copied: Co
         opened(world.spec().model_copy(update={"database_url": staging}), register_new=False) as index,
     ):
         adopt.adopt(index)
+    with pytest.raises(AnotherLedger):
+        loading.open_to_load(world.spec().model_copy(update={"database_url": staging}))
     assert {key: record.model_dump() for key, record in world.collection.points().items()} == before
 
 
