@@ -199,13 +199,10 @@ def test_a_collection_that_names_nobody_is_not_taken(app: psycopg.Connection, op
     held._engine.call(lambda client: client.update_collection(held.place.collection, metadata={LEDGER: None}))
     with pytest.raises(AnotherLedger, match=f"collection {held.place.collection} at .* that names no ledger"):
         open_docs("v1", store=store)
-    assert take_over.take_over(_not_ours(index), "docs").before == {"v1": "no ledger"}
-    settle(open_docs("v1", store=store))
-
-
-def _not_ours(index: OpenIndex) -> OpenIndex:
     index.close()
-    return open_index(index.spec, register_new=False, ours=False)
+    with opened(index.spec, register_new=False, ours=False) as taking:
+        assert take_over.take_over(taking, "docs").before == {"v1": "no ledger"}
+    settle(open_docs("v1", store=store))
 
 
 def test_two_indexes_of_one_ledger_do_not_share_points(
