@@ -90,6 +90,10 @@ class VectorsGone(EmbedPipelineError):
     """The vectors of a live version are gone, or their table is not this package's: it was dropped or changed by hand."""
 
 
+class AnotherLedger(EmbedPipelineError):
+    """The points belong to another ledger (a copy of this database, or the one that this was copied from), or to nobody. They were left alone."""
+
+
 class CutoverRefused(EmbedPipelineError):
     """The serving pointer was left exactly where it was, for the reason given."""
 

@@ -188,3 +188,6 @@ INSERT INTO embed_pipeline.pending AS p (index_name, version, doc_id, seq, since
 SELECT %(index)s, %(version)s, n.doc_id, n.seq, n.seq, clock_timestamp(), false
 FROM (SELECT t.doc_id, nextval('embed_pipeline.change_seq') AS seq FROM taken t) AS n ORDER BY n.doc_id
 ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq
+
+-- name: table_is_there
+SELECT to_regclass(%(table)s) IS NOT NULL

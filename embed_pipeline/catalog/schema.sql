@@ -2,6 +2,20 @@
 -- Tables hold state; the views are the contract for people who look. The schema embed_pipeline exists already; {vector_schema} is where
 -- the vector extension lives in this database.
 
+-- Which ledger this is, for what is kept outside of the database (docs/decisions/0026). A copy of the database copies the row: so it names
+-- the database and the cluster that it was written in, and the addresses by which that server is known. `started` is of the run of the server
+-- that was reached by one of them last: who reaches the same run by another address has reached the same server.
+CREATE TABLE embed_pipeline.ledger (
+    only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id        uuid NOT NULL DEFAULT gen_random_uuid(),
+    database  text NOT NULL,
+    system    text NOT NULL,
+    addresses text[] NOT NULL DEFAULT '{{}}',
+    started   timestamptz NOT NULL
+);
+INSERT INTO embed_pipeline.ledger (database, system, started)
+SELECT current_database(), s.system_identifier::text, pg_postmaster_start_time() FROM pg_control_system() s;
+
 CREATE TABLE embed_pipeline.indexes (
     index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND length(index_name) <= 24),
     documents_table text NOT NULL,
@@ -112,7 +126,7 @@ CREATE TABLE embed_pipeline.unwieldy_ids (
 CREATE TABLE embed_pipeline.doubts (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     index_name text NOT NULL,
-    kind       text NOT NULL CHECK (kind IN ('capture', 'shape', 'timeline', 'loss')),
+    kind       text NOT NULL CHECK (kind IN ('capture', 'shape', 'timeline', 'loss', 'take-over')),
     sqlstate   text,
     reason     text NOT NULL,
     at         timestamptz NOT NULL DEFAULT clock_timestamp()

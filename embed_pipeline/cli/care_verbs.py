@@ -1,4 +1,4 @@
-"""Verbs for manual follow-up: dead-letters, check-model."""
+"""Verbs for manual follow-up: dead-letters, check-model, take-over."""
 
 from __future__ import annotations
 
@@ -128,4 +128,37 @@ def _checked(index: OpenIndex, version: str | None, accepted_for: str | None) ->
     return model_check.check(index, version)
 
 
-VERBS = (dead_letters, check_model)
+@click.command("take-over", cls=Verb)
+@click.argument("index")
+@click.option(
+    "--confirm", required=True, metavar="INDEX", help="The same index again: the ledger that had the points can write no more."
+)
+@click.option(
+    "--accept-loss",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Remove up to N documents, where reconcile.max_loss allows fewer.",
+)
+@with_config
+def take_over(index: str, confirm: str, accept_loss: int | None, config: Path, as_json: bool) -> None:
+    """Make the points of INDEX this database's, after it was restored or moved. Compares everything first."""
+    from embed_pipeline.migrate import take_over as taking
+    from embed_pipeline.migrate.open_index import opened
+
+    output = Output(as_json)
+    with opened(one_index(config, index), register_new=False, ours=False) as opened_index:
+        found = taking.take_over(opened_index, confirm, accept_loss)
+    for name, whose in found.before.items():
+        output.text(
+            f"{name}: taken over from {whose}; {render.count(found.queued.get(name, 0), 'document')} differed and are queued"
+        )
+    for name in found.gone:
+        output.text(f"{name}: its vectors are gone; embed-pipeline backfill {index} {name} makes it again")
+    following = f"embed-pipeline sync {index} --full" if found.before else f"embed-pipeline status {index}"
+    if not found.before and not found.gone:
+        output.text(f"All points of {index} are this ledger's already.")
+    output.text(f"next: {following}")
+    output.result({**as_values(found), "next": following})
+
+
+VERBS = (dead_letters, check_model, take_over)

@@ -87,8 +87,10 @@ def plan(index: str, version: str, config: Path, as_json: bool) -> None:
 def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path, as_json: bool) -> None:
     """Fill VERSION from history; registers it first. Run it again to go on: what is there is not embedded again.
 
-    When every partition is filled the ANN index is built and the version is ready.
+    When every partition is filled the ANN index is built and the version is ready. Where its vectors are gone (somebody has dropped or emptied
+    its table or collection) it says what filling them again takes, makes them again, and fills them.
     """
+    from embed_pipeline.migrate import refill
     from embed_pipeline.migrate.backfill import unfilled
     from embed_pipeline.migrate.open_index import opened
 
@@ -98,8 +100,12 @@ def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path
     with opened(spec) as opened_index:
         with opened_index.connection() as conn:
             _require_version(opened_index, conn, version)
+        again = refill.make_again(opened_index, version, lambda found: output.note(found.sentence))
+        with opened_index.connection() as conn:
             todo = list(dict.fromkeys(partitions)) or unfilled(conn, opened_index, version)
         reports = _fill(output, opened_index, version, todo)
+        if again is not None and again.by_queue:
+            refill.work_off(opened_index, version)
         with opened_index.connection() as conn:
             left = unfilled(conn, opened_index, version)
         ann = None if left else _build_ann_index(output, opened_index, version)

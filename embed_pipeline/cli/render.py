@@ -196,7 +196,9 @@ def _version_row(version: VersionStatus, documents: int) -> list[str]:
 
 
 def _version_notes(version: VersionStatus) -> list[str]:
-    notes = [version.gone] if version.gone else []
+    notes = [note for note in (version.gone, version.another) if note]
+    if version.untold:
+        notes.append(f"{version.name} serves, and {version.untold}; embed-pipeline sync puts it right")
     if version.gate is not None and version.is_live:
         stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")

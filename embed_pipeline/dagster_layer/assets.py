@@ -22,7 +22,7 @@ from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import Lines, reason_of, say_doubts, working_on
 from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, model_check, verify
+from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, model_check, refill, verify
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
@@ -102,6 +102,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
     """Fill the run's partitions one after another. What is done is logged at once: a crash must not take it back."""
     lines = Lines(context.log)
     started = time.monotonic()
+    again = refill.make_again(index, version, lambda found: context.log.warning(found.sentence))
     backfill.submit_ahead(index, version, context.partition_keys)
     say_doubts(context.log, index)
     for done, partition in enumerate(context.partition_keys, start=1):
@@ -114,6 +115,8 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
             f"partition {partition} is filled: {report.written} written, {report.rejected} rejected, "
             f"{report.truncated} truncated; {unfilled} partitions left, about {shown['seconds left']:.0f} s"
         )
+    if again is not None and again.by_queue:
+        refill.work_off(index, version)
 
 
 def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:

@@ -19,6 +19,8 @@ from embed_pipeline.dagster_layer.work import doubted
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.migrate import standing
+from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres.connection import connect, resolve_url
 from embed_pipeline.spec import IndexSpec
 
@@ -42,6 +44,8 @@ class Seen:
     waits: bool
     doubts: tuple[str, ...]
     compare: bool
+    broken: tuple[str, ...] = ()
+    """Versions whose vectors are gone or another ledger's, in sentences."""
 
 
 def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefinition:
@@ -72,6 +76,9 @@ def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefiniti
             requests.append(dg.RunRequest(job_name=names.dual_write_job, tags=DUAL_WRITE_TAGS))
         else:
             said.append("No changed document waits.")
+        for each in seen.broken:
+            said.append(each)
+            context.log.error(each)
         if seen.doubts:
             said.append(doubted(seen.doubts))
             context.log.warning(doubted(seen.doubts))
@@ -96,7 +103,8 @@ def unfinished_run(instance: dg.DagsterInstance, job_name: str) -> bool:
 
 def _look(spec: IndexSpec) -> Seen:
     """Changes nothing. A documents table that is another one than capture was armed for is looked into by a dual-write's run."""
-    with connect(resolve_url(spec.database_url), autocommit=True) as conn:
+    url = resolve_url(spec.database_url)
+    with connect(url, autocommit=True) as conn:
         waits = queue.has_work(conn, spec.name)
         doubts = shape.open_doubts(conn, spec.name)
         still_open = [doubt.reason for doubt in doubts]
@@ -106,4 +114,5 @@ def _look(spec: IndexSpec) -> Seen:
         source = documents_source.inspect(conn, spec.source())
         changed = shape.has_changed(conn, source, spec.name)
         reasons = [*still_open, *(shape.differences(conn, source, spec.name) if changed else [])]
-        return Seen(waits or changed, tuple(dict.fromkeys(reasons)), decidable)
+        broken = () if changed else standing.broken(conn, OpenIndex(spec, url, source))
+        return Seen(waits or changed, tuple(dict.fromkeys(reasons)), decidable, broken)

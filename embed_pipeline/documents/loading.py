@@ -12,10 +12,11 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from embed_pipeline.catalog import schema
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.rows import Row, read_rows, unit
 from embed_pipeline.errors import LoadError, LossRefused
-from embed_pipeline.migrate import loss
+from embed_pipeline.migrate import loss, register
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url, warn
@@ -53,7 +54,14 @@ def open_to_load(spec: IndexSpec) -> OpenIndex:
     with connect(url, autocommit=True) as conn:
         warn(check_server(conn, spec.pgvector.accept))
         documents_source.ensure_default_table(conn, spec.source())
-        return OpenIndex(spec, url, documents_source.inspect(conn, spec.source()))
+        index = OpenIndex(spec, url, documents_source.inspect(conn, spec.source()))
+        try:
+            if schema.current_revision(conn) is not None:
+                register.require_ours(conn, index)
+        except BaseException:
+            index.close()
+            raise
+        return index
 
 
 def load(

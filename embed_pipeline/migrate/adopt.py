@@ -92,7 +92,7 @@ def adopt(index: OpenIndex, listener: Listener | None = None) -> Adopted:
         line.repeat(lambda conn: register.register_index(conn, index))
         version = line.repeat(lambda conn: _version(conn, index, name))
         store = _adopting(index, version)
-        store.prepare()
+        line.repeat(store.prepare)
         places = Places.of(index.source, declared.text)
         found = _look(line, store, places, tell)
         cosines = _agreement(index, version, store, found.sample)

@@ -40,7 +40,7 @@ def build(index: OpenIndex, name: str, progress: Callable[[str, float], None] | 
             with unless_dropped(index, version):
                 built = index.store(version).build_ann_index(conn, progress)
         except psycopg.errors.UndefinedColumn as problem:
-            raise vectors_gone(version) from problem
+            raise vectors_gone(conn, version) from problem
         # Looked at again: another builder, or this one before its answer was lost, may have moved it.
         if index.version(conn, name).state == "building":
             with conn.transaction():

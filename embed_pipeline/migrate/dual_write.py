@@ -24,7 +24,7 @@ from embed_pipeline.documents.queue import Claim, Leases
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
-from embed_pipeline.migrate import model_check
+from embed_pipeline.migrate import model_check, readers, standing
 from embed_pipeline.migrate.batch_size import BatchSize
 from embed_pipeline.migrate.embed import embed_batch, paid_for, portions
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -102,7 +102,21 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
         mark = line.repeat(hands.take_mark)
         live = in_order(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
     with ThreadPoolExecutor(max(len(live), 1)) as pool:
-        return list(pool.map(lambda version: drain_isolated(index, version, mark, deadline, waiting), live))
+        drained = list(pool.map(lambda version: drain_isolated(index, version, mark, deadline, waiting), live))
+    for result in drained:
+        if not result.error and not result.pending:
+            with suppress(EmbedPipelineError):
+                _tell_again(index, next(version for version in live if version.name == result.version))
+    return drained
+
+
+def _tell_again(index: OpenIndex, version: Version) -> None:
+    """Put right what tells readers which version serves, where somebody has taken it away. `status` says it meanwhile."""
+    reason = standing.untold(index, version)
+    if reason:
+        readers.tell(index)
+        with index.connection() as conn:
+            versions.record_event(conn, index.name, "told again", version=version.name, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -168,6 +182,8 @@ def drain_isolated(index: OpenIndex, version: Version, mark: int, deadline: floa
     try:
         with failures.as_sentences(), Line(index, waiting) as line:
             work = Work(line, index, version, result)
+            # Also where nothing waits: nobody else would say it.
+            line.repeat(lambda conn: standing.require(conn, index, version))
             try:
                 work.until(mark, deadline)
             except CANNOT_EMBED:

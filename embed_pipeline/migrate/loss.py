@@ -35,14 +35,17 @@ def is_too_much(removed: int, held: int, share: float, accepted: int | None = No
     return held > FEW and removed > share * held and (accepted is None or removed > accepted)
 
 
-def refused(conn: psycopg.Connection, spec: IndexSpec, table: str, losses: list[Loss]) -> LossRefused:
-    """The refusal. It is doubted from here on that every change was seen, so that everybody says so until it is decided."""
+def refused(conn: psycopg.Connection, spec: IndexSpec, table: str, losses: list[Loss], command: str | None = None) -> LossRefused:
+    """The refusal; `command` is what was asked for, if it was no full comparison.
+
+    It is doubted from here on that every change was seen, so that everybody says so until it is decided.
+    """
     said = "; ".join(map(str, losses))
     shape.doubt_loss(conn, spec.name, f"a comparison would have removed {said}, which {table} does not show any more")
     return LossRefused(
         f"A comparison would remove {said}: {table} does not show them any more. None of them was removed.",
         next_step=f"See whether {table} is what it should be; if they are really gone, run: "
-        f"embed-pipeline sync {spec.name} --full --accept-loss {max(loss.removed for loss in losses)}",
+        f"{command or f'embed-pipeline sync {spec.name} --full'} --accept-loss {max(loss.removed for loss in losses)}",
         removed=max(loss.removed for loss in losses),
         versions=[loss.version for loss in losses],
     )

@@ -49,6 +49,8 @@ def next_command(
     standby version that has soaked. Of several versions under way the most advanced one that can still pass is meant.
     """
     say = _Commands(index)
+    if any(version.another for version in found):
+        return Next(None, "its points are another ledger's: use another Qdrant, or take them over, as it says above")
     if held.state != "running":
         return Next(say("resume"), f"the index is {held.state} by {held.changed_by}{_because(held.reason)}")
     if documents == 0 and not own_table and not any(version.is_live for version in found):
@@ -60,9 +62,11 @@ def next_command(
     for version in found:
         if version.state == "retired" and not version.dropped:
             return Next(say.retire(version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
-    for version in found:
-        if version.gone and version.state != "active":
-            return Next(say.retire(version.name), f"the vectors of {version.name} were dropped or changed by hand")
+    for version in sorted(found, key=lambda each: each.state != "active"):
+        if version.gone:
+            return Next(
+                say("backfill", version.name), f"{version.name} is {version.state}, and its vectors are gone: it makes them again"
+            )
     active = next((version for version in found if version.state == "active"), None)
     if active is not None and active.pending and active.oldest_pending_seconds > BEHIND_SECONDS:
         return Next(

@@ -177,8 +177,10 @@ class OpenIndex:
             self._idle.pop().close()
 
 
-def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
+def open_index(spec: IndexSpec, *, register_new: bool = True, ours: bool = True) -> OpenIndex:
     """Connect, bring the catalog up to date, check the documents table and register what is new in the declaration.
+
+    AnotherLedger where what is registered belongs to another ledger; not `ours`: for who takes it over.
 
     Without `register_new` the catalog is taken as it is: for who must not wait for a lock on the documents (docs/decisions/0010).
     A connection that goes meanwhile is made again, once: all of this may be repeated.
@@ -186,14 +188,14 @@ def open_index(spec: IndexSpec, *, register_new: bool = True) -> OpenIndex:
     url = resolve_url(spec.database_url)
     registry.load(spec.store)
     try:
-        return _open_once(spec, url, register_new)
+        return _open_once(spec, url, register_new, ours)
     except psycopg.Error as problem:
         if not (failures.is_lost(problem, None) or problem.sqlstate is None):
             raise
-    return _open_once(spec, url, register_new)
+    return _open_once(spec, url, register_new, ours)
 
 
-def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
+def _open_once(spec: IndexSpec, url: str, register_new: bool, ours: bool) -> OpenIndex:
     conn = connect(url, autocommit=True)
     try:
         warn(check_server(conn, spec.pgvector.accept))
@@ -202,13 +204,15 @@ def _open_once(spec: IndexSpec, url: str, register_new: bool) -> OpenIndex:
             documents_source.ensure_default_table(conn, spec.source())
         source = _source(conn, spec, register_new)
         index = OpenIndex(spec, url, source)
-        if register_new:
-            try:
+        try:
+            if ours:
+                register.require_ours(conn, index)
+            if register_new:
                 register.register(conn, index)
-            except BaseException:
-                # Nobody gets the handle, so nobody else can let go of what it holds: a model, the folder of a store.
-                index.close()
-                raise
+        except BaseException:
+            # Nobody gets the handle, so nobody else can let go of what it holds: a model, the folder of a store.
+            index.close()
+            raise
     except BaseException:
         conn.close()
         raise
@@ -231,13 +235,13 @@ def _source(conn: psycopg.Connection, spec: IndexSpec, register_new: bool) -> So
 
 
 @contextmanager
-def opened(spec: IndexSpec, *, register_new: bool = True) -> Iterator[OpenIndex]:
+def opened(spec: IndexSpec, *, register_new: bool = True, ours: bool = True) -> Iterator[OpenIndex]:
     """The handle of a declared index, closed at the end of the block.
 
-    Registers versions that are new in the declaration, unless `register_new` is False.
+    Registers versions that are new in the declaration, unless `register_new` is False. `ours`: as `open_index` has it.
     Raises DatabaseUnavailable, DocumentsTableError, ConfigurationError or CatalogError: one sentence each.
     """
-    index = open_index(spec, register_new=register_new)
+    index = open_index(spec, register_new=register_new, ours=ours)
     try:
         yield index
     finally:

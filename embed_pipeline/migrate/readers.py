@@ -44,7 +44,7 @@ def tell(index: OpenIndex) -> None:
                 return
             serves = pointer.version
             signal("readers.telling")
-            index.store(index.version(conn, serves)).serve(pointer.generation)
+            index.store(index.version(conn, serves)).serve(conn, pointer.generation)
 
     try:
         with failures.as_sentences(), Line(index) as line:

@@ -16,7 +16,7 @@ from embed_pipeline.catalog import partitions, versions
 from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
-from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.errors import AnotherLedger, CatalogError, DatabaseUnavailable, EmbedPipelineError
 from embed_pipeline.migrate import frozen, names
 from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
@@ -51,9 +51,24 @@ def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = Fals
     new = [name for name in index.spec.versions if name not in there]
     for name in new:
         if not adopted:
-            _refuse_unadopted(index, name)
+            _refuse_unadopted(conn, index, name)
         _register_version(conn, index, name)
     return new
+
+
+def require_ours(conn: psycopg.Connection, index: OpenIndex) -> None:
+    """AnotherLedger where what a registered version has outside of this database is another ledger's: before any verb does anything.
+
+    A store that does not answer holds nobody up here: whoever writes to it asks again.
+    """
+    for version in versions.list_versions(conn, index.name):
+        if version.dropped_at is None:
+            try:
+                index.store(version).require_ours(conn)
+            except AnotherLedger:
+                raise
+            except EmbedPipelineError:
+                continue
 
 
 def _keep_settings(conn: psycopg.Connection, index: OpenIndex, known: Sequence[Version]) -> None:
@@ -71,11 +86,11 @@ def _keep_settings(conn: psycopg.Connection, index: OpenIndex, known: Sequence[V
             )
 
 
-def _refuse_unadopted(index: OpenIndex, name: str) -> None:
+def _refuse_unadopted(conn: psycopg.Connection, index: OpenIndex, name: str) -> None:
     if name not in index.spec.store.adopted():
         return
     store = index.store(new_version(index, name))
-    store.prepare()
+    store.prepare(conn)
     if isinstance(store, AdoptingStore) and store.count_existing()[0]:
         raise CatalogError(
             f"Version {name!r} of index {index.name!r} is to be adopted, and that has not been done yet.",
@@ -161,7 +176,7 @@ def _queue_all(conn: psycopg.Connection, index: OpenIndex, version: Version) -> 
 def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> None:
     version = new_version(index, name)
     key_ranges = ranges.cut(conn, index.source, index.spec.partitions)
-    index.store(version).prepare()
+    index.store(version).prepare(conn)
     signal("register.cut")
     values = {
         "index": index.name,

@@ -1,13 +1,114 @@
-"""Tells a live version whose table or collection was dropped by hand from one that was retired."""
+"""Tells a live version whose table or collection was dropped or emptied by hand from one that was retired."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import psycopg
+from psycopg import sql
+
+from embed_pipeline.catalog import partitions, serving, versions
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.errors import VectorsGone, VersionRetired
+from embed_pipeline.documents.ranges import KeyRange, within
+from embed_pipeline.documents.slices import read, read_by_id
+from embed_pipeline.documents.source import Source
+from embed_pipeline.errors import AnotherLedger, StoreUnavailable, VectorsGone, VersionRetired
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.stores.protocol import SharedStore, VersionStore
+
+queries = Queries(__file__, "standing.sql")
+
+# Documents from everywhere in the table that are looked up: where most of them have nothing stored, and nothing explains it, somebody has
+# emptied the place. Fewer than that are differences, which a full comparison finds.
+LOOKED_UP = 16
+
+
+def gone(conn: psycopg.Connection, index: OpenIndex, version: Version) -> str:
+    """Why the version has no vectors any more, in words: its place is not there, or was emptied. Empty while it has them.
+
+    A few indexed look-ups. Of a version that is not filled yet only the place itself is looked at.
+    """
+    store = index.store(version)
+    missing = store.gone(conn)
+    filled = partitions.listed(conn, index.name, version.name)
+    if missing or any(each.completed_at is None for each in filled):
+        return missing
+    lacking: set[str] = set()
+    # A store elsewhere has no snapshot in common with the documents: what was being written at the first look is there at the second.
+    for _ in range(2):
+        ids = _from_everywhere(conn, index.source, [each.range for each in filled])
+        lacking = _lacking(conn, index, version, store, ids)
+        if 2 * len(lacking) <= len(ids):
+            return ""
+    return f"of {len(ids)} documents that were looked up {len(lacking)} have nothing stored: somebody has emptied it"
+
+
+def _from_everywhere(conn: psycopg.Connection, source: Source, filled: list[KeyRange]) -> list[str]:
+    """The first documents of some of the ranges."""
+    chosen = [each for each in filled if not each.is_empty]
+    chosen = chosen[:: max(1, math.ceil(len(chosen) / LOOKED_UP))]
+    ids: list[str] = []
+    for each in chosen:
+        in_range = within(source, each.lower is not None, each.upper is not None, after=False)
+        parts = {name: source.parts()[name] for name in ("doc_id", "documents", "key_columns")}
+        query = queries("first_documents", in_range=in_range, **parts)
+        values = {"lower": each.lower, "upper": each.upper, "limit": max(1, LOOKED_UP // len(chosen))}
+        ids += [doc_id for (doc_id,) in read(conn, query, values)]
+    return ids
+
+
+def _lacking(conn: psycopg.Connection, index: OpenIndex, version: Version, store: VersionStore, ids: list[str]) -> set[str]:
+    """Those of the documents that have neither vectors nor a dead letter, and of which no change waits."""
+    left = set(ids) - store.stored_vectors(conn, ids).keys()
+    if not left:
+        return left
+    values = {"index": index.name, "version": version.name, "doc_ids": sorted(left)}
+
+    def compose(matches: sql.Composable) -> sql.Composed:
+        return queries("unexplained", documents=index.source.identifier, key_is_wanted=matches)
+
+    return {doc_id for (doc_id,) in read_by_id(conn, index.source, compose, values)}
+
+
+def require(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    """VectorsGone where the version has no vectors any more."""
+    reason = gone(conn, index, version)
+    if reason:
+        raise vectors_gone(conn, version, reason)
+
+
+def untold(index: OpenIndex, version: Version) -> str:
+    """Of the version that serves: what tells readers who do not ask the catalog is gone or says otherwise, in words."""
+    store = index.store(version)
+    return store.untold() if version.state == "active" and isinstance(store, SharedStore) else ""
+
+
+def broken(conn: psycopg.Connection, index: OpenIndex) -> tuple[str, ...]:
+    """A sentence about each live version whose vectors are gone or another ledger's; closes `index`. For who looks again and again.
+
+    Qdrant's local mode is not opened for that: its folder is for one process, which may be a dual-write's.
+    """
+    found: list[str] = []
+    try:
+        for version in versions.live_versions(conn, index.name):
+            if index.spec.store.is_one_process:
+                break
+            with suppress(StoreUnavailable, VersionRetired):
+                try:
+                    index.store(version).require_ours(conn)
+                    require(conn, index, version)
+                    if reason := untold(index, version):
+                        found.append(
+                            f"{version.name} serves {index.name}, and {reason}: the next dual-write or full comparison puts it right."
+                        )
+                except (VectorsGone, AnotherLedger) as problem:
+                    found.append(str(problem))
+    finally:
+        index.close()
+    return tuple(found)
 
 
 @contextmanager
@@ -18,18 +119,21 @@ def unless_dropped(index: OpenIndex, version: Version) -> Iterator[None]:
     except VersionRetired as problem:
         with index.connection() as conn:
             now = index.version(conn, version.name)
-        if not now.is_live:
-            raise
-        raise vectors_gone(now) from problem
+            if not now.is_live:
+                raise
+            raise vectors_gone(conn, now, index.store(now).gone(conn)) from problem
 
 
-def vectors_gone(version: Version) -> VectorsGone:
-    """What a person is told, and how a version is given up whose vectors nobody can bring back."""
+def vectors_gone(conn: psycopg.Connection, version: Version, reason: str = "") -> VectorsGone:
+    """What a person is told, and how the version is filled again, or given up."""
     name = f"{version.index} {version.name}"
+    serves = serving.read(conn, version.index).version
+    stands = "it is active, and serves" if version.state == "active" else f"it is {version.state}, {serves or 'nothing'} serves"
     first = "cut over or roll back to another version; then " if version.state == "active" else ""
     return VectorsGone(
-        f"The vectors of {version.index}.{version.name} are gone or are not what this package has made, and no retire has removed them; "
-        f"it is {version.state}. Its queue is kept.",
-        next_step=f"Put them back from a backup, or give the version up: {first}run: embed-pipeline retire {name} --confirm {version.name}; "
-        "its model can be declared again under another name.",
+        f"The vectors of {version.index}.{version.name} are gone{f' ({reason})' if reason else ' or are not what this package has made'}, and no "
+        f"retire has removed them; {stands}. Its queue is kept.",
+        next_step=f"Run: embed-pipeline backfill {name}; it makes them again, and says first what that costs. Or put them back from a backup, or "
+        f"give the version up: {first}run: embed-pipeline retire {name} --confirm {version.name}; its model can be declared again under another "
+        "name.",
     )

@@ -19,8 +19,9 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
-from embed_pipeline.errors import EmbedPipelineError, VersionRetired
+from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, VectorsGone, VersionRetired
 from embed_pipeline.evaluate import gate
+from embed_pipeline.migrate import standing
 from embed_pipeline.migrate.look import Look, look, queries
 from embed_pipeline.migrate.next_command import Next, next_command, put_back
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -67,7 +68,11 @@ class VersionStatus:
     bytes: int = 0
     dropped: bool = False
     gone: str = ""
-    """What to do about vectors that somebody has dropped or changed by hand; empty while they are there."""
+    """Why it has no vectors (somebody has dropped, emptied or changed them) and what to do; empty while it has."""
+    untold: str = ""
+    """What does not tell readers of the store's own alias that it serves; empty while it does, and of any other version."""
+    another: str = ""
+    """Whose its vectors are, where they are not this ledger's, and what to do; nothing of theirs is counted then."""
     gate: GateState | None = None
     chunker: str = ""
     spent: Mapping[Kind, Spent] = field(default_factory=dict)
@@ -275,12 +280,18 @@ def _version(
 ) -> VersionStatus:
     listed = partitions.listed(conn, index.name, version.name)
     store = index.store(version)
-    gone, stored = "", 0
+    gone, another, stored = "", "", 0
     try:
+        if version.is_live and not unusable:
+            _require_standing(conn, index, version)
         stored = store.count(conn) if version.dropped_at is None else 0
+    except AnotherLedger as problem:
+        another = str(problem)
+    except VectorsGone as problem:
+        gone = str(problem)
     except VersionRetired:
-        gone = str(vectors_gone(version)) if version.is_live else ""
-    has_vectors = version.dropped_at is None and not gone
+        gone = str(vectors_gone(conn, version)) if version.is_live else ""
+    has_vectors = version.dropped_at is None and not gone and not another
     ann = store.ann_index(conn) if has_vectors else None
     ann_state: Literal["valid", "invalid", "missing", "none"] = "none"
     if has_vectors:
@@ -307,10 +318,18 @@ def _version(
         bytes=store.size_bytes(conn) if has_vectors else 0,
         dropped=version.dropped_at is not None,
         gone=gone,
+        another=another,
+        untold=standing.untold(index, version) if has_vectors else "",
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
         chunker=_chunker(version.declared),
         spent=spent,
     )
+
+
+def _require_standing(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    index.store(version).require_ours(conn)
+    with standing.unless_dropped(index, version):
+        standing.require(conn, index, version)
 
 
 def _chunker(declared: VersionSpec) -> str:

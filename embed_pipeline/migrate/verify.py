@@ -14,7 +14,7 @@ from embed_pipeline.documents.ranges import ALL_KEYS
 from embed_pipeline.documents.shape import Doubt, Horizon
 from embed_pipeline.errors import DocumentsTableError, VectorsGone
 from embed_pipeline.migrate import loss as loss_rule
-from embed_pipeline.migrate import readers
+from embed_pipeline.migrate import readers, standing
 from embed_pipeline.migrate.loss import Loss
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
@@ -105,7 +105,7 @@ def reconcile(index: OpenIndex, accept_loss: int | None = None) -> Compared:
             except VectorsGone as problem:
                 gone = gone or problem  # The others are compared all the same.
                 continue
-            loss = _too_much(conn, index, version, len(differing.orphans), accept_loss)
+            loss = too_much(conn, index, version, len(differing.orphans), accept_loss)
             if loss is not None:
                 losses.append(loss)
                 continue
@@ -171,6 +171,9 @@ def compare_live(conn: psycopg.Connection, index: OpenIndex, version: Version) -
     """Compare one version whole. What history has not filled yet is the backfill's: of that nothing counts as missing."""
     began = shape.horizon(conn, index.source, index.name)
     store = index.store(version)
+    with unless_dropped(index, version):
+        # All of it would be queued at once, whatever that costs: a person fills it again.
+        standing.require(conn, index, version)
     listed = partitions.listed(conn, index.name, version.name)
     left = [each.range for each in listed if each.completed_at is None]
     with unless_dropped(index, version):
@@ -187,13 +190,13 @@ def compare_live(conn: psycopg.Connection, index: OpenIndex, version: Version) -
 def queue_differences(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
     """Compare one version whole, and queue what differs; returns how many documents that were. LossRefused like `reconcile`."""
     differing = compare_live(conn, index, version)
-    loss = _too_much(conn, index, version, len(differing.orphans))
+    loss = too_much(conn, index, version, len(differing.orphans))
     if loss is not None:
         raise loss_rule.refused(conn, index.spec, str(index.source), [loss])
     return differing.queue(conn)
 
 
-def _too_much(
+def too_much(
     conn: psycopg.Connection, index: OpenIndex, version: Version, removed: int, accepted: int | None = None
 ) -> Loss | None:
     held = max(index.store(version).count(conn), removed) if removed else 0

@@ -18,8 +18,8 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import inbox, queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.shape import Doubt
-from embed_pipeline.errors import DatabaseUnavailable, DocumentsTableError, EmbedPipelineError, VersionRetired
-from embed_pipeline.migrate import verify
+from embed_pipeline.errors import DatabaseUnavailable, DocumentsTableError, EmbedPipelineError, VectorsGone, VersionRetired
+from embed_pipeline.migrate import standing, verify
 from embed_pipeline.migrate.dual_write import VersionSync, Work, distributor
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line, Waiting
@@ -34,6 +34,8 @@ ROUND_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 # A comparison that a doubt has asked for is tried again after this time.
 COMPARE_AGAIN_SECONDS = 60.0
+# How often it is looked whether a version's vectors are still there.
+STANDING_SECONDS = 10.0
 # For a comparison that is nearly done when the watch is stopped.
 END_SECONDS = 5.0
 
@@ -153,7 +155,7 @@ class _Watchers:
             thread.join()
 
     def _run(self, version: Version, wake: threading.Event) -> None:
-        fails_until = 0.0
+        fails_until = stands_until = 0.0
         try:
             with failures.as_sentences(), Line(self._index, self._waiting, stop=self._stop) as line:
                 work = Work(line, self._index, version, VersionSync(version.name))
@@ -164,6 +166,9 @@ class _Watchers:
                     wake.clear()
                     try:
                         with failures.as_sentences():
+                            if time.monotonic() >= stands_until:
+                                line.repeat(lambda conn: standing.require(conn, self._index, version))
+                                stands_until = time.monotonic() + STANDING_SECONDS
                             claimed = work.batch(only_removed=failing)
                     except VersionRetired:
                         raise
@@ -172,6 +177,12 @@ class _Watchers:
                             return
                         work.result.error = str(problem)
                         fails_until = time.monotonic() + RETRY_SECONDS
+                        if isinstance(problem, VectorsGone):
+                            # Nothing can be worked off, removals neither; asking more often would only say it more often.
+                            stands_until = 0.0
+                            self._tell(work, line, version)
+                            self._stop.wait(STANDING_SECONDS)
+                            continue
                     self._tell(work, line, version)
                     if not claimed:
                         work.free_dead()

@@ -49,6 +49,11 @@ class PgvectorSpec(Declared):
 
     kind: Literal["pgvector"] = "pgvector"
 
+    @property
+    def is_one_process(self) -> bool:
+        """Whether one process at a time can open it."""
+        return False
+
     def place(self, index: str) -> str:
         """What may not change while the index lives, in words: another place would leave every stored vector behind."""
         return self.kind
@@ -108,6 +113,11 @@ class QdrantSpec(Declared):
         if self.url is not None and self.path is not None:
             raise ValueError("url and path are both given: a server has no folder here; drop one of them")
         return self
+
+    @property
+    def is_one_process(self) -> bool:
+        """Whether one process at a time can open it: local mode's folder."""
+        return self.url is None
 
     def place(self, index: str) -> str:
         """What may not change while the index lives, in words. The server may move, and so may limits and timeouts."""

@@ -194,15 +194,26 @@ class VersionStore(Protocol):
 
     version: Version
 
-    def prepare(self) -> None:
-        """Create the version's storage, outside any transaction. Idempotent.
+    def prepare(self, conn: psycopg.Connection) -> None:
+        """Create the version's storage, outside any transaction. Idempotent. AnotherLedger where what is there is not this ledger's.
 
         What only PostgreSQL has to do belongs to `create`: it is undone with the transaction.
         """
         ...
 
     def create(self, conn: psycopg.Connection) -> None:
-        """Make room for the version's vectors, inside the transaction that registers it."""
+        """Make room for the version's vectors, inside the transaction that registers it, or that makes it again."""
+        ...
+
+    def gone(self, conn: psycopg.Connection) -> str:
+        """What of the version's place (its table, collection, named vector) is not there, in words; empty while all is."""
+        ...
+
+    def require_ours(self, conn: psycopg.Connection) -> None:
+        """AnotherLedger where the version's vectors, or what tells readers of them, are another ledger's. Of what is gone nothing.
+
+        Every method that writes elsewhere looks again.
+        """
         ...
 
     def drop(self, conn: psycopg.Connection) -> None:
@@ -212,7 +223,7 @@ class VersionStore(Protocol):
         """
         ...
 
-    def serve(self, generation: int) -> None:
+    def serve(self, conn: psycopg.Connection, generation: int) -> None:
         """The catalog's pointer has moved to this version (committed): tell readers who do not ask the catalog.
 
         `generation` is the pointer's. Doing it twice is allowed. The caller sees to it that no other move is under way.
@@ -327,6 +338,23 @@ class VersionStore(Protocol):
 
     def size_bytes(self, conn: psycopg.Connection) -> int:
         """Disk taken by the version's vectors and indexes."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Protocol):
+    """What a store can tell besides that other ledgers can reach as well."""
+
+    def whose(self, conn: psycopg.Connection) -> str | None:
+        """Whose the version's vectors are, in words; None: this ledger's."""
+        ...
+
+    def untold(self) -> str:
+        """Of the version that serves: what tells readers of it is not there or says otherwise, in words; empty while it says so."""
+        ...
+
+    def claim(self, conn: psycopg.Connection) -> None:
+        """Make them this ledger's, whosever they were. AnotherLedger where another one claims them at the same moment."""
         ...
 
 

@@ -38,4 +38,11 @@ def refresh_views(conn: psycopg.Connection) -> None:
     # Views over several indexes are replaced one after another, whoever registers.
     conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('embed_pipeline.provenance', 0))")
     in_tables = [index for index, kind in conn.execute(queries("list_indexes")).fetchall() if kind == "pgvector"]
-    replace_provenance(conn, [version for index in in_tables for version in versions.live_versions(conn, index)])
+    live = [version for index in in_tables for version in versions.live_versions(conn, index)]
+    # One whose table somebody has dropped must not keep the others out of sight.
+    replace_provenance(conn, [version for version in live if _has_table(conn, version)])
+
+
+def _has_table(conn: psycopg.Connection, version: Version) -> bool:
+    row = conn.execute(queries("table_is_there"), {"table": version.table.as_string(conn)}).fetchone()
+    return row is not None and bool(row[0])

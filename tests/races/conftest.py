@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.harness.articles import app, holdout, open_docs, second_app  # noqa: F401  (fixtures)
+from tests.harness.copies import copied  # noqa: F401  (fixture)
 from tests.harness.qdrant.conftest import loopback, shared_loopback  # noqa: F401  (fixtures)
 from tests.harness.stores import open_stored, qdrant_at, store  # noqa: F401  (fixtures)
 from tests.races.judged import database_url, judged, judged_template  # noqa: F401  (fixtures)

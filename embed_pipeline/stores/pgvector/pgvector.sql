@@ -22,6 +22,9 @@ CREATE TABLE {table} (
 -- name: create_partition_index
 CREATE INDEX {name} ON {table} (partition)
 
+-- name: is_there
+SELECT to_regclass(%(table)s) IS NOT NULL
+
 -- name: drop_table
 DROP TABLE IF EXISTS {table}
 

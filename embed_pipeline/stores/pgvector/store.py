@@ -62,7 +62,7 @@ class PgvectorStore:
 
     # Tables
 
-    def prepare(self) -> None:
+    def prepare(self, conn: psycopg.Connection) -> None:
         """Nothing: the table is made in the transaction that registers the version."""
 
     def create(self, conn: psycopg.Connection) -> None:
@@ -80,10 +80,21 @@ class PgvectorStore:
         conn.execute(queries("create_table", table=version.table, **pinned))
         conn.execute(queries("create_partition_index", table=version.table, name=partition))
 
+    def gone(self, conn: psycopg.Connection) -> str:
+        row = conn.execute(queries("is_there"), {"table": self.version.table.as_string(conn)}).fetchone()
+        return (
+            ""
+            if row is not None and row[0]
+            else f"its table embed_pipeline.{self.version.index}__{self.version.name} is not there"
+        )
+
+    def require_ours(self, conn: psycopg.Connection) -> None:
+        """Nothing: no other ledger reaches a table of this one's database."""
+
     def drop(self, conn: psycopg.Connection) -> None:
         conn.execute(queries("drop_table", table=self.version.table))
 
-    def serve(self, generation: int) -> None:
+    def serve(self, conn: psycopg.Connection, generation: int) -> None:
         """Nothing: every reader of the table learns from the catalog which it is."""
 
     def pressure(self) -> StorePressure:

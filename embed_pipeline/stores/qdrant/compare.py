@@ -28,6 +28,7 @@ from embed_pipeline.stores.qdrant.configuration import params_of
 from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.ids import point_id
+from embed_pipeline.stores.qdrant.ownership import Writer
 from embed_pipeline.stores.qdrant.place import Place
 from embed_pipeline.stores.qdrant.points import KEY, PointId, Stored, stored
 from embed_pipeline.stores.qdrant.writes import read_points
@@ -241,10 +242,11 @@ def further_vectors(engine: Engine, place: Place) -> frozenset[str]:
     return frozenset({*dense, *(params.sparse_vectors or {})} - {place.vector})
 
 
-def sweep_tombstones(engine: Engine, place: Place) -> None:
+def sweep_tombstones(writer: Writer, place: Place) -> None:
     """Remove the points of documents that were deleted long enough ago. The caller has made sure that nobody is writing."""
     old = models.Filter(must=[models.FieldCondition(key=f"{KEY}.deleted_at", range=models.Range(lt=clock() - TOMBSTONE_SECONDS))])
-    engine.call(lambda client: client.delete(place.collection, points_selector=models.FilterSelector(filter=old), wait=True))
+    selector = models.FilterSelector(filter=old)
+    writer.write(place.collection, lambda client: client.delete(place.collection, points_selector=selector, wait=True))
 
 
 def _verdict(point: Stored | None, expected: Expected, place: Place, version: Version) -> str | None:

@@ -10,6 +10,7 @@ from qdrant_client import models
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.ownership import LEDGER, Writer
 from embed_pipeline.stores.qdrant.points import KEY
 
 DISTANCES = {
@@ -57,25 +58,35 @@ def params_of(info: models.CollectionInfo, vector: str) -> models.VectorParams |
 
 
 def create_collection(
-    engine: Engine, name: str, version: Version, vector: str, like: models.CollectionInfo | None, like_vector: str
+    engine: Engine,
+    name: str,
+    version: Version,
+    vector: str,
+    like: models.CollectionInfo | None,
+    like_vector: str,
+    whose: Mapping[str, Any],
 ) -> None:
-    """Make the collection of `version`: settings, sparse vectors and further vectors as in `like`. AlreadyThere when it is."""
+    """Make the collection of `version`: settings, sparse vectors and further vectors as in `like`. AlreadyThere when it is.
+
+    `whose`: the ledger that its metadata names from the first moment on.
+    """
     arguments = _settings(like) if like is not None else {}
     own = vector_params(version, None if like is None else params_of(like, like_vector))
     further = _further(like, like_vector)
     arguments["vectors_config"] = own if vector == "" and not further else {**further, vector: own}
-    arguments["metadata"] = {**(_metadata(like)), KEY: {"version": version.name, "fingerprint": version.fingerprint}}
+    arguments["metadata"] = {**_metadata(like), KEY: {"version": version.name, "fingerprint": version.fingerprint}, **whose}
     engine.call(lambda client: client.create_collection(name, **arguments))
 
 
-def add_payload_indexes(engine: Engine, name: str, like: models.CollectionInfo | None) -> None:
+def add_payload_indexes(writer: Writer, name: str, like: models.CollectionInfo | None) -> None:
     """Those that `like` has. Before the data: an index that is made later is not used by the graph that is there."""
-    if like is not None and not engine.is_local:
+    if like is not None and not writer.engine.is_local:
         for field, index in like.payload_schema.items():
-            engine.call(
+            writer.write(
+                name,
                 lambda client, field=field, index=index: client.create_payload_index(  # type: ignore[misc]
                     name, field, field_schema=index.params or index.data_type, wait=True
-                )
+                ),
             )
 
 
@@ -112,10 +123,10 @@ def _further(like: models.CollectionInfo | None, like_vector: str) -> dict[str, 
 
 def _metadata(like: models.CollectionInfo | None) -> Mapping[str, Any]:
     metadata = (like.config.metadata if like is not None else None) or {}
-    return {name: value for name, value in metadata.items() if name != KEY}
+    return {name: value for name, value in metadata.items() if name not in (KEY, LEDGER)}
 
 
-def add_vector(engine: Engine, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
+def add_vector(writer: Writer, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
     """Add the version's named vector to a collection that is in use. The same once more changes nothing."""
     config = models.DenseVectorNameConfig(
         dense=models.DenseVectorConfig(
@@ -125,16 +136,16 @@ def add_vector(engine: Engine, collection: str, version: Version, vector: str, l
             datatype=datatype(version, like),
         )
     )
-    engine.call(lambda client: client.create_vector_name(collection, vector, config))
+    writer.write(collection, lambda client: client.create_vector_name(collection, vector, config))
 
 
-def tune_vector(engine: Engine, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
+def tune_vector(writer: Writer, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
     """Index and storage settings of a vector that was added: they can only be given afterwards."""
     params = vector_params(version, like)
     tuned = models.VectorParamsDiff(
         hnsw_config=params.hnsw_config, quantization_config=params.quantization_config, on_disk=params.on_disk
     )
-    engine.call(lambda client: client.update_collection(collection, vectors_config={vector: tuned}))
+    writer.write(collection, lambda client: client.update_collection(collection, vectors_config={vector: tuned}))
 
 
 def refuse_own_sharding(info: models.CollectionInfo, collection: str) -> None:

@@ -108,7 +108,7 @@ class GuardedPoints:
         seq = queue.next_seq(conn)
         signal("qdrant.decided")
         try:
-            return compare_and_set(self._engine, self.place.collection, self._version.name, changes, seq)
+            return compare_and_set(self._layout.own.writer(conn), self.place.collection, self._version.name, changes, seq)
         except VectorGone:
             # Another version of these points was retired between reading and writing.
             if not compare.has_vector(self._engine, self.place):

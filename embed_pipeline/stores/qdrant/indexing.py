@@ -10,6 +10,7 @@ from qdrant_client import QdrantClient, models
 from embed_pipeline.stores.protocol import AnnIndex
 from embed_pipeline.stores.qdrant.configuration import params_of
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.ownership import Writer
 from embed_pipeline.stores.qdrant.place import Place, wait_until_green
 from embed_pipeline.stores.qdrant.points import KEY
 
@@ -20,7 +21,7 @@ HELD = "indexing_threshold"
 LOCAL = "local mode has no ANN index: every search is exact, and ANN recall says nothing"
 
 
-def hold(engine: Engine, collection: str) -> None:
+def hold(writer: Writer, collection: str) -> None:
     """Build no index until `build`, rather than one after another while points arrive. Repeating it changes nothing."""
 
     def work(client: QdrantClient) -> None:
@@ -34,10 +35,10 @@ def hold(engine: Engine, collection: str) -> None:
             metadata={KEY: {**_ours(info), HELD: threshold}},
         )
 
-    engine.call(work)
+    writer.write(collection, work)
 
 
-def build(engine: Engine, place: Place, progress: Callable[[str, float], None] | None = None) -> None:
+def build(writer: Writer, place: Place, progress: Callable[[str, float], None] | None = None) -> None:
     """Let indexing go on where it was held back, and wait until no optimizer is at work."""
 
     def release(client: QdrantClient) -> None:
@@ -52,8 +53,8 @@ def build(engine: Engine, place: Place, progress: Callable[[str, float], None] |
                 metadata={KEY: ours},
             )
 
-    engine.call(release)
-    wait_until_green(engine, place.collection, progress)
+    writer.write(place.collection, release)
+    wait_until_green(writer.engine, place.collection, progress)
 
 
 def find(engine: Engine, place: Place, identity: int) -> AnnIndex | None:

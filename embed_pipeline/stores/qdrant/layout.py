@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Protocol
 
+import psycopg
 from qdrant_client import QdrantClient, models
 
 from embed_pipeline.catalog.versions import Version
@@ -17,12 +18,16 @@ from embed_pipeline.signals import signal
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.qdrant import configuration, indexing
 from embed_pipeline.stores.qdrant.engine import MINIMUM_SERVER, AlreadyThere, CollectionGone, Engine
+from embed_pipeline.stores.qdrant.ownership import Ownership
 from embed_pipeline.stores.qdrant.place import Place, wait_until_green
 from embed_pipeline.stores.qdrant.points import KEY
 
 
 class Layout(Protocol):
     """One of the two ways to lay out versions."""
+
+    own: Ownership
+    """Whose the index's collections are, and the way by which they are written."""
 
     def place(self, version: Version) -> Place:
         """Where the version's vectors are, whether made yet or not."""
@@ -32,16 +37,28 @@ class Layout(Protocol):
         """The name of the vector that a version's label in a point belongs to."""
         ...
 
-    def prepare(self, version: Version) -> None:
-        """Make room for a version; repeating it changes nothing."""
+    def prepare(self, conn: psycopg.Connection, version: Version) -> None:
+        """Make room for a version; repeating it changes nothing. AnotherLedger where what is there is not this ledger's."""
         ...
 
-    def drop(self, version: Version) -> None:
+    def drop(self, conn: psycopg.Connection, version: Version) -> None:
         """Remove the version's vectors; repeating it changes nothing."""
         ...
 
-    def serve(self, version: Version, generation: int) -> None:
+    def serve(self, conn: psycopg.Connection, version: Version, generation: int) -> None:
         """Tell readers who do not ask the catalog that this version serves."""
+        ...
+
+    def require_ours(self, conn: psycopg.Connection, version: Version) -> None:
+        """AnotherLedger where the version's vectors, or what tells readers of them, are another ledger's. Of what is gone nothing."""
+        ...
+
+    def gone(self, version: Version) -> str:
+        """What of the version's place is not there, in words; empty while all is."""
+        ...
+
+    def untold(self, version: Version) -> str:
+        """What of that which `serve` says is not there or says otherwise, in words; empty while readers are told so."""
         ...
 
     def beside(self, version: Version) -> str | None:
@@ -52,14 +69,16 @@ class Layout(Protocol):
 def open_layout(engine: Engine, spec: QdrantSpec, index: str) -> Layout:
     """The layout that the declaration names."""
     name = spec.collection or index
-    return NamedVectors(engine, spec, name) if spec.layout == "named_vectors" else Collections(engine, spec, name)
+    own = Ownership(engine, index, None if spec.adopt is None else spec.adopt.collection)
+    return NamedVectors(engine, own, spec, name) if spec.layout == "named_vectors" else Collections(engine, own, spec, name)
 
 
 class Collections:
     """A collection for each version, and an alias on the one that serves."""
 
-    def __init__(self, engine: Engine, spec: QdrantSpec, alias: str) -> None:
+    def __init__(self, engine: Engine, own: Ownership, spec: QdrantSpec, alias: str) -> None:
         self._engine = engine
+        self.own = own
         self._adopt = spec.adopt
         self.alias = alias
 
@@ -73,7 +92,7 @@ class Collections:
         """A plain client that follows the alias names the same vector before and after a cutover."""
         return "" if self._adopt is None else self._adopt.vector
 
-    def prepare(self, version: Version) -> None:
+    def prepare(self, conn: psycopg.Connection, version: Version) -> None:
         require_version(self._engine)
         place = self.place(version)
         if _info(self._engine, self.alias, exactly=True) is not None:
@@ -81,8 +100,10 @@ class Collections:
                 f"{self.alias!r} is a collection at {self._engine.address}, and cannot also be the alias of the one that serves.",
                 next_step="Set store.collection to another name, which your clients then use, and store.adopt.collection to this one.",
             )
+        self._refuse_alias(conn)
         found = _info(self._engine, place.collection)
         if found is not None:
+            self.own.refuse(conn, place.collection, found)
             _require_vector(found, place, version)
         if self._adopt is not None and version.name == self._adopt.version:
             if found is None:
@@ -94,14 +115,24 @@ class Collections:
         if like is not None and like_name is not None:
             configuration.refuse_own_sharding(like, like_name)
         if found is None:
-            # Another process may have made it by now.
+            signal("qdrant.making")
+            # Another process may have made it by now, and it may be another ledger's: whose it is, the next write looks.
             with suppress(AlreadyThere):
-                configuration.create_collection(self._engine, place.collection, version, place.vector, like, place.vector)
+                configuration.create_collection(
+                    self._engine,
+                    place.collection,
+                    version,
+                    place.vector,
+                    like,
+                    place.vector,
+                    self.own.metadata(conn, place.collection),
+                )
         # Also of a collection that is there: whoever made it may have died before this.
-        configuration.add_payload_indexes(self._engine, place.collection, like)
-        indexing.hold(self._engine, place.collection)
+        writer = self.own.writer(conn)
+        configuration.add_payload_indexes(writer, place.collection, like)
+        indexing.hold(writer, place.collection)
 
-    def drop(self, version: Version) -> None:
+    def drop(self, conn: psycopg.Connection, version: Version) -> None:
         place = self.place(version)
         # Deleting a collection would take the alias with it.
         if _behind(self._engine, self.alias) == place.collection:
@@ -109,17 +140,44 @@ class Collections:
                 f"The alias {self.alias!r} still leads to {place.collection}.",
                 next_step="Run: embed-pipeline status; point the alias at the serving version first.",
             )
-        self._engine.call(lambda client: client.delete_collection(place.collection))
+        with suppress(CollectionGone):
+            self.own.writer(conn).write(place.collection, lambda client: client.delete_collection(place.collection))
 
-    def serve(self, version: Version, generation: int) -> None:
+    def serve(self, conn: psycopg.Connection, version: Version, generation: int) -> None:
         place = self.place(version)
         if _info(self._engine, place.collection) is None:
             raise CollectionGone(f"There is no collection {place.collection}.", next_step="Run: embed-pipeline status")
+        self._refuse_alias(conn)
         # One operation, which overwrites the alias. Deleting and creating it is two, and a crash between them leaves none.
         operation = models.CreateAliasOperation(
             create_alias=models.CreateAlias(collection_name=place.collection, alias_name=self.alias)
         )
-        self._engine.call(lambda client: client.update_collection_aliases([operation]))
+        self.own.writer(conn).write(place.collection, lambda client: client.update_collection_aliases([operation]))
+
+    def require_ours(self, conn: psycopg.Connection, version: Version) -> None:
+        self._refuse_alias(conn)
+        found = _info(self._engine, self.place(version).collection)
+        if found is not None:
+            self.own.refuse(conn, self.place(version).collection, found)
+
+    def gone(self, version: Version) -> str:
+        place = self.place(version)
+        found = _info(self._engine, place.collection)
+        if found is None:
+            return f"the collection {place.collection} at {self._engine.address} is not there"
+        return _without_vector(found, place)
+
+    def untold(self, version: Version) -> str:
+        behind, collection = _behind(self._engine, self.alias), self.place(version).collection
+        if behind == collection:
+            return ""
+        return f"the alias {self.alias} {'is not there' if behind is None else f'leads to {behind}'}, and not to {collection}"
+
+    def _refuse_alias(self, conn: psycopg.Connection) -> None:
+        """One alias cannot tell the readers of two ledgers which version serves. Moved by hand to nobody's collection, it is put right."""
+        behind = _behind(self._engine, self.alias)
+        if behind is not None:
+            self.own.refuse_another(conn, behind)
 
     def beside(self, version: Version) -> str | None:
         """What serves; before the first cutover it is the adopted collection that does."""
@@ -131,8 +189,9 @@ class Collections:
 class NamedVectors:
     """One collection, a named vector for each version; which one serves stands in the collection's metadata."""
 
-    def __init__(self, engine: Engine, spec: QdrantSpec, collection: str) -> None:
+    def __init__(self, engine: Engine, own: Ownership, spec: QdrantSpec, collection: str) -> None:
         self._engine = engine
+        self.own = own
         self._adopt = spec.adopt
         self.collection = collection if spec.adopt is None else spec.adopt.collection
 
@@ -144,7 +203,7 @@ class NamedVectors:
             return self._adopt.vector
         return f"{version}__{fingerprint[:8]}"
 
-    def prepare(self, version: Version) -> None:
+    def prepare(self, conn: psycopg.Connection, version: Version) -> None:
         require_version(self._engine)
         place = self.place(version)
         if self._adopt is not None and self._adopt.vector == "":
@@ -156,47 +215,76 @@ class NamedVectors:
         if found is None:
             if self._adopt is not None:
                 raise _nothing_to_adopt(self.collection, self._engine)
+            signal("qdrant.making")
             # Another process may have made it by now, with another version's vector in it.
             with suppress(AlreadyThere):
-                configuration.create_collection(self._engine, self.collection, version, place.vector, None, place.vector)
+                configuration.create_collection(
+                    self._engine,
+                    self.collection,
+                    version,
+                    place.vector,
+                    None,
+                    place.vector,
+                    self.own.metadata(conn, self.collection),
+                )
                 return
             found = _info(self._engine, self.collection)
             assert found is not None
+        self.own.refuse(conn, self.collection, found)
         configuration.refuse_own_sharding(found, self.collection)
-        if self._adopt is None and KEY not in (found.config.metadata or {}):
-            raise ConfigurationError(
-                f"There is a collection {self.collection} at {self._engine.address} that this index did not make.",
-                next_step="Declare it in store.adopt, or set store.collection to another name.",
-            )
+        writer = self.own.writer(conn)
         like = next((configuration.params_of(found, each) for each in _vectors(found) if each != place.vector), None)
         if configuration.params_of(found, place.vector) is not None:
             _require_vector(found, place, version)
         else:
             wait_until_green(self._engine, self.collection)
-            configuration.add_vector(self._engine, self.collection, version, place.vector, like)
+            configuration.add_vector(writer, self.collection, version, place.vector, like)
         if self._adopt is None or version.name != self._adopt.version:
             # Also of a vector that is there: whoever added it may have died before this.
-            configuration.tune_vector(self._engine, self.collection, version, place.vector, like)
+            configuration.tune_vector(writer, self.collection, version, place.vector, like)
 
-    def drop(self, version: Version) -> None:
+    def drop(self, conn: psycopg.Connection, version: Version) -> None:
         place = self.place(version)
         found = _info(self._engine, self.collection)
         if found is None:
             return
+        writer = self.own.writer(conn)
         if configuration.params_of(found, place.vector) is not None:
             wait_until_green(self._engine, self.collection)
-            self._engine.call(lambda client: client.delete_vector_name(self.collection, place.vector))
+            writer.write(self.collection, lambda client: client.delete_vector_name(self.collection, place.vector))
         signal("qdrant.vector_gone")
         everywhere = models.Filter()
-        self._engine.call(
-            lambda client: client.delete_payload(self.collection, [f"{KEY}.versions.{version.name}"], points=everywhere)
+        writer.write(
+            self.collection,
+            lambda client: client.delete_payload(self.collection, [f"{KEY}.versions.{version.name}"], points=everywhere),
         )
 
-    def serve(self, version: Version, generation: int) -> None:
+    def serve(self, conn: psycopg.Connection, version: Version, generation: int) -> None:
         place = self.place(version)
         # Metadata is merged at the top level only: what is ours is one key, written whole.
         ours = {"version": version.name, "vector": place.vector, "fingerprint": version.fingerprint, "generation": generation}
-        self._engine.call(lambda client: client.update_collection(self.collection, metadata={KEY: {"serving": ours}}))
+        metadata = {KEY: {"serving": ours}}
+        self.own.writer(conn).write(self.collection, lambda client: client.update_collection(self.collection, metadata=metadata))
+
+    def require_ours(self, conn: psycopg.Connection, version: Version) -> None:
+        found = _info(self._engine, self.collection)
+        if found is not None:
+            self.own.refuse(conn, self.collection, found)
+
+    def gone(self, version: Version) -> str:
+        found = _info(self._engine, self.collection)
+        if found is None:
+            return f"the collection {self.collection} at {self._engine.address} is not there"
+        return _without_vector(found, self.place(version))
+
+    def untold(self, version: Version) -> str:
+        found = _info(self._engine, self.collection)
+        said = ((None if found is None else found.config.metadata) or {}).get(KEY, {}).get("serving", {}).get("version")
+        return (
+            ""
+            if said == version.name
+            else f"the metadata of the collection {self.collection} does not name {version.name} as serving"
+        )
 
     def beside(self, version: Version) -> str | None:
         """None: all vectors of a document are in one point."""
@@ -235,6 +323,12 @@ def _behind(engine: Engine, alias: str) -> str | None:
 def _vectors(info: models.CollectionInfo) -> list[str]:
     vectors: Any = info.config.params.vectors
     return list(vectors) if isinstance(vectors, dict) else [""]
+
+
+def _without_vector(info: models.CollectionInfo, place: Place) -> str:
+    if configuration.params_of(info, place.vector) is not None:
+        return ""
+    return f"the collection {place.collection} has no {f'vector {place.vector}' if place.vector else 'unnamed vector'}"
 
 
 def _require_vector(info: models.CollectionInfo, place: Place, version: Version) -> None:

@@ -138,10 +138,7 @@ class Nearest:
         try:
             row = conn.execute(queries("gone_hits"), values).fetchone()
         except psycopg.errors.InsufficientPrivilege as problem:
-            raise ConfigurationError(
-                f"This role may not search here: {problem.diag.message_primary}.",
-                next_step="Grant it SELECT on all tables of the schema embed_pipeline.",
-            ) from problem
+            raise may_not_search(problem) from problem
         assert row is not None
         return set(row[0])
 
@@ -149,6 +146,14 @@ class Nearest:
         function = sql.Identifier("embed_pipeline", f"present_{self._version.index}")
         row = conn.execute(queries("present", function=function), {"most": FEW}).fetchone()
         return None if row is None or row[0] is None else [point_id(doc_id) for doc_id in row[0]]
+
+
+def may_not_search(problem: psycopg.errors.InsufficientPrivilege) -> ConfigurationError:
+    """What a role is told that lacks a right on our tables."""
+    return ConfigurationError(
+        f"This role may not search here: {problem.diag.message_primary}.",
+        next_step="Grant it SELECT on all tables of the schema embed_pipeline.",
+    )
 
 
 def _hit(point: models.ScoredPoint, place: Place, version: Version, query: Vectors) -> Hit:

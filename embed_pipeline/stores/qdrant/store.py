@@ -62,6 +62,7 @@ class QdrantStore:
         self.source = replace(source, text_field=spec.text_field())
         self._engine = engines.take(spec)
         self._layout = open_layout(self._engine, spec, version.index)
+        self._own = self._layout.own
         self._points = GuardedPoints(self._engine, self._layout, version, self.source)
         self.place = self._points.place
         self._nearest = nearest.Nearest(self._engine, self.place, version, self.source)
@@ -70,20 +71,35 @@ class QdrantStore:
 
     # Room for the version
 
-    def prepare(self) -> None:
-        self._layout.prepare(self.version)
+    def prepare(self, conn: psycopg.Connection) -> None:
+        self._layout.prepare(conn, self.version)
 
     def create(self, conn: psycopg.Connection) -> None:
         """Nothing: a collection is made by `prepare`, outside of any transaction."""
 
     def drop(self, conn: psycopg.Connection) -> None:
-        self._layout.drop(self.version)
+        self._layout.drop(conn, self.version)
 
     def tables(self) -> tuple[sql.Identifier, ...]:
         return ()
 
-    def serve(self, generation: int) -> None:
-        self._layout.serve(self.version, generation)
+    def serve(self, conn: psycopg.Connection, generation: int) -> None:
+        self._layout.serve(conn, self.version, generation)
+
+    def require_ours(self, conn: psycopg.Connection) -> None:
+        self._layout.require_ours(conn, self.version)
+
+    def gone(self, conn: psycopg.Connection) -> str:
+        return self._layout.gone(self.version)
+
+    def whose(self, conn: psycopg.Connection) -> str | None:
+        return self._own.whose(conn, self.place.collection)
+
+    def untold(self) -> str:
+        return self._layout.untold(self.version)
+
+    def claim(self, conn: psycopg.Connection) -> None:
+        self._own.claim(conn, self.place.collection)
 
     def pressure(self) -> StorePressure:
         with self._points.unless_retired():
@@ -114,10 +130,12 @@ class QdrantStore:
         found = self._missing.documents(conn, within)
         if not found:
             return found
+        self._require_ours(conn)
         there = self._points.read([doc_id for doc_id, _, _ in found], vectors=False)
         return [each for each in found if self._points.hash(there.get(each[0])) is None]
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
+        self._require_ours(conn)
         there = self._points.read(batch.doc_ids, vectors=False)
         wanted = zip(batch.doc_ids, batch.hashes, strict=True)
         return {doc_id for doc_id, digest in wanted if self._points.hash(there.get(doc_id)) == digest.hex()}
@@ -287,6 +305,7 @@ class QdrantStore:
             return comparing.compare([partition], orphans=True)
 
     def coverage(self, conn: psycopg.Connection, since: Horizon | None = None) -> Coverage:
+        self._require_ours(conn)
         with self._comparing(conn) as comparing:
             comparing.see_everything()
             found = comparing.compare([ALL_KEYS], orphans=True).coverage(comparing.vectors())
@@ -303,7 +322,7 @@ class QdrantStore:
     def _sweep(self, conn: psycopg.Connection) -> None:
         with documents.nobody_writing(conn, self.version.index) as alone:
             if alone:
-                compare_points.sweep_tombstones(self._engine, self.place)
+                compare_points.sweep_tombstones(self._own.writer(conn), self.place)
 
     # ANN index
 
@@ -313,7 +332,7 @@ class QdrantStore:
 
     def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
         with self._points.unless_retired():
-            indexing.build(self._engine, self.place, progress)
+            indexing.build(self._own.writer(conn), self.place, progress)
         built = self.ann_index(conn)
         assert built is not None
         return built
@@ -324,7 +343,16 @@ class QdrantStore:
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
     ) -> list[Hit]:
         with self._points.unless_retired():
+            try:
+                self._own.require(conn, self.place.collection, to_read=True)
+            except psycopg.errors.InsufficientPrivilege as problem:
+                raise nearest.may_not_search(problem) from problem
             return self._nearest.search(conn, query, k, exact=exact, among=among)
+
+    def _require_ours(self, conn: psycopg.Connection) -> None:
+        """What another ledger has written is not what this version holds."""
+        with self._points.unless_retired():
+            self._own.require(conn, self.place.collection)
 
     def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
         return [self.search(conn, query, k, exact=True) for query in queries]

@@ -15,6 +15,7 @@ from qdrant_client import QdrantClient, models
 
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.ownership import Writer
 from embed_pipeline.stores.qdrant.points import KEY, Content, PointId, Stored, as_read, stored
 
 # Guards are one filter with a clause for each point. Strict mode of a server may allow fewer conditions; more cost time.
@@ -51,7 +52,7 @@ def read_points(
     return found
 
 
-def compare_and_set(engine: Engine, collection: str, version: str, changes: Sequence[Change], seq: int) -> set[PointId]:
+def compare_and_set(writer: Writer, collection: str, version: str, changes: Sequence[Change], seq: int) -> set[PointId]:
     """Write every change whose point is as it was read; returns the ids of those that now stand there.
 
     `seq` must be a number that no other write has: it is how a write knows itself again. `version` is whose source_hash guards beside it.
@@ -62,32 +63,32 @@ def compare_and_set(engine: Engine, collection: str, version: str, changes: Sequ
         new = [change for change in portion if change.read is None]
         known = [change for change in portion if change.read is not None]
         if new:
-            _insert(engine, collection, new, seq)
+            _insert(writer, collection, new, seq)
         signal("qdrant.inserted")
         if known:
-            _update(engine, collection, version, known, seq)
+            _update(writer, collection, version, known, seq)
         signal("qdrant.written")
-        written |= _standing(engine, collection, [change.id for change in portion], seq)
+        written |= _standing(writer.engine, collection, [change.id for change in portion], seq)
     return written
 
 
-def _insert(engine: Engine, collection: str, changes: Sequence[Change], seq: int) -> None:
+def _insert(writer: Writer, collection: str, changes: Sequence[Change], seq: int) -> None:
     points = [change.content.point(change.id, seq) for change in changes]
 
     def insert(client: QdrantClient) -> None:
         client.upsert(collection, points, wait=True, update_mode=models.UpdateMode.INSERT_ONLY)
 
-    engine.call(insert)
+    writer.write(collection, insert)
 
 
-def _update(engine: Engine, collection: str, version: str, changes: Sequence[Change], seq: int) -> None:
+def _update(writer: Writer, collection: str, version: str, changes: Sequence[Change], seq: int) -> None:
     points = [change.content.point(change.id, seq) for change in changes]
     guard = models.Filter(should=[as_read(each.read, version, each.text_field) for each in changes if each.read is not None])
 
     def update(client: QdrantClient) -> None:
         client.upsert(collection, points, wait=True, update_filter=guard, update_mode=models.UpdateMode.UPDATE_ONLY)
 
-    engine.call(update)
+    writer.write(collection, update)
 
 
 def _standing(engine: Engine, collection: str, ids: Sequence[PointId], seq: int) -> set[PointId]:

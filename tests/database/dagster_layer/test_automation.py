@@ -58,6 +58,19 @@ def test_the_sensor_asks_for_a_run_while_changes_wait(declare: Declare, run: Run
     assert tick(docs) == "No changed document waits."
 
 
+def test_the_sensor_says_that_vectors_are_gone(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """Nothing waits, so no run would say it. The next backfill of a partition makes the table again."""
+    docs = run(declare(V1))
+    docs.serve("v1")
+    app.execute("DROP TABLE embed_pipeline.docs__v1 CASCADE")
+    said = tick(docs)
+    assert isinstance(said, str)
+    assert "its table embed_pipeline.docs__v1 is not there" in said
+    assert "it is active, and serves" in said
+    docs.fill("v1")
+    assert tick(docs) == "No changed document waits."
+
+
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 def test_the_sensor_waits_for_its_own_run(
     declare: Declare, run: Run, app: psycopg.Connection, status: dg.DagsterRunStatus

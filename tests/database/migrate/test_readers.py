@@ -42,7 +42,7 @@ def alias(monkeypatch: pytest.MonkeyPatch) -> Alias:
         seen.told.append((f"drop {store.version.name}", 0))
         drop(store, conn)
 
-    monkeypatch.setattr(PgvectorStore, "serve", lambda store, generation: seen.serve(store, generation))
+    monkeypatch.setattr(PgvectorStore, "serve", lambda store, conn, generation: seen.serve(store, generation))
     monkeypatch.setattr(PgvectorStore, "drop", dropped)
     return seen
 

@@ -240,7 +240,7 @@ def test_vectors_that_somebody_dropped_are_said_everywhere(app: psycopg.Connecti
         ann_index.build(moved, "v1")
     shown = statuses.status(moved)
     assert shown.versions[0].gone.startswith("The vectors of docs.v1 are gone")
-    assert shown.next.command == "embed-pipeline retire docs v1 --confirm v1"
+    assert shown.next.command == "embed-pipeline backfill docs v1"
     retire.retire(moved, "v1", "v1")
     settle(moved)
 

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from qdrant_client import models
 
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreUnavailable, VersionRetired
+from embed_pipeline.errors import AnotherLedger, ConfigurationError, EmbedPipelineError, StoreUnavailable, VersionRetired
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import QdrantSpec
@@ -228,7 +228,7 @@ def test_a_refused_registration_lets_go_of_local_mode(app: psycopg.Connection, o
     engine = engines.take(spec)
     engine.call(lambda client: client.create_collection("mine", {"a": models.VectorParams(size=2, distance=models.Distance.DOT)}))
     engines.give_back(engine)
-    with pytest.raises(ConfigurationError, match="did not make"):
+    with pytest.raises(AnotherLedger, match="did not make"):
         open_docs("v1", store=store)
     taken = engines.take(spec)
     assert taken is not engine
