@@ -80,8 +80,11 @@ def connect(
     Raises DatabaseUnavailable, in one sentence, when there is no server or it refuses us.
     """
     parameters = _parameters(url)
-    mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name, "client_encoding": "UTF8"}
-    ours = [_OWN_NAMES, _STABLE_TEXT, _OWN_TRANSACTIONS, f"-c idle_in_transaction_session_timeout={FROZEN_MS}"]
+    # Our name goes with the settings, since a pooler that is refused would leave it to the application that gets the session next. Empty,
+    # so that none of the environment's takes its place.
+    mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": "", "client_encoding": "UTF8"}
+    name = [] if parameters.get("application_name") else ["-c application_name=" + re.sub(r"([\s\\])", r"\\\1", application_name)]
+    ours = [*name, _OWN_NAMES, _STABLE_TEXT, _OWN_TRANSACTIONS, f"-c idle_in_transaction_session_timeout={FROZEN_MS}"]
     options = " ".join([parameters.pop("options", ""), *ours, *([_EVERY_ROW] if every_row else [])]).strip()
 
     def begin(*, plain: bool = False) -> psycopg.Connection[TupleRow]:
