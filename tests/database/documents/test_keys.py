@@ -203,7 +203,11 @@ def test_collations_under_which_other_texts_are_equal(database_url: str, app: ps
     )
     app.execute("CREATE TABLE single (id text COLLATE loose PRIMARY KEY, body text COLLATE loose)")
     app.execute("CREATE DOMAIN loosely AS text COLLATE loose; CREATE TABLE named (id loosely PRIMARY KEY, body text)")
-    for table, key, text in (("articles", ["a", "b"], ["title", "body"]), ("single", ["id"], ["body"]), ("named", ["id"], ["body"])):
+    for table, key, text in (
+        ("articles", ["a", "b"], ["title", "body"]),
+        ("single", ["id"], ["body"]),
+        ("named", ["id"], ["body"]),
+    ):
         with closing(open_index(declared(database_url, table, table=table, key=key, text=text))) as index:
             fill(index)
             names = [*key, *text]

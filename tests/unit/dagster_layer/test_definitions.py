@@ -125,7 +125,12 @@ def test_two_indexes_live_in_one_code_location() -> None:
 def test_names_of_two_indexes_never_meet() -> None:
     """gate_a_b_c would be of version c of a_b and of b_c of a; retire_a_op the op of one job, and another job."""
     version = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "m", "dimensions": 8}
-    declared = {"a": ("b_c", "b", "op", "v_op", "v", "v_backfill"), "a_b": ("c", "op"), "a_op": ("v",), "a_dual_write": ("compare",)}
+    declared = {
+        "a": ("b_c", "b", "op", "v_op", "v", "v_backfill"),
+        "a_b": ("c", "op"),
+        "a_op": ("v",),
+        "a_dual_write": ("compare",),
+    }
     indexes = [
         IndexSpec.model_validate(
             SPEC.model_dump() | {"name": name, "versions": {each: version | {"model_name": each} for each in versions}}
