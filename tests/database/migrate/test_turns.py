@@ -53,7 +53,12 @@ def test_whoever_has_a_turn_of_ours_is_named(open_docs: Open, database_url: str,
     fill(index, "v1")
     gate.run(index, "v1")
     told("ann_index.docs.v1", lambda: ann_index.build(index, "v1"), Stopped, "is being built by another run")
-    told("move.docs", lambda: cutover.cutover(index, "v1"), CutoverRefused, "Another cutover, rollback or retire of docs is running")
+    told(
+        "move.docs",
+        lambda: cutover.cutover(index, "v1"),
+        CutoverRefused,
+        "Another cutover, rollback or retire of docs is running",
+    )
     told("readers.docs", lambda: cutover.cutover(index, "v1"), ReadersNotTold, "somebody else has been at it for 0 s")
     told("provenance", lambda: open_docs("v1", "v2"), DatabaseUnavailable, "Could not register v2")
     fill(open_docs("v1", "v2"), "v2")
