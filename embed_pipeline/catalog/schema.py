@@ -11,10 +11,14 @@ import psycopg
 from psycopg import errors, sql
 
 from embed_pipeline.errors import CatalogError, DatabaseUnavailable
+from embed_pipeline.postgres import turns
 from embed_pipeline.postgres.connection import connect, register_types, vector_schema
 from embed_pipeline.postgres.queries import Queries
 
 HEAD = "0001"
+TURN = "embed_pipeline.schema"
+# The catalog is made in a second, and migrated in some.
+TURN_SECONDS = 60.0
 
 # Alembic's context is one for the whole process: two threads with two databases would each run into the other's.
 _MIGRATING = threading.Lock()
@@ -79,13 +83,21 @@ def _migrate(url: str) -> None:
 
 @contextmanager
 def _alone(conn: psycopg.Connection) -> Iterator[None]:
-    # Session-level, on our own connection: the lock outlives the transactions under it and dies with this process.
-    conn.execute(queries("lock"))
+    # Of the session, on our own connection: the turn outlives the transactions under it and dies with this process.
+    turns.take(
+        conn,
+        TURN,
+        "of_session",
+        seconds=TURN_SECONDS,
+        refused=lambda by: DatabaseUnavailable(
+            f"Somebody else has been preparing this database for {TURN_SECONDS:.0f} s{by}.",
+            next_step="Run the same command again when that has ended.",
+        ),
+    )
     try:
         yield
     finally:
-        if not conn.closed:
-            conn.execute(queries("unlock"))
+        turns.end(conn, TURN, "of_session")
 
 
 def _create(conn: psycopg.Connection) -> None:

@@ -14,12 +14,6 @@ CREATE TABLE embed_pipeline.schema_version (
 -- name: set_revision
 INSERT INTO embed_pipeline.schema_version (version_num) VALUES (%(revision)s)
 
--- name: lock
-SELECT pg_advisory_lock(hashtextextended('embed_pipeline.schema', 0))
-
--- name: unlock
-SELECT pg_advisory_unlock(hashtextextended('embed_pipeline.schema', 0))
-
 -- name: missing_parts
 SELECT to_regnamespace('embed_pipeline') IS NULL, NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'vector'),
        to_regnamespace('public') IS NULL

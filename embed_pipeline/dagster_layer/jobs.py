@@ -10,7 +10,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
-from embed_pipeline.dagster_layer.names import Names, op_name
+from embed_pipeline.dagster_layer.names import Names, op_name, op_of
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
 from embed_pipeline.migrate import adopt, cutover, dead_letters, retire
 from embed_pipeline.migrate.look import catalog_connection
@@ -133,7 +133,7 @@ def adopt_job(spec: IndexSpec) -> dg.JobDefinition:
     """Make the vectors that were there before a version. Registers it, so it is launched before anything else of the index."""
     names = Names(spec.name)
 
-    @dg.op(name=f"{names.adopt_job}_op", out=dg.Out(dg.Nothing))
+    @dg.op(name=op_of(names.adopt_job), out=dg.Out(dg.Nothing))
     def take_in(context: dg.OpExecutionContext) -> None:
         lines = Lines(context.log)
         with working_on(spec, register_new=False) as index:
@@ -150,7 +150,7 @@ def retry_job(spec: IndexSpec) -> dg.JobDefinition:
     """Have the documents that were set aside tried again: the sensor requests the dual-write that does it."""
     names = Names(spec.name)
 
-    @dg.op(name=f"{names.retry_job}_op", out=dg.Out(dg.Nothing))
+    @dg.op(name=op_of(names.retry_job), out=dg.Out(dg.Nothing))
     def queue_again(context: dg.OpExecutionContext, config: RetryConfig) -> None:
         with working_on(spec, register_new=False) as index:
             queued = dead_letters.retry(index, config.version)
@@ -163,7 +163,7 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
     """Serve the version that served before."""
     names = Names(spec.name)
 
-    @dg.op(name=f"{names.rollback_job}_op", out=dg.Out(dg.Nothing))
+    @dg.op(name=op_of(names.rollback_job), out=dg.Out(dg.Nothing))
     def move_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         with working_on(spec, register_new=False) as index:
             done = cutover.rollback(index, reason_of(context.run_id, config.reason), accept_stale=config.accept_stale)
@@ -185,7 +185,7 @@ def retire_job(spec: IndexSpec, version: str) -> dg.JobDefinition:
     names = Names(spec.name)
     name = names.retire_job(version)
 
-    @dg.op(name=f"{name}_op", out=dg.Out(dg.Nothing))
+    @dg.op(name=op_of(name), out=dg.Out(dg.Nothing))
     def drop(context: dg.OpExecutionContext, config: RetireConfig) -> None:
         with working_on(spec) as index:
             reason = reason_of(context.run_id, config.reason)
@@ -216,7 +216,7 @@ def abort_job(spec: IndexSpec) -> dg.JobDefinition:
 
 
 def _control_job(spec: IndexSpec, name: str, state: ControlState, description: str) -> dg.JobDefinition:
-    @dg.op(name=f"{name}_op", out=dg.Out(dg.Nothing))
+    @dg.op(name=op_of(name), out=dg.Out(dg.Nothing))
     def say(context: dg.OpExecutionContext, config: ReasonConfig) -> None:
         # The catalog alone: this must get through when the documents table or a model is what is broken.
         with refusals_as_failures(), catalog_connection(spec) as conn:

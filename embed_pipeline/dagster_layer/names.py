@@ -9,7 +9,10 @@ import dagster as dg
 
 @dataclass(frozen=True)
 class Names:
-    """Names of everything that belongs to the index `index`."""
+    """Names of everything that belongs to the index `index`.
+
+    Two underscores join names that are given, and stand in none of them: else gate_a_b_c would be of version c of a_b and of b_c of a.
+    """
 
     index: str
 
@@ -96,19 +99,24 @@ class Names:
         return f"abort_{self.index}"
 
     def backfill_job(self, version: str) -> str:
-        return f"backfill_{self.index}_{version}"
+        return f"backfill_{self.index}__{version}"
 
     def backfill_schedule(self, version: str) -> str:
-        return f"{self.index}_{version}_backfill"
+        return f"{self.index}__{version}_backfill"
 
     def gate_job(self, version: str) -> str:
-        return f"gate_{self.index}_{version}"
+        return f"gate_{self.index}__{version}"
 
     def cutover_job(self, version: str) -> str:
-        return f"cutover_{self.index}_{version}"
+        return f"cutover_{self.index}__{version}"
 
     def retire_job(self, version: str) -> str:
-        return f"retire_{self.index}_{version}"
+        return f"retire_{self.index}__{version}"
+
+
+def op_of(job: str) -> str:
+    """The name of a job's only op. Jobs and ops share one room of names: `retire_docs__op` is the job of a version named op."""
+    return f"{job}__op"
 
 
 def op_name(key: dg.AssetKey) -> str:

@@ -24,8 +24,9 @@ STATEMENT_KINDS = ("insert", "update", "delete")
 PLAIN_TYPES = frozenset(
     ("smallint", "integer", "bigint", "numeric", "text", "character varying", "character", "uuid", "boolean", "name", "jsonb")
 )
-# PostgreSQL's own types whose cast to text is not their output: `true` and t, 10.0.0.1/32 and 10.0.0.1, without and with blanks at the end.
-CAST_TYPES = frozenset(("boolean", "character", '"char"', "inet", "cidr", "name"))
+# PostgreSQL's own types whose cast to text is not their output: `true` and t, 10.0.0.1/32 and 10.0.0.1, without and with blanks at the end,
+# with and without the encoding that an XML document came with.
+CAST_TYPES = frozenset(("boolean", "character", '"char"', "inet", "cidr", "name", "xml"))
 
 
 def lock(conn: psycopg.Connection, source: Source) -> None:

@@ -18,7 +18,7 @@ from embed_pipeline.documents.rows import Row, read_rows, unit
 from embed_pipeline.errors import LoadError, LossRefused
 from embed_pipeline.migrate import loss, register
 from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.postgres import failures
+from embed_pipeline.postgres import failures, turns
 from embed_pipeline.postgres.connection import check_server, connect, resolve_url, warn
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.spec import IndexSpec
@@ -26,6 +26,8 @@ from embed_pipeline.spec import IndexSpec
 queries = Queries(__file__, "loading.sql")
 
 REPORT_EVERY = 1_000
+# Another load holds the documents only while it writes what differs.
+TURN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def load(
         if full and total == 0:
             _refuse_emptying(conn, index, file)
         try:
-            conn.execute(queries("take_turns"), {"table": str(index.source)})
+            _take_turns(conn, index)
             if full:
                 _refuse_loss(conn, index, file, accept_loss)
             inserted, updated, deleted = _write(conn, index, full)
@@ -101,6 +103,19 @@ def load(
                 next_step=f"Correct the file, or the table {index.source} if something else made it.",
             ) from refused
     return LoadReport(inserted, updated, total - inserted - updated, deleted, blank)
+
+
+def _take_turns(conn: psycopg.Connection, index: OpenIndex) -> None:
+    turns.take(
+        conn,
+        f"embed_pipeline.load.{index.source}",
+        "of_transaction",
+        seconds=TURN_SECONDS,
+        refused=lambda by: LoadError(
+            f"Another load into {index.source} has been at it for {TURN_SECONDS:.0f} s{by}; nothing was loaded.",
+            next_step="Run the same command again when that has ended.",
+        ),
+    )
 
 
 def _stage(conn: psycopg.Connection, rows: Iterator[Row], progress: Callable[[int], None] | None) -> tuple[int, int]:

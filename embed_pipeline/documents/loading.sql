@@ -21,9 +21,6 @@ FROM pg_temp.staged_documents GROUP BY id HAVING count(*) > 1 ORDER BY 3 LIMIT 1
 -- name: has_documents
 SELECT EXISTS (SELECT FROM {table})
 
--- name: take_turns
-SELECT pg_advisory_xact_lock(hashtextextended('embed_pipeline.load.' || %(table)s, 0))
-
 -- name: upsert_documents
 -- In key order: two writers of the same rows wait for each other instead of deadlocking. Equal rows are not touched.
 WITH changed AS (

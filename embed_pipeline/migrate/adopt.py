@@ -130,7 +130,7 @@ def _declared(index: OpenIndex) -> tuple[str, AdoptSpec]:
 def _alone(index: OpenIndex) -> Any:
     return only_run(
         f"embed_pipeline.adopt.{index.name}",
-        f"Index {index.name} is being adopted by another run.",
+        f"Index {index.name} is being adopted by another run",
         next_step=f"Run: embed-pipeline status {index.name}",
     )
 

@@ -49,7 +49,7 @@ def build(index: OpenIndex, name: str, progress: Callable[[str, float], None] | 
 
     only_builder = only_run(
         f"embed_pipeline.ann_index.{index.name}.{name}",
-        f"The ANN index of {index.name}.{name} is being built by another run.",
+        f"The ANN index of {index.name}.{name} is being built by another run",
         next_step=f"Run: embed-pipeline status {index.name}",
     )
     with Line(index, waiting, taken=only_builder) as line:

@@ -240,6 +240,6 @@ def _claim(index: OpenIndex, version: str, partition: str) -> Taken:
     """Hold the partition for this run: a second one would be harmless and pay twice."""
     return only_run(
         f"embed_pipeline.backfill.{index.name}.{version}.{partition}",
-        f"Partition {partition} of {index.name}.{version} is being filled by another run.",
+        f"Partition {partition} of {index.name}.{version} is being filled by another run",
         next_step=f"Run: embed-pipeline status {index.name}",
     )

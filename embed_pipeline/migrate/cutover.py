@@ -25,7 +25,7 @@ from embed_pipeline.migrate.dual_write import Drained
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.standing import unless_dropped
-from embed_pipeline.postgres import holders
+from embed_pipeline.postgres import holders, turns
 from embed_pipeline.signals import signal
 
 TRIES = 5
@@ -366,15 +366,15 @@ def _require_ann_index(conn: psycopg.Connection, index: OpenIndex, version: Vers
 @contextmanager
 def only_mover(conn: psycopg.Connection, index: OpenIndex) -> Iterator[None]:
     """One cutover, rollback or retire at a time; the lock dies with the connection, the compare-and-set guards beyond it."""
-    name = f"embed_pipeline.move.{index.name}"
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
-    if row is None or not row[0]:
-        held = holders.of_advisory(conn, name)
-        # One of ours ends by itself. Anybody else can take the same lock.
-        by = "; ".join(each.who if (each.application or "").startswith("embed-pipeline") else str(each) for each in held)
-        raise CutoverRefused(
-            f"Another cutover, rollback or retire of {index.name} is running{f': {by}' if by else ''}.",
+    turns.take(
+        conn,
+        f"embed_pipeline.move.{index.name}",
+        "of_session",
+        seconds=0,
+        refused=lambda by: CutoverRefused(
+            f"Another cutover, rollback or retire of {index.name} is running{by}.",
             next_step=f"Run: embed-pipeline status {index.name}",
             reason="another_move",
-        )
+        ),
+    )
     yield

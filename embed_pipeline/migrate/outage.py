@@ -16,7 +16,7 @@ import psycopg
 from psycopg import errors
 
 from embed_pipeline.errors import DatabaseUnavailable, Stopped, StoreUnavailable
-from embed_pipeline.postgres import failures
+from embed_pipeline.postgres import failures, holders, turns
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch, VersionStore
@@ -168,7 +168,7 @@ class Line:
 
 
 def only_run(name: str, refusal: str, *, next_step: str) -> Taken:
-    """Takes the advisory lock `name`, or raises Stopped with the refusal. Released when the connection closes, even after a crash.
+    """Takes the turn `name`, or raises Stopped with the refusal and who has it. Released when the connection closes, even after a crash.
 
     After a lost connection its own server process may hold the lock a little longer: that one is ended. Whoever else has taken the
     lock meanwhile keeps it. Tried and never waited for: a waiting session holds a snapshot, and an index build waits for snapshots.
@@ -177,13 +177,12 @@ def only_run(name: str, refusal: str, *, next_step: str) -> Taken:
     def take(conn: psycopg.Connection, lost: frozenset[int]) -> None:
         deadline = time.monotonic() + END_SECONDS
         while True:
-            row = conn.execute(queries("try_lock"), {"name": name}).fetchone()
-            if row is not None and row[0]:
+            if turns.try_to_take(conn, name, "of_session"):
                 return
-            holders = {pid for (pid,) in conn.execute(queries("lock_holders"), {"name": name})}
-            if holders - lost or time.monotonic() > deadline:
-                raise Stopped(refusal, next_step=next_step, reason="another_run")
-            for pid in holders:
+            pids = {each.pid for each in holders.of_advisory(conn, name)}
+            if pids - lost or time.monotonic() > deadline:
+                raise Stopped(f"{refusal}{turns.held_by(conn, name)}.", next_step=next_step, reason="another_run")
+            for pid in pids:
                 conn.execute(queries("end_session"), {"pid": pid})
             time.sleep(0.05)
 

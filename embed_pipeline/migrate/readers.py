@@ -16,14 +16,11 @@ import psycopg
 from embed_pipeline.catalog import serving
 from embed_pipeline.errors import AliasNotUpdated, EmbedPipelineError, Stopped
 from embed_pipeline.migrate.outage import Line
-from embed_pipeline.postgres import failures
-from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.postgres import failures, turns
 from embed_pipeline.signals import signal
 
 if TYPE_CHECKING:
     from embed_pipeline.migrate.open_index import OpenIndex
-
-queries = Queries(__file__, "outage.sql")
 
 # Another telling is one or two requests to the store.
 TURN_SECONDS = 60.0
@@ -59,19 +56,17 @@ def tell(index: OpenIndex) -> None:
 
 @contextmanager
 def _one_at_a_time(conn: psycopg.Connection, index: str) -> Iterator[None]:
-    """Tried and never waited for in the server: a waiting session holds a snapshot, and an index build waits for snapshots."""
-    name = {"name": f"embed_pipeline.readers.{index}"}
+    name = f"embed_pipeline.readers.{index}"
     deadline = time.monotonic() + TURN_SECONDS
-    while True:
-        row = conn.execute(queries("try_lock"), name).fetchone()
-        if row is not None and row[0]:
-            break
+    while not turns.try_to_take(conn, name, "of_session"):
         if time.monotonic() > deadline:
-            raise Stopped(f"another process has been updating the alias for {TURN_SECONDS:.0f} s.", reason="another_run")
+            raise Stopped(
+                f"another process has been updating the alias for {TURN_SECONDS:.0f} s{turns.held_by(conn, name)}.",
+                reason="another_run",
+            )
         signal("readers.waiting")
-        time.sleep(0.05)
+        time.sleep(turns.PAUSE)
     try:
         yield
     finally:
-        if not conn.closed:
-            conn.execute(queries("unlock"), name)
+        turns.end(conn, name, "of_session")

@@ -244,7 +244,9 @@ def in_short_lock(
                 return work()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             time.sleep(min(0.1 * 2**attempt, 5.0))
-    held = holders.of_tables(conn, [each.as_string(conn) for each in locked], against)
+    held = holders.of_tables(conn, [each.as_string(conn) for each in locked], against) + holders.of_advisory(
+        conn, registry.VIEWS_TURN
+    )
     by = f" Held now by {holders.named(held)}." if held else ""
     raise DatabaseUnavailable(
         f"Could not {what}: transactions on {table} held their locks through {LOCK_TRIES} tries of {LOCK_TIMEOUT_MS} ms each.{by}",

@@ -45,6 +45,8 @@ _OWN_TRANSACTIONS = (
 )
 # Documents that a policy hides would count as gone. With this PostgreSQL raises where it would hide a row.
 _EVERY_ROW = "-c row_security=off"
+# Workers wait for each other's rows, in short turns; where an application would wait behind them, a limit of our own is set.
+_PATIENT = "-c lock_timeout=0"
 log = logging.getLogger(__name__)
 _warned: set[str] = set()
 _QUERIES = Queries(__file__, "connection.sql")
@@ -76,13 +78,17 @@ def connect(
     Its search_path is pg_catalog alone: names of tables, and types and operators of extensions, are written with their schema.
 
     The URL's own `connect_timeout` (else 10 s), `application_name` and `options` are kept; of two equal options
-    ours counts. `every_row`: a statement fails where row security would hide a row from it; a reader sees what its policies let it see.
+    ours counts. `every_row`: a statement fails where row security would hide a row from it, and waits for locks whatever the role's lock_timeout;
+    a reader sees what its policies let it see, and waits as its role does.
     Raises DatabaseUnavailable, in one sentence, when there is no server or it refuses us.
     """
     parameters = _parameters(url)
-    mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name, "client_encoding": "UTF8"}
-    ours = [_OWN_NAMES, _STABLE_TEXT, _OWN_TRANSACTIONS, f"-c idle_in_transaction_session_timeout={FROZEN_MS}"]
-    options = " ".join([parameters.pop("options", ""), *ours, *([_EVERY_ROW] if every_row else [])]).strip()
+    # Our name goes with the settings, since a pooler that is refused would leave it to the application that gets the session next. Empty,
+    # so that none of the environment's takes its place.
+    mine = {"connect_timeout": CONNECT_TIMEOUT, "application_name": "", "client_encoding": "UTF8"}
+    name = [] if parameters.get("application_name") else ["-c application_name=" + re.sub(r"([\s\\])", r"\\\1", application_name)]
+    ours = [*name, _OWN_NAMES, _STABLE_TEXT, _OWN_TRANSACTIONS, f"-c idle_in_transaction_session_timeout={FROZEN_MS}"]
+    options = " ".join([parameters.pop("options", ""), *ours, *([_EVERY_ROW, _PATIENT] if every_row else [])]).strip()
 
     def begin(*, plain: bool = False) -> psycopg.Connection[TupleRow]:
         asked = {**mine, **parameters} | ({} if plain else {"options": f"{options} -c {poolers.MARK}"})

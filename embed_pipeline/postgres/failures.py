@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import errors
+from psycopg.pq import PipelineStatus
 
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.foreign_words import readable
@@ -32,7 +33,12 @@ def is_lost(problem: BaseException, conn: psycopg.Connection | None) -> bool:
     """
     if isinstance(problem, DatabaseUnavailable):
         return conn is None  # It could not be opened.
-    return isinstance(problem, psycopg.Error) and (isinstance(problem, _SESSION_ENDED) or (conn is not None and conn.closed))
+    if not isinstance(problem, psycopg.Error):
+        return False
+    # A server that goes while a pipeline ends leaves the client in it: of no more use, and not known to be closed yet.
+    return isinstance(problem, _SESSION_ENDED) or (
+        conn is not None and (conn.closed or conn.info.pipeline_status != PipelineStatus.OFF)
+    )
 
 
 # SQLSTATE classes of refusals that are about the data or the table: data, constraint, undefined or other type, limits.

@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 # How long a caller waits for one of the pool's connections, or for a server that is restarted.
 WAIT_SECONDS = 30.0
+# Each pause of the pool between two tries is twice as long as the one before. After so long it begins anew: left to itself, a server that was
+# away for an hour would be found again minutes after it came back.
+PATIENCE_SECONDS = 10.0
 
 
 class _Lost(Exception):
@@ -72,7 +75,7 @@ class Sessions:
 
     def _once(self, pool: ConnectionPool[psycopg.Connection[Any]], work: Callable[[psycopg.Connection], T]) -> T:
         try:
-            with pool.connection() as conn:
+            with pool.connection(timeout=WAIT_SECONDS) as conn:
                 try:
                     return work(conn)
                 except psycopg.Error as problem:
@@ -100,7 +103,8 @@ class Sessions:
                     kwargs={"failed": self._failed},
                     min_size=1,
                     max_size=self._most,
-                    timeout=WAIT_SECONDS,
+                    reconnect_timeout=PATIENCE_SECONDS,
+                    reconnect_failed=lambda pool: pool.check(),
                     open=True,
                 )
             return self._pool

@@ -9,8 +9,11 @@ import psycopg
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import Source
+from embed_pipeline.postgres import turns
 from embed_pipeline.spec import PgvectorSpec, QdrantSpec
 from embed_pipeline.stores.protocol import VersionStore
+
+VIEWS_TURN = "embed_pipeline.provenance"
 
 
 def open_store(store: PgvectorSpec | QdrantSpec, version: Version, source: Source) -> VersionStore:
@@ -36,7 +39,7 @@ def refresh_views(conn: psycopg.Connection) -> None:
     from embed_pipeline.stores.pgvector.provenance import replace_provenance
 
     # Views over several indexes are replaced one after another, whoever registers.
-    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('embed_pipeline.provenance', 0))")
+    turns.wait_in_transaction(conn, VIEWS_TURN)
     in_tables = [index for index, kind in conn.execute(queries("list_indexes")).fetchall() if kind == "pgvector"]
     live = [version for index in in_tables for version in versions.live_versions(conn, index)]
     # One whose table somebody has dropped must not keep the others out of sight.

@@ -73,6 +73,22 @@ def test_connections_that_the_server_closes(app: psycopg.Connection, index: Open
     assert verify.verify(index)["v1"].differences == 0
 
 
+def test_a_connection_that_is_left_in_the_middle_of_a_pipeline(index: OpenIndex) -> None:
+    """Where the server goes while the client leaves one, what is raised is no word of the server's, and the connection not yet closed."""
+    tried: list[int] = []
+
+    def work(conn: psycopg.Connection) -> int:
+        tried.append(conn.info.backend_pid)
+        if len(tried) == 1:
+            conn.pgconn.enter_pipeline_mode()
+            conn.pgconn.send_query_params(b"SELECT 1", None)
+            conn.pgconn.exit_pipeline_mode()
+        return conn.info.backend_pid
+
+    with Searcher("docs", index.url, max_connections=1) as searcher:
+        assert searcher._sessions.run(work) == tried[1] != tried[0]
+
+
 def served(searcher: Searcher) -> list[int]:
     pool = searcher._sessions._pool
     return [] if pool is None else [conn.info.backend_pid for conn in pool._pool]

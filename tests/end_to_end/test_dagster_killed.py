@@ -99,7 +99,7 @@ def paid_twice(calls: Path) -> set[str]:
 
 
 def launch(client: Dagster) -> str:
-    selector = {"repositoryName": "__repository__", "repositoryLocationName": "embed_pipeline", "jobName": "backfill_docs_v1"}
+    selector = {"repositoryName": "__repository__", "repositoryLocationName": "embed_pipeline", "jobName": "backfill_docs__v1"}
     params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": RANGE}}
     answer = client.ask(LAUNCH_RUN, e=params)["launchRun"]
     assert answer["__typename"] == "LaunchRunSuccess", answer

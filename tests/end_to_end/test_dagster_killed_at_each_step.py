@@ -43,7 +43,7 @@ RANGE = [
     {"key": "dagster/asset_partition_range_start", "value": "00"},
     {"key": "dagster/asset_partition_range_end", "value": "03"},
 ]
-RETIRE = {"ops": {"retire_docs_v2_op": {"config": {"confirm": "v2"}}}}
+RETIRE = {"ops": {"retire_docs__v2__op": {"config": {"confirm": "v2"}}}}
 
 # What somebody holds, and how it shows that the step has come to it.
 FILLING = "SELECT FROM embed_pipeline.partitions WHERE version = 'v2' AND completed_at IS NOT NULL"
@@ -123,9 +123,9 @@ def test_each_job_is_killed_and_the_same_job_finishes_it(
     partition = "SELECT FROM embed_pipeline.partitions WHERE version = 'v2' AND partition_key = '01' FOR UPDATE"
     version = "SELECT FROM embed_pipeline.index_versions WHERE version = 'v2' FOR UPDATE"
 
-    killer.strike("backfill_docs_v2", partition, FILLING)
-    killer.strike("gate_docs_v2", "LOCK TABLE embed_pipeline.docs__v2 IN ROW EXCLUSIVE MODE", BUILDING)
-    killer.strike("cutover_docs_v2", pointer, MOVING)
+    killer.strike("backfill_docs__v2", partition, FILLING)
+    killer.strike("gate_docs__v2", "LOCK TABLE embed_pipeline.docs__v2 IN ROW EXCLUSIVE MODE", BUILDING)
+    killer.strike("cutover_docs__v2", pointer, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v2",)
 
     # The dual-write that the sensor asked for, and the daemon that asked.
@@ -141,7 +141,7 @@ def test_each_job_is_killed_and_the_same_job_finishes_it(
 
     killer.strike("rollback_docs", pointer, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v1",)
-    killer.strike("retire_docs_v2", version, WAITING, RETIRE)
+    killer.strike("retire_docs__v2", version, WAITING, RETIRE)
     assert app.execute("SELECT version, state FROM embed_pipeline.versions ORDER BY 1").fetchall() == [
         ("v1", "active"),
         ("v2", "retired"),

@@ -109,17 +109,17 @@ def migrate(launch: Launcher, spec: IndexSpec, readers: tuple[Reader, Reader], w
 
     with beside(*writers):
         assert launch.fill("v1")
-        assert launch.job("gate_docs_v1")
-        assert launch.job("cutover_docs_v1")
+        assert launch.job("gate_docs__v1")
+        assert launch.job("cutover_docs__v1")
         with beside(*readers):
             serves("v1", "v1")
             assert launch.fill("v2")
             nothing_differs("v1", "v2")
-            assert launch.job("gate_docs_v2")
-            for job, name in (("cutover_docs_v2", "v2"), ("rollback_docs", "v1"), ("cutover_docs_v2", "v2")):
+            assert launch.job("gate_docs__v2")
+            for job, name in (("cutover_docs__v2", "v2"), ("rollback_docs", "v1"), ("cutover_docs__v2", "v2")):
                 assert launch.job(job)
                 serves(name, "v1", "v2")
-            assert launch.job("retire_docs_v1", {"ops": {"retire_docs_v1_op": {"config": {"confirm": "v1"}}}})
+            assert launch.job("retire_docs__v1", {"ops": {"retire_docs__v1__op": {"config": {"confirm": "v1"}}}})
             # A round through the anchors by each, after v1 has gone.
             rounds = [reader.steps + 30 for reader in readers]
             wait(lambda: all(reader.steps >= until for reader, until in zip(readers, rounds, strict=True)) or None, 60)

@@ -12,9 +12,14 @@ from psycopg import sql
 
 from embed_pipeline.documents.slices import read_by_id
 from embed_pipeline.documents.source import Source
+from embed_pipeline.errors import Stopped
+from embed_pipeline.postgres import turns
 from embed_pipeline.postgres.queries import Queries
 
 queries = Queries(__file__, "qdrant.sql")
+
+# A sweep of tombstones is a few requests to Qdrant.
+TURN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,25 +50,32 @@ def gone(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> li
 
 @contextmanager
 def writing(conn: psycopg.Connection, index: str) -> Iterator[None]:
-    """Keep tombstones from being swept while points are read, decided about and written."""
-    conn.execute(queries("begin_writing"), {"name": _writers(index)})
+    """Keep tombstones from being swept (a write in flight may be of a deleted document) while points are read, decided about and written."""
+    turns.take(
+        conn,
+        _writers(index),
+        "of_session_shared",
+        seconds=TURN_SECONDS,
+        refused=lambda by: Stopped(
+            f"Somebody else has kept every writer of {index}'s points out for {TURN_SECONDS:.0f} s{by}.",
+            next_step="Run the same command again when that has ended.",
+        ),
+    )
     try:
         yield
     finally:
-        if not conn.closed:
-            conn.execute(queries("end_writing"), {"name": _writers(index)})
+        turns.end(conn, _writers(index), "of_session_shared")
 
 
 @contextmanager
 def nobody_writing(conn: psycopg.Connection, index: str) -> Iterator[bool]:
     """Whether nobody writes points of this index; if so, nobody begins to before the block ends."""
-    row = conn.execute(queries("try_sweep"), {"name": _writers(index)}).fetchone()
-    alone = bool(row and row[0])
+    alone = turns.try_to_take(conn, _writers(index), "of_session")
     try:
         yield alone
     finally:
-        if alone and not conn.closed:
-            conn.execute(queries("end_sweep"), {"name": _writers(index)})
+        if alone:
+            turns.end(conn, _writers(index), "of_session")
 
 
 def _writers(index: str) -> str:

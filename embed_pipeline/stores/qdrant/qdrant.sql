@@ -6,19 +6,6 @@ FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) JOIN {documents} AS d ON {key_is_w
 -- name: gone
 SELECT w.doc_id FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
 
--- name: begin_writing
--- Whoever writes points holds this. Tombstones are swept only while nobody does: a write in flight may be of a deleted document.
-SELECT pg_advisory_lock_shared(hashtextextended(%(name)s, 0))
-
--- name: end_writing
-SELECT pg_advisory_unlock_shared(hashtextextended(%(name)s, 0))
-
--- name: try_sweep
-SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 0))
-
--- name: end_sweep
-SELECT pg_advisory_unlock(hashtextextended(%(name)s, 0))
-
 -- name: create_seen
 CREATE TEMPORARY TABLE embed_pipeline_seen (
     doc_id       text COLLATE "C" NOT NULL,

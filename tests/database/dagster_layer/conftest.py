@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from embed_pipeline.dagster_layer.component import build_definitions
+from embed_pipeline.dagster_layer.names import op_of
 from embed_pipeline.evaluate import report
 from embed_pipeline.migrate.open_index import opened
 from embed_pipeline.spec import IndexSpec
@@ -123,7 +124,7 @@ class Runner:
         return job.execute_in_process(run_config=config, instance=self.instance, raise_on_error=False, **options)
 
     def op_job(self, name: str, **config: Any) -> dg.ExecuteInProcessResult:
-        return self.job(name, {"ops": {f"{name}_op": {"config": config}}})
+        return self.job(name, {"ops": {op_of(name): {"config": config}}})
 
     def backfill(self, version: str, first: str = "00", last: str = "03") -> dg.ExecuteInProcessResult:
         """One run of a backfill over the partitions `first` to `last`."""

@@ -106,7 +106,7 @@ def test_the_schedule_asks_for_the_next_partitions(declare: Declare, run: Run) -
     assert wanted() == ("00", "00")
     assert docs.backfill("v1", "00", "00").success
     assert wanted() == ("02", "03")
-    waiting = create_run_for_test(docs.instance, job_name="backfill_docs_v1", status=dg.DagsterRunStatus.STARTED)
+    waiting = create_run_for_test(docs.instance, job_name="backfill_docs__v1", status=dg.DagsterRunStatus.STARTED)
     assert schedule_tick(docs) == "The backfill of an earlier tick is queued or running."
     docs.instance.delete_run(waiting.run_id)
     assert docs.backfill("v1", "02", "03").success

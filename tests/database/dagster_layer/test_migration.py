@@ -47,7 +47,7 @@ def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) ->
     assert (last["documents"], last["written"], last["dagster/partition_row_count"]) == (10, 10, 10)
     assert (last["partitions left"], last["seconds left"]) == (0, 0)
 
-    judged = docs.job("gate_docs_v2")
+    judged = docs.job("gate_docs__v2")
     assert judged.success
     assert checks(judged) == {"coverage": True, "provenance": True, "ann_recall": True, "held_out_recall": True}
     built = materialized(judged, "docs", "ann_index", "v2")
@@ -59,7 +59,7 @@ def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) ->
     assert "](data:image/png;base64," in str(verdict["plot"])
     assert pointer(app) == "v1", "a gate moves nothing"
 
-    moved = docs.job("cutover_docs_v2")
+    moved = docs.job("cutover_docs__v2")
     assert moved.success
     assert pointer(app) == "v2"
     served = materialized(moved, "docs", "serving")
@@ -72,9 +72,9 @@ def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) ->
     reason = app.execute("SELECT reason FROM embed_pipeline.events WHERE event = 'rollback' ORDER BY id DESC LIMIT 1").fetchone()
     assert reason == (f"Dagster run {back.run_id}",)
 
-    refused = docs.op_job("retire_docs_v2", confirm="v1")
+    refused = docs.op_job("retire_docs__v2", confirm="v1")
     assert "does not name the version 'v2'" in sentence(refused)
-    retired = docs.op_job("retire_docs_v2", confirm="v2", reason="not wanted")
+    retired = docs.op_job("retire_docs__v2", confirm="v2", reason="not wanted")
     assert retired.success
     assert app.execute("SELECT state FROM embed_pipeline.versions WHERE version = 'v2'").fetchone() == ("retired",)
 
@@ -99,13 +99,13 @@ def test_a_failing_partition_leaves_the_others_green_and_a_relaunch_completes(
     again = docs.backfill("v1", "02", "03")
     assert again.success
     assert docs.filled("v1") == {"00", "01", "02", "03"}
-    assert docs.job("gate_docs_v1").success
+    assert docs.job("gate_docs__v1").success
 
 
 def test_the_ann_index_is_refused_while_partitions_are_missing(declare: Declare, run: Run) -> None:
     docs = run(declare(V1))
     assert docs.backfill("v1", "00", "01").success
-    refused = docs.job("gate_docs_v1")
+    refused = docs.job("gate_docs__v1")
     assert sentence(refused).startswith("2 of 4 partitions of docs.v1 are not filled (first: 02).")
 
 
@@ -149,16 +149,16 @@ def test_a_worse_model_fails_its_check_and_never_serves(declare: Declare, run: R
 def test_the_first_version_without_held_out_set_may_serve(declare: Declare, run: Run, app: psycopg.Connection) -> None:
     docs = run(declare(V1, holdout=None))
     docs.fill("v1")
-    judged = docs.job("gate_docs_v1")
+    judged = docs.job("gate_docs__v1")
     assert checks(judged) == {"coverage": True, "provenance": True, "ann_recall": True, "held_out_recall": True}
-    assert docs.job("cutover_docs_v1").success
+    assert docs.job("cutover_docs__v1").success
     assert pointer(app) == "v1"
 
 
 def test_too_many_dead_letters_fail_coverage(declare: Declare, run: Run) -> None:
     docs = run(declare({"v1": {"fail_on": "w7x5"}}))
     docs.fill("v1")
-    judged = docs.job("gate_docs_v1")
+    judged = docs.job("gate_docs__v1")
     assert not judged.success
     assert not checks(judged)["coverage"]
 
@@ -167,7 +167,7 @@ def test_a_missing_vector_fails_coverage(declare: Declare, run: Run, app: psycop
     docs = run(declare(V1))
     docs.fill("v1")
     app.execute("DELETE FROM embed_pipeline.docs__v1 WHERE doc_id = '3'")
-    judged = docs.job("gate_docs_v1")
+    judged = docs.job("gate_docs__v1")
     assert not judged.success
     assert not checks(judged)["coverage"]
 
@@ -180,7 +180,7 @@ def test_a_vector_with_another_label_fails_provenance(declare: Declare, run: Run
     ).fetchall():
         app.execute(f'ALTER TABLE embed_pipeline.docs__v1 DROP CONSTRAINT "{name}"')
     app.execute("UPDATE embed_pipeline.docs__v1 SET fingerprint = 'other' WHERE doc_id = '3'")
-    judged = docs.job("gate_docs_v1")
+    judged = docs.job("gate_docs__v1")
     assert not judged.success
     assert checks(judged) == {"coverage": True, "provenance": False, "ann_recall": True, "held_out_recall": True}
 
@@ -256,6 +256,6 @@ def test_pause_gets_through_when_the_documents_table_is_gone(declare: Declare, r
 
 def test_a_database_that_does_not_answer_is_one_sentence(declare: Declare, run: Run) -> None:
     docs = run(declare(V1, database_url="postgresql://someone:secret@127.0.0.1:1/nowhere"))
-    failed = docs.job("gate_docs_v1")
+    failed = docs.job("gate_docs__v1")
     assert "PostgreSQL at postgresql://someone:***@127.0.0.1:1/nowhere is not available" in sentence(failed)
     assert not any("secret" in str(event) for event in failed.all_events)

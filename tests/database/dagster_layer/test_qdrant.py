@@ -43,7 +43,7 @@ def test_what_is_shown_of_a_version(declare: Declare, run: Run, server: Loopback
     docs.find_serving("v1")
     docs = run(declare(V1_V2, store=store))
     docs.fill("v2")
-    judged = docs.job("gate_docs_v2")
+    judged = docs.job("gate_docs__v2")
     assert checks(judged) == {"coverage": True, "provenance": True, "ann_recall": True, "held_out_recall": True}
     built = materialized(judged, "docs", "ann_index", "v2")
     assert built["valid"] is True
@@ -57,8 +57,8 @@ def test_what_is_shown_of_a_version(declare: Declare, run: Run, server: Loopback
     shown = {each.name: each for each in status_of(docs.spec).versions}
     assert shown["v2"].bytes == DOCUMENTS * 64 * 4
     assert (shown["v2"].ann_index, shown["v2"].stored) == ("valid", DOCUMENTS)
-    assert docs.job("cutover_docs_v2").success
-    retired = docs.op_job("retire_docs_v1", confirm="v1")
+    assert docs.job("cutover_docs__v2").success
+    retired = docs.op_job("retire_docs__v1", confirm="v1")
     (observed,) = [event for event in retired.all_events if event.is_asset_observation]
     assert observed.asset_observation_data.asset_observation.metadata["freed bytes"].value == DOCUMENTS * 64 * 4
 
@@ -66,7 +66,7 @@ def test_what_is_shown_of_a_version(declare: Declare, run: Run, server: Loopback
 def test_local_mode_says_that_it_has_no_ann_index(declare: Declare, run: Run, tmp_path: Path) -> None:
     docs = run(declare(V1, store={"kind": "qdrant", "path": str(tmp_path / "qdrant")}))
     docs.fill("v1")
-    judged = docs.job("gate_docs_v1")
+    judged = docs.job("gate_docs__v1")
     assert judged.success
     looked = {each.check_name: each.metadata for each in judged.get_asset_check_evaluations()}
     for metadata in (materialized(judged, "docs", "ann_index", "v1")["note"], looked["ann_recall"]["note"].value):
@@ -86,7 +86,7 @@ def test_a_vector_with_another_label_fails_provenance(
     (record,) = client.retrieve(collection, [3])
     assert (record.payload or {})["embed_pipeline"]["versions"]["v1"][field] == "other"
     client.close()
-    judged = docs.job("gate_docs_v1")
+    judged = docs.job("gate_docs__v1")
     assert not judged.success
     assert not checks(judged)["provenance"]
 

@@ -40,16 +40,18 @@ def test_key_text_does_not_depend_on_the_role(conn: psycopg.Connection[TupleRow]
 
 
 def test_defaults_of_a_role_or_database_are_not_ours(conn: psycopg.Connection[TupleRow], database_url: str) -> None:
-    """Isolation, read-only and deferrable transactions are for its application. Row security raises for us, and filters for a reader."""
-    names = ("default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable", "row_security")
+    """Isolation, read-only and deferrable transactions and an impatience with locks are for its application. Row security raises for us,
+    and filters for a reader."""
+    ours_alone = ("default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable")
+    names = (*ours_alone, "row_security", "lock_timeout")
     database = sql.Identifier(conn.info.dbname)
-    for name, value in zip(names, ("serializable", "on", "on", "on"), strict=True):
+    for name, value in zip(names, ("serializable", "on", "on", "on", "20ms"), strict=True):
         conn.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(database, sql.Identifier(name), sql.Literal(value)))
     shown = sql.SQL("SELECT {}").format(sql.SQL(", ").join(sql.SQL("current_setting({})").format(name) for name in names))
     with connection.connect(database_url) as ours:
-        assert ours.execute(shown).fetchone() == ("read committed", "off", "off", "off")
+        assert ours.execute(shown).fetchone() == ("read committed", "off", "off", "off", "0")
     with connection.connect(database_url, every_row=False) as reader:
-        assert reader.execute(shown).fetchone() == ("read committed", "off", "off", "on")
+        assert reader.execute(shown).fetchone() == ("read committed", "off", "off", "on", "20ms")
 
 
 def test_options_of_the_url_are_kept(database_url: str) -> None:

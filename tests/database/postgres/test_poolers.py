@@ -28,7 +28,15 @@ REFUSED = "hands out another session for each transaction"
 
 
 def state(app: psycopg.Connection) -> list[tuple[object, ...]]:
-    names = ("default_transaction_read_only", "statement_timeout", "DateStyle", "TimeZone", "search_path", "maintenance_work_mem")
+    names = (
+        "default_transaction_read_only",
+        "statement_timeout",
+        "DateStyle",
+        "TimeZone",
+        "search_path",
+        "maintenance_work_mem",
+        "application_name",
+    )
     return [app.execute("SELECT current_setting(%s)", (name,), prepare=False).fetchone() or () for name in names]
 
 

@@ -101,7 +101,7 @@ def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(d
 
 def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
-    of_versions = {f"{verb}_docs_{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
+    of_versions = {f"{verb}_docs__{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
     of_the_index = {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs", "abort_docs"}
     of_the_index |= {"retry_dead_letters_docs"}
@@ -111,7 +111,7 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     assert [job.name for job in sensor.jobs] == ["dual_write_docs", "compare_docs"]
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     schedules = {each.name: (each.job_name, each.cron_schedule, each.execution_timezone) for each in repository.schedule_defs}
-    fillers = {f"docs_{v}_backfill": (f"backfill_docs_{v}", "5 2 * * *", "UTC") for v in ("v1", "v2")}
+    fillers = {f"docs__{v}_backfill": (f"backfill_docs__{v}", "5 2 * * *", "UTC") for v in ("v1", "v2")}
     assert schedules == fillers | {"docs_compare": ("compare_docs", "17 5 * * *", "UTC")}
     running = {each.name for each in repository.schedule_defs if each.default_status == dg.DefaultScheduleStatus.RUNNING}
     assert running == {"docs_compare"}, "filling spends money, so a person starts it; comparing is what nobody thinks of"
@@ -120,6 +120,29 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
 def test_two_indexes_live_in_one_code_location() -> None:
     other = SPEC.model_copy(update={"name": "wiki"})
     dg.Definitions.validate_loadable(dg.Definitions.merge(build_definitions(SPEC), build_definitions(other)))
+
+
+def test_names_of_two_indexes_never_meet() -> None:
+    """gate_a_b_c would be of version c of a_b and of b_c of a; retire_a_op the op of one job, and another job."""
+    version = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "m", "dimensions": 8}
+    declared = {
+        "a": ("b_c", "b", "op", "v_op", "v", "v_backfill"),
+        "a_b": ("c", "op"),
+        "a_op": ("v",),
+        "a_dual_write": ("compare",),
+    }
+    indexes = [
+        IndexSpec.model_validate(
+            SPEC.model_dump() | {"name": name, "versions": {each: version | {"model_name": each} for each in versions}}
+        )
+        for name, versions in declared.items()
+    ]
+    definitions = dg.Definitions.merge(*(build_definitions(each) for each in indexes))
+    dg.Definitions.validate_loadable(definitions)
+    repository = definitions.get_repository_def()
+    of_versions = sum(map(len, declared.values()))
+    assert len({each.name for each in repository.schedule_defs}) == of_versions + len(indexes)
+    assert len(repository.get_all_jobs()) == 1 + 4 * of_versions + 7 * len(indexes), "with Dagster's own"
 
 
 def load(folder: Path, text: str = DECLARATION) -> EmbeddingIndex:
