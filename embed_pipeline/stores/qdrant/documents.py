@@ -59,6 +59,7 @@ def writing(conn: psycopg.Connection, index: str) -> Iterator[None]:
         refused=lambda by: Stopped(
             f"Somebody else has kept every writer of {index}'s points out for {TURN_SECONDS:.0f} s{by}.",
             next_step="Run the same command again when that has ended.",
+            reason="another_run",
         ),
     )
     try:
