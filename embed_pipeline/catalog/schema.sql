@@ -431,7 +431,8 @@ BEGIN
         DELETE FROM embed_pipeline.searchers s WHERE s.index_name = $1 AND s.searcher = $2 AND s.role = session_user;
         RETURN;
     END IF;
-    live := ARRAY(SELECT v.fingerprint FROM embed_pipeline.index_versions v WHERE v.index_name = $1 AND v.state <> 'retired');
+    live := ARRAY(SELECT v.fingerprint FROM embed_pipeline.index_versions v
+                  WHERE v.index_name = $1 AND v.state <> 'retired' ORDER BY v.fingerprint);
     IF cardinality(live) = 0 THEN
         RETURN;
     END IF;

@@ -237,7 +237,7 @@ def test_a_reader_may_say_what_is_its_own_and_no_more_of_it(
         # Another role's row is neither changed nor taken away.
         reader.execute(say, (theirs, [], "{}"))
         reader.execute(say, (theirs, None, "{}"))
-        assert reader.execute(sql.SQL(row + "WHERE searcher = %s"), (theirs,)).fetchone() == (200, fingerprints, None)
+        assert reader.execute(sql.SQL(row + "WHERE searcher = %s"), (theirs,)).fetchone() == (200, sorted(fingerprints), None)
         reader.execute(
             "SELECT embed_pipeline.note_searcher('docs', md5(n::text)::uuid, '', ARRAY[]::text[], '{}') FROM generate_series(1, 1100) AS n"
         )
