@@ -75,6 +75,15 @@ class Column:
     is_array: bool = False
     length: int | None = None
     labels: tuple[str, ...] = ()
+    is_domain: bool = False
+
+    @property
+    def compared(self) -> sql.Composable:
+        """The column of a document `d`, as its type's operators take it."""
+        column = sql.Identifier("d", self.name)
+        if not self.is_domain:
+            return column
+        return queries("as_its_base", column=column, type=sql.SQL("{}[]").format(self.cast) if self.is_array else self.cast)
 
     @property
     def cast(self) -> sql.Composable:
@@ -151,10 +160,18 @@ class Filters:
     def _look(self, conn: psycopg.Connection) -> dict[str, Column | str]:
         columns: dict[str, Column | str] = {}
         names = {"schema": self._source.schema, "table": self._source.table}
-        for name, written, schema, type_name, is_enum, is_array, modifier, labels in conn.execute(queries("columns"), names):
+        for name, written, schema, type_name, is_enum, is_array, modifier, labels, is_domain, loose in conn.execute(
+            queries("columns"), names
+        ):
             kind: Kind | None = "enum" if is_enum else KINDS.get(type_name) if schema == "pg_catalog" else None
+            if loose is not None:
+                # A store outside PostgreSQL knows no collation, and would find something else.
+                columns[name] = f"{written} with the collation {loose}, by which different texts are equal"
+                continue
             length = modifier - 4 if type_name == "bpchar" and modifier > 4 else None
-            columns[name] = written if kind is None else Column(name, kind, type_name, schema, is_array, length, tuple(labels))
+            columns[name] = (
+                written if kind is None else Column(name, kind, type_name, schema, is_array, length, tuple(labels), is_domain)
+            )
         return columns
 
 
@@ -299,7 +316,7 @@ def as_sql(conditions: tuple[Condition, ...], values: dict[str, Any]) -> sql.Com
 
 def _as_sql(condition: Condition, name: str, values: dict[str, Any]) -> sql.Composable:
     column = condition.column
-    part = {"column": sql.Identifier("d", column.name), "type": column.cast}
+    part = {"column": column.compared, "type": column.cast}
     if condition.bounds is not None:
         compared = [
             _compared(column, operator, f"{name}_{operator}", value, values) for operator, value in condition.bounds.items()
@@ -320,7 +337,7 @@ def _compared(column: Column, operator: str, name: str, value: Any, values: dict
     of_type = sql.SQL("numeric") if isinstance(value, Decimal) else column.cast
     return queries(
         "compared",
-        column=sql.Identifier("d", column.name),
+        column=column.compared,
         operator=sql.SQL(OPERATORS[operator]),
         value=sql.Placeholder(name),
         type=of_type,

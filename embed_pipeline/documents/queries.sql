@@ -28,10 +28,14 @@ LEFT JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
 
 -- name: unique_keys
+-- Where different texts are equal by a column's own collation, an index that is unique by another one keeps them apart, and no range of keys would.
 SELECT array_agg(a.attname::text ORDER BY a.attnum)
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
 WHERE i.indrelid = %(oid)s::oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute k JOIN pg_catalog.pg_collation c ON c.oid = k.attcollation
+                  WHERE k.attrelid = i.indrelid AND k.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+                    AND NOT c.collisdeterministic AND c.oid <> ALL (i.indcollation::oid[]))
 GROUP BY i.indexrelid
 
 -- name: is_there

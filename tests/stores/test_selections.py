@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -17,6 +18,7 @@ from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.search import Searcher
 from tests.harness.articles import DOCUMENTS, fill, serve
+from tests.harness.postgres.as_built import make_extensions, make_loose_collation
 
 Open = Callable[..., OpenIndex]
 
@@ -39,6 +41,29 @@ COLUMNS = {
     "level": "level",
     "tags": "text[]",
     "sizes": "integer[]",
+    "nicks": "nick",
+    "moods": "mood[]",
+    "refs": "uuid[]",
+    "days": "date[]",
+    "costs": "numeric[]",
+    "flags": "boolean[]",
+    "moody": "moody",
+}
+# What no search can filter by: what is equal there is so by other rules than a store outside PostgreSQL has.
+OTHERS = {
+    "wait": ("interval", "'1 day'"),
+    "cased": ("citext", "'Ab'"),
+    "object": ("jsonb", "'{}'"),
+    "plain": ("json", "'{}'"),
+    "host": ("inet", "'10.0.0.1'"),
+    "raw": ("bytea", "'x'"),
+    "cash": ("money", "1"),
+    "span": ("int4range", "'[1,2)'"),
+    "bits": ("bit varying", "B'1'"),
+    "hours": ("time without time zone", "'12:00'"),
+    "pairs": ("hstore", "'a=>1'"),
+    "objects": ("jsonb[]", "'{}'"),
+    "levels": ("level[]", "'{}'"),
 }
 # Of document n. A third of the documents has none of it.
 FILLED = """UPDATE articles SET views = id % 3, lang = CASE id % 2 WHEN 0 THEN 'en' ELSE '' END, code = 'a' || id % 2, nick = 'O''Brien %s',
@@ -46,6 +71,8 @@ FILLED = """UPDATE articles SET views = id % 3, lang = CASE id % 2 WHEN 0 THEN '
     weight = CASE id WHEN 4 THEN 'NaN' WHEN 5 THEN 'Infinity' ELSE (id % 4) / 4.0 END, public = id % 2 = 0, day = '2026-01-01'::date + id::int % 4,
     at = '2026-01-01 12:00:00.5+00'::timestamptz + (id % 4) * interval '1 day', clock = '2026-01-01 12:00'::timestamp + (id % 4) * interval '1 day',
     ref = ('00000000-0000-0000-0000-00000000000' || id % 4)::uuid, mood = (ARRAY['sad', 'glad'])[id % 2 + 1]::mood, level = id % 4,
+    nicks = ARRAY['x' || id % 2], moods = ARRAY['glad']::mood[], refs = ARRAY[('00000000-0000-0000-0000-00000000000' || id % 4)::uuid],
+    days = ARRAY['2026-01-01'::date + id::int % 4], costs = ARRAY[id % 4 + 0.10], flags = ARRAY[id % 2 = 0], moody = 'sad',
     tags = CASE id % 4 WHEN 0 THEN '{}' WHEN 1 THEN ARRAY['a', NULL] ELSE ARRAY['a', 'b'] END, sizes = ARRAY[id % 4, 10]
     WHERE id % 3 <> 0"""
 
@@ -111,11 +138,17 @@ ASKED: list[tuple[dict[str, Any], str]] = [
     ({"tags": ["a", "b"]}, "tags && ARRAY['a', 'b']"),
     ({"tags": None}, "tags IS NULL"),
     ({"sizes": 2}, "2 = ANY (sizes)"),
+    ({"nicks": ["x1", "y"]}, "'x1' = ANY (nicks)"),
+    ({"moods": "glad"}, "moods IS NOT NULL"),
+    ({"refs": UUID(int=1)}, "refs[1] = '00000000-0000-0000-0000-000000000001'"),
+    ({"days": date(2026, 1, 2)}, "days[1] = '2026-01-02'"),
+    ({"costs": 1.1}, "costs[1] = 1.1"),
+    ({"flags": True}, "flags[1]"),
+    ({"moody": ["sad", None]}, "true"),
 ]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"nonsense": 1}, "has no column 'nonsense' to filter by"),
     ({7: 1}, "has no column 7 to filter by"),
-    ({"wait": "1 day"}, "Column 'wait' of public.articles is interval, and no search can filter by that"),
     ({"views": "many"}, r"where\['views'\] \(int4\) cannot be 'many'. It takes a finite number, None, or a list of these"),
     ({"views": True}, "cannot be True"),
     ({"views": float("nan")}, "cannot be nan"),
@@ -142,17 +175,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def made(app: psycopg.Connection) -> None:
+def made(app: psycopg.Connection) -> list[tuple[dict[str, Any], str]]:
+    """Returns what is refused because of the column's type."""
     app.execute("CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN level AS smallint CHECK (VALUE < 10)")
+    app.execute("CREATE DOMAIN nick AS text[]; CREATE DOMAIN moody AS mood")
     app.execute("ALTER TABLE articles " + ", ".join(f"ADD COLUMN {name} {type_}" for name, type_ in COLUMNS.items()))  # type: ignore[arg-type]
-    app.execute("ALTER TABLE articles ADD COLUMN wait interval")
+    missing = make_extensions(app, "citext", "hstore")
+    others = {name: (type_, value) for name, (type_, value) in OTHERS.items() if type_ not in missing}
+    added = (f"ADD COLUMN {name} {type_} DEFAULT {value}" for name, (type_, value) in others.items())
+    app.execute("ALTER TABLE articles " + ", ".join(added))  # type: ignore[arg-type]
     app.execute(FILLED)
+    words = r"Column '{}' of public.articles is (public\.)?{}, and no search can filter by that"
+    return [({name: None}, words.format(name, re.escape(type_))) for name, (type_, _) in others.items()]
 
 
 def test_filters(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
     """Every kind of column and of value: the documents that PostgreSQL names by a condition written by hand."""
-    made(app)
-    payload = ["views", "wait", *COLUMNS]
+    of_others = made(app)
+    payload = ["views", *(name for where, _ in of_others for name in where), *COLUMNS]
     index = open_stored("v1", documents={"table": "articles", "key": "id", "text": ["title", "body"], "payload": payload})
     serve(index, "v1")
     with Searcher("docs", database_url) as searcher:
@@ -164,11 +204,35 @@ def test_filters(app: psycopg.Connection, open_stored: Open, database_url: str) 
             if found != expected:
                 wrong.append((where, len(found), len(expected)))
         assert wrong == []
-        for where, words in REFUSED:
+        for where, words in (*REFUSED, *of_others):
             with pytest.raises(ConfigurationError, match=words):
                 searcher.search("title 5\n\nbody 5", 3, where=where)
         with pytest.raises(ConfigurationError, match="where is list"):
             searcher.search("title 5", 3, where=[("lang", "en")])  # type: ignore[arg-type]
+
+
+def test_a_column_under_a_collation_by_which_other_texts_are_equal(
+    app: psycopg.Connection, open_stored: Open, database_url: str
+) -> None:
+    make_loose_collation(app)
+    app.execute(
+        "CREATE DOMAIN loosely AS text COLLATE loose; ALTER TABLE articles ADD COLUMN a text COLLATE loose, ADD b loosely[]"
+    )
+    app.execute("ALTER TABLE articles ADD COLUMN c loosely, ADD COLUMN d varchar(9)[] COLLATE loose")
+    payload = ["a", "b", "c", "d"]
+    index = open_stored("v1", documents={"table": "articles", "key": "id", "text": ["title", "body"], "payload": payload})
+    serve(index, "v1")
+    with Searcher("docs", database_url) as searcher:
+        for name, words in (
+            ("a", "text with the collation loose, by which"),
+            ("b", "loosely"),
+            ("c", "text with"),
+            ("d", "with the"),
+        ):
+            with pytest.raises(
+                ConfigurationError, match=rf"Column '{name}' of public.articles is .*{words}.*no search can filter"
+            ):
+                searcher.search("title 5", 3, where={name: "x"})
 
 
 def test_how_many(open_stored: Open, app: psycopg.Connection, database_url: str) -> None:

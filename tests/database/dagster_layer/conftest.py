@@ -129,7 +129,7 @@ class Runner:
     def backfill(self, version: str, first: str = "00", last: str = "03") -> dg.ExecuteInProcessResult:
         """One run of a backfill over the partitions `first` to `last`."""
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-        return self.job(f"backfill_docs_{version}", tags=tags)
+        return self.job(f"backfill_docs__{version}", tags=tags)
 
     def fill(self, version: str) -> None:
         assert self.backfill(version).success
