@@ -45,8 +45,10 @@ lint: $(READY) ## formatting, lint rules, types
 	$(BIN)/mypy
 
 .PHONY: docs
-docs: $(READY) ## write the tables of docs/races.md and docs/faults.md from the patches in tests/mutations
+docs: $(READY) ## write what is generated: the tables of docs/races.md and docs/faults.md, the modules in each package's README, the codes of errors
 	$(BIN)/python -m tests.mutations.pages
+	$(BIN)/python -m tests.harness.rooms
+	$(BIN)/python -m tests.harness.errors_page
 
 .PHONY: dev
 dev: $(READY) ## the Dagster UI on the same index as the demo

@@ -6,39 +6,56 @@ One base class. A message says what is wrong and where; `next_step` is the comma
 
 from __future__ import annotations
 
+import re
+from typing import Any, ClassVar
+
 from embed_pipeline.foreign_words import readable
 
 
 class EmbedPipelineError(Exception):
-    """Base class: something was refused or failed in a way the user can act on."""
+    """Something was refused or failed in a way the user can act on.
+
+    `code` is the same for every error of a class and does not change with the words. `fields` are the facts of the message that a program may
+    want: names, counts, and for a refusal its `reason`, one word (docs/reference/errors.md). Each is text, a number, a truth value or a list.
+    """
 
     exit_code = 1
+    code: ClassVar[str] = "error"
     paid: object | None = None
     """Of an embedder that failed in the middle: what it had answered by then, for who can keep it (`migrate/embed.py`)."""
 
-    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __init__(self, message: str, *, next_step: str | None = None, **fields: Any) -> None:
         # Here, once for all: many a message repeats what something else said, and each is printed, logged, stored or given to Dagster.
         self.message = readable(message, None)
         self.next_step = None if next_step is None else readable(next_step, None)
+        self.fields = {name: readable(value, None) if isinstance(value, str) else value for name, value in fields.items()}
         super().__init__(self.message if self.next_step is None else f"{self.message} {self.next_step}")
+
+    def as_values(self) -> dict[str, Any]:
+        """The error as `--json` shows it."""
+        return {"error": self.message, "code": self.code, "next_step": self.next_step, "fields": self.fields}
 
 
 class ConfigurationError(EmbedPipelineError):
-    """The YAML, a flag or an environment variable does not say something that can be carried out."""
+    """Invalid configuration: the YAML, a flag or an environment variable."""
 
     exit_code = 2
 
 
 class DatabaseUnavailable(EmbedPipelineError):
-    """PostgreSQL does not answer, or is not one that this package can stand on."""
+    """PostgreSQL is unreachable, or an unsupported version."""
 
 
 class StoreUnavailable(EmbedPipelineError):
     """The store of the vectors does not answer, or asks to slow down for longer than we wait. Nothing is lost; it may be tried again."""
 
 
-class ReadersNotTold(EmbedPipelineError):
-    """Serving has moved, and readers who ask the store instead of the catalog could not be told yet."""
+class AliasNotUpdated(EmbedPipelineError):
+    """The cutover or rollback is committed, and the alias in the store still names the version before."""
 
 
 class DocumentsTableError(EmbedPipelineError):
@@ -46,19 +63,19 @@ class DocumentsTableError(EmbedPipelineError):
 
 
 class LossRefused(DocumentsTableError):
-    """More documents would be removed at once than reconcile.max_loss allows without being told to; they were kept."""
+    """A comparison or load would remove more documents than reconcile.max_loss allows unasked; they were kept."""
 
 
 class LoadError(EmbedPipelineError):
-    """A file of documents cannot be read, or holds something that is no document."""
+    """A file of documents cannot be read, or holds a row that is not a document."""
 
 
 class AdoptRefused(EmbedPipelineError):
-    """What was there before cannot become a version as it is, for the reason given. Its vectors were left as they are."""
+    """Existing vectors cannot be imported as a version, for the reason given. They were left as they are."""
 
 
 class CatalogError(EmbedPipelineError):
-    """The control plane does not hold what was asked for (unknown index, unknown version, changed declaration)."""
+    """The catalog does not have what was asked for: unknown index, unknown version, changed declaration."""
 
 
 class IllegalTransition(EmbedPipelineError):
@@ -70,7 +87,7 @@ class VersionRetired(IllegalTransition):
 
 
 class VectorsGone(EmbedPipelineError):
-    """The vectors of a version that is live are not there any more, or are no table of this package's: somebody dropped or changed them."""
+    """The vectors of a live version are gone, or their table is not this package's: it was dropped or changed by hand."""
 
 
 class AnotherLedger(EmbedPipelineError):
@@ -114,8 +131,8 @@ class HoldoutError(EmbedPipelineError):
 
 
 class FencedOff(EmbedPipelineError):
-    """A backfill's partition is another run's by now, or is being compared: nothing more is inserted into it by this run."""
+    """Another run has taken over a backfill's partition, or it is being compared: this run inserts nothing more into it."""
 
 
 class Stopped(EmbedPipelineError):
-    """A person, the budget or the throttle said stop; everything done so far is kept and the same command resumes."""
+    """An operator, the budget or the throttle stopped the run. Everything done so far is kept, and the same command resumes."""

@@ -1,4 +1,4 @@
-"""Words from elsewhere: what a provider, a server, a library or a person said, made fit to be kept and shown.
+"""Text from a provider, server, library or person, sanitised before it is stored or shown: valid characters, no secrets.
 
 A reason may hold a key that a provider repeats, a NUL, half of a surrogate pair, or a page of HTML. Whatever of it is stored, logged,
 printed or given to Dagster goes through `readable`; what goes into the database through `postgres/storable.py`, which stands on it.

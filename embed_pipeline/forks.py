@@ -1,4 +1,4 @@
-"""What a process has open when it forks belongs to the parent: gunicorn with preload_app, multiprocessing, a daemon.
+"""Forks: a child (gunicorn with preload_app, multiprocessing, a daemon) opens its own connections and leaves the parent's alone.
 
 A forked process has the sockets of its parent, and none of its threads. Two processes that read from one socket get each other's answers;
 a lock that a thread of the parent held is held for ever; and whoever closes what it took along says goodbye in the parent's name. So in

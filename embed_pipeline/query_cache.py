@@ -1,4 +1,4 @@
-"""Vectors of the last queries, so that a question that is asked often is paid for once."""
+"""A cache of query vectors, so that a repeated query is embedded and paid for once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named moments in the code that a test can stop at. They cost one look at an empty dictionary in production.
+"""Named points in the code where a test can pause or fail the process. In production each costs a look-up in an empty dictionary.
 
 Race tests wait for a moment and act in it, instead of sleeping and hoping.
 """

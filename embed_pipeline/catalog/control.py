@@ -1,4 +1,4 @@
-"""The control row of an index: what a person says to everything that writes for it, read before every batch."""
+"""The control row of an index: an operator's pause, resume or abort, read before every batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The meter that all processes share: each asks the database before every request to a provider (docs/decisions/0018).
+"""The client of the database-wide rate limiter: every request to a provider is admitted by the database first (docs/decisions/0018).
 
 A process has one connection for this, its desk. Its threads queue at it, the most urgent first, and only the first of an account asks;
 the others sleep, and hold no connection.
@@ -36,7 +36,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 FRESH_SECONDS = 0.5
 # "Nothing remains" is believed for so long at most: some providers say when all of it is back, not when some is.
 EMPTY_SECONDS = 5.0
-# Corrections that could not be told, while the database is away. Those beyond it stay charged by estimate.
+# Billing corrections queued while the database is unreachable. Those beyond it stay charged by estimate.
 MOST_OWED = 10_000
 
 Row = tuple[Any, ...]
@@ -51,7 +51,7 @@ class _Line:
 
 
 class Desk:
-    """This process's place at the shared meter of a database. Thread-safe. Opens its connection at the first request."""
+    """This process's client of the database-wide rate limiter. Thread-safe. Opens its connection at the first request."""
 
     def __init__(self, url: str, now: Callable[[], float] | None = None) -> None:
         """`now` stands in for the server's clock, in seconds: for tests."""
@@ -165,6 +165,7 @@ class Desk:
                 raise Stopped(
                     "The index was closed while a request waited for its provider's limits.",
                     next_step="Run the same command again.",
+                    reason="closed",
                 )
             try:
                 with self._talking:
@@ -293,6 +294,9 @@ class DatabaseMeter:
             "What is done is kept.",
             next_step="Raise budget.usd_per_version in the index's defs.yaml, then run: "
             f"embed-pipeline backfill {self._fixed['index']} {self._fixed['version']}",
+            reason="budget",
+            spent_usd=float(spent),
+            budget_usd=self._budget,
         )
 
     def _settle(

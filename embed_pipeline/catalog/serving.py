@@ -63,12 +63,15 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
             raise CutoverRefused(
                 f"Somebody else moved the serving pointer of {wanted.index} meanwhile.",
                 next_step=f"Run: embed-pipeline status {wanted.index}",
+                reason="another_move",
             )
         stale = queue.ids_up_to(conn, wanted.index, wanted.target, wanted.mark)
         if len(stale) > wanted.accept_stale:
             raise ChangesOvertook(
                 f"Changes up to the mark {wanted.mark} are pending again for {wanted.target}.",
                 next_step="Run the same command again.",
+                reason="changes_overtook",
+                waiting=len(stale),
             )
         current = row[0]
         if current is not None:
@@ -91,7 +94,11 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
             },
         )
         if moved.rowcount != 1:
-            raise CutoverRefused(f"The serving pointer of {wanted.index} was not moved.", next_step="Run the same command again.")
+            raise CutoverRefused(
+                f"The serving pointer of {wanted.index} was not moved.",
+                next_step="Run the same command again.",
+                reason="another_move",
+            )
         conn.execute(queries("notify_serving"), {"index": wanted.index})
     return stale
 

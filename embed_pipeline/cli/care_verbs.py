@@ -1,4 +1,4 @@
-"""The verbs for what needs a person's eye: dead-letters, check-model, take-over."""
+"""Verbs for manual follow-up: dead-letters, check-model, take-over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs of every day: load, sync, status, verify, search, pause, resume, abort."""
+"""Verbs of daily operation: load, sync, status, verify, search, pause, resume, abort."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _say_synced(output: Output, results: list[VersionSync], *, quiet: bool) -> N
         if quiet and not (each.written or each.settled or each.rejected):
             continue
         output.text(
-            f"{each.version}: {render.number(each.written)} written, {render.number(each.settled)} needed nothing, "
+            f"{each.version}: {render.number(each.written)} written, {render.number(each.settled)} unchanged, "
             f"{render.number(each.rejected)} rejected, {render.number(each.pending)} pending"
         )
 
@@ -179,7 +179,7 @@ def _until_signalled() -> Iterator[threading.Event]:
 @with_config
 @click.pass_context
 def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -> None:
-    """Show what serves, how far each version is, who holds it up, and the next command. Changes nothing."""
+    """Show what serves, how far each version is, what blocks it, and the next command. Changes nothing."""
     from embed_pipeline.migrate.status import status_of
 
     output = Output(as_json)
@@ -197,7 +197,7 @@ def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
             # One unreachable database must not hide the other indexes.
             failed += 1
             output.note(f"error: {name}: {' '.join(str(problem).split())}")
-            values[name] = {"error": problem.message, "next_step": problem.next_step}
+            values[name] = problem.as_values()
             continue
         _say(output, [*render.status_lines(found), ""])
         values[name] = as_values(found)
@@ -290,7 +290,7 @@ def search(
 def _condition(given: str) -> tuple[str, str]:
     column, equals, value = given.partition("=")
     if not equals or not column:
-        raise ConfigurationError(f"--where {given!r} is no condition.", next_step="Write --where column=value.")
+        raise ConfigurationError(f"--where {given!r} is not of the form COLUMN=VALUE.", next_step="Write --where column=value.")
     return column, value
 
 

@@ -69,7 +69,7 @@ def _adopted_lines(found: Adopted) -> list[str]:
 @click.argument("version")
 @with_config
 def plan(index: str, version: str, config: Path, as_json: bool) -> None:
-    """Say what a migration to VERSION takes and locks. Changes nothing; embeds up to 64 documents to measure."""
+    """Estimate the time, disk, cost and locks of a migration to VERSION. Changes nothing; embeds up to 64 documents to measure."""
     from embed_pipeline.migrate import plan as planning
 
     output = Output(as_json)

@@ -1,4 +1,4 @@
-"""The verbs of the place itself: the embedded PostgreSQL and the demo."""
+"""Verbs of this machine: the embedded PostgreSQL and the demo."""
 
 from __future__ import annotations
 

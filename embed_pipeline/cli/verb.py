@@ -71,7 +71,7 @@ class Verb(click.Command):
 
 def _fail(ctx: click.Context, problem: EmbedPipelineError) -> None:
     click.echo(f"error: {' '.join(str(problem).split())}", err=True)
-    Output(bool(ctx.params.get("as_json"))).result({"error": problem.message, "next_step": problem.next_step})
+    Output(bool(ctx.params.get("as_json"))).result(problem.as_values())
     ctx.exit(problem.exit_code)
 
 

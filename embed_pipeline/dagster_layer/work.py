@@ -41,7 +41,11 @@ def refusals_as_failures() -> Iterator[None]:
         with failures.as_sentences():
             yield
     except EmbedPipelineError as problem:
-        metadata = {} if problem.next_step is None else {"next step": problem.next_step}
+        metadata = {
+            "code": problem.code,
+            **problem.fields,
+            **({} if problem.next_step is None else {"next step": problem.next_step}),
+        }
         raise dg.Failure(
             description=str(problem), metadata=metadata, allow_retries=isinstance(problem, DatabaseUnavailable | StoreUnavailable)
         ) from None

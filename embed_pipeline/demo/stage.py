@@ -1,4 +1,4 @@
-"""What the demo has to know about the store it runs on. The story, the traffic and the trap are the same on all."""
+"""The store-specific part of the demo. The story, the traffic and the trap are the same on all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about all documents, asked slice by slice."""
+"""Counts and look-ups over all documents, read slice by slice."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Places:
         except psycopg.Error as refused:
             if refused.sqlstate is None or not refused.sqlstate.startswith("22"):
                 raise
-            raise self._no_key(f"a point's id is none ({refused.diag.message_primary})") from refused
+            raise self._no_key(f"a point's id is not a valid key ({refused.diag.message_primary})") from refused
         if row is not None:
             raise self._no_key(f"{row[0]} would become another one")
 

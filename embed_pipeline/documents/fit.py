@@ -1,4 +1,5 @@
-"""Whether all changes of a table can be seen. A table of which they cannot is refused, in one sentence, before anything is paid for.
+"""Refuses a table whose changes cannot all be captured. The refusal is one sentence, and comes before anything is
+paid for.
 
 It may become such a table later; every verb that opens the index says so then.
 """

@@ -154,6 +154,7 @@ def _refuse_loss(conn: psycopg.Connection, index: OpenIndex, file: Path, accepte
         raise LossRefused(
             f"{file} lacks {deleted:,} of the {documents:,} documents of {index.source}, and --full would delete these; nothing was changed.",
             next_step=f"Give the whole file; or, if they are to go: embed-pipeline load {index.name} {file} --full --accept-loss {deleted}",
+            removed=deleted,
         )
 
 

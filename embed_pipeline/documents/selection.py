@@ -1,4 +1,4 @@
-"""Which documents a search may find, and what it brings of them."""
+"""The filter of a search, and the columns that it returns."""
 
 from __future__ import annotations
 

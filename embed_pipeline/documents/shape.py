@@ -1,4 +1,4 @@
-"""The documents table as capture knows it, and what is doubted when it is another one.
+"""Compares the documents table with the one that capture was armed for, and opens a doubt for each difference.
 
 A doubt is a reason to believe that a change was missed: a capture that failed, a shape that differs from what was armed, a server that
 went back in time. While one is open every search looks its hits up; the full comparison that saw it takes it away.

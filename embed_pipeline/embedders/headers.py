@@ -1,4 +1,4 @@
-"""What the headers of a provider's answer say of its limits.
+"""Rate limits, read from the headers of a provider's response.
 
 OpenAI and what speaks its protocol: `x-ratelimit-(limit|remaining|reset)-(requests|tokens)`, durations like `1m2s` or `120ms`. Cohere: the
 calls that a trial key has in a minute. All: `retry-after` in seconds or as a date (RFC 9110, section 10.2.3), and `retry-after-ms`.

@@ -1,4 +1,4 @@
-"""What stands between a provider and who asks it: an account's limits, its bill and a budget.
+"""The seam where an account's rate limits, bill and budget are applied to each request.
 
 The embedders know this protocol only. The meter that all processes share is in the database (`catalog/`).
 """

@@ -1,4 +1,4 @@
-"""What is known of the providers' models: one packaged file, `models.yaml`, with its date and its sources."""
+"""Limits, dimensions and prices of the providers' models: one packaged file, `models.yaml`, with its date and sources."""
 
 from __future__ import annotations
 

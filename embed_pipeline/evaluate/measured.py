@@ -1,4 +1,4 @@
-"""What one version answers to the held-out queries, through its index and exactly, while documents come, go and change.
+"""One version's answers to the held-out queries, through its ANN index and exactly, while documents change.
 
 Pure: it is given the two ways to ask.
 """

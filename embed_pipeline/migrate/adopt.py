@@ -1,4 +1,4 @@
-"""Adoption: vectors that were there before become a version as they are. Nothing but a small sample is embedded.
+"""Imports existing vectors as a version without embedding them again. Only a small sample is embedded, to check the model.
 
 Three passes over what the store has. The first reads only: what could not be carried is refused before anything is written. The sample
 proves that the declared model made these vectors. The second goes page by page: the documents into their table, then the provenance beside

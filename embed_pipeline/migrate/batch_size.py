@@ -1,4 +1,4 @@
-"""How many documents a batch takes: follows the time that batches take, not a count."""
+"""Batch size by time: as many documents as are embedded, or written, in half a second."""
 
 from __future__ import annotations
 

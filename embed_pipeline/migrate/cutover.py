@@ -52,7 +52,7 @@ class Moved:
 def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
     """Serve `name` from now on. Needs a ready version, fresh passing evidence and complete coverage; there is no flag to skip any.
 
-    ReadersNotTold after the move: it stands, and readers who go by the store's alias hear of it from the same command.
+    AliasNotUpdated after the move: it stands, and readers who go by the store's alias hear of it from the same command.
     """
     with index.connection() as conn, only_mover(conn, index):
         version = index.version(conn, name)
@@ -60,11 +60,17 @@ def cutover(index: OpenIndex, name: str, reason: str = "") -> Moved:
         if pointer.version == name:
             # The cutover before may have moved the pointer and died before it told anyone.
             readers.tell(index)
-            raise CutoverRefused(f"{name} serves {index.name} already.", next_step=f"Run: embed-pipeline status {index.name}")
+            raise CutoverRefused(
+                f"{name} serves {index.name} already.",
+                next_step=f"Run: embed-pipeline status {index.name}",
+                reason="serves_already",
+            )
         if version.state not in ("ready", "standby"):
             raise CutoverRefused(
                 f"Version {name} of {index.name} is {version.state}; only a ready or standby version can be cut over to.",
                 next_step=f"Run: embed-pipeline backfill {index.name} {name}",
+                reason="not_ready",
+                state=version.state,
             )
         _require_ann_index(conn, index, version)
         _refuse_doubts(conn, index)
@@ -85,6 +91,7 @@ def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Mo
             raise CutoverRefused(
                 f"There is nothing to roll {index.name} back to: no version served before, or it is retired.",
                 next_step=f"Run: embed-pipeline status {index.name}",
+                reason="nothing_before",
             )
         version = index.version(conn, pointer.previous)
         _require_ann_index(conn, index, version)
@@ -98,12 +105,25 @@ def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Versio
     found = evidence_store.latest(conn, index.name, version.name)
     mend = f"Run: embed-pipeline gate {index.name} {version.name}"
     if found is None:
-        raise CutoverRefused(f"There is no evidence that {version.name} may serve {index.name}.", next_step=mend)
+        raise CutoverRefused(
+            f"There is no evidence that {version.name} may serve {index.name}.", next_step=mend, reason="no_evidence"
+        )
     if found.outcome != "pass":
-        raise CutoverRefused(f"The gate of {index.name} did not pass {version.name}: {found.sentence}", next_step=mend)
+        raise CutoverRefused(
+            f"The gate of {index.name} did not pass {version.name}: {found.sentence}",
+            next_step=mend,
+            reason="gate_not_passed",
+            outcome=found.outcome,
+            evidence_id=found.id,
+        )
     stale = evidence_store.staleness(found, gate.present(conn, index, version), index.spec.gate.max_row_change)
     if stale is not None:
-        raise CutoverRefused(f"The evidence for {version.name} of {index.name} is stale: {stale}.", next_step=mend)
+        raise CutoverRefused(
+            f"The evidence for {version.name} of {index.name} is stale: {stale}.",
+            next_step=mend,
+            reason="evidence_stale",
+            evidence_id=found.id,
+        )
     return found
 
 
@@ -112,7 +132,7 @@ def _refuse_changed_model(conn: psycopg.Connection, index: OpenIndex, version: V
     try:
         model_check.require_same_model(conn, index, version)
     except ModelChanged as changed:
-        raise CutoverRefused(changed.message, next_step=changed.next_step) from None
+        raise CutoverRefused(changed.message, next_step=changed.next_step, reason="model_changed") from None
 
 
 def _move(
@@ -184,6 +204,8 @@ def _not_drained(
         return CutoverRefused(
             f"{waited}, and it cannot embed them: {drained.problem.message.rstrip('.')}. They are: {named}.",
             next_step=f"{mend}; {again}{accept}.",
+            reason="model_fails",
+            waiting=drained.left,
         )
     if drained.is_slow:
         live = len(versions.live_versions(conn, index.name))
@@ -192,10 +214,14 @@ def _not_drained(
             f"{waited}. It gets {drained.rate:.1f} a second done, and the application changes {changes:.1f}: the rest would take "
             f"{drained.left / drained.rate / 60:.0f} minutes. First: {named}.",
             next_step=f"Run: embed-pipeline sync {index.name} --watch, until status says that {version.name} is up to date; {again}{accept}.",
+            reason="slower_than_the_application",
+            waiting=drained.left,
         )
     return CutoverRefused(
         f"{waited}, and none of them was done for {dual_write.STALL_SECONDS:.0f} s: {named}.",
         next_step=f"Run: embed-pipeline sync {index.name}; {again}{accept}.",
+        reason="no_progress",
+        waiting=drained.left,
     )
 
 
@@ -210,6 +236,7 @@ def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> list[str]
         raise CutoverRefused(
             f"Somebody holds the rows that the {wanted.move} of {index.name} has to change; nothing was moved: {holders.named(held)}.",
             next_step="End it, then run the same command again.",
+            reason="rows_locked",
         ) from waited
     except psycopg.OperationalError as lost:
         # The answer is lost, not necessarily the commit: the generation knows.
@@ -219,12 +246,14 @@ def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> list[str]
                 raise CutoverRefused(
                     f"The connection broke during the {wanted.move} of {index.name}; nothing was moved.",
                     next_step="Run the same command again.",
+                    reason="connection_lost",
                 ) from lost
             return line.repeat(lambda again: queue.ids_up_to(again, wanted.index, wanted.target, wanted.mark))
     except psycopg.errors.CheckViolation as refused:
         raise CutoverRefused(
             f"The database refused the {wanted.move}: {refused.diag.message_primary}.",
             next_step=refused.diag.message_hint or "Run the same command again.",
+            reason="database_refused",
         ) from refused
 
 
@@ -237,6 +266,7 @@ def _documents_as_armed(index: OpenIndex) -> Iterator[None]:
         raise CutoverRefused(
             f"{index.source} is not the table any more that capture was armed for: {problem.diag.message_primary}.",
             next_step="Correct documents in the index's defs.yaml, or put the table back; then run the same command again.",
+            reason="documents_changed",
         ) from problem
 
 
@@ -250,6 +280,7 @@ def _refuse_locked_documents(conn: psycopg.Connection, index: OpenIndex) -> None
             raise CutoverRefused(
                 f"Nobody can read {index.source}, so it cannot be compared with the vectors: it is locked by {holders.named(held)}.",
                 next_step="End that, then run the same command again.",
+                reason="documents_locked",
             )
         time.sleep(0.05)
 
@@ -260,6 +291,8 @@ def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
         raise CutoverRefused(
             f"Changes of {index.source} may have been missed: {'; '.join(doubt.reason for doubt in doubts)}.",
             next_step=f"Run: embed-pipeline sync {index.name} --full; then the same command again.",
+            reason="doubts",
+            doubts=[doubt.reason for doubt in doubts],
         )
 
 
@@ -270,6 +303,11 @@ def _require_coverage(conn: psycopg.Connection, index: OpenIndex, version: Versi
             f"Coverage of {index.name}.{version.name} is {coverage.share:.4%}: {coverage.missing} missing, {coverage.stale} stale, "
             f"{coverage.orphaned} orphaned, {coverage.wrong_chunks} with wrong chunks ({'; '.join(coverage.samples)}).",
             next_step=f"Run: embed-pipeline backfill {index.name} {version.name}; and: embed-pipeline sync {index.name} --full",
+            reason="coverage",
+            missing=coverage.missing,
+            stale=coverage.stale,
+            orphaned=coverage.orphaned,
+            wrong_chunks=coverage.wrong_chunks,
         )
     if coverage.dead_letters > index.spec.gate.max_dead_letters:
         named = ", ".join(f"{each.shown_id} ({each.reason})" for each in dead_letters.first(conn, index.name, version.name))
@@ -277,6 +315,8 @@ def _require_coverage(conn: psycopg.Connection, index: OpenIndex, version: Versi
             f"{coverage.dead_letters} documents have no vector in {version.name}, more than max_dead_letters "
             f"{index.spec.gate.max_dead_letters} allows: {named}.",
             next_step="Mend these documents, or raise gate.max_dead_letters if they may be missing from search.",
+            reason="dead_letters",
+            dead_letters=coverage.dead_letters,
         )
     with conn.transaction():
         return verify.record_coverage(conn, index, version.name, coverage)
@@ -293,6 +333,7 @@ def _require_ann_index(conn: psycopg.Connection, index: OpenIndex, version: Vers
         raise CutoverRefused(
             f"The ANN index of {index.name}.{version.name} is {'missing' if ann is None else 'invalid'}.",
             next_step=f"Run: embed-pipeline backfill {index.name} {version.name}",
+            reason="ann_index",
         )
 
 
@@ -308,5 +349,6 @@ def only_mover(conn: psycopg.Connection, index: OpenIndex) -> Iterator[None]:
         raise CutoverRefused(
             f"Another cutover, rollback or retire of {index.name} is running{f': {by}' if by else ''}.",
             next_step=f"Run: embed-pipeline status {index.name}",
+            reason="another_move",
         )
     yield

@@ -1,4 +1,4 @@
-"""What a person does about documents that have no vector: look at them with their reasons, and have them tried again."""
+"""Lists dead letters with their reasons, and queues them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests in flight: a pool asks, and one thread writes what has come back, in the order in which it comes.
+"""Requests in flight: a pool sends them, and one thread writes the answers in the order in which they arrive.
 
 What was paid for is written, whatever else fails. What is held in memory is what is in flight, what may wait to be written, and one write
 batch, whatever the size of the corpus.
@@ -38,7 +38,7 @@ class Answered:
 
 
 class InFlight:
-    """`submit` asks; leaving the block waits until all that was asked is answered and written, and raises the first error.
+    """`submit` queues a request. Leaving the block waits until every request is answered and written, and raises the first error.
 
     After an error nothing more is asked. When it is the writing that fails, what comes back later cannot be kept.
     """

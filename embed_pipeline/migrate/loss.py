@@ -1,4 +1,4 @@
-"""How much a comparison may remove without being told to.
+"""The limit on how many documents a comparison may remove unasked.
 
 A table that was swapped for an empty one, restored without its data, or is loaded from a stump of a file looks to a comparison as if all of
 its documents had been deleted. What the application deletes or truncates itself comes through change capture, and is not asked about.
@@ -46,4 +46,6 @@ def refused(conn: psycopg.Connection, spec: IndexSpec, table: str, losses: list[
         f"A comparison would remove {said}: {table} does not show them any more. None of them was removed.",
         next_step=f"See whether {table} is what it should be; if they are really gone, run: "
         f"{command or f'embed-pipeline sync {spec.name} --full'} --accept-loss {max(loss.removed for loss in losses)}",
+        removed=max(loss.removed for loss in losses),
+        versions=[loss.version for loss in losses],
     )

@@ -1,4 +1,4 @@
-"""The texts that every model is asked for, to know it again. Ours, and nobody's data; short, so that asking costs next to nothing.
+"""The fixed texts by which a changed model is detected. They hold no user's data, and are short, so that a check costs next to nothing.
 
 Several languages and scripts, code, numbers and one sentence said in two ways: a new model moves at least some of them.
 """

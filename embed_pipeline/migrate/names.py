@@ -1,4 +1,4 @@
-"""Another name for the same: the table, a key or a text column was renamed, and the declaration says so.
+"""Follows a renamed table, key or text column once the declaration names it anew.
 
 Whether it is the same is not believed but compared: what is stored belongs to the texts that the new names give. Then the index follows,
 and nothing is embedded again.

@@ -1,5 +1,4 @@
-"""Outliving an outage: a connection that is taken again when PostgreSQL was restarted or the connection was cut, and patience with a
-store that does not answer.
+"""A connection that reconnects and retries through outages of PostgreSQL and of the store.
 
 Only for work that may be done twice: after a lost answer nobody knows whether the transaction was committed.
 """
@@ -39,7 +38,7 @@ MOVED_TRIES = 20
 END_SECONDS = 10.0
 
 Waiting = Callable[[str], None]
-"""Told why there is no progress, and an empty text when there is again."""
+"""Callback: the reason why progress stopped, and an empty text once it resumes."""
 
 Taken = Callable[[psycopg.Connection, frozenset[int]], None]
 """Called with each new connection and the server processes of the lost ones: what a session must hold before it works."""
@@ -126,7 +125,7 @@ class Line:
         if isinstance(problem, StoreUnavailable):
             return True
         if isinstance(problem, DatabaseUnavailable):
-            # The index could be opened, so a connection that cannot be made now is an outage and no wrong URL.
+            # The index could be opened, so a connection that cannot be made now is an outage, not a wrong URL.
             return self._conn is None
         return failures.is_lost(problem, self._conn)
 
@@ -169,7 +168,7 @@ class Line:
 
 
 def only_run(name: str, refusal: str, *, next_step: str) -> Taken:
-    """Takes the advisory lock `name`, or raises Stopped with the refusal. It goes with the connection: the dead leave nothing behind.
+    """Takes the advisory lock `name`, or raises Stopped with the refusal. Released when the connection closes, even after a crash.
 
     After a lost connection its own server process may hold the lock a little longer: that one is ended. Whoever else has taken the
     lock meanwhile keeps it. Tried and never waited for: a waiting session holds a snapshot, and an index build waits for snapshots.
@@ -183,7 +182,7 @@ def only_run(name: str, refusal: str, *, next_step: str) -> Taken:
                 return
             holders = {pid for (pid,) in conn.execute(queries("lock_holders"), {"name": name})}
             if holders - lost or time.monotonic() > deadline:
-                raise Stopped(refusal, next_step=next_step)
+                raise Stopped(refusal, next_step=next_step, reason="another_run")
             for pid in holders:
                 conn.execute(queries("end_session"), {"pid": pid})
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What a migration to a declared version will do, take and need: measured on a sample, changing nothing in the database."""
+"""Estimates the time, disk, cost and locks of a migration from a sample; changes nothing in the database."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def _warnings(seen: Look, name: str, embedder: VersionEmbedder, documents: int) 
                 "a version never changes, every command will refuse this"
             )
         elif version.name != name and version.is_live and version.fingerprint == embedder.fingerprint:
-            found.append(f"{name} declares the very space of {version.name}, which is live: registration will refuse it")
+            found.append(f"{name} has the same fingerprint as {version.name}, which is live: registration will refuse it")
     if 0 < documents < seen.spec.partitions:
         found.append(f"there are fewer documents ({documents}) than partitions ({seen.spec.partitions}); some stay empty")
     if documents == 0:

@@ -1,4 +1,4 @@
-"""What the server says about the pressure it is under, and the ledger about ours: one reading, of what the declaration asks for and no more.
+"""One reading of the server's load and of our own backlog, for the signals that the throttle is declared to watch.
 
 A reading judges nothing. What could not be read stands in `unknown`, in words that say what to do about it.
 """

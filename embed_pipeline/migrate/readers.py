@@ -1,4 +1,4 @@
-"""Readers who do not ask the catalog: an alias in the store follows the serving pointer, a moment later.
+"""Publishes the serving version to clients that read the store directly, as an alias that follows the pointer.
 
 The pointer and the store share no transaction. So a telling reads the pointer anew, one telling at a time: the last one to speak has
 read what the last move left. Every move tells after its commit; a telling that failed or died is made up for by the next one.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from embed_pipeline.catalog import serving
-from embed_pipeline.errors import EmbedPipelineError, ReadersNotTold, Stopped
+from embed_pipeline.errors import AliasNotUpdated, EmbedPipelineError, Stopped
 from embed_pipeline.migrate.outage import Line
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.queries import Queries
@@ -30,7 +30,7 @@ TURN_SECONDS = 60.0
 
 
 def tell(index: OpenIndex) -> None:
-    """Tell the store which version serves, whatever was told before. ReadersNotTold when that fails: the pointer stays where it is.
+    """Tell the store which version serves, whatever was told before. AliasNotUpdated when that fails: the pointer stays where it is.
 
     Asked over a connection of its own: after a move whose answer was lost there is no other.
     """
@@ -50,9 +50,9 @@ def tell(index: OpenIndex) -> None:
         with failures.as_sentences(), Line(index) as line:
             line.repeat(say)
     except EmbedPipelineError as problem:
-        raise ReadersNotTold(
-            f"{serves or 'The version that the catalog says'} serves {index.name}, and that stands; readers who go by the store's own "
-            f"alias could not be told yet: {problem.message}",
+        raise AliasNotUpdated(
+            f"{serves or 'The version that the catalog says'} serves {index.name}: the move is committed, but the "
+            f"store's alias could not be updated: {problem.message}",
             next_step=f"Run: embed-pipeline cutover {index.name} {serves or 'VERSION'}; until then they see the version before.",
         ) from problem
 
@@ -67,7 +67,7 @@ def _one_at_a_time(conn: psycopg.Connection, index: str) -> Iterator[None]:
         if row is not None and row[0]:
             break
         if time.monotonic() > deadline:
-            raise Stopped(f"somebody else has been at it for {TURN_SECONDS:.0f} s.")
+            raise Stopped(f"another process has been updating the alias for {TURN_SECONDS:.0f} s.", reason="another_run")
         signal("readers.waiting")
         time.sleep(0.05)
     try:

@@ -1,4 +1,4 @@
-"""How a backfill reads what a partition misses: slice by slice, in key order, over as many connections as it takes."""
+"""Reads the documents that a partition still lacks, slice by slice, in key order, over several connections."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
         if versions_named(conn, index.name, name):
             return  # Another process registered the same declaration at the same time.
         raise CatalogError(
-            f"Version {name!r} of index {index.name!r} declares the very space of a version that is already live.",
+            f"Version {name!r} of index {index.name!r} has the same fingerprint as a version that is already live.",
             next_step="Use the live version, or change what makes the new one different.",
         ) from problem
 

@@ -34,6 +34,7 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
         raise RetireRefused(
             f"The confirmation {confirm!r} does not name the version {name!r}; its vectors cannot be brought back.",
             next_step=f"Run: embed-pipeline retire {index.name} {name} --confirm {name}",
+            reason="not_confirmed",
         )
     with index.connection() as conn, only_mover(conn, index):
         version = index.version(conn, name)
@@ -51,7 +52,9 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
             )
         elif version.dropped_at is not None:
             raise RetireRefused(
-                f"Version {name} of {index.name} is retired already.", next_step=f"Run: embed-pipeline status {index.name}"
+                f"Version {name} of {index.name} is retired already.",
+                next_step=f"Run: embed-pipeline status {index.name}",
+                reason="retired_already",
             )
         signal("retire.detached")
         # A reader who still goes by an old alias must not be led to what is dropped now.
@@ -85,7 +88,9 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
 def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
     if version.state == "active":
         raise RetireRefused(
-            f"{version.name} serves {index.name}.", next_step="Cut over to another version first; see embed-pipeline status."
+            f"{version.name} serves {index.name}.",
+            next_step="Cut over to another version first; see embed-pipeline status.",
+            reason="serves",
         )
     rules = index.spec.retire
     names = {"index": index.name, "version": version.name}
@@ -99,12 +104,16 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
                 f"{version.name} has been standby for {soaked:.0f} s of the {rules.soak_seconds} s in retire.soak_seconds; "
                 "until then it is what a rollback returns to.",
                 next_step="Wait, or lower retire.soak_seconds in the index's defs.yaml.",
+                reason="soaking",
+                seconds_left=round(rules.soak_seconds - soaked),
             )
     row = conn.execute(queries("last_read"), names).fetchone()
     if row is not None and row[0] is not None and row[1] < rules.unread_seconds:
         raise RetireRefused(
             f"{version.name} of {index.name} was read {row[1]:.0f} s ago, within the {rules.unread_seconds} s of retire.unread_seconds.",
             next_step="Find the reader that still names this version, or wait.",
+            reason="read_lately",
+            seconds_ago=round(row[1]),
         )
 
 
@@ -118,6 +127,8 @@ def _refuse_unseen_reads(conn: psycopg.Connection, index: OpenIndex, version: Ve
             f"{index.name} there is not noted, so nobody can say that it is unread.",
             next_step="Look at the readers on the standbys, then run: "
             f"embed-pipeline retire {index.name} {version.name} --confirm {version.name} --accept-unseen-reads",
+            reason="unseen_reads",
+            standbys=row[0],
         )
 
 

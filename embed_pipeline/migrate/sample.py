@@ -1,4 +1,4 @@
-"""Stored vectors compared with what the model answers now, on a random sample: finds a vector that somebody has put in by hand.
+"""Embeds a random sample again and compares it with the stored vectors: finds a vector that was written by hand.
 
 Such a vector carries the right hash, so no comparison of hashes finds it. Only the model itself can tell, and it is asked for no more than
 the sample's documents.

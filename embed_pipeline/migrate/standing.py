@@ -1,4 +1,4 @@
-"""Whether the vectors of a live version are still there: a table or collection that was dropped or emptied by hand is no retire."""
+"""Tells a live version whose table or collection was dropped or emptied by hand from one that was retired."""
 
 from __future__ import annotations
 

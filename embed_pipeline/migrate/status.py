@@ -1,4 +1,4 @@
-"""The state of an index: what serves, how far each version is, who holds it up, and the next command."""
+"""The state of an index: the serving version, the progress of each version, what blocks it, and the next command."""
 
 from __future__ import annotations
 

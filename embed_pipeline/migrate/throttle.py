@@ -1,4 +1,4 @@
-"""The loop around the decision: reads the signals, waits while they say so, and tells everybody why.
+"""The throttle's loop: reads the signals, waits while the rules say so, and records why.
 
 The control row is read before every batch; the server at most every `check_seconds`, so that the watching is no load of its own.
 """
@@ -113,12 +113,15 @@ class Throttle:
             return Stopped(
                 f"Index {self._index!r} is {decision.reason}. What is done is kept.",
                 next_step=f"Run: embed-pipeline resume {self._index}",
+                reason="aborted",
             )
         again = f"embed-pipeline backfill {self._index} {self._version}"
         mend = "Relieve the store" if decision.signal == STORE else "Bring the slot's consumer back or drop the slot"
         return Stopped(
             f"The backfill of {self._index}.{self._version} was stopped by its throttle: {decision.reason}. What is done is kept.",
             next_step=f"{mend}, then run: {again}",
+            reason="throttle",
+            signal=decision.signal,
         )
 
 

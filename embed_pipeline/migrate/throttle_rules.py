@@ -1,4 +1,4 @@
-"""May I write now? One pure decision over signals, with its reason. Unknown means no.
+"""The throttle's decision: a pure function from signals to go, wait or stop, with its reason. An unknown signal means wait.
 
 Two severities: wait, and stop. A stop outranks every wait; among equals the first in the order of RULES is the reason. A signal that
 objected is held to half of its limit until it no longer objects, so that a backfill does not stutter around a limit.

@@ -1,4 +1,4 @@
-"""`sync --watch`: changes are worked off as they come, each version by a thread of its own, so that a slow model holds up nobody else.
+"""`sync --watch`: works off changes as they arrive, with a thread for each version, so that a slow model delays only its own.
 
 No NOTIFY in the application's transactions: all their commits would take turns (docs/decisions/0004). The inbox is looked at instead.
 """

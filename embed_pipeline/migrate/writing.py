@@ -1,4 +1,4 @@
-"""How a backfill writes what came back: insert-only, over as many connections as it takes, and told to who watches."""
+"""Writes the batches of a backfill, insert-only, over several connections, and reports progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What psycopg raises, told apart: a connection that is gone, a refusal, a full disk; and each as one sentence with the next command.
+"""Classifies what psycopg raises (lost connection, refusal, full disk) and turns each into one sentence with the next command.
 
 The one place where an error of PostgreSQL becomes one of ours: the command line and the Dagster layer both ask here.
 """

@@ -1,4 +1,4 @@
-"""Who holds a lock, or a transaction open, that somebody waits for: in words, with how to end it.
+"""Names the session or prepared transaction that holds a lock somebody waits for, and how to end it.
 
 A prepared transaction belongs to no session. It survives every restart, and whoever has forgotten it sees it nowhere but here.
 """

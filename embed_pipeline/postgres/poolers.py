@@ -1,5 +1,5 @@
-"""A pooler between here and the server. One that hands out another session for each transaction is refused: settings, locks and notices of
-our session would be the application's, and those of the application's ours.
+"""Recognises a connection pooler, and refuses one that pools by the transaction. There our settings,
+locks and notifications would leak into the application's sessions, and the application's into ours.
 
 Recognised without a round trip: the process that the pooler names when a session begins is not the one that serves it.
 """

@@ -1,4 +1,4 @@
-"""What a server keeps of a password: enough to know it again, and not enough to log in with it."""
+"""The SCRAM verifier of a password: what the server stores instead of the password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one way in which words from elsewhere go into the database.
+"""The one way in which foreign text is written into the database.
 
 text and jsonb hold no NUL and no half of a surrogate pair, and a database in another encoding than UTF8 holds that encoding's characters
 only. One such character in a reason must not stop the work that it is the reason for.

@@ -1,4 +1,4 @@
-"""Where documents and vectors are: the user's own table, and a store of one of two kinds."""
+"""The documents table and the store of the vectors, as declared."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class VersionStore(Protocol):
     version: Version
 
     def prepare(self, conn: psycopg.Connection) -> None:
-        """Make room outside any transaction; doing it twice is allowed. AnotherLedger where what is there is not this ledger's.
+        """Create the version's storage, outside any transaction. Idempotent. AnotherLedger where what is there is not this ledger's.
 
         What only PostgreSQL has to do belongs to `create`: it is undone with the transaction.
         """

@@ -1,4 +1,4 @@
-"""Which store a kind of store is, and what the kinds show together. A kind is imported when it is first used, and no other with it."""
+"""Maps a declared store kind to its implementation. Each is imported on first use."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from embed_pipeline.catalog.states import STATES, TRANSITIONS
 from embed_pipeline.configuration import COMPONENT_TYPE, parse_index
 from embed_pipeline.spec import AccountSpec, IndexSpec, PriceSpec, VersionSpec
+from tests.harness import rooms
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("embed_pipeline/**/*.md")})
@@ -246,6 +247,34 @@ def test_every_dependency_has_its_reason() -> None:
         documented.setdefault(heading, set()).add(cells[0].strip("`"))
         assert cells[1], cells[0]
     assert documented == names
+
+
+@pytest.mark.parametrize("folder", rooms.packages(), ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_every_package_lists_its_modules(folder: Path) -> None:
+    page = folder / "README.md"
+    assert page.is_file(), f"{folder} needs a README that argues its design"
+    assert page.read_text(encoding="utf-8") == rooms.page(folder), "Run: make docs"
+    by_hand = rooms.BLOCK.sub("", page.read_text(encoding="utf-8"))
+    assert len(by_hand.split()) > 40, f"{page} argues nothing"
+
+
+def test_everything_is_found_in_one_guess() -> None:
+    """CONTRIBUTING.md names a place for each question, and each place is there."""
+    places = [cells[1] for heading, cells in tables(ROOT / "CONTRIBUTING.md") if heading == "Where is what?"]
+    assert len(places) > 20
+    for place in places:
+        named = re.findall(r"`([\w./]+?)(?:: (\w+))?`", place)
+        assert named, place
+        for path, symbol in named:
+            file = ROOT / "embed_pipeline" / path
+            assert file.exists(), place
+            assert not symbol or re.search(rf"\b{symbol}\b", file.read_text(encoding="utf-8")), place
+
+
+def test_licence() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / project["license-files"][0]).read_text(encoding="utf-8")[:200]
 
 
 def test_every_page_is_reached_from_the_index() -> None:

@@ -48,7 +48,7 @@ class Writes:
         return set(batch.doc_ids)
 
     def insert_by_rows(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
-        """What can be inserted of the batch: slower, and whoever was first is waited for and keeps the document."""
+        """What can be inserted of the batch: slower; waits for a concurrent insert of the same document, which keeps it."""
         for _ in range(INSERT_TRIES - 1):
             with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 return self._insert_by_rows(conn, batch, fence)

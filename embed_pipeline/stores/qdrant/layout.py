@@ -138,7 +138,7 @@ class Collections:
         if _behind(self._engine, self.alias) == place.collection:
             raise ConfigurationError(
                 f"The alias {self.alias!r} still leads to {place.collection}.",
-                next_step="Run: embed-pipeline status; the version that serves must be told to readers first.",
+                next_step="Run: embed-pipeline status; point the alias at the serving version first.",
             )
         with suppress(CollectionGone):
             self.own.writer(conn).write(place.collection, lambda client: client.delete_collection(place.collection))

@@ -1,4 +1,4 @@
-"""What Qdrant says about the pressure it is under, as an answer for the throttle."""
+"""Qdrant's own load, as a signal for the throttle."""
 
 from __future__ import annotations
 

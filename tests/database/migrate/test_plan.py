@@ -92,7 +92,7 @@ def test_warnings_come_before_the_refusal(database_url: str, open_docs: Callable
     assert "registered as" in plan(spec, "v1").warnings[0]
     of_the_server = set(status_of(spec).warnings)
     said = [each for each in plan(spec, "twin").warnings if each not in of_the_server]
-    assert said[-1] == "twin declares the very space of v1, which is live: registration will refuse it"
+    assert said[-1] == "twin has the same fingerprint as v1, which is live: registration will refuse it"
     assert plan(spec, "v1").state == "building"
     few = declared(database_url, holdout, "v2", partitions=100)
     assert "fewer documents (60) than partitions (100)" in plan(few, "v2").warnings[0]

@@ -10,7 +10,7 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving
-from embed_pipeline.errors import CutoverRefused, ReadersNotTold, StoreUnavailable
+from embed_pipeline.errors import AliasNotUpdated, CutoverRefused, StoreUnavailable
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import cutover, outage, readers, retire, verify
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -87,7 +87,7 @@ def test_store_that_cannot_be_told_leaves_the_move_standing_and_says_so(
 ) -> None:
     monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.0)
     alias.failures = 1
-    with pytest.raises(ReadersNotTold, match=r"v2 serves docs, and that stands; .* Run: embed-pipeline cutover docs v2"):
+    with pytest.raises(AliasNotUpdated, match=r"v2 serves docs: the move is committed, but .* Run: embed-pipeline cutover docs v2"):
         cutover.cutover(judged, "v2")
     assert serving.read(app, "docs").version == "v2"
     verify.reconcile(judged)

@@ -103,6 +103,8 @@ def test_the_answer_that_is_judged_is_the_first_one() -> None:
 
 def test_asking_comes_to_an_end() -> None:
     """Where all moves all the time there is nothing that the index must find, and at some time nobody asks any more."""
-    scene = Scene(lambda look: {doc_id: 0.9 - distance - 0.01 * look for doc_id, distance in STILL.items()}, lambda _: without(STILL, "c"))
+    scene = Scene(
+        lambda look: {doc_id: 0.9 - distance - 0.01 * look for doc_id, distance in STILL.items()}, lambda _: without(STILL, "c")
+    )
     assert scene.measure().ann_recall(DEPTH) == 0.0
     assert scene.exactly == [3, 3]
