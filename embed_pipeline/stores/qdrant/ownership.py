@@ -124,6 +124,8 @@ class Ownership:
             "written to it.",
             next_step="Declare it in store.adopt, delete it, or set store.collection to another name; where its points are this index's: "
             f"embed-pipeline take-over {self._index} --confirm {self._index}",
+            reason="no_ledger",
+            collection=collection,
         )
 
     def _anothers(self, collection: str, found: Mapping[str, Any], here: Ledger) -> AnotherLedger:
@@ -132,6 +134,11 @@ class Ownership:
             f"{ledger.named(here.stamp(self._index))}. Nothing was written to it.",
             next_step="A copy of a database needs a Qdrant of its own (store.url). Where this database has replaced that one: "
             f"embed-pipeline take-over {self._index} --confirm {self._index}",
+            reason="another_ledger",
+            collection=collection,
+            ledger=str(found.get("id")),
+            database=str(found.get("database")),
+            address=str(found.get("address")),
         )
 
 

@@ -13,7 +13,7 @@ from qdrant_client import models
 
 from embed_pipeline.catalog import ledger, schema
 from embed_pipeline.documents import loading
-from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, ReadersNotTold
+from embed_pipeline.errors import AliasNotUpdated, AnotherLedger, EmbedPipelineError
 from embed_pipeline.migrate import adopt, dual_write, readers, refill, retire, take_over, verify
 from embed_pipeline.migrate.look import open_registered
 from embed_pipeline.migrate.open_index import OpenIndex, open_index, opened
@@ -173,7 +173,7 @@ def test_every_way_to_the_points_looks_whose_they_are(app: psycopg.Connection, o
         refusal = ""
         try:
             work(index)
-        except (AnotherLedger, ReadersNotTold) as problem:
+        except (AnotherLedger, AliasNotUpdated) as problem:
             refusal = str(problem)
         assert "belongs to index docs of database other" in refusal, what
     assert (everything(index, "v1"), everything(index, "v2")) == before
