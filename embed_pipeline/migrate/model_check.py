@@ -22,7 +22,6 @@ from embed_pipeline.errors import CatalogError, EmbedderError, EmbedPipelineErro
 from embed_pipeline.migrate.model_sample import TEXTS
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import REMOTE
 
 Outcome = Literal["taken", "same", "changed", "unknown"]
 
@@ -110,7 +109,7 @@ def _chosen(conn: psycopg.Connection, index: OpenIndex, name: str | None) -> lis
 
 
 def _asks_provider(version: Version) -> bool:
-    return version.declared.provider in REMOTE
+    return version.declared.is_remote
 
 
 def _check_isolated(conn: psycopg.Connection, index: OpenIndex, version: Version) -> ModelCheck:
