@@ -32,6 +32,8 @@ queries = Queries(__file__, "pgvector.sql")
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 # Passages asked for in the first try, for each document wanted, and by how much more in each further one.
 FIRST, MORE = 4, 4
+# By how much more at most, while hits are gone, in the first try.
+MOST_BEGIN = MORE**2
 # What pgvector allows for hnsw.ef_search.
 MOST_EF = 1000
 # So few documents are compared one by one: after a TRUNCATE, or where a filter leaves no more.
@@ -47,7 +49,7 @@ KEPT = 100
 
 
 class Nearest:
-    """Searches one version. Thread-safe: what it remembers are statements."""
+    """Searches one version. Thread-safe: what it remembers are statements, and how much to ask for at first."""
 
     def __init__(self, version: Version, source: Source) -> None:
         self._version = version
@@ -55,6 +57,7 @@ class Nearest:
         self._filters = Filters(source)
         self._shown = Shown(source)
         self._searches: dict[tuple[Mode, int], bytes] = {}
+        self._begin = 1
         self._ef = int(version.spec.get("hnsw", {}).get("ef_search", 100))
         self._parts: dict[str, sql.Composable] = {
             "table": version.table,
@@ -117,13 +120,16 @@ class Nearest:
 
     def _unfiltered(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, among: Selection) -> list[Hit]:
         mode: Mode = "all" if exact else "index"
-        asked = FIRST * k if self._version.is_chunked else k
+        least = FIRST * k if self._version.is_chunked else k
+        asked = max(least, min(self._begin * least, MOST_EF))
         looked = False
         while True:
             rows = self._ask(conn, mode, asked, values)
             gone = self.gone(conn, [row[0] for row in rows if row[5]])
             hits = self._with_documents(conn, _of_documents(rows, gone), k, among, sql.SQL("true"), values)
             if len(hits) >= k or mode == "among":
+                # While many that are gone wait, what was enough this time is enough for the next search.
+                self._begin = min(asked // least, MOST_BEGIN) if gone and mode == "index" else 1
                 return hits[:k]
             if gone and not hits and not looked and rows[0][5] == EVERYBODY:
                 # After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
