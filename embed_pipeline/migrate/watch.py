@@ -79,6 +79,7 @@ def _watch_table(
                 if time.monotonic() >= following:
                     following = time.monotonic() + ROUND_SECONDS
                     watchers.follow(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
+                    line.repeat(hands.rest)
                     doubts = line.repeat(lambda conn: shape.look(conn, index.source, index.name))
                     if doubts or were_doubts:
                         doubted(doubts)
@@ -153,7 +154,7 @@ class _Watchers:
             thread.join()
 
     def _run(self, version: Version, wake: threading.Event) -> None:
-        fails_until = 0.0
+        fails_until, telling = 0.0, 0.0
         try:
             with failures.as_sentences(), Line(self._index, self._waiting, stop=self._stop) as line:
                 work = Work(line, self._index, version, VersionSync(version.name))
@@ -172,7 +173,10 @@ class _Watchers:
                             return
                         work.result.error = str(problem)
                         fails_until = time.monotonic() + RETRY_SECONDS
-                    self._tell(work, line, version)
+                    # While there is more to claim no more often than that: what is told of is counted.
+                    if not claimed or work.result.error or time.monotonic() >= telling:
+                        telling = time.monotonic() + ROUND_SECONDS
+                        self._tell(work, line, version)
                     if not claimed:
                         work.free_dead()
                         wake.wait(ROUND_SECONDS)
