@@ -83,15 +83,17 @@ def _bare(conn: psycopg.Connection[Any], statement: sql.Composed, *, each: bool)
 
 
 def _one(made: Mapping[str, Callable[[], Search]], queries: Sequence[QueryVector], wanted: argparse.Namespace) -> None:
-    """One query of each in turn."""
+    """One query of each in turn, each as often the first: who comes after a long one has its share of a busy machine used up."""
     searches = {name: make() for name, make in made.items()}
+    names = list(searches)
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(wanted.rounds + 1):
         times: dict[str, list[float]] = defaultdict(list)
-        for query in queries:
-            for name, search in searches.items():
+        for place, query in enumerate(queries):
+            first = place % len(names)
+            for name in [*names[first:], *names[:first]]:
                 started = time.monotonic()
-                search(query)
+                searches[name](query)
                 times[name].append(1_000 * (time.monotonic() - started))
         if number:  # The round before warms up.
             for name in searches:
