@@ -141,8 +141,12 @@ def _drain(running: Stage, wanted: argparse.Namespace) -> None:
 
 def sync(start: Start, url: str) -> int:
     """A worker that works off what waits; how many vectors it wrote."""
-    with opened(stage.declared(url, *VERSIONS), register_new=False) as index, start.measured():
-        return stage.drain(index)
+    with opened(stage.declared(url, *VERSIONS), register_new=False) as index:
+        with index.connection() as conn:
+            for version in VERSIONS:
+                index.embedder_of(index.version(conn, version))
+        with start.measured():
+            return stage.drain(index)
 
 
 if __name__ == "__main__":

@@ -59,33 +59,41 @@ def main() -> None:
 
 def _bare(conn: psycopg.Connection[Any], statement: sql.Composed, *, each: bool) -> Search:
     conn.prepare_threshold = 0
+    text = statement.as_bytes(conn)
 
     def settings(local: bool) -> None:
-        names = {"hnsw.ef_search": str(EF_SEARCH), "hnsw.iterative_scan": "off", "enable_indexscan": "on", "enable_seqscan": "on"}
+        names = {
+            "hnsw.ef_search": str(EF_SEARCH),
+            "hnsw.iterative_scan": "strict_order",
+            "enable_indexscan": "on",
+            "enable_seqscan": "on",
+        }
         chosen = ", ".join("set_config(%s, %s, %s)" for _ in names)
         conn.execute(f"SELECT {chosen}", [part for name, value in names.items() for part in (name, value, local)])
 
     def search_each(query: QueryVector) -> Any:
         with conn.pipeline():
             settings(True)
-            return conn.execute(statement, {"query": Vector(query.values)}, binary=True).fetchall()
+            return conn.execute(text, {"query": Vector(query.values)}, binary=True).fetchall()
 
     settings(False)
     if each:
         return search_each
-    return lambda query: conn.execute(statement, {"query": Vector(query.values)}, binary=True).fetchall()
+    return lambda query: conn.execute(text, {"query": Vector(query.values)}, binary=True).fetchall()
 
 
 def _one(made: Mapping[str, Callable[[], Search]], queries: Sequence[QueryVector], wanted: argparse.Namespace) -> None:
-    """One query of each in turn."""
+    """One query of each in turn, each as often the first: who comes after a long one has its share of a busy machine used up."""
     searches = {name: make() for name, make in made.items()}
+    names = list(searches)
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(wanted.rounds + 1):
         times: dict[str, list[float]] = defaultdict(list)
-        for query in queries:
-            for name, search in searches.items():
+        for place, query in enumerate(queries):
+            first = place % len(names)
+            for name in [*names[first:], *names[:first]]:
                 started = time.monotonic()
-                search(query)
+                searches[name](query)
                 times[name].append(1_000 * (time.monotonic() - started))
         if number:  # The round before warms up.
             for name in searches:

@@ -82,7 +82,8 @@ CREATE TABLE embed_pipeline.inbox (
 CREATE INDEX inbox_removals ON embed_pipeline.inbox (index_name, id) WHERE removed;
 
 -- What every live version still has to do. `seq` is drawn when a change is distributed; `since_seq` and `since` are of the first change
--- that is not acknowledged. A claim is a uuid drawn for one batch of one worker.
+-- that is not acknowledged. A claim is a uuid drawn for one batch of one worker. Half of each page is left free: a claim changes every row
+-- once, and one that stays in its page costs the indexes nothing.
 CREATE SEQUENCE embed_pipeline.change_seq;
 CREATE TABLE embed_pipeline.pending (
     index_name text NOT NULL,
@@ -98,7 +99,7 @@ CREATE TABLE embed_pipeline.pending (
     -- Whoever looks for a document writes `index_name || ''` and `version || ''`: this table is empty or large, its statistics are of another
     -- time, and the planner takes each index that begins with the two for as good as the one with the document, and walks through all that waits.
     PRIMARY KEY (doc_id, index_name, version)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
+) WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX pending_since ON embed_pipeline.pending (index_name, version, since_seq);
 CREATE INDEX pending_removals ON embed_pipeline.pending (index_name, version, seq) WHERE removed;
 

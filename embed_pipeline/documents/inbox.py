@@ -24,8 +24,9 @@ from embed_pipeline.signals import signal
 
 queries = Queries(__file__, "inbox.sql")
 
-# Of one transaction: short ones, so that the first documents can be claimed while the last are still in the inbox.
-IDS, ROWS = 5_000, 2_000
+# Of one transaction: short ones, so that the first documents can be claimed while the last are still in the inbox, and another
+# distributor has some to take. As many ids as one row of the inbox holds (capture.sql: write_ids).
+IDS, ROWS = 1_000, 2_000
 LOCK_WAIT_MS = 2_000
 FLOOR_SECONDS = 1.0
 # A worker that freezes in a write holds what it writes until the server ends it. The rows of the inbox come again.
@@ -73,6 +74,10 @@ class Distributor:
                 told()
         self._floors.advance(conn)
         return total
+
+    def rest(self, conn: psycopg.Connection) -> None:
+        """Move the floors past what was worked off since the last piece: while nothing new comes nobody else would."""
+        self._floors.catch_up(conn)
 
     def take_mark(self, conn: psycopg.Connection, deadline_seconds: float = 60.0) -> int:
         """A number such that everything that was committed before this call is pending with a smaller one, or done."""
@@ -177,24 +182,36 @@ class _Floors:
         self._index = index
         self._noted: tuple[int, int, int] | None = None
         self._next = 0.0
+        self._is_reached = False
         self.after = 0
 
     def advance(self, conn: psycopg.Connection) -> None:
         """Note where numbers are now; and when what was under way at the last note has ended, move the floors there."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + FLOOR_SECONDS
+        self._is_reached = False
+        if time.monotonic() >= self._next:
+            self._advance(conn)
+
+    def catch_up(self, conn: psycopg.Connection) -> None:
+        """The same at once, unless the floors are where numbers were noted last."""
+        if not self._is_reached:
+            self._advance(conn)
+
+    def _advance(self, conn: psycopg.Connection) -> None:
+        self._next = time.monotonic() + FLOOR_SECONDS
+        reached: tuple[int, int] | None = None
         if self._noted is not None:
             inbox, seq, transaction = self._noted
             row = conn.execute(queries("oldest_running")).fetchone()
             if row is None or row[0] < transaction:
                 return
-            conn.execute(queries("advance_floors"), {"index": self._index, "inbox": inbox, "seq": seq})
+            # None where they are there or beyond already.
+            moved = conn.execute(queries("advance_floors"), {"index": self._index, "inbox": inbox, "seq": seq}).fetchone()
+            reached = (inbox, seq) if moved is None or moved == (inbox, seq) else None
             left = conn.execute(queries("any_up_to"), {"index": self._index, "last": inbox}).fetchone()
             if left is not None and not left[0]:
                 self.after = max(self.after, inbox)
         self._noted = self._note(conn)
+        self._is_reached = self._noted is not None and self._noted[:2] == reached
 
     def _note(self, conn: psycopg.Connection) -> tuple[int, int, int] | None:
         signal("inbox.noting")

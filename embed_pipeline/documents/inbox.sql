@@ -1,11 +1,15 @@
 -- name: distribute
 -- One statement, so one snapshot: who reads the versions before the rows forgets one that is registered in between. A version row is
 -- locked so that none is retired meanwhile. What is announced as removed stays so until a worker has looked: two distributors may
--- commit in another order than the application did.
+-- commit in another order than the application did. What is locked another distributor skips: no more rows than are about to be taken, if
+-- all are as large as the first.
 WITH offered AS MATERIALIZED (
     SELECT i.id, cardinality(i.doc_ids) AS size FROM embed_pipeline.inbox i
     WHERE i.index_name = %(index)s AND i.doc_ids IS NOT NULL AND i.id > %(after)s
-    ORDER BY i.id LIMIT %(rows)s FOR UPDATE SKIP LOCKED
+    ORDER BY i.id LIMIT (
+        SELECT least(%(rows)s, 1 + (%(ids)s - 1) / greatest(cardinality(f.doc_ids), 1)) FROM embed_pipeline.inbox f
+        WHERE f.index_name = %(index)s AND f.doc_ids IS NOT NULL AND f.id > %(after)s ORDER BY f.id LIMIT 1
+    ) FOR UPDATE SKIP LOCKED
 ), chosen AS MATERIALIZED (
     SELECT o.id FROM (SELECT id, size, sum(size) OVER (ORDER BY id) AS so_far FROM offered) AS o
     WHERE o.so_far - o.size < %(ids)s
@@ -110,3 +114,4 @@ SET inbox_floor = coalesce((SELECT min(i.id) - 1 FROM embed_pipeline.inbox i
     removal_floor = coalesce((SELECT min(p.seq) - 1 FROM embed_pipeline.pending p JOIN embed_pipeline.index_versions v USING (index_name, version)
                               WHERE p.index_name = x.index_name AND p.removed AND p.seq > x.removal_floor AND p.seq <= %(seq)s), %(seq)s)
 WHERE x.index_name = %(index)s AND (x.inbox_floor < %(inbox)s OR x.removal_floor < %(seq)s)
+RETURNING x.inbox_floor, x.removal_floor

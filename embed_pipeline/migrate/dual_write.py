@@ -38,9 +38,11 @@ from embed_pipeline.stores.protocol import EmbeddedBatch
 T = TypeVar("T")
 
 # A batch is a time, not a number (`batch_size.py`): at least one document, and no more than these.
-FIRST, MOST = 32, 2_000
+FIRST, MOST = 32, 1_000
 # While others hold all that is left.
 LOOK_AGAIN_SECONDS = 0.02
+# How often a drain counts what is left. Of many that takes as long as some of them.
+COUNT_SECONDS = 1.0
 # A drain gives up when so long none of its documents was done, and when it has seen for so long that it will take longer than anybody
 # waits for a cutover.
 STALL_SECONDS = 60.0
@@ -102,12 +104,16 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
         mark = line.repeat(hands.take_mark)
         live = in_order(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
     with ThreadPoolExecutor(max(len(live), 1)) as pool:
-        drained = list(pool.map(lambda version: drain_isolated(index, version, mark, deadline, waiting), live))
-    for result in drained:
+        results = list(pool.map(lambda version: drain_isolated(index, version, mark, deadline, waiting), live))
+    for result in results:
         if not result.error and not result.pending:
             with suppress(EmbedPipelineError):
                 _tell_again(index, next(version for version in live if version.name == result.version))
-    return drained
+    if any(result.did_anything for result in results):
+        # A courtesy to those who search. Whoever cannot be reached now has said so above.
+        with suppress(psycopg.Error, EmbedPipelineError), index.connection() as conn:
+            hands.rest(conn)
+    return results
 
 
 def _tell_again(index: OpenIndex, version: Version) -> None:
@@ -209,16 +215,25 @@ class Work:
     version: Version
     result: VersionSync
     leases: Leases = field(default_factory=Leases)
+    _held: set[str] = field(default_factory=set)
+    """What of the batch is not acknowledged yet."""
+    _counted: float = 0.0
+    """When the claim was last counted on."""
 
     def until(self, mark: int, deadline: float | None, enough: Callable[[int, float], bool] = lambda left, still: False) -> int:
         """Work until nothing from before `mark` is left, and return what is when the time is over, `enough` says so (told what is left, and
         for how many seconds none of it was done), or none of it was done for STALL_SECONDS."""
         least, moved = queue.EVERYTHING, time.monotonic()
+        counting = moved + COUNT_SECONDS
         while True:
             claimed = self.batch(mark)
+            now = time.monotonic()
+            if claimed and now < counting and (deadline is None or now <= deadline):
+                continue
             left = self.line.repeat(lambda conn: queue.pending(conn, self.index.name, self.version.name, mark))
             self.result.pending = left
             now = time.monotonic()
+            counting = now + COUNT_SECONDS
             if left < least:
                 least, moved = left, now
             if left == 0 or enough(left, now - moved) or now - moved > STALL_SECONDS or (deadline is not None and now > deadline):
@@ -256,6 +271,7 @@ class Work:
         if not claim.seqs:
             return 0
         signal("dual_write.claimed")
+        self._held, self._counted = set(claim.seqs), claim.taken
         problem: BaseException | None = None
         try:
             with unless_dropped(self.index, self.version):
@@ -279,6 +295,7 @@ class Work:
         hashes = {doc_id: digest for doc_id, (_, digest) in current.items()}
         settled = line.repeat(lambda conn: store.settle(conn, claim, hashes))
         self.result.settled += len(settled)
+        self._held -= settled
         todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
         if not todo:
             return
@@ -316,7 +333,8 @@ class Work:
         store = self.index.store(self.version)
         self.result.tokens += batch.tokens
         # Many requests are many writes, and together they may take longer than a lease.
-        self.line.repeat(lambda conn: queue.beat(conn, claim))
+        if time.monotonic() - self._counted > queue.LEASE_SECONDS / 3:
+            self._count_on(claim)
         signal("dual_write.embedded")
         started = time.monotonic()
         written = write_batch(self.line, store, batch, lambda conn: store.replace(conn, claim, batch))
@@ -324,6 +342,7 @@ class Work:
         rejected = self.line.repeat(lambda conn: store.reject(conn, claim, letters))
         self.result.written += len(written)
         self.result.rejected += len(rejected)
+        self._held -= written | rejected
 
     def _embed_and_hold(self, asked: Sequence[Callable[[], T]], calls: int, claim: Claim) -> list[Future[T]]:
         """Embed outside any transaction, and count on meanwhile: otherwise workers steal a slow batch from each other indefinitely, and pay
@@ -331,15 +350,21 @@ class Work:
         with ThreadPoolExecutor(min(len(asked), calls)) as pool:
             embedding = [pool.submit(each) for each in asked]
             while wait(embedding, timeout=queue.LEASE_SECONDS / 3).not_done:
-                self.line.repeat(lambda conn: queue.beat(conn, claim))
+                self._count_on(claim)
             return embedding
+
+    def _count_on(self, claim: Claim) -> None:
+        self.line.repeat(lambda conn: queue.beat(conn, claim))
+        self._counted = time.monotonic()
 
     def _end(self, claim: Claim, error: str | None) -> None:
         """Give back what is still claimed, and end the claim: nothing stays held after this."""
 
         def give_back(conn: psycopg.Connection) -> None:
             with conn.transaction():
-                queue.release(conn, claim, claim.seqs, error=error)
+                # What was acknowledged is held no more.
+                if self._held:
+                    queue.release(conn, claim, self._held, error=error)
                 queue.end_claim(conn, claim)
 
         self.line.repeat(give_back)

@@ -81,6 +81,7 @@ def _watch_table(
                 if time.monotonic() >= following:
                     following = time.monotonic() + ROUND_SECONDS
                     watchers.follow(line.repeat(lambda conn: versions.live_versions(conn, index.name)))
+                    line.repeat(hands.rest)
                     doubts = line.repeat(lambda conn: shape.look(conn, index.source, index.name))
                     if doubts or were_doubts:
                         doubted(doubts)
@@ -155,7 +156,7 @@ class _Watchers:
             thread.join()
 
     def _run(self, version: Version, wake: threading.Event) -> None:
-        fails_until = stands_until = 0.0
+        fails_until = stands_until = telling = 0.0
         try:
             with failures.as_sentences(), Line(self._index, self._waiting, stop=self._stop) as line:
                 work = Work(line, self._index, version, VersionSync(version.name))
@@ -183,7 +184,10 @@ class _Watchers:
                             self._tell(work, line, version)
                             self._stop.wait(STANDING_SECONDS)
                             continue
-                    self._tell(work, line, version)
+                    # While there is more to claim no more often than that: what is told of is counted.
+                    if not claimed or work.result.error or time.monotonic() >= telling:
+                        telling = time.monotonic() + ROUND_SECONDS
+                        self._tell(work, line, version)
                     if not claimed:
                         work.free_dead()
                         wake.wait(ROUND_SECONDS)

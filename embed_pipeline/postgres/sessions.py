@@ -75,18 +75,21 @@ class Sessions:
 
     def _once(self, pool: ConnectionPool[psycopg.Connection[Any]], work: Callable[[psycopg.Connection], T]) -> T:
         try:
-            with pool.connection(timeout=WAIT_SECONDS) as conn:
-                try:
-                    return work(conn)
-                except psycopg.Error as problem:
-                    if failures.is_lost(problem, conn):
-                        raise _Lost(problem) from problem
-                    raise
+            conn = pool.getconn(timeout=WAIT_SECONDS)
         except PoolTimeout:
             raise DatabaseUnavailable(
                 f"PostgreSQL has given no connection for {WAIT_SECONDS:.0f} s: {self._reason or 'all of the pool are in use'}",
                 next_step="Start the server, or raise max_connections of the Searcher.",
             ) from None
+        try:
+            return work(conn)
+        except psycopg.Error as problem:
+            if failures.is_lost(problem, conn):
+                raise _Lost(problem) from problem
+            raise
+        finally:
+            # It ends what is open in the session. `pool.connection()` would ask for a commit first, of which there is nothing here.
+            pool.putconn(conn)
 
     def _opened(self) -> ConnectionPool[psycopg.Connection[Any]]:
         if self._pool is not None:

@@ -6,12 +6,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.abc import Query
 
 from embed_pipeline.migrate import dual_write
 from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.postgres.queries import Cursor
 from tests.harness.articles import DOCUMENTS, at, counted, fill, settle, stored
 from tests.harness.fakes import asked_texts
 from tests.harness.postgres.seen import wait_until
@@ -79,12 +82,41 @@ def test_deleted_document_is_in_no_answer(
 
 @SEARCHES
 def test_removal_that_is_worked_off_between_two_looks(app: psycopg.Connection, index: OpenIndex, ask: Ask) -> None:
-    """How much is doubted was asked, and then the vectors: in this order, what was worked off in between has taken its vectors along."""
+    """A hit was doubted in the snapshot that it was found in, and is worked off before it is looked up."""
     app.execute("DELETE FROM articles WHERE id = 1")
     distribute(index)
     at("search.found", lambda: settle(index))
     assert "1" not in ask(index, k=5)
     assert "1" not in ask(index, k=5)
+
+
+def test_one_statement_for_a_search(app: psycopg.Connection, index: OpenIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a second one for hits that are doubted. What was not enough while many are gone is asked for at once the next time."""
+    search(index, k=3)
+    statements: list[object] = []
+    execute = Cursor.execute
+
+    def counted_execute(self: Cursor, query: Query, *given: Any, **options: Any) -> Cursor:
+        statements.append(query)
+        return execute(self, query, *given, **options)
+
+    with index.connection() as conn:
+        version = index.version(conn, "v1")
+        store, query = index.store(version), index.embedder_of(version).embed_query("title 1\n\nbody 1")
+        monkeypatch.setattr(Cursor, "execute", counted_execute)
+
+        def asked() -> int:
+            statements.clear()
+            assert len(store.search(conn, query, 3)) == 3
+            return len(statements)
+
+        assert asked() == 1
+        nearest = [hit.doc_id for hit in store.search(conn, query, 2)]
+        app.execute("DELETE FROM articles WHERE id = ANY (%s::bigint[])", (nearest,))
+        assert (asked(), asked()) == (4, 2)
+        settle(index)
+        asked()
+        assert asked() == 1
 
 
 @SEARCHES

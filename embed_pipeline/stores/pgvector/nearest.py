@@ -6,8 +6,7 @@ give and they are not, every vector is compared, so that k documents are found w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -33,41 +32,43 @@ queries = Queries(__file__, "pgvector.sql")
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 # Passages asked for in the first try, for each document wanted, and by how much more in each further one.
 FIRST, MORE = 4, 4
+# By how much more at most, while hits are gone, in the first try.
+MOST_BEGIN = MORE**2
 # What pgvector allows for hnsw.ef_search.
 MOST_EF = 1000
 # So few documents are compared one by one: after a TRUNCATE, or where a filter leaves no more.
 FEW = 10_000
 
-NOBODY, PENDING, EVERYBODY = 0, 1, 2
-"""Whose hits are looked up: nobody's, those that are pending as removed, everybody's (embed_pipeline.doubtful)."""
+EVERYBODY = 2
+"""Why a hit is looked up: every one is (embed_pipeline.doubtful). 1: it is pending as removed, 0: it is not looked up."""
 
 Mode = Literal["index", "all", "among"]
-Row = tuple[str, int, float, int | None, int | None, bool]
+Row = tuple[str, int, float, int | None, int | None, int]
+# So many statements are kept composed. An application asks for few different numbers of documents.
+KEPT = 100
 
 
 class Nearest:
-    """Searches one version. Thread-safe: what it remembers is only where to begin."""
+    """Searches one version. Thread-safe: what it remembers are statements, and how much to ask for at first."""
 
     def __init__(self, version: Version, source: Source) -> None:
         self._version = version
         self._source = source
         self._filters = Filters(source)
         self._shown = Shown(source)
-        self._doubt = NOBODY
         self._searches: dict[tuple[Mode, int], bytes] = {}
+        self._begin = 1
         self._ef = version.declared.hnsw.ef_search
         self._parts: dict[str, sql.Composable] = {
             "table": version.table,
             "operator": sql.SQL(OPERATORS[version.distance]),
         }
+        named = {"index": sql.Literal(version.index), "version": sql.Literal(version.name)}
+        self._suspect = queries("suspect", pending=queries("suspect_pending", **named), **named)
 
     def search(self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, among: Selection) -> list[Hit]:
         """The `k` nearest documents of the selection, fewer only where there are no more."""
-        values: dict[str, Any] = {
-            "query": self._wrapped(query),
-            "index": self._version.index,
-            "version": self._version.name,
-        }
+        values: dict[str, Any] = {"query": self._wrapped(query)}
         try:
             return self._found(conn, values, k, exact, among)
         except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
@@ -119,16 +120,18 @@ class Nearest:
 
     def _unfiltered(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, among: Selection) -> list[Hit]:
         mode: Mode = "all" if exact else "index"
-        asked = FIRST * k if self._version.is_chunked else k
+        least = FIRST * k if self._version.is_chunked else k
+        asked = max(least, min(self._begin * least, MOST_EF))
         looked = False
         while True:
-            rows, doubt = self._ask(conn, mode, values | {"rows": asked})
+            rows = self._ask(conn, mode, asked, values)
             gone = self.gone(conn, [row[0] for row in rows if row[5]])
-            hits = [hit for hit in _of_documents(rows) if hit.doc_id not in gone]
-            hits = self._with_documents(conn, hits, k, among, sql.SQL("true"), values)
+            hits = self._with_documents(conn, _of_documents(rows, gone), k, among, sql.SQL("true"), values)
             if len(hits) >= k or mode == "among":
+                # While many that are gone wait, what was enough this time is enough for the next search.
+                self._begin = min(asked // least, MOST_BEGIN) if gone and mode == "index" else 1
                 return hits[:k]
-            if doubt == EVERYBODY and gone and not hits and not looked:
+            if gone and not hits and not looked and rows[0][5] == EVERYBODY:
                 # After a TRUNCATE nearly all may be gone: what is there is compared where that is little.
                 looked = True
                 present = self._present(conn)
@@ -142,37 +145,34 @@ class Nearest:
             else:
                 return hits
 
-    def _ask(self, conn: psycopg.Connection, mode: Mode, values: dict[str, Any]) -> tuple[Sequence[Row], int]:
-        """The nearest vectors, each with whether it has to be looked up; and how much is doubted now.
+    def _ask(self, conn: psycopg.Connection, mode: Mode, asked: int, values: dict[str, Any]) -> Sequence[Row]:
+        """The nearest vectors, each with whether it has to be looked up: one statement, in one snapshot."""
+        rows = conn.execute(self._composed(conn, mode, asked), values, binary=True).fetchall()
+        signal("search.found")
+        return rows
 
-        One round trip. How much is doubted is asked before the vectors are looked at: what is worked off in between has taken its vectors
-        along. It is usually what it was a moment ago; where it is more, the vectors are asked for again.
+    def _composed(self, conn: psycopg.Connection, mode: Mode, asked: int) -> bytes:
+        """The search, composed once: that takes as long as the index takes to answer it.
+
+        The number of rows stands in it: of one that is a parameter the server believes that it is a tenth of the table, and plans anew
+        for each search.
         """
-        while True:
-            doubt = self._doubt
-            query = self._composed(conn, mode, doubt)
-            with conn.pipeline():  # one transaction, as in `slices.read`
-                conn.execute(queries("search_settings"), self._settings(values["rows"]))
-                doubted = conn.execute(queries("doubtful"), values)
-                found = conn.execute(query, values)
-            rows, now = found.fetchall(), doubted.fetchone()
-            signal("search.found")
-            self._doubt = NOBODY if now is None or now[0] is None else now[0]
-            if self._doubt <= doubt:
-                return rows, doubt
-
-    def _composed(self, conn: psycopg.Connection, mode: Mode, doubt: int) -> bytes:
-        """The search, composed once: that takes as long as the index takes to answer it."""
-        if (mode, doubt) not in self._searches:
-            suspect = queries(("suspect_none", "suspect_pending", "suspect_all")[doubt])
+        composed = self._searches.get((mode, asked))
+        if composed is None:
+            if len(self._searches) >= KEPT:
+                self._searches = {}
             among = queries("among_these" if mode == "among" else "among_all")
-            self._searches[mode, doubt] = with_parameters(self._query(mode, among, suspect)).as_bytes(conn)
-        return self._searches[mode, doubt]
+            composed = with_parameters(self._query(mode, among, self._suspect, asked)).as_bytes(conn)
+            self._searches[mode, asked] = composed
+        return composed
 
-    def _query(self, mode: Mode, among: sql.Composable, suspect: sql.Composable) -> sql.Composed:
+    def _query(self, mode: Mode, among: sql.Composable, suspect: sql.Composable, asked: int) -> sql.Composed:
         compared = {name: self._parts[name] for name in ("operator", "schema")}
         nearness = queries("by_the_graph" if mode == "index" else "by_all", **compared)
-        return queries("nearest", among=among, suspect=suspect, nearness=nearness, **self._parts)
+        ef_search = str(min(max(asked, self._ef), MOST_EF))
+        settings = queries("graph_settings", ef_search=sql.Literal(ef_search)) if mode == "index" else sql.SQL("")
+        rows = sql.Literal(asked)
+        return queries("nearest", among=among, settings=settings, suspect=suspect, nearness=nearness, rows=rows, **self._parts)
 
     def _filtered(
         self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, chosen: Selection, condition: sql.Composable
@@ -194,12 +194,7 @@ class Nearest:
                 mode, among, asked = "among", queries("among_these"), EVERY_ROW
                 values["among"] = ids
         while True:
-            query = self._query(mode, among, queries("suspect_none"))
-            with conn.pipeline():  # one transaction, as in `slices.read`
-                conn.execute(filters.queries("as_the_reader"))
-                conn.execute(queries("search_settings"), self._settings(asked))
-                found = conn.execute(query, values | {"rows": asked})
-            rows = found.fetchall()
+            rows = self._as_the_reader(conn, self._query(mode, among, queries("suspect_none"), asked), values)
             hits = self._with_documents(conn, _of_documents(rows), k, chosen, condition, values)
             if len(hits) >= k or mode == "among":
                 return hits[:k]
@@ -238,13 +233,10 @@ class Nearest:
         for start in range(0, len(hits), k):
             portion = hits[start : start + k]
             found = self._shown.read(conn, [hit.doc_id for hit in portion], chosen, condition, values)
-            kept += [replace(hit, document=found[hit.doc_id]) for hit in portion if hit.doc_id in found]
+            kept += [hit._replace(document=found[hit.doc_id]) for hit in portion if hit.doc_id in found]
             if len(kept) >= k:
                 break
         return kept[:k]
-
-    def _settings(self, rows: int) -> dict[str, str]:
-        return {"ef_search": str(min(max(rows, self._ef), MOST_EF))}
 
     def gone(self, conn: psycopg.Connection, suspects: Sequence[str]) -> set[str]:
         """Those of these documents that are gone, or announced as removed where that cannot be looked up."""
@@ -267,9 +259,11 @@ class Nearest:
 EVERY_ROW = 2**31 - 1
 
 
-def _of_documents(rows: Sequence[Row]) -> list[Hit]:
-    """The first, so the nearest, passage of each document, nearest first."""
+def _of_documents(rows: Sequence[Row], gone: Set[str] = frozenset()) -> list[Hit]:
+    """The first, so the nearest, passage of each document that is not gone, nearest first."""
     best: dict[str, Hit] = {}
-    for doc_id, chunk, distance, start, end, _ in rows:
-        best.setdefault(doc_id, Hit(doc_id, chunk, distance, start, end))
+    for row in rows:
+        doc_id = row[0]
+        if doc_id not in best and doc_id not in gone:
+            best[doc_id] = Hit(*row[:5])
     return list(best.values())

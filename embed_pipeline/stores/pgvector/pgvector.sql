@@ -121,12 +121,6 @@ SELECT count(*) FILTER (WHERE {is_settled}), count(*) FILTER (WHERE NOT ({is_set
 (SELECT count(*) FROM {table} AS c WHERE c.doc_id = v.doc_id) = v.chunks
 AND NOT EXISTS (SELECT FROM {table} AS c WHERE c.doc_id = v.doc_id AND (c.source_hash, c.chunks) IS DISTINCT FROM (v.source_hash, v.chunks))
 
--- name: search_settings
-SELECT set_config('hnsw.ef_search', %(ef_search)s, true), set_config('hnsw.iterative_scan', 'strict_order', true)
-
--- name: doubtful
-SELECT embed_pipeline.doubtful(%(index)s, %(version)s)
-
 -- name: gone
 SELECT embed_pipeline.gone(%(index)s, %(version)s, %(doc_ids)s::text[])
 
@@ -137,8 +131,13 @@ SELECT {function}(%(most)s)
 SELECT v.doc_id, v.chunk, (v.embedding OPERATOR({schema}.{operator}) %(query)b)::double precision AS distance,
        v.passage_start, v.passage_end, {suspect} AS suspect
 FROM {table} AS v
-WHERE {among}
-ORDER BY {nearness} LIMIT %(rows)s
+WHERE {among} {settings}
+ORDER BY {nearness} LIMIT {rows}
+
+-- name: graph_settings
+-- For this transaction, and before the scan begins: a condition without a row of the table is asked once, ahead of it. In a statement of
+-- their own they would cost a round trip, or as much of the client's time as the search itself.
+AND (SELECT set_config('hnsw.ef_search', {ef_search}, true) || set_config('hnsw.iterative_scan', 'strict_order', true)) IS NOT NULL
 
 -- name: by_the_graph
 v.embedding OPERATOR({schema}.{operator}) %(query)b
@@ -157,15 +156,16 @@ v.doc_id = ANY (%(among)s::text[])
 EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted} AND {condition})
 
 -- name: suspect_none
-false
+0
 
--- name: suspect_all
-true
+-- name: suspect
+-- How much is doubted is asked in the snapshot that the vectors are looked at in: what is worked off has taken its vectors along in it.
+CASE (SELECT embed_pipeline.doubtful({index}, {version})) WHEN 0 THEN 0 WHEN 2 THEN 2 ELSE {pending} END
 
 -- name: suspect_pending
 -- A value, not EXISTS: to answer that for some hits the planner would rather hash all that waits.
-coalesce((SELECT p.removed FROM embed_pipeline.pending AS p
-          WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = v.doc_id), false)
+coalesce((SELECT p.removed::integer FROM embed_pipeline.pending AS p
+          WHERE p.index_name || '' = {index} AND p.version || '' = {version} AND p.doc_id = v.doc_id), 0)
 
 -- name: filtered_rows
 EXPLAIN (FORMAT JSON) SELECT FROM {documents} AS d WHERE {condition}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ class Nearest:
             portion = hits[start : start + k]
             found = self._read(conn, [hit.doc_id for hit in portion], among, condition, values)
             seen = [hit for hit in portion if hit.doc_id in found]
-            kept += seen if among.columns is None else [replace(hit, document=found[hit.doc_id]) for hit in seen]
+            kept += seen if among.columns is None else [hit._replace(document=found[hit.doc_id]) for hit in seen]
             if len(kept) >= k:
                 break
         return kept[:k]

@@ -22,7 +22,9 @@ READ = """
 SELECT coalesce(pg_stat_get_xact_tuples_returned(r), 0)
 FROM (SELECT 'embed_pipeline.pending'::regclass UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = 'embed_pipeline.pending'::regclass) AS t(r)
 """
-SUSPECTS = sql.SQL("SELECT {} FROM unnest(%(doc_ids)s::text[]) AS v(doc_id)").format(nearest.queries("suspect_pending"))
+SUSPECTS = sql.SQL("SELECT {} FROM unnest(%(doc_ids)s::text[]) AS v(doc_id)").format(
+    nearest.queries("suspect_pending", index=sql.Literal("docs"), version=sql.Literal("v1"))
+)
 
 
 def read_by(conn: psycopg.Connection, work: Callable[[], object]) -> int:
@@ -60,7 +62,7 @@ def test_no_statement_about_some_documents_walks_through_all_that_wait(crowded: 
             "acknowledge": lambda: queue.acknowledge(conn, made, ids),
             "release": lambda: queue.release(conn, made, ids),
             "enqueue": lambda: queue.enqueue(conn, "docs", "v1", ids),
-            "suspect_pending": lambda: conn.execute(SUSPECTS, {"index": "docs", "version": "v1", "doc_ids": ids}),
+            "suspect_pending": lambda: conn.execute(SUSPECTS, {"doc_ids": ids}),
         }
         read = {name: read_by(conn, statement) for name, statement in statements.items()}
     assert {name: looks for name, looks in read.items() if looks > LOOKS * CLAIMED} == {}
