@@ -103,8 +103,8 @@ class Runner:
     def serve(self, version: str) -> None:
         """Through everything to serving."""
         self.fill(version)
-        assert self.job(f"gate_docs_{version}").success
-        assert self.job(f"cutover_docs_{version}").success
+        assert self.job(f"gate_docs__{version}").success
+        assert self.job(f"cutover_docs__{version}").success
 
     def filled(self, version: str) -> set[str]:
         """Partitions that Dagster shows as filled."""
