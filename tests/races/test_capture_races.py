@@ -208,6 +208,38 @@ def test_we_are_no_partner_in_a_serializable_conflict(
     settle(index)
 
 
+def test_capture_reads_nothing_that_a_serializable_transaction_could_conflict_over(
+    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+) -> None:
+    """A predicate lock on a table of ours would make two writers of any documents partners. An insert takes none, whatever it is unique by."""
+    app.execute("CREATE TABLE parts (id bigint, body text, PRIMARY KEY (id)) PARTITION BY RANGE (id)")
+    app.execute("CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (1000)")
+    fill(open_docs("v1"), "v1")
+    open_docs("v1", name="more", documents={"table": "parts", "key": "id", "text": "body"})
+    app.execute("CREATE TABLE later PARTITION OF parts FOR VALUES FROM (1000) TO (2000)")
+    second_app.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    for statement in (
+        "INSERT INTO articles (id, title, body) SELECT n, 'new', 'new' FROM generate_series(1001, 1010) AS n",
+        "UPDATE articles SET body = 'edited' WHERE id = 1",
+        "UPDATE articles SET id = id + 5000 WHERE id > 1005",
+        "DELETE FROM articles WHERE id = 2",
+        "INSERT INTO parts SELECT n, 'new' FROM generate_series(995, 1005) AS n",
+        "UPDATE parts SET id = id + 500 WHERE id = 995",
+        "UPDATE parts SET body = 'edited'; DELETE FROM parts WHERE id = 1001",
+        "TRUNCATE articles; TRUNCATE parts",
+    ):
+        second_app.execute(statement)  # type: ignore[arg-type]
+        locks = app.execute(
+            "SELECT l.relation::regclass::text FROM pg_locks l JOIN pg_class c ON c.oid = l.relation "
+            "WHERE l.mode = 'SIReadLock' AND c.relnamespace IN ('embed_pipeline'::regnamespace, 'pg_catalog'::regnamespace) "
+            "AND l.pid = %s",
+            (second_app.info.backend_pid,),
+        ).fetchall()
+        assert locks == [], statement
+    second_app.commit()
+    assert app.execute("SELECT count(DISTINCT index_name) FROM embed_pipeline.inbox").fetchone() == (2,)
+
+
 def test_registration_of_an_index_waits_for_writers_in_flight(
     app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
 ) -> None:

@@ -137,8 +137,8 @@ class Runner:
     def serve(self, version: str) -> None:
         """Through everything to serving."""
         self.fill(version)
-        assert self.job(f"gate_docs_{version}").success
-        assert self.job(f"cutover_docs_{version}").success
+        assert self.job(f"gate_docs__{version}").success
+        assert self.job(f"cutover_docs__{version}").success
 
     def find_serving(self, version: str) -> None:
         """The same by the verbs alone, as from a shell: Dagster has seen nothing of it. Takes a fifth of the time."""

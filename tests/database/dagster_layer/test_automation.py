@@ -34,7 +34,7 @@ def tick(docs: Runner) -> dg.RunRequest | str:
 
 
 def schedule_tick(docs: Runner, version: str = "v1") -> dg.RunRequest | str:
-    schedule = docs.definitions.resolve_schedule_def(f"docs_{version}_backfill")
+    schedule = docs.definitions.resolve_schedule_def(f"docs__{version}_backfill")
     with dg.build_schedule_context(instance=docs.instance) as context:
         answer = schedule.evaluate_tick(context)
     return answer.run_requests[0] if answer.run_requests else str(answer.skip_message)

@@ -126,12 +126,12 @@ def test_a_worse_model_fails_its_check_and_never_serves(declare: Declare, run: R
     run(declare(V1)).find_serving("v1")
     docs = run(declare(V1_WORSE))
     docs.fill("worse")
-    judged = docs.job("gate_docs_worse")
+    judged = docs.job("gate_docs__worse")
     assert not judged.success
     assert checks(judged)["coverage"]
     assert not checks(judged)["held_out_recall"]
 
-    cut = docs.job("cutover_docs_worse")
+    cut = docs.job("cutover_docs__worse")
     assert not cut.success
     assert not [event for event in cut.all_events if event.step_key == "docs__serving" and event.is_step_start]
     assert pointer(app) == "v1"

@@ -45,7 +45,7 @@ KEYS = {
     "other_schema": ("app.kind", "('k ' || n)::text::app.kind"),
     "citext": ("citext", "('Doc ' || n)::citext"),
     "ltree": ("ltree", "('top.doc' || n)::ltree"),
-    "own_collation": ("text COLLATE pg_c_utf8", "'Doc ' || n"),
+    "own_collation": ('text COLLATE "POSIX"', "'Doc ' || n"),
     "jsonb": ("jsonb", "jsonb_build_object('n', n, 'a', 'é')"),
     "hstore": ("hstore", "hstore(ARRAY['n', 'a \"'], ARRAY[n::text, NULL])"),
 }
