@@ -12,7 +12,7 @@ from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import cutover
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.harness.articles import fill, serve
+from tests.harness.articles import fill
 
 Open = Callable[..., OpenIndex]
 TEXT = "title 7\n\nbody 7"
@@ -32,9 +32,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return calls
 
 
-def test_no_vector_of_the_version_before_is_served_after_a_cutover(open_docs: Open, asked: list[tuple[str, str]]) -> None:
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
+def test_no_vector_of_the_version_before_is_served_after_a_cutover(open_served: Open, asked: list[tuple[str, str]]) -> None:
+    index = open_served("v1", "v2")
     fill(index, "v2")
     gate.run(index, "v2")
     with Searcher("docs", index.url, refresh_seconds=0, query_cache=10) as searcher:

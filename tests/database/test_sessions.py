@@ -146,9 +146,8 @@ def test_a_process_forked_while_other_threads_hold_every_lock(index: OpenIndex) 
         assert nearest(searcher, 6) == "6"
 
 
-def test_a_forked_process_hears_of_flips(open_docs: Open) -> None:
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
+def test_a_forked_process_hears_of_flips(open_served: Open) -> None:
+    index = open_served("v1", "v2")
     fill(index, "v2")
     with Searcher("docs", index.url, refresh_seconds=600) as searcher:
         nearest(searcher, 1)

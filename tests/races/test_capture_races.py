@@ -26,9 +26,8 @@ SELECT count(*) FROM pg_locks WHERE relation = 'articles'::regclass AND mode = '
 """
 
 
-def test_every_kind_of_change_is_carried(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    serve(index, "v1")
+def test_every_kind_of_change_is_carried(app: psycopg.Connection, open_served: Open) -> None:
+    index = open_served()
     app.execute("INSERT INTO articles (id, title, body) VALUES (100, 'new', 'one')")
     app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
     app.execute("DELETE FROM articles WHERE id = 2")
@@ -77,10 +76,9 @@ def test_trigger_fires_for_derived_column(app: psycopg.Connection, open_docs: Op
     assert stored(app, "v1")["7"] == text_hash("title 7\n\nseen 9 times")
 
 
-def test_truncate_takes_dead_letters_along(app: psycopg.Connection, open_docs: Open) -> None:
+def test_truncate_takes_dead_letters_along(app: psycopg.Connection, open_served: Open) -> None:
     """A document that could have no vector has no row among the vectors: its dead letter must not outlive it."""
-    index = open_docs("v1")
-    serve(index, "v1")
+    index = open_served()
     app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
     settle(index)
     assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == [("1",)]
@@ -89,9 +87,8 @@ def test_truncate_takes_dead_letters_along(app: psycopg.Connection, open_docs: O
     assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
 
 
-def test_full_comparison_finds_dead_letters_of_documents_that_are_gone(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    serve(index, "v1")
+def test_full_comparison_finds_dead_letters_of_documents_that_are_gone(app: psycopg.Connection, open_served: Open) -> None:
+    index = open_served()
     app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
     settle(index)
     app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
@@ -101,18 +98,16 @@ def test_full_comparison_finds_dead_letters_of_documents_that_are_gone(app: psyc
     assert app.execute("SELECT doc_id FROM embed_pipeline.dead_letters").fetchall() == []
 
 
-def test_truncate_is_seen(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_truncate_is_seen(app: psycopg.Connection, open_filled: Open) -> None:
+    index = open_filled()
     app.execute("TRUNCATE articles")
     settle(index)
     assert stored(app, "v1") == {}
 
 
-def test_replicated_changes_are_seen(app: psycopg.Connection, open_docs: Open) -> None:
+def test_replicated_changes_are_seen(app: psycopg.Connection, open_filled: Open) -> None:
     """Logical replication applies with session_replication_role = replica, which fires ordinary triggers not at all."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("SET session_replication_role = replica")
     app.execute("UPDATE articles SET body = 'replicated' WHERE id = 1")
     app.execute("DELETE FROM articles WHERE id = 2")
@@ -122,9 +117,8 @@ def test_replicated_changes_are_seen(app: psycopg.Connection, open_docs: Open) -
     assert "2" not in stored(app, "v1")
 
 
-def test_role_without_rights_can_write(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_role_without_rights_can_write(app: psycopg.Connection, open_filled: Open) -> None:
+    index = open_filled()
     role = sql.Identifier(f"writer_{app.info.dbname}")
     app.execute(sql.SQL("CREATE ROLE {}").format(role))
     try:
@@ -328,9 +322,8 @@ def test_canary_tells_a_capture_that_failed(app: psycopg.Connection, open_docs: 
         capture.prove_live(conn, index.source, "docs")
 
 
-def test_full_comparison_repairs_what_no_trigger_saw(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    serve(index, "v1")
+def test_full_comparison_repairs_what_no_trigger_saw(app: psycopg.Connection, open_served: Open) -> None:
+    index = open_served()
     app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
     app.execute("UPDATE articles SET body = 'unseen' WHERE id = 1")
     app.execute("DELETE FROM articles WHERE id = 2")

@@ -183,9 +183,8 @@ def test_pointer_moved_by_another_is_seen(app: psycopg.Connection, judged: OpenI
         serving.flip(app, wanted)
 
 
-def test_no_cutover_without_evidence(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_no_cutover_without_evidence(app: psycopg.Connection, open_filled: Open) -> None:
+    index = open_filled()
     with pytest.raises(CutoverRefused, match="no evidence that v1 may serve"):
         cutover.cutover(index, "v1")
     assert pointer(app) == (None, 0)
@@ -215,10 +214,9 @@ def test_sql_at_a_prompt_cannot_skip_the_gate(app: psycopg.Connection, open_docs
     assert pointer(app) == ("v1", 1)
 
 
-def test_hand_made_flip_without_passing_evidence_is_refused(app: psycopg.Connection, open_docs: Open) -> None:
+def test_hand_made_flip_without_passing_evidence_is_refused(app: psycopg.Connection, open_served: Open) -> None:
     """Everything else is right: state, coverage, mark, generation. Only the evidence is missing."""
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
+    index = open_served("v1", "v2")
     fill(index, "v2")
     coverage_id = verify.record_coverage(app, index, "v2", verify.verify(index, "v2")["v2"])
     wanted = serving.Flip("docs", "v2", "cutover", 1, mark=0, coverage_id=coverage_id, evidence_id=None, reason="by hand")

@@ -50,10 +50,9 @@ def unseen(app: psycopg.Connection) -> Iterator[None]:
     ],
 )
 def test_capture_error_becomes_a_doubt_and_never_reaches_the_application(
-    app: psycopg.Connection, open_docs: Open, kind: str, statement: str
+    app: psycopg.Connection, open_filled: Open, kind: str, statement: str
 ) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     broken_capture(app, kind, by="(1 / 0)::text")
     app.execute(statement)
     found = app.execute("SELECT kind, sqlstate, reason FROM embed_pipeline.doubts WHERE kind = 'capture'").fetchall()
@@ -95,11 +94,10 @@ def test_capture_costs_no_subtransaction(app: psycopg.Connection, second_app: ps
 
 
 @pytest.mark.parametrize("how", ["a trigger off and on", "columns swapped", "another type"])
-def test_change_behind_the_back_of_capture_is_doubted(app: psycopg.Connection, open_docs: Open, how: str) -> None:
+def test_change_behind_the_back_of_capture_is_doubted(app: psycopg.Connection, open_filled: Open, how: str) -> None:
     """Before and after the table looks the same; the catalog's rows are others. Every search looks its hits up from the look on, and the
     full comparison finds what differs."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     assert look(index) == []
     if how == "a trigger off and on":
         with unseen(app):
@@ -138,20 +136,18 @@ def test_orphan_is_found_beside_a_transaction_that_is_older_than_its_vector(
 
 
 @pytest.mark.parametrize("other", ["timeline = timeline - 1", "system = 'another cluster'"])
-def test_restored_or_failed_over_database_is_doubted(app: psycopg.Connection, open_docs: Open, other: str) -> None:
+def test_restored_or_failed_over_database_is_doubted(app: psycopg.Connection, open_filled: Open, other: str) -> None:
     """Another timeline: what was written last may be lost on one side and not on the other. Another cluster: it was restored elsewhere."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute(f"UPDATE embed_pipeline.shapes SET {other}")
     assert [doubt.kind for doubt in look(index)] == ["timeline"]
     verify.reconcile(index)
     assert look(index) == []
 
 
-def test_doubt_is_taken_away_only_by_a_comparison_that_saw_it(app: psycopg.Connection, open_docs: Open) -> None:
+def test_doubt_is_taken_away_only_by_a_comparison_that_saw_it(app: psycopg.Connection, open_filled: Open) -> None:
     """A capture fails while the comparison is at other slices: that one stays open, and so does its change."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("INSERT INTO embed_pipeline.doubts (index_name, kind, reason) VALUES ('docs', 'capture', 'made by the test')")
 
     def fails_again() -> None:
@@ -168,10 +164,9 @@ def test_doubt_is_taken_away_only_by_a_comparison_that_saw_it(app: psycopg.Conne
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nmissed")
 
 
-def test_worker_that_holds_a_text_from_before_a_missed_change(app: psycopg.Connection, open_docs: Open) -> None:
+def test_worker_that_holds_a_text_from_before_a_missed_change(app: psycopg.Connection, open_filled: Open) -> None:
     """Its document is pending, so the comparison takes the difference for explained; what it acknowledges then must not be the end of it."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "read")
 
     def missed() -> None:

@@ -16,7 +16,7 @@ from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire
 from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.migrate.open_index import OpenIndex
-from tests.harness.articles import at, change, fill, serve, settle, stored, text_hash
+from tests.harness.articles import at, change, fill, settle, stored, text_hash
 from tests.harness.providers.loopback import waited
 from tests.races.hands import WAITS_FOR_A_LOCK, claim, distribute, queued, removed, working
 
@@ -89,11 +89,10 @@ def test_floor_moves_when_the_last_removal_is_worked_off(app: psycopg.Connection
 
 
 def test_distributors_in_another_order_than_the_application(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+    app: psycopg.Connection, second_app: psycopg.Connection, open_filled: Open
 ) -> None:
     """The document was edited and then deleted; who has the edit in its hands commits last. It must not take the removal back."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "edited")
     second_app.execute("SELECT FROM embed_pipeline.inbox FOR UPDATE")
     app.execute("DELETE FROM articles WHERE id = 1")
@@ -106,10 +105,11 @@ def test_distributors_in_another_order_than_the_application(
     assert stored(app, "v1").keys() == {str(number) for number in range(2, 61)}
 
 
-def test_version_that_is_registered_while_changes_are_distributed(app: psycopg.Connection, open_docs: Open) -> None:
+def test_version_that_is_registered_while_changes_are_distributed(
+    app: psycopg.Connection, open_docs: Open, open_filled: Open
+) -> None:
     """It has read the document when the change comes: who reads the versions before the rows would tell it nothing."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     later: list[OpenIndex] = []
 
     def meanwhile() -> None:
@@ -125,10 +125,9 @@ def test_version_that_is_registered_while_changes_are_distributed(app: psycopg.C
     assert stored(app, "v2")["1"] == text_hash("title 1\n\nedited")
 
 
-def test_retire_against_a_distributor(app: psycopg.Connection, open_docs: Open) -> None:
+def test_retire_against_a_distributor(app: psycopg.Connection, open_served: Open) -> None:
     """It has announced changes for a version and not committed when that is retired: nothing of it stays in the queue."""
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
+    index = open_served("v1", "v2")
     change(app, 1, "edited")
     retiring: list[Future[retire.Retired]] = []
 
@@ -144,10 +143,9 @@ def test_retire_against_a_distributor(app: psycopg.Connection, open_docs: Open) 
     settle(index)
 
 
-def test_mark_waits_for_what_another_distributor_has(app: psycopg.Connection, open_docs: Open) -> None:
+def test_mark_waits_for_what_another_distributor_has(app: psycopg.Connection, open_filled: Open) -> None:
     """A change that was committed is in another distributor's hands: a mark that is taken now is above its number."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "edited")
     marking: list[Future[int]] = []
 
@@ -169,21 +167,19 @@ def test_mark_waits_for_what_another_distributor_has(app: psycopg.Connection, op
 
 
 def test_no_mark_is_taken_over_what_cannot_be_distributed(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+    app: psycopg.Connection, second_app: psycopg.Connection, open_filled: Open
 ) -> None:
     """A mark that leaves out what was committed before it would let a cutover pass over it."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "edited")
     second_app.execute("SELECT FROM embed_pipeline.inbox FOR UPDATE")
     with index.connection() as conn, pytest.raises(DatabaseUnavailable, match="could not be handed to its versions"):
         dual_write.distributor(index).take_mark(conn, deadline_seconds=0.1)
 
 
-def test_the_first_change_that_waits_counts_and_not_the_last(app: psycopg.Connection, open_docs: Open) -> None:
+def test_the_first_change_that_waits_counts_and_not_the_last(app: psycopg.Connection, open_served: Open) -> None:
     """An edit that v1 has written and v2 has not; another one after the mark. The pointer moves to v2 only when it has the first."""
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
+    index = open_served("v1", "v2")
     fill(index, "v2")
     gate.run(index, "v2")
     change(app, 1, "first")
@@ -203,10 +199,9 @@ def test_the_first_change_that_waits_counts_and_not_the_last(app: psycopg.Connec
     settle(index)
 
 
-def test_text_from_before_a_truncate(app: psycopg.Connection, open_docs: Open) -> None:
+def test_text_from_before_a_truncate(app: psycopg.Connection, open_filled: Open) -> None:
     """A worker has read a text when the table is truncated. What it writes afterwards is announced as removed, and goes."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("INSERT INTO articles (id, title, body) VALUES (100, 'new', 'one')")
 
     def truncated() -> None:
@@ -223,11 +218,10 @@ def test_text_from_before_a_truncate(app: psycopg.Connection, open_docs: Open) -
     assert stored(app, "v1") == {}
 
 
-def test_write_between_two_slices_of_a_truncate(app: psycopg.Connection, open_docs: Open) -> None:
+def test_write_between_two_slices_of_a_truncate(app: psycopg.Connection, open_filled: Open) -> None:
     """The expansion has looked at what is known to be under way when a worker writes such a text for the first time: it is stored by the
     time that the store is looked at. The other way round nobody would announce it."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("INSERT INTO articles (id, title, body) VALUES (100, 'new', 'one')")
     distribute(index)
     held = claim(index)
@@ -243,10 +237,9 @@ def test_write_between_two_slices_of_a_truncate(app: psycopg.Connection, open_do
     assert stored(app, "v1") == {}
 
 
-def test_distributor_dies_in_the_middle_of_a_truncate(app: psycopg.Connection, open_docs: Open) -> None:
+def test_distributor_dies_in_the_middle_of_a_truncate(app: psycopg.Connection, open_filled: Open) -> None:
     """Its row stays until the last slice, so the next one begins anew."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("TRUNCATE articles")
 
     def die() -> None:
@@ -297,10 +290,9 @@ def test_key_that_the_queue_cannot_hold_is_set_aside(app: psycopg.Connection, op
     assert {"a", "z"} <= stored(app, "v1").keys()
 
 
-def test_numbers_and_claims_are_committed_synchronously(app: psycopg.Connection, open_docs: Open) -> None:
+def test_numbers_and_claims_are_committed_synchronously(app: psycopg.Connection, open_filled: Open) -> None:
     """Whatever the session has set: a number that a crash could draw again would let an old batch acknowledge a new change."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "edited")
     seen: list[tuple[str, tuple[str, ...] | None]] = []
     with index.connection() as conn:
@@ -327,10 +319,9 @@ def test_statement_over_many_rows_leaves_a_few_rows(app: psycopg.Connection, ope
     assert len(queued(index)) == 2_500
 
 
-def test_low_number_commits_late(app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open) -> None:
+def test_low_number_commits_late(app: psycopg.Connection, second_app: psycopg.Connection, open_filled: Open) -> None:
     """A transaction that drew its number in the inbox early commits after later ones were worked off: no floor passes it by."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     hands = dual_write.distributor(index)
     with index.connection() as conn:
         second_app.execute("UPDATE articles SET body = 'early' WHERE id = 1")

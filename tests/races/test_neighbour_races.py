@@ -73,10 +73,9 @@ def test_no_lock_on_the_documents_is_held_at_any_moment(
     assert reached == set(MOMENTS)
 
 
-def test_tables_of_ours_have_primary_keys(app: psycopg.Connection, open_docs: Open) -> None:
+def test_tables_of_ours_have_primary_keys(app: psycopg.Connection, open_served: Open) -> None:
     """A publication of all tables makes every DELETE from a table without one an error."""
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2")
+    index = open_served("v1", "v2")
     app.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     change(app, 1, "edited")
     app.execute("DELETE FROM articles WHERE id = 42")
@@ -123,11 +122,10 @@ def test_prepared_transaction_with_changes(app: psycopg.Connection, open_docs: O
 
 
 def test_two_serializable_writers_of_other_documents(
-    app: psycopg.Connection, second_app: psycopg.Connection, open_docs: Open
+    app: psycopg.Connection, second_app: psycopg.Connection, open_filled: Open
 ) -> None:
     """What capture writes is a row of its own for each statement: two of them never meet, whatever a worker does beside them."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     with psycopg.connect(index.url) as third_app:
         for conn in (second_app, third_app):
             conn.isolation_level = psycopg.IsolationLevel.SERIALIZABLE

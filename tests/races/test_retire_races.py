@@ -17,7 +17,6 @@ from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.protocol import EmbeddedBatch
 from tests.harness.articles import (
     require_consistent,
-    serve,
     settle,
     stored,
     text_hash,
@@ -52,9 +51,8 @@ def test_rollback_after_writes_is_current(app: psycopg.Connection, judged: OpenI
     require_consistent(judged)
 
 
-def test_rollback_needs_a_version_that_served(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    serve(index, "v1")
+def test_rollback_needs_a_version_that_served(app: psycopg.Connection, open_served: Open) -> None:
+    index = open_served()
     with pytest.raises(CutoverRefused, match="nothing to roll docs back to"):
         cutover.rollback(index)
 

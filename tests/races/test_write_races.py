@@ -24,10 +24,9 @@ from tests.races.hands import WAITS_FOR_A_LOCK, claim, distribute, queued, remov
 Open = Callable[..., OpenIndex]
 
 
-def test_read_update_write(app: psycopg.Connection, open_docs: Open) -> None:
+def test_read_update_write(app: psycopg.Connection, open_filled: Open) -> None:
     """The text changes while its old form is being embedded: that is written all the same, and what came after it stays to be done."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     at("dual_write.embedded", lambda: change(app, 1, "second"))
     with working(index) as work:
@@ -38,10 +37,9 @@ def test_read_update_write(app: psycopg.Connection, open_docs: Open) -> None:
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nsecond")
 
 
-def test_overtaken_text_is_written_and_its_row_goes_on(app: psycopg.Connection, open_docs: Open) -> None:
+def test_overtaken_text_is_written_and_its_row_goes_on(app: psycopg.Connection, open_filled: Open) -> None:
     """The newer change is distributed before the older text is written: the acknowledgement leaves the row, from the next number on."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     seqs: list[int] = []
 
@@ -63,10 +61,9 @@ def test_overtaken_text_is_written_and_its_row_goes_on(app: psycopg.Connection, 
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nsecond")
 
 
-def test_document_that_is_edited_all_the_time_moves_forward(app: psycopg.Connection, open_docs: Open) -> None:
+def test_document_that_is_edited_all_the_time_moves_forward(app: psycopg.Connection, open_filled: Open) -> None:
     """An edit in every batch: each one is stored in its turn, and a drain to a mark ends."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "edit 0")
     edits, seen = count(1), []
 
@@ -88,10 +85,9 @@ def test_document_that_is_edited_all_the_time_moves_forward(app: psycopg.Connect
     settle(index)
 
 
-def test_read_delete_write(app: psycopg.Connection, open_docs: Open) -> None:
+def test_read_delete_write(app: psycopg.Connection, open_filled: Open) -> None:
     """The document goes while it is being embedded: its vector is written, announced as removed, and goes with the next batch."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     at("dual_write.embedded", lambda: app.execute("DELETE FROM articles WHERE id = 1"))
     with working(index) as work:
@@ -103,9 +99,8 @@ def test_read_delete_write(app: psycopg.Connection, open_docs: Open) -> None:
     assert "1" not in stored(app, "v1")
 
 
-def test_delete_reinsert_write(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_delete_reinsert_write(app: psycopg.Connection, open_filled: Open) -> None:
+    index = open_filled()
     change(app, 1, "first")
 
     def reborn() -> None:
@@ -118,10 +113,9 @@ def test_delete_reinsert_write(app: psycopg.Connection, open_docs: Open) -> None
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nreborn")
 
 
-def test_gone_then_back_while_a_worker_removes_it(app: psycopg.Connection, open_docs: Open) -> None:
+def test_gone_then_back_while_a_worker_removes_it(app: psycopg.Connection, open_filled: Open) -> None:
     """A worker saw the document gone; it came back and was embedded by another worker before the first one acts."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("DELETE FROM articles WHERE id = 1")
 
     def back_and_embedded() -> None:
@@ -134,10 +128,9 @@ def test_gone_then_back_while_a_worker_removes_it(app: psycopg.Connection, open_
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nback")
 
 
-def test_ack_does_not_remove_newer_request(app: psycopg.Connection, open_docs: Open) -> None:
+def test_ack_does_not_remove_newer_request(app: psycopg.Connection, open_filled: Open) -> None:
     """A change that is distributed after the claim gives the row another number, and survives the acknowledgement of the older one."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     distribute(index)
     with index.connection() as conn:
@@ -153,10 +146,9 @@ def test_ack_does_not_remove_newer_request(app: psycopg.Connection, open_docs: O
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nsecond")
 
 
-def test_text_is_read_after_the_claim(app: psycopg.Connection, open_docs: Open) -> None:
+def test_text_is_read_after_the_claim(app: psycopg.Connection, open_filled: Open) -> None:
     """What is committed and distributed until the claim is in the text that is read: nothing else may be acknowledged."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     distribute(index)
     at("dual_write.claimed", lambda: change(app, 1, "second"))
@@ -178,11 +170,10 @@ def test_claim_crash(app: psycopg.Connection, open_docs: Open, monkeypatch: pyte
 
 
 def test_a_lease_is_judged_by_the_heartbeat_and_by_no_time_of_day(
-    app: psycopg.Connection, open_docs: Open, monkeypatch: pytest.MonkeyPatch
+    app: psycopg.Connection, open_filled: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the database's clock says of a claim does not matter; only who does not count for a lease's time by the observer's own is dead."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     distribute(index)
     held, now = claim(index), [1_000.0]
@@ -207,10 +198,9 @@ def test_a_lease_is_judged_by_the_heartbeat_and_by_no_time_of_day(
     assert times == []
 
 
-def test_taken_over_claim_writes_nothing(app: psycopg.Connection, open_docs: Open) -> None:
+def test_taken_over_claim_writes_nothing(app: psycopg.Connection, open_filled: Open) -> None:
     """The zombie: it has stopped counting and another worker took over; it wakes with a vector in hand and writes nothing."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     distribute(index)
     taken: list[queue.Claim] = []
@@ -254,9 +244,8 @@ def test_text_comes_back_while_a_worker_writes(app: psycopg.Connection, open_doc
     assert stored(app, "v1")["1"] == text_hash("title 1\n\nbody 1")
 
 
-def test_a_document_is_claimed_by_one_worker(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_a_document_is_claimed_by_one_worker(app: psycopg.Connection, open_filled: Open) -> None:
+    index = open_filled()
     change(app, 1, "first")
     change(app, 2, "free")
     distribute(index)
@@ -274,10 +263,9 @@ def test_a_document_is_claimed_by_one_worker(app: psycopg.Connection, open_docs:
     settle(index)
 
 
-def test_release_waits_and_leaves_nothing_claimed(app: psycopg.Connection, open_docs: Open) -> None:
+def test_release_waits_and_leaves_nothing_claimed(app: psycopg.Connection, open_filled: Open) -> None:
     """A distributor has one of the batch's rows when its worker gives the batch back: skipped, nobody would ever give it back."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "first")
     change(app, 2, "second")
     distribute(index)
@@ -344,10 +332,9 @@ def test_a_slow_provider_keeps_its_lease(
     settle(index)
 
 
-def test_dead_letter_of_a_document_that_came_back(app: psycopg.Connection, open_docs: Open) -> None:
+def test_dead_letter_of_a_document_that_came_back(app: psycopg.Connection, open_filled: Open) -> None:
     """The zombie saw the document gone; it came back with a blank text, and the worker that took over set it aside."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("DELETE FROM articles WHERE id = 1")
 
     def back_and_set_aside() -> None:
@@ -426,18 +413,16 @@ def test_poison_document_is_set_aside_and_named(app: psycopg.Connection, open_do
     assert "4" in stored(app, "v1")
 
 
-def test_rejected_edit_takes_the_old_vector_away(app: psycopg.Connection, open_docs: Open) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_rejected_edit_takes_the_old_vector_away(app: psycopg.Connection, open_filled: Open) -> None:
+    index = open_filled()
     app.execute("UPDATE articles SET title = NULL, body = NULL WHERE id = 4")
     settle(index)
     assert "4" not in stored(app, "v1")
 
 
-def test_another_versions_rows_cannot_be_stored(app: psycopg.Connection, open_docs: Open) -> None:
+def test_another_versions_rows_cannot_be_stored(app: psycopg.Connection, open_filled: Open) -> None:
     """The CHECKs of a version's table pin its space."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    open_filled()
     with pytest.raises(psycopg.errors.CheckViolation):
         app.execute("UPDATE embed_pipeline.docs__v1 SET fingerprint = repeat('0', 64)")
     with pytest.raises(psycopg.errors.DataException):

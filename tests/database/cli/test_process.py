@@ -86,6 +86,8 @@ def test_a_refusal_is_one_sentence_and_with_json_an_object(place: Place) -> None
     assert json.loads(done.stdout) == {
         "error": "No version of index 'docs' is registered in its database yet.",
         "next_step": "Run: embed-pipeline backfill docs v1",
+        "code": "catalog_error",
+        "fields": {},
     }
     assert done.stderr == (
         "error: No version of index 'docs' is registered in its database yet. Run: embed-pipeline backfill docs v1\n"

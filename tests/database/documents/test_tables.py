@@ -91,9 +91,10 @@ def through_the_parent(app: psycopg.Connection[Any], index: OpenIndex) -> None:
     assert stored(app, "v1") == {}
 
 
-def test_table_that_gets_a_parent_is_noticed_and_then_captured_through_it(app: psycopg.Connection[Any], open_docs: Open) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_table_that_gets_a_parent_is_noticed_and_then_captured_through_it(
+    app: psycopg.Connection[Any], open_docs: Open, open_filled: Open
+) -> None:
+    index = open_filled()
     app.execute("CREATE TABLE parent (LIKE articles INCLUDING ALL) PARTITION BY RANGE (id)")
     app.execute("ALTER TABLE parent ATTACH PARTITION articles DEFAULT")
     app.execute("UPDATE parent SET body = 'unseen' WHERE id = 1")
@@ -126,11 +127,10 @@ def test_table_that_gets_a_parent_is_noticed_and_then_captured_through_it(app: p
     ],
 )
 def test_table_that_becomes_unfit_is_said_everywhere(
-    app: psycopg.Connection[Any], open_docs: Open, change: str, said: str
+    app: psycopg.Connection[Any], open_docs: Open, open_filled: Open, change: str, said: str
 ) -> None:
     """By who opens the index anew, by `status`, which shows the rest all the same, and as a doubt by who has it open."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute(change)  # type: ignore[arg-type]
     with pytest.raises(DocumentsTableError) as refused:
         open_docs("v1")

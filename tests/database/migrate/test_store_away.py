@@ -13,7 +13,7 @@ from embed_pipeline.errors import StoreUnavailable
 from embed_pipeline.migrate import backfill, dual_write, outage
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.pgvector import PgvectorStore
-from tests.harness.articles import fill, stored, text_hash
+from tests.harness.articles import stored, text_hash
 
 Open = Callable[..., OpenIndex]
 
@@ -61,10 +61,9 @@ def test_backfill_says_when_it_gives_up_on_its_store(
 
 
 def test_dual_write_of_a_store_that_is_away_loses_nothing(
-    app: psycopg.Connection, open_docs: Open, away: Callable[[str, int], list[int]], monkeypatch: pytest.MonkeyPatch
+    app: psycopg.Connection, open_filled: Open, away: Callable[[str, int], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("UPDATE articles SET body = 'edited' WHERE id = 3")
     with monkeypatch.context() as patched:
         patched.setattr(outage, "GIVE_UP_SECONDS", 0.05)

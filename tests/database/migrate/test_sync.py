@@ -52,10 +52,9 @@ def test_it_ends_at_its_mark_while_the_application_goes_on_writing(
     settle(index)
 
 
-def test_a_document_that_is_edited_at_every_batch_does_not_keep_it(open_docs: Open, app: psycopg.Connection) -> None:
+def test_a_document_that_is_edited_at_every_batch_does_not_keep_it(open_filled: Open, app: psycopg.Connection) -> None:
     """What comes during the sync is the next one's: the first change of each document is what counts."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     change(app, 1, "edit 0")
     edits = itertools.count(1)
 
@@ -75,11 +74,10 @@ def test_a_document_that_is_edited_at_every_batch_does_not_keep_it(open_docs: Op
 
 @pytest.mark.parametrize("per_text", [0.25, 0.05])
 def test_a_batch_is_about_half_a_second_of_embedding(
-    open_docs: Open, app: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, per_text: float
+    open_filled: Open, app: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, per_text: float
 ) -> None:
     """By the clock of the embedder alone: the machine makes a batch smaller, never larger."""
-    index = open_docs("v1")
-    fill(index, "v1")
+    index = open_filled()
     app.execute("UPDATE articles SET body = body || ' again'")
     vector = HashEmbedder.vector
 

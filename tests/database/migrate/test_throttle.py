@@ -103,10 +103,9 @@ def made_before(app: psycopg.Connection, seconds: float) -> None:
     app.execute("UPDATE embed_pipeline.pending SET since = clock_timestamp() - make_interval(secs => %s)", (seconds,))
 
 
-def test_a_backfill_waits_while_what_serves_is_behind(app: psycopg.Connection, open_docs: Open) -> None:
+def test_a_backfill_waits_while_what_serves_is_behind(app: psycopg.Connection, open_served: Open) -> None:
     """Counted from the change itself: in the inbox and in the queue alike, and until it is acknowledged."""
-    serve(open_docs("v1"), "v1")
-    index = open_docs("v1", "v2", throttle={"check_seconds": 0.1})
+    index = open_served("v1", "v2", throttle={"check_seconds": 0.1})
     change(app, 50, "changed")
     made_before(app, 31)
     reason = r"queue age: v1, which serves, has changes that wait for 3\d\.\d s \(limit 30\.0 s\); run: embed-pipeline sync docs --watch"

@@ -132,9 +132,8 @@ def test_the_next_tick_of_the_schedule_is_in_utc(open_docs: Open) -> None:
     assert timedelta(0) < comparing._due - datetime.now(timezone.utc) <= timedelta(days=1)
 
 
-def test_a_doubt_is_told_and_compared_at_once_and_its_end_is_told(open_docs: Open, app: psycopg.Connection) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_a_doubt_is_told_and_compared_at_once_and_its_end_is_told(open_filled: Open, app: psycopg.Connection) -> None:
+    index = open_filled()
     with watched(index) as heard:
         app.execute("ALTER TABLE articles DISABLE TRIGGER USER")
         app.execute("UPDATE articles SET body = 'unseen' WHERE id = 1")
@@ -151,9 +150,8 @@ def test_a_doubt_is_told_and_compared_at_once_and_its_end_is_told(open_docs: Ope
     require_consistent(index)
 
 
-def test_a_version_that_is_registered_or_retired_meanwhile(open_docs: Open, app: psycopg.Connection) -> None:
-    index = open_docs("v1")
-    fill(index, "v1")
+def test_a_version_that_is_registered_or_retired_meanwhile(open_docs: Open, open_filled: Open, app: psycopg.Connection) -> None:
+    index = open_filled()
     with watched(index) as heard:
         open_docs("v1", "v2")
         change(app, 1, "for both")
