@@ -122,8 +122,14 @@ def one_index(config: Path, name: str) -> IndexSpec:
 
 
 def as_values(value: Any) -> Any:
-    """A dataclass as a dictionary; what it holds as well."""
-    return dataclasses.asdict(value)
+    """A dataclass or a named tuple as a dictionary; what it holds as well."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return {name: as_values(each) for name, each in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {key: as_values(each) for key, each in value.items()}
+    return [as_values(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from psycopg import sql
 from embed_pipeline.catalog import partitions, serving, versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.ranges import KeyRange, within
-from embed_pipeline.documents.slices import read, read_by_id
+from embed_pipeline.documents.slices import NO_KEY, read, read_by_id
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import AnotherLedger, StoreUnavailable, VectorsGone, VersionRetired
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -56,7 +56,9 @@ def _from_everywhere(conn: psycopg.Connection, source: Source, filled: list[KeyR
         parts = {name: source.parts()[name] for name in ("doc_id", "documents", "key_columns")}
         query = queries("first_documents", in_range=in_range, **parts)
         values = {"lower": each.lower, "upper": each.upper, "limit": max(1, LOOKED_UP // len(chosen))}
-        ids += [doc_id for (doc_id,) in read(conn, query, values)]
+        # A bound is the text that a key had; under another type, or after an enum's label was renamed, it may be none.
+        with suppress(*NO_KEY):
+            ids += [doc_id for (doc_id,) in read(conn, query, values)]
     return ids
 
 

@@ -54,7 +54,9 @@ def described(name: str, what: Any) -> Iterator[str]:
     for each in METHODS.get(name, ()):
         found = getattr(what, each)
         yield f"```text\n{name}.{each}{signature(found)}\n```\n\n{text(found)}\n\n"
-    if dataclasses.is_dataclass(what):
+    if hasattr(what, "_fields"):
+        yield "".join(f"- `{field}`: `{kind(what.__annotations__[field])}`\n" for field in what._fields) + "\n"
+    elif dataclasses.is_dataclass(what):
         yield "".join(f"- `{field.name}`: `{kind(field.type)}`\n" for field in dataclasses.fields(what)) + "\n"
 
 
@@ -76,7 +78,9 @@ def signature(function: Any) -> str:
 
 
 def kind(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    if isinstance(annotation, str):
+        return annotation
+    return str(getattr(annotation, "__forward_arg__", getattr(annotation, "__name__", annotation)))
 
 
 def text(what: Any) -> str:

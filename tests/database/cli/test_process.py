@@ -36,7 +36,7 @@ VERBS = {
         "resume",
         "abort",
     ),
-    *("status", "verify", "search", "demo", "db", "adopt"),
+    *("status", "verify", "search", "demo", "db", "adopt", "take-over"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 

@@ -14,7 +14,7 @@ import pytest
 import embed_pipeline
 from embed_pipeline.catalog import schema
 from embed_pipeline.documents import loading
-from embed_pipeline.errors import CutoverRefused, DatabaseUnavailable, EmbedPipelineError, LoadError, ReadersNotTold, Stopped
+from embed_pipeline.errors import AliasNotUpdated, CutoverRefused, DatabaseUnavailable, EmbedPipelineError, LoadError, Stopped
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, readers, register, retire
 from embed_pipeline.migrate.open_index import OpenIndex, open_index
@@ -59,7 +59,12 @@ def test_whoever_has_a_turn_of_ours_is_named(open_docs: Open, database_url: str,
         CutoverRefused,
         "Another cutover, rollback or retire of docs is running",
     )
-    told("readers.docs", lambda: cutover.cutover(index, "v1"), ReadersNotTold, "somebody else has been at it for 0 s")
+    told(
+        "readers.docs",
+        lambda: cutover.cutover(index, "v1"),
+        AliasNotUpdated,
+        "another process has been updating the alias for 0 s",
+    )
     told("provenance", lambda: open_docs("v1", "v2"), DatabaseUnavailable, "Could not register v2")
     fill(open_docs("v1", "v2"), "v2")
     two = open_docs("v1", "v2")
