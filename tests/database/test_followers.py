@@ -81,7 +81,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 
 
 @pytest.fixture
-def judged(open_docs: Open, house: House) -> OpenIndex:
+def gated(open_docs: Open, house: House) -> OpenIndex:
     """v1 serves, the house's model has passed as v2, and this machine has lost it since."""
     serve(open_docs("v1"), "v1")
     v1 = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "model-v1", "dimensions": 16, "options": {"salt": "v1"}}
@@ -93,8 +93,8 @@ def judged(open_docs: Open, house: House) -> OpenIndex:
 
 
 @pytest.fixture
-def searcher(judged: OpenIndex) -> Iterator[Searcher]:
-    with Searcher("docs", judged.url, refresh_seconds=0) as opened:
+def searcher(gated: OpenIndex) -> Iterator[Searcher]:
+    with Searcher("docs", gated.url, refresh_seconds=0) as opened:
         yield opened
 
 
@@ -105,10 +105,10 @@ def noted(app: psycopg.Connection) -> list[tuple[Any, ...]]:
 
 
 def test_a_searcher_without_the_new_model_goes_on_with_the_version_before(
-    judged: OpenIndex, searcher: Searcher, house: House, caplog: pytest.LogCaptureFixture
+    gated: OpenIndex, searcher: Searcher, house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert searcher.search(TEXT, 1).version == "v1"
-    cutover.cutover(judged, "v2", anyway=True)
+    cutover.cutover(gated, "v2", anyway=True)
     with caplog.at_level(logging.WARNING, "embed_pipeline.search"):
         for _ in range(3):
             answer = searcher.search(TEXT, 1)
@@ -120,19 +120,19 @@ def test_a_searcher_without_the_new_model_goes_on_with_the_version_before(
     assert searcher.search(TEXT, 1).version == "v2"
 
 
-def test_a_searcher_ends_with_the_version_that_it_went_on_with(judged: OpenIndex, searcher: Searcher) -> None:
-    cutover.cutover(judged, "v2", anyway=True)
+def test_a_searcher_ends_with_the_version_that_it_went_on_with(gated: OpenIndex, searcher: Searcher) -> None:
+    cutover.cutover(gated, "v2", anyway=True)
     assert searcher.search(TEXT, 1).version == "v1"
-    retire.retire(judged, "v1", "v1")
+    retire.retire(gated, "v1", "v1")
     with pytest.raises(ConfigurationError, match="needs the module house_model_of_a_test"):
         searcher.search(TEXT, 1)
 
 
-def test_a_model_that_cannot_be_opened_is_not_tried_by_every_search(judged: OpenIndex, searcher: Searcher, house: House) -> None:
+def test_a_model_that_cannot_be_opened_is_not_tried_by_every_search(gated: OpenIndex, searcher: Searcher, house: House) -> None:
     """Its module is there, and its weights are not: that shows only when it is opened, which may take seconds."""
     house.install()
     house.weights.unlink()
-    cutover.cutover(judged, "v2", anyway=True)
+    cutover.cutover(gated, "v2", anyway=True)
     before = house.opened
     assert [searcher.search(TEXT, 1).version for _ in range(3)] == ["v1"] * 3
     assert house.opened == before + 1
@@ -141,20 +141,20 @@ def test_a_model_that_cannot_be_opened_is_not_tried_by_every_search(judged: Open
 
 
 def test_prepare_opens_the_next_model_ahead_of_the_flip(
-    app: psycopg.Connection, judged: OpenIndex, searcher: Searcher, house: House
+    app: psycopg.Connection, gated: OpenIndex, searcher: Searcher, house: House
 ) -> None:
     house.install()
     searcher.prepare("v2")
     assert noted(app) == [(2, None)]
     house.remove()
     opened = house.opened
-    cutover.cutover(judged, "v2")
+    cutover.cutover(gated, "v2")
     assert searcher.search(TEXT, 1).version == "v2"
     assert house.opened == opened
 
 
-def test_a_cutover_names_the_searchers_that_could_not_follow(app: psycopg.Connection, judged: OpenIndex) -> None:
-    with Searcher("docs", judged.url) as left:
+def test_a_cutover_names_the_searchers_that_could_not_follow(app: psycopg.Connection, gated: OpenIndex) -> None:
+    with Searcher("docs", gated.url) as left:
         with pytest.raises(ConfigurationError, match="needs the module house_model_of_a_test"):
             left.prepare("v2")
         sentence = (
@@ -162,37 +162,37 @@ def test_a_cutover_names_the_searchers_that_could_not_follow(app: psycopg.Connec
             r"\S+:\d+ \(role \w+\): The provider house_model_of_a_test:HouseModel needs the module.*cutover docs v2 --anyway"
         )
         with pytest.raises(CutoverRefused, match=sentence):
-            cutover.cutover(judged, "v2")
-        assert [each.split(": ")[0] for each in status(judged).left_behind] == ["v2"]
-        moved = cutover.cutover(judged, "v2", anyway=True)
+            cutover.cutover(gated, "v2")
+        assert [each.split(": ")[0] for each in status(gated).left_behind] == ["v2"]
+        moved = cutover.cutover(gated, "v2", anyway=True)
         assert len(moved.left_behind) == 1
         assert app.execute(
             "SELECT detail -> 'searchers' ->> 0 FROM embed_pipeline.events WHERE event = 'left behind'"
         ).fetchone() == (moved.left_behind[0],)
-        assert cutover.rollback(judged).left_behind == ()
+        assert cutover.rollback(gated).left_behind == ()
     # It has said goodbye: nobody is left behind any more.
     wait_until(lambda: noted(app) == [])
-    assert cutover.cutover(judged, "v2").left_behind == ()
+    assert cutover.cutover(gated, "v2").left_behind == ()
 
 
-def test_a_searcher_that_is_gone_holds_up_no_cutover(app: psycopg.Connection, judged: OpenIndex, searcher: Searcher) -> None:
+def test_a_searcher_that_is_gone_holds_up_no_cutover(app: psycopg.Connection, gated: OpenIndex, searcher: Searcher) -> None:
     with pytest.raises(ConfigurationError):
         searcher.prepare("v2")
     app.execute("UPDATE embed_pipeline.searchers SET seen_at = seen_at - interval '1 hour'")
-    assert cutover.cutover(judged, "v2").left_behind == ()
+    assert cutover.cutover(gated, "v2").left_behind == ()
     # Nor one of the future, which was noted before the clock was set back.
-    cutover.rollback(judged)
+    cutover.rollback(gated)
     app.execute("UPDATE embed_pipeline.searchers SET seen_at = clock_timestamp() + interval '1 hour'")
-    assert cutover.cutover(judged, "v2").left_behind == ()
+    assert cutover.cutover(gated, "v2").left_behind == ()
 
 
 def test_a_searcher_says_by_itself_what_it_can_embed(
-    app: psycopg.Connection, judged: OpenIndex, house: House, monkeypatch: pytest.MonkeyPatch
+    app: psycopg.Connection, gated: OpenIndex, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody calls `prepare`, and no model is opened for it."""
     monkeypatch.setattr(abilities, "LOOK_SECONDS", 0.0)
     opened = house.opened
-    with Searcher("docs", judged.url):
+    with Searcher("docs", gated.url):
         wait_until(lambda: [can for can, _ in noted(app)] == [1])
         assert "there is none" in noted(app)[0][1]
         house.install()
@@ -208,7 +208,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 def test_a_role_that_may_not_say_what_it_can_embed_searches_all_the_same(
-    app: psycopg.Connection, judged: OpenIndex, reader_url: Callable[[], str], caplog: pytest.LogCaptureFixture
+    app: psycopg.Connection, gated: OpenIndex, reader_url: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     app.execute("REVOKE EXECUTE ON FUNCTION embed_pipeline.note_searcher FROM PUBLIC")
     with caplog.at_level(logging.INFO, "embed_pipeline.index"), Searcher("docs", reader_url()) as searcher:
@@ -222,7 +222,7 @@ def test_a_role_that_may_not_say_what_it_can_embed_searches_all_the_same(
 
 
 def test_a_reader_may_say_what_is_its_own_and_no_more_of_it(
-    app: psycopg.Connection, judged: OpenIndex, reader_url: Callable[[], str]
+    app: psycopg.Connection, gated: OpenIndex, reader_url: Callable[[], str]
 ) -> None:
     say = "SELECT embed_pipeline.note_searcher('docs', %s, repeat('w', 999), %s, %s::jsonb)"
     fingerprints = [row[0] for row in app.execute("SELECT fingerprint FROM embed_pipeline.index_versions ORDER BY version")]
