@@ -53,14 +53,20 @@ def scene_templates(
 
         def named(scene: str) -> str:
             if scene not in made:
-                url = held.enter_context(database(server_url, postgres_admin, template()))
-                with psycopg.connect(url, autocommit=True) as app:
-                    make_articles(app)
-                SCENES[scene](url, write_holdout(tmp_path_factory.mktemp("scene") / "holdout.jsonl"))
-                made[scene] = url.rpartition("/")[2]
+                with database(server_url, postgres_admin, template()) as url:
+                    with psycopg.connect(url, autocommit=True) as app:
+                        make_articles(app)
+                    SCENES[scene](url, write_holdout(tmp_path_factory.mktemp("scene") / "holdout.jsonl"))
+                    # A copy that nobody ever connects to: autovacuum does not come to it, and no test has statistics that another has not.
+                    copied = held.enter_context(database(server_url, postgres_admin, _name(url)))
+                made[scene] = _name(copied)
             return made[scene]
 
         yield named
+
+
+def _name(url: str) -> str:
+    return url.rpartition("/")[2]
 
 
 @pytest.fixture

@@ -90,8 +90,8 @@ def instance(shared_instance: dg.DagsterInstance) -> Iterator[dg.DagsterInstance
 
 @pytest.fixture
 def instance_on_disk() -> Iterator[dg.DagsterInstance]:
-    """One that can be opened again. What steps print is not kept: Dagster takes four processes a step for that, and waits for each of
-    them to end for up to 30 s."""
+    """One that can be opened again. What steps print is not kept: Dagster takes four processes a step for that. In a process that was
+    started with SIGINT ignored, as a shell starts one in the background, they ignore SIGTERM too, and the end of each is waited for."""
     logs = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     # Not entered: an instance that is entered again by a context leaves itself behind as the current one.
     made = dg.DagsterInstance.local_temp(overrides={"compute_logs": logs})
