@@ -8,12 +8,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from embed_pipeline.errors import ChangesOvertook, CutoverRefused, EmbedPipelineError, LossRefused, RetireRefused, Stopped
+from embed_pipeline.errors import (
+    AnotherLedger,
+    ChangesOvertook,
+    CutoverRefused,
+    EmbedPipelineError,
+    LossRefused,
+    RetireRefused,
+    Stopped,
+)
 from tests.harness import errors_page
 from tests.harness.rooms import PACKAGE
 from tests.unit.test_docs import tables
 
-WITH_REASONS = {each.__name__: each.code for each in (ChangesOvertook, CutoverRefused, RetireRefused, Stopped)}
+WITH_REASONS = {each.__name__: each.code for each in (AnotherLedger, ChangesOvertook, CutoverRefused, RetireRefused, Stopped)}
 
 
 def raised() -> Iterator[tuple[str, str, frozenset[str]]]:

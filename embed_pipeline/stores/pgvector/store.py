@@ -209,8 +209,8 @@ class PgvectorStore:
             after = ids[-1]
 
     def stored_vectors(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> dict[str, StoredVectors]:
-        with self._unless_retired():
-            rows = conn.execute(queries("stored_vectors", table=self.version.table), {"doc_ids": list(doc_ids)})
+        with self._unless_retired(), unhurried(conn):
+            rows = conn.execute(queries("stored_vectors", table=self.version.table), {"doc_ids": list(doc_ids)}).fetchall()
         # Of a document whose passages carry several hashes some are of an older text: any of them shows that.
         return {doc_id: StoredVectors(bytes(digest), np.asarray(vectors, dtype=np.float32)) for doc_id, digest, vectors in rows}
 
