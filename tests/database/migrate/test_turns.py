@@ -24,6 +24,8 @@ from tests.harness.articles import change, declared, fill, serve
 
 Open = Callable[..., OpenIndex]
 TAKE = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
+# Said, and not left to the end of the session: the server ends it some time after its client has gone.
+GIVE_BACK = "SELECT pg_advisory_unlock_all()"
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def refused(url: str, name: str, work: Callable[[], Any], kind: type[EmbedPipeli
         pid = stranger.info.backend_pid
         with pytest.raises(kind, match=rf"{words}.*pid {pid} .*SELECT pg_terminate_backend\({pid}\)"):
             work()
+        stranger.execute(GIVE_BACK)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -107,6 +110,7 @@ def test_the_turn_to_write_points(open_docs: Open, app: psycopg.Connection, data
         stranger.execute(TAKE, ("embed_pipeline.points.docs",))
         (found,) = dual_write.sync(index)
         assert found.pending == 1
+        stranger.execute(GIVE_BACK)
         assert re.search(rf"kept every writer of docs's points out.*pid {stranger.info.backend_pid} ", found.error)
     assert dual_write.sync(index)[0].pending == 0
 
