@@ -17,7 +17,9 @@ from tests.harness.postgres.proxy import Fate
 # So long that only a notice can tell a searcher of a flip.
 HEARD_ONLY = 3600.0
 LISTENS = (
-    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN embed_pipeline_serving')"
+    # What it can embed it says over the same connection, once it listens.
+    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+    "AND (query = 'LISTEN embed_pipeline_serving' OR starts_with(query, 'SELECT embed_pipeline.note_searcher')))"
 )
 # When a mover looked last for what is left in the inbox. One that does not wait looks once.
 LOOKED = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -25,6 +26,12 @@ TIMEOUT_SECONDS = 1
 WAITING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE 'campaign-%' AND wait_event_type = 'Lock'
+"""
+# A turn is tried and never waited for in the server: by its last statement one sees who tries.
+ARRIVED = """
+SELECT count(DISTINCT application_name) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'campaign-%'
+  AND (wait_event_type = 'Lock' OR starts_with(query, 'SELECT pg_try_advisory_lock'))
 """
 
 
@@ -126,7 +133,7 @@ def many_come_first(stage: Stage) -> None:
             # Who is first stands here until all have come.
             other.execute("CREATE SCHEMA embed_pipeline")
             workers = [stage.run.start("register", "v1") for _ in range(MANY)]
-            stage.wait(lambda: _waiting(looking) == MANY, "the arrival of all at a database without a catalog")
+            stage.wait(lambda: _waiting(looking, ARRIVED) == MANY, "the arrival of all at a database without a catalog")
             other.rollback()
         for worker in workers:
             _registered(stage, worker)
@@ -171,8 +178,8 @@ def frozen_in_the_first_registration(stage: Stage) -> None:
         stage.run.url = own
 
 
-def _waiting(conn: psycopg.Connection) -> int:
-    row = conn.execute(WAITING).fetchone()
+def _waiting(conn: psycopg.Connection, query: LiteralString = WAITING) -> int:
+    row = conn.execute(query).fetchone()
     assert row is not None
     return int(row[0])
 
