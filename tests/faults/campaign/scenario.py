@@ -257,6 +257,7 @@ class Campaign:
     def finish(self, worker: Worker) -> dict[str, Any] | None:
         """Wait for a worker's end and judge it."""
         if not self.wait(lambda: not worker.running, f"the end of {worker.task.step}"):
+            self.problems += [*self._long_sessions(), *self._waiting(), worker.stacks()]
             worker.kill()
         return self.judge(worker)
 
@@ -327,6 +328,12 @@ class Campaign:
             ).fetchall()
         return [row for (row,) in rows]
 
+    def _waiting(self) -> list[str]:
+        """What waits for each version, and how much of it somebody holds."""
+        with self.connect() as conn:
+            rows = conn.execute(WAITING).fetchall()
+        return [row for (row,) in rows]
+
     def logs(self, kind: str) -> list[records.Record]:
         """The records of every `writer` or `reader`."""
         return records.read(self.place.glob(f"{kind}-*.log"))
@@ -383,6 +390,10 @@ class Campaign:
 UNFINISHED = """
 SELECT (SELECT count(*) FROM embed_pipeline.inbox) + (SELECT count(*) FROM embed_pipeline.pending)
      + (SELECT count(*) FROM embed_pipeline.claims) + (SELECT count(*) FROM embed_pipeline.doubts)
+"""
+WAITING = """
+SELECT format('%s: %s documents wait, %s of them claimed', version, count(*), count(claim))
+FROM embed_pipeline.pending GROUP BY version
 """
 DONE = {
     "register": "SELECT count(*) > 0 FROM embed_pipeline.index_versions WHERE version = %(version)s",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from tests.faults.campaign.workers import Task
+from tests.faults.campaign.workers import STACKS, Task
 from tests.harness.postgres.proxy import Proxy
+
+# A worker that stands still writes it at once; one that is stopped never does.
+STACKS_SECONDS = 2.0
 
 
 @dataclass
@@ -44,6 +50,16 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
+
+    def stacks(self) -> str:
+        """Where each of its threads stands now; empty when it does not say so."""
+        stacks = self.task.outcome.with_suffix(".stacks")
+        deadline = time.monotonic() + STACKS_SECONDS
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, STACKS)
+            while time.monotonic() < deadline and not (stacks.exists() and stacks.stat().st_size):
+                time.sleep(0.02)
+        return stacks.read_text() if stacks.exists() else ""
 
     def reports(self) -> list[str]:
         """What a dual-write worker said about versions that failed."""

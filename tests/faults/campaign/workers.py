@@ -5,6 +5,7 @@ A process performs one verb of the package and writes down how it ended; one tha
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -36,6 +37,9 @@ LEASE_SECONDS = 0.7
 # The same of what a worker that watches does in seconds: look for the dead and for doubts, ask a provider again, compare again; and how often
 # it moves the place from which it looks.
 ROUND_SECONDS, RETRY_SECONDS, COMPARE_AGAIN_SECONDS, FLOOR_SECONDS = 0.2, 0.3, 1.0, 0.05
+
+# The signal at which a worker writes down where each of its threads stands.
+STACKS = signal.SIGUSR1
 
 # Nobody is held for longer than a step may last.
 HELD_SECONDS = 90.0
@@ -90,6 +94,8 @@ def run(task: Task) -> None:
     if task.pressure is not None:
         _press(task.pressure)
     spec = IndexSpec.model_validate_json(task.declaration)
+    # Open as long as the process: the supervisor asks for it where a step does not end.
+    faulthandler.register(STACKS, task.outcome.with_suffix(".stacks").open("w"))
     if task.strike is not None:
         _arm(task.strike, str(spec.database_url), task)
     outcome: dict[str, Any] = {"pid": os.getpid()}
