@@ -22,7 +22,7 @@ from psycopg import sql
 from benchmarks import stage, table
 from benchmarks.meter import server_cpu
 from benchmarks.stage import Stage
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 
 PLAIN = "plain"
 PARTITIONS = 4

@@ -17,7 +17,7 @@ from benchmarks import packed, stage, table
 from benchmarks.stage import Stage
 from benchmarks.workers import Start, Together, together
 from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 
 Case = tuple[str, int]
 COPY, READ, OURS = "bare COPY", "read texts + COPY", "backfill"

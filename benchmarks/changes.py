@@ -21,7 +21,7 @@ from benchmarks.embedder import called
 from benchmarks.stage import Stage
 from benchmarks.workers import Start, Together, beside, together
 from embed_pipeline.migrate import watch as watching
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 
 VERSIONS = ("v1", "v2")
 SETTINGS = {"shared_preload_libraries": "pg_stat_statements", "max_wal_size": "8GB"}

@@ -19,9 +19,9 @@ from psycopg import sql
 
 from benchmarks import stage, table, tables
 from embed_pipeline import signals
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover
-from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate
+from embed_pipeline.migrate.opening import opened
 
 QUERIES = 20
 

@@ -14,7 +14,7 @@ import time
 from benchmarks import stage, table
 from benchmarks.workers import Start, beside
 from embed_pipeline.migrate import watch as watching
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.search import Searcher
 
 VERSIONS = ("v1", "v2")

@@ -21,8 +21,8 @@ from benchmarks.cutover import judged, write_holdout
 from benchmarks.embedder import vectors
 from benchmarks.stage import Stage
 from benchmarks.workers import Start, Together, together
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate import gate
+from embed_pipeline.migrate.opening import opened
 
 VERSIONS = ("v1", "v2")
 # On the wire a row of one vector is: the number of columns, the field's length, dimensions and a zero, and the numbers.

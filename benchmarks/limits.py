@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from embed_pipeline.accounts.meter import RateLimiter
+from embed_pipeline.accounts.terms import Terms
 from embed_pipeline.catalog import schema
-from embed_pipeline.catalog.accounts import Terms
-from embed_pipeline.catalog.desk import Desk
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.postgres import embedded
@@ -87,17 +87,17 @@ def _run(url: str, provider: Process, arguments: argparse.Namespace) -> None:
     print(f"{len(waits)} queries beside it: median {1000 * waits[len(waits) // 2]:.0f} ms, longest {1000 * waits[-1]:.0f} ms")
 
 
-def _embedder(url: str, base_url: str, limits: dict[str, int]) -> tuple[Desk, VersionEmbedder]:
+def _embedder(url: str, base_url: str, limits: dict[str, int]) -> tuple[RateLimiter, VersionEmbedder]:
     fields = {"provider": "openai", "model_name": "text-embedding-3-small", "dimensions": 16, "base_url": base_url}
     version = VersionSpec.model_validate(fields)
     account = AccountSpec.model_validate(limits)
-    desk = Desk(url)
-    meter = desk.meter("docs", "v1", version, Terms({"openai": account}, {}, None))
-    return desk, VersionEmbedder.open(version, account=account, meter=meter)
+    limiter = RateLimiter(url)
+    meter = limiter.meter("docs", "v1", version, Terms({"openai": account}, {}, None))
+    return limiter, VersionEmbedder.open(version, account=account, meter=meter)
 
 
 def _backfill(url: str, base_url: str, limits: dict[str, int], seconds: float) -> None:
-    desk, embedder = _embedder(url, base_url, limits)
+    limiter, embedder = _embedder(url, base_url, limits)
     end = time.monotonic() + seconds
 
     def ask(_: int) -> None:
@@ -107,12 +107,12 @@ def _backfill(url: str, base_url: str, limits: dict[str, int], seconds: float) -
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(ask, range(THREADS)))
     embedder.close()
-    desk.close()
+    limiter.close()
 
 
 def _search(url: str, base_url: str, limits: dict[str, int], seconds: float, queries: Any) -> None:
     """A query every two seconds: what it waits for is the meter and the provider."""
-    desk, embedder = _embedder(url, base_url, limits)
+    limiter, embedder = _embedder(url, base_url, limits)
     end, waits = time.monotonic() + seconds, []
     while time.monotonic() < end:
         began = time.monotonic()
@@ -121,7 +121,7 @@ def _search(url: str, base_url: str, limits: dict[str, int], seconds: float, que
         time.sleep(2)
     queries.put(waits)
     embedder.close()
-    desk.close()
+    limiter.close()
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from benchmarks.cutover import judged, write_holdout
 from benchmarks.stage import Stage
 from benchmarks.workers import Start, Worker, beside
 from embed_pipeline.errors import CutoverRefused, EmbedPipelineError
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover, retire
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate, retire
 from embed_pipeline.migrate import watch as watching
-from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.migrate.opening import opened
 
 TIMED, TWIN = "documents", "twin"
 WATCHERS = 2

@@ -22,7 +22,7 @@ import psycopg
 
 from benchmarks.meter import peak_mb
 from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres import embedded
 from embed_pipeline.postgres.connection import connect
 from embed_pipeline.spec import IndexSpec

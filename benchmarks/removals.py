@@ -21,7 +21,7 @@ import psycopg
 
 from benchmarks import stage, table
 from benchmarks.stage import Stage
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.search import QueryVector, Searcher
 
 NONE, ONE, MANY, OLD, TRUNCATED = "none", "one waits", "many wait", "many worked off, old snapshot open", "TRUNCATE waits"

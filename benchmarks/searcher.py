@@ -23,7 +23,7 @@ from psycopg import sql
 
 from benchmarks import stage, table, tables
 from benchmarks.meter import Watch
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.search import QueryVector, Searcher
 
 K, EF_SEARCH, THREADS = 10, 100, 4

@@ -18,9 +18,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate
 from embed_pipeline.postgres import embedded
 from embed_pipeline.postgres.connection import connect
 from embed_pipeline.spec import IndexSpec

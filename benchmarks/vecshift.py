@@ -25,7 +25,7 @@ from benchmarks.backfill import fill
 from benchmarks.meter import server_cpu
 from benchmarks.stage import Stage
 from benchmarks.workers import together
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 
 PACKAGE = "vecshift==0.4.0"
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from psycopg import sql
 from benchmarks import stage, table, tables
 from benchmarks.meter import lsn, pages_changed, wal_bytes
 from benchmarks.stage import Stage
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 
 # Nobody else writes WAL meanwhile, and a hint that is set on a page shows.
 QUIET = {"autovacuum": "off", "wal_log_hints": "on", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}

@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embed_pipeline.configuration import load_indexes as load_indexes
     from embed_pipeline.dagster_layer.component import EmbeddingIndex as EmbeddingIndex
-    from embed_pipeline.documents.loading import load as load
-    from embed_pipeline.documents.loading import open_to_load as open_to_load
-    from embed_pipeline.evaluate.gate import GateResult as GateResult
-    from embed_pipeline.evaluate.gate import run as gate
+    from embed_pipeline.index.handle import OpenIndex as OpenIndex
     from embed_pipeline.migrate.ann_index import build as build_ann_index
     from embed_pipeline.migrate.backfill import fill_partition as fill_partition
     from embed_pipeline.migrate.cutover import Moved as Moved
@@ -23,14 +20,17 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.cutover import rollback as rollback
     from embed_pipeline.migrate.dual_write import VersionSync as VersionSync
     from embed_pipeline.migrate.dual_write import sync as sync
-    from embed_pipeline.migrate.open_index import OpenIndex as OpenIndex
-    from embed_pipeline.migrate.open_index import opened as opened
-    from embed_pipeline.migrate.plan import plan as plan
+    from embed_pipeline.migrate.gate import GateResult as GateResult
+    from embed_pipeline.migrate.gate import run as gate
+    from embed_pipeline.migrate.loading import load as load
+    from embed_pipeline.migrate.loading import open_to_load as open_to_load
+    from embed_pipeline.migrate.opening import opened as opened
     from embed_pipeline.migrate.retire import retire as retire
-    from embed_pipeline.migrate.status import IndexStatus as IndexStatus
-    from embed_pipeline.migrate.status import status_of as status
     from embed_pipeline.migrate.verify import reconcile as reconcile
     from embed_pipeline.migrate.verify import verify as verify
+    from embed_pipeline.report.plan import plan as plan
+    from embed_pipeline.report.status import IndexStatus as IndexStatus
+    from embed_pipeline.report.status import status_of as status
     from embed_pipeline.search import Answer as Answer
     from embed_pipeline.search import AsyncSearcher as AsyncSearcher
     from embed_pipeline.search import QueryVector as QueryVector
@@ -41,27 +41,27 @@ _LAZY = {
     "Answer": "search",
     "AsyncSearcher": "search",
     "EmbeddingIndex": "dagster_layer.component",
-    "GateResult": "evaluate.gate",
+    "GateResult": "migrate.gate",
     "Hit": "stores.protocol",
-    "IndexStatus": "migrate.status",
+    "IndexStatus": "report.status",
     "Moved": "migrate.cutover",
-    "OpenIndex": "migrate.open_index",
+    "OpenIndex": "index.handle",
     "QueryVector": "search",
     "Searcher": "search",
     "VersionSync": "migrate.dual_write",
     "build_ann_index": "migrate.ann_index:build",
     "cutover": "migrate.cutover",
     "fill_partition": "migrate.backfill",
-    "gate": "evaluate.gate:run",
-    "load": "documents.loading",
+    "gate": "migrate.gate:run",
+    "load": "migrate.loading",
     "load_indexes": "configuration",
-    "open_to_load": "documents.loading",
-    "opened": "migrate.open_index",
-    "plan": "migrate.plan",
+    "open_to_load": "migrate.loading",
+    "opened": "migrate.opening",
+    "plan": "report.plan",
     "reconcile": "migrate.verify",
     "retire": "migrate.retire",
     "rollback": "migrate.cutover",
-    "status": "migrate.status:status_of",
+    "status": "report.status:status_of",
     "sync": "migrate.dual_write",
     "verify": "migrate.verify",
 }

@@ -12,9 +12,9 @@ from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index,
 from embed_pipeline.errors import CatalogError, ConfigurationError
 
 if TYPE_CHECKING:
+    from embed_pipeline.index.handle import OpenIndex
     from embed_pipeline.migrate.dead_letters import Letters
     from embed_pipeline.migrate.model_check import ModelCheck
-    from embed_pipeline.migrate.open_index import OpenIndex
     from embed_pipeline.spec import IndexSpec
 
 
@@ -42,7 +42,7 @@ def dead_letters(index: str, version: str | None, retry: bool, limit: int, confi
 
 def _letters(spec: IndexSpec, version: str | None, limit: int) -> list[Letters]:
     from embed_pipeline.migrate import dead_letters as care
-    from embed_pipeline.migrate.look import look
+    from embed_pipeline.report.look import look
 
     with look(spec) as seen:
         if seen.index is None or not seen.registered:
@@ -74,7 +74,7 @@ def letter_lines(found: Letters) -> list[str]:
 
 def _retry(output: Output, spec: IndexSpec, version: str | None) -> None:
     from embed_pipeline.migrate import dead_letters as care
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     with opened(spec, register_new=False) as index:
         queued = care.retry(index, version)
@@ -103,7 +103,7 @@ def check_model(
 
     Without VERSION: every live version that asks a provider. With it: any live version; the first time keeps what it is compared with.
     """
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     if accept and version is None:
@@ -143,7 +143,7 @@ def _checked(index: OpenIndex, version: str | None, accepted_for: str | None) ->
 def take_over(index: str, confirm: str, accept_loss: int | None, config: Path, as_json: bool) -> None:
     """Make the points of INDEX this database's, after it was restored or moved. Compares everything first."""
     from embed_pipeline.migrate import take_over as taking
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     with opened(one_index(config, index), register_new=False, ours=False) as opened_index:

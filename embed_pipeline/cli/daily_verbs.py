@@ -18,8 +18,8 @@ from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 if TYPE_CHECKING:
     from embed_pipeline.catalog.control import ControlState
     from embed_pipeline.documents.shape import Doubt
+    from embed_pipeline.index.handle import OpenIndex
     from embed_pipeline.migrate.dual_write import VersionSync
-    from embed_pipeline.migrate.open_index import OpenIndex
     from embed_pipeline.search import Answer
 
 SNIPPET = 80
@@ -45,7 +45,7 @@ def _require_full(full: bool, accept_loss: int | None) -> None:
 @with_config
 def load(index: str, file: Path, full: bool, accept_loss: int | None, config: Path, as_json: bool) -> None:
     """Load documents from FILE (.parquet, .csv, .jsonl), all of them or none. Only rows that changed are written."""
-    from embed_pipeline.documents import loading
+    from embed_pipeline.migrate import loading
 
     _require_full(full, accept_loss)
     output = Output(as_json)
@@ -74,7 +74,7 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, accept_loss: i
     """Dual-write: bring every live version up to date with the documents' changes."""
     from embed_pipeline.documents import shape
     from embed_pipeline.migrate import dual_write, verify
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
     from embed_pipeline.migrate.watch import watch as watch_changes
 
     _require_full(full, accept_loss)
@@ -180,7 +180,7 @@ def _until_signalled() -> Iterator[threading.Event]:
 @click.pass_context
 def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -> None:
     """Show what serves, how far each version is, what blocks it, and the next command. Changes nothing."""
-    from embed_pipeline.migrate.status import status_of
+    from embed_pipeline.report.status import status_of
 
     output = Output(as_json)
     if index is not None:
@@ -220,7 +220,7 @@ def verify(ctx: click.Context, index: str, version: str | None, sample: int | No
     """Compare every document with every vector. Exit code 1 when anything differs that no queued change explains."""
     from embed_pipeline.migrate import sample as sampling
     from embed_pipeline.migrate import verify as verifying
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:
@@ -318,7 +318,7 @@ def _say(output: Output, lines: list[str]) -> None:
 
 def _set_control(index: str, config: Path, as_json: bool, state: ControlState, reason: str, consequence: str) -> None:
     from embed_pipeline.catalog import control
-    from embed_pipeline.migrate.look import catalog_connection
+    from embed_pipeline.report.look import catalog_connection
 
     output = Output(as_json)
     with catalog_connection(one_index(config, index)) as conn:

@@ -15,9 +15,9 @@ from embed_pipeline.errors import CatalogError, EmbedPipelineError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from embed_pipeline.index.handle import OpenIndex
     from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
-    from embed_pipeline.migrate.open_index import OpenIndex
 
 
 STALE_NAMED = 5
@@ -29,7 +29,7 @@ STALE_NAMED = 5
 def adopt(index: str, config: Path, as_json: bool) -> None:
     """Make the vectors that store.adopt names a version as they are; embeds up to 32 documents to compare. Resumable."""
     from embed_pipeline.migrate import adopt as adopting
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     with opened(one_index(config, index), register_new=False) as opened_index, progress.shown(f"adopt {index}") as tell:
@@ -70,7 +70,7 @@ def _adopted_lines(found: Adopted) -> list[str]:
 @with_config
 def plan(index: str, version: str, config: Path, as_json: bool) -> None:
     """Estimate the time, disk, cost and locks of a migration to VERSION. Changes nothing; embeds up to 64 documents to measure."""
-    from embed_pipeline.migrate import plan as planning
+    from embed_pipeline.report import plan as planning
 
     output = Output(as_json)
     found = planning.plan(one_index(config, index), version)
@@ -92,7 +92,7 @@ def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path
     """
     from embed_pipeline.migrate import refill
     from embed_pipeline.migrate.backfill import unfilled
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     spec = one_index(config, index)
@@ -208,8 +208,8 @@ def _backfill_summary(
 @click.pass_context
 def gate(ctx: click.Context, index: str, version: str, plot: Path | None, config: Path, as_json: bool) -> None:
     """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
-    from embed_pipeline.evaluate import gate as judging
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate import gate as judging
+    from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
@@ -249,7 +249,7 @@ def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) ->
 def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
     """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage."""
     from embed_pipeline.migrate import cutover as moving
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     with opened(one_index(config, index)) as opened_index:
         _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway), "cutover")
@@ -269,7 +269,7 @@ def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, a
 def rollback(index: str, accept_stale: int, reason: str, config: Path, as_json: bool) -> None:
     """Serve the version that served before. It was written to all along, so nothing is lost."""
     from embed_pipeline.migrate import cutover as moving
-    from embed_pipeline.migrate.look import open_registered
+    from embed_pipeline.report.look import open_registered
 
     with open_registered(one_index(config, index)) as opened_index:
         _say_moved(Output(as_json), moving.rollback(opened_index, reason, accept_stale=accept_stale), "rollback")
@@ -305,7 +305,7 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
 def retire(index: str, version: str, confirm: str, reason: str, accept_unseen_reads: bool, config: Path, as_json: bool) -> None:
     """Stop writing to VERSION and drop its vectors, once nothing reads it any more."""
     from embed_pipeline.migrate import retire as retiring
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index:

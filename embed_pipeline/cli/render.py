@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embed_pipeline.catalog.accounts import AccountState
+    from embed_pipeline.accounts.cost import Cost
+    from embed_pipeline.accounts.terms import AccountState
     from embed_pipeline.catalog.control import ThrottleState
-    from embed_pipeline.migrate.cost import Cost
-    from embed_pipeline.migrate.plan import Plan
     from embed_pipeline.migrate.sample import Sampled
-    from embed_pipeline.migrate.status import IndexStatus, VersionStatus
+    from embed_pipeline.report.plan import Plan
+    from embed_pipeline.report.status import IndexStatus
+    from embed_pipeline.report.version_status import VersionStatus
     from embed_pipeline.stores.protocol import Coverage
 
 # What an open doubt means.
@@ -155,7 +156,7 @@ def account_line(account: AccountState) -> str:
 
 def spent_line(version: VersionStatus) -> str:
     """What a version has cost, in all and by kind of work."""
-    from embed_pipeline.catalog.accounts import total
+    from embed_pipeline.accounts.terms import total
 
     everything = total(version.spent)
     parts = ", ".join(f"{kind} {number(each.tokens)}" for kind, each in version.spent.items())

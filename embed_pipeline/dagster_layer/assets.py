@@ -21,9 +21,8 @@ from embed_pipeline.catalog import evidence
 from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import Lines, reason_of, say_doubts, working_on
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, model_check, refill, verify
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, gate, model_check, refill, verify
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
 # Dagster recognises the bare class only, not MaterializeResult[...].

@@ -13,9 +13,9 @@ import dagster as dg
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.dagster_layer import metadata
-from embed_pipeline.evaluate.gate import GateResult
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate.gate import GateResult
 from embed_pipeline.migrate.model_check import ModelCheck
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage

@@ -13,7 +13,7 @@ from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.names import Names, op_name, op_of
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
 from embed_pipeline.migrate import adopt, cutover, dead_letters, retire
-from embed_pipeline.migrate.look import catalog_connection
+from embed_pipeline.report.look import catalog_connection
 from embed_pipeline.spec import IndexSpec
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition

@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
-from embed_pipeline.evaluate.gate import GateResult
 from embed_pipeline.evaluate.report import inline_image
 from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.migrate.dual_write import VersionSync
+from embed_pipeline.migrate.gate import GateResult
 from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.retire import Retired
 from embed_pipeline.migrate.verify import Compared

@@ -19,8 +19,8 @@ from embed_pipeline.dagster_layer.work import doubted
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.errors import EmbedPipelineError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import standing
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres.connection import connect, resolve_url
 from embed_pipeline.spec import IndexSpec
 

@@ -11,7 +11,8 @@ import dagster as dg
 
 from embed_pipeline.documents import shape
 from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError, StoreUnavailable
-from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres import failures
 from embed_pipeline.spec import IndexSpec
 

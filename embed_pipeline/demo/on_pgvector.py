@@ -13,7 +13,7 @@ from psycopg import sql
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.demo.stage import StoredVector
 from embed_pipeline.embedders.protocol import Vectors
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.postgres.connection import vector_schema
 from embed_pipeline.postgres.home import default_home
 from embed_pipeline.postgres.queries import Queries

@@ -16,7 +16,7 @@ from embed_pipeline.configuration import COMPONENT_TYPE
 from embed_pipeline.demo.stage import LayoutKind, StoredVector
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.postgres.home import default_home
 from embed_pipeline.spec import IndexSpec, QdrantSpec
 from embed_pipeline.stores.qdrant import engines

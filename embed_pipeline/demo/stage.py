@@ -11,7 +11,7 @@ import psycopg
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.embedders.protocol import Vectors
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.spec import IndexSpec
 
 StoreKind = Literal["pgvector", "qdrant"]
@@ -71,25 +71,3 @@ class Stage(Protocol):
     def next_steps(self) -> str:
         """Commands to go on with."""
         ...
-
-
-def stage_of(spec: IndexSpec) -> Stage:
-    """The stage for an index that is declared already."""
-    if spec.store.kind == "pgvector":
-        from embed_pipeline.demo.on_pgvector import PgvectorStage
-
-        return PgvectorStage(spec)
-    from embed_pipeline.demo.on_qdrant import QdrantStage
-
-    return QdrantStage(spec)
-
-
-def set_up(declared: IndexSpec, store: StoreKind, layout: LayoutKind) -> Stage:
-    """The stage for the demo's declaration on the wanted store. Each store has an index, a database and a folder of its own."""
-    if store == "pgvector":
-        from embed_pipeline.demo.on_pgvector import PgvectorStage
-
-        return PgvectorStage(declared)
-    from embed_pipeline.demo.on_qdrant import QdrantStage, on_qdrant
-
-    return QdrantStage(on_qdrant(declared, layout))

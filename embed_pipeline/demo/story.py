@@ -16,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.demo import corpus, picture, traffic, trap
 from embed_pipeline.demo.picture import Round
-from embed_pipeline.demo.stage import LayoutKind, Stage, StoreKind, set_up
+from embed_pipeline.demo.stage import LayoutKind, Stage, StoreKind
+from embed_pipeline.demo.stages import set_up
 from embed_pipeline.demo.traffic import Actor, Place, queries
-from embed_pipeline.documents import census, loading
+from embed_pipeline.documents import census
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, loading, retire, verify
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres.connection import connect, resolve_url
 from embed_pipeline.spec import HoldoutSpec, IndexSpec
 

@@ -22,7 +22,8 @@ import psycopg
 from psycopg import sql
 
 from embed_pipeline.catalog import versions
-from embed_pipeline.demo.stage import Stage, stage_of
+from embed_pipeline.demo.stage import Stage
+from embed_pipeline.demo.stages import stage_of
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.postgres.connection import connect
 from embed_pipeline.postgres.queries import Queries
@@ -230,7 +231,7 @@ def in_one_space(
 def sync_all_along(place: Place, spec: IndexSpec) -> None:
     """Dual-write every live version as changes arrive."""
     from embed_pipeline.migrate.dual_write import VersionSync
-    from embed_pipeline.migrate.open_index import opened
+    from embed_pipeline.migrate.opening import opened
     from embed_pipeline.migrate.watch import watch
 
     stopping = threading.Event()

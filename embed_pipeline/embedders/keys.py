@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from dataclasses import dataclass, field
 
-from embed_pipeline.embedders.provider import provider_of
-from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.foreign_words import HIDDEN, keep_secret, readable
-from embed_pipeline.spec import AccountSpec, VersionSpec
+from embed_pipeline.foreign_words import HIDDEN, readable
 
 # Providers repeat a wrong key with most of it starred out; the rest of it is nobody's business either.
 STARRED = re.compile(r"[\w-]{0,100}\*{3,}[\w-]{0,100}")
@@ -45,33 +41,3 @@ class _Scrubbing(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = self.key.scrub(record.getMessage()), ()
         return True
-
-
-def find_key(spec: VersionSpec, account: AccountSpec) -> Key:
-    """The key of the account, from the variable that it names or from the provider's own.
-
-    Raises ConfigurationError when there is none; a server of one's own that speaks the provider's protocol needs none, unless a variable is named.
-    """
-    provider = provider_of(spec)
-    variables = (account.api_key_env,) if account.api_key_env else provider.key_variables
-    for variable in variables:
-        value = os.environ.get(variable, "").strip()
-        if value:
-            keep_secret(value)
-            return Key(_printable(variable, value), value)
-    if account.api_key_env is None and provider.others_speak_it and spec.base_url is not None:
-        return Key(variables[0], "")
-    raise ConfigurationError(
-        f"There is no key for {spec.provider}: the environment variable {variables[0]} is not set.",
-        next_step=f"Set {variables[0]}, or name another variable in accounts.{spec.account_name}.api_key_env.",
-    )
-
-
-def _printable(variable: str, value: str) -> str:
-    if not (value.isascii() and value.isprintable()):
-        # The HTTP libraries would say so themselves, and show it.
-        raise ConfigurationError(
-            f"The environment variable {variable} holds no key: there are characters in it that no key has.",
-            next_step=f"Set {variable} to the key alone.",
-        )
-    return variable

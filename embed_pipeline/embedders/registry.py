@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
 from embed_pipeline.embedders.batch import ONLINE, BatchService
 from embed_pipeline.embedders.custom import load_custom, require_module
-from embed_pipeline.embedders.keys import find_key
 from embed_pipeline.embedders.metering import Meter, Unmetered
-from embed_pipeline.embedders.onnx import OnnxEmbedder, identity_of_files
 from embed_pipeline.embedders.protocol import Embedder
-from embed_pipeline.embedders.provider import provider_of
+from embed_pipeline.embedders.provider import find_key, provider_of
+from embed_pipeline.embedders.providers.onnx import OnnxEmbedder, identity_of_files
 from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.embedders.service import Service
 from embed_pipeline.errors import ConfigurationError
@@ -60,7 +60,9 @@ def open_service(spec: VersionSpec, account: AccountSpec) -> Service:
 
 def open_batch_service(spec: VersionSpec, account: AccountSpec) -> BatchService:
     """The batch interface of the version's provider. Raises ConfigurationError when it has none for such a version."""
-    open_batch = provider_of(spec).open_batch
-    if open_batch is not None:
-        return open_batch(spec, account, find_key(spec, account))
+    batch = provider_of(spec).batch
+    if batch is not None:
+        module, _, name = batch.partition(":")
+        opened: BatchService = getattr(import_module(module), name)(spec, account, find_key(spec, account))
+        return opened
     raise ConfigurationError(f"The library of {spec.provider} has no batch interface.", next_step=ONLINE)

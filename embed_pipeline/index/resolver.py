@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 
+from embed_pipeline.accounts.terms import Terms
 from embed_pipeline.catalog import serving, versions
-from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import inspect

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from embed_pipeline import forks
-from embed_pipeline.catalog.accounts import Terms
-from embed_pipeline.catalog.desk import DatabaseMeter, Desk
+from embed_pipeline.accounts.meter import DatabaseMeter, RateLimiter
+from embed_pipeline.accounts.terms import Terms
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders import registry as embedders
@@ -72,7 +72,7 @@ class Spaces:
         self._place: tuple[PgvectorSpec | QdrantSpec, Source] | None = None
         self._stores: dict[tuple[str, str, HnswSpec], VersionStore] = {}
         self._left: list[VersionStore] = []
-        self._desk: Desk | None = None
+        self._limiter: RateLimiter | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -85,7 +85,7 @@ class Spaces:
 
     def forked(self) -> None:
         """See `forks.Holder`. Models are opened again: a model computes in threads that a forked process does not have. Stores and the
-        desk see to what is theirs."""
+        limiter see to what is theirs."""
         forks.abandon(*self._models.values(), self._lock, self._opening)
         self._begin()
 
@@ -143,8 +143,8 @@ class Spaces:
         if declared.is_remote:
             terms = self._terms()
             account = terms.account(declared)
-            self._desk = self._desk or Desk(self._url)
-            meter = self._desk.meter(self._index, name, declared, terms)
+            self._limiter = self._limiter or RateLimiter(self._url)
+            meter = self._limiter.meter(self._index, name, declared, terms)
             if meter is not None:
                 self._meters[name] = meter
         return VersionEmbedder.open(declared, name=name, account=account, meter=self._meters.get(name))
@@ -190,17 +190,17 @@ class Spaces:
             raise
 
     def close(self) -> None:
-        """Close stores, models, and the desk at the shared meter."""
+        """Close stores, models, and the limiter at the shared meter."""
         with self._lock:
             stores, models = [*self._left, *self._stores.values()], list(self._models.values())
             self._left, self._stores, self._models, self._spaces = [], {}, {}, {}
-            desk, self._desk = self._desk, None
+            limiter, self._limiter = self._limiter, None
         for store in stores:
             store.close()
         for model in models:
             model.close()
-        if desk is not None:
-            desk.close()
+        if limiter is not None:
+            limiter.close()
 
 
 def wrong_model(version: Version, found: str) -> WrongSpace:

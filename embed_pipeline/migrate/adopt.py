@@ -23,9 +23,9 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.existing import ExistingDocument, Places, forget_inserted
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import AdoptRefused, ConfigurationError, IllegalTransition
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write, register, verify
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, only_run
+from embed_pipeline.postgres.session import Line, only_run
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import AdoptSpec
 from embed_pipeline.stores.protocol import AdoptingStore, VersionStore

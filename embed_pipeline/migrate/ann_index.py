@@ -8,10 +8,10 @@ import psycopg
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.errors import IllegalTransition
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, only_run
 from embed_pipeline.migrate.standing import unless_dropped, vectors_gone
+from embed_pipeline.postgres.session import Line, only_run
 from embed_pipeline.stores.protocol import AnnIndex
 
 

@@ -20,17 +20,17 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, queue, shape
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import FencedOff, IllegalTransition, Stopped
+from embed_pipeline.flow.embed import embed_batch, portions
+from embed_pipeline.flow.in_flight import Answered, InFlight
+from embed_pipeline.flow.packs import packs
+from embed_pipeline.flow.reading import read_missing
+from embed_pipeline.flow.writing import Listener as Listener
+from embed_pipeline.flow.writing import Progress as Progress
+from embed_pipeline.flow.writing import Writing
+from embed_pipeline.index.batch_size import BatchSize
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import batch_backfill, loss, model_check
-from embed_pipeline.migrate.batch_size import BatchSize
-from embed_pipeline.migrate.embed import embed_batch, portions
-from embed_pipeline.migrate.in_flight import Answered, InFlight
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, Taken, only_run
-from embed_pipeline.migrate.packs import packs
-from embed_pipeline.migrate.reading import read_missing
-from embed_pipeline.migrate.writing import Listener as Listener
-from embed_pipeline.migrate.writing import Progress as Progress
-from embed_pipeline.migrate.writing import Writing
+from embed_pipeline.postgres.session import Line, Taken, only_run
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Filled, Found, MissingDocument, VersionStore
 
@@ -62,7 +62,7 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
     """Fill one partition and mark it complete. Safe to repeat at any time: what is there is skipped and not paid for again.
 
     One that is filled already is compared again; what differs is queued for the dual-write. Outlives a restart of PostgreSQL and cut
-    connections (`outage.Line`): what is embedded waits in memory until it is written.
+    connections (`postgres.session.Line`): what is embedded waits in memory until it is written.
     """
     progress = Progress(partition_key, 0)
     before = index.spent(name, "backfill", "batch")

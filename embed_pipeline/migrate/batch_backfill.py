@@ -24,13 +24,13 @@ from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import BatchTicket
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.embedders.registry import open_batch_service
+from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.flow.in_flight import Answered
+from embed_pipeline.flow.reading import read_missing
+from embed_pipeline.flow.writing import Writing
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import model_check
-from embed_pipeline.migrate.embed import embed_batch
-from embed_pipeline.migrate.in_flight import Answered
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line
-from embed_pipeline.migrate.reading import read_missing
-from embed_pipeline.migrate.writing import Writing
+from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
 
 log = logging.getLogger(__name__)

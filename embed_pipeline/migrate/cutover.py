@@ -19,13 +19,12 @@ from embed_pipeline.catalog.serving import Flip, Move
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import dual_write, model_check, readers, verify
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import dual_write, gate, model_check, readers, verify
 from embed_pipeline.migrate.dual_write import Drained
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import holders, turns
+from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
 
 TRIES = 5

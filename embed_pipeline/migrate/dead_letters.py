@@ -13,7 +13,7 @@ from embed_pipeline.catalog.dead_letters import DeadLetter
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import slices
 from embed_pipeline.errors import IllegalTransition
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.signals import signal
 
 

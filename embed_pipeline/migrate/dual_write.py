@@ -24,14 +24,15 @@ from embed_pipeline.documents.queue import Claim, Leases
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
+from embed_pipeline.flow.embed import embed_batch, paid_for, portions
+from embed_pipeline.flow.packs import packs
+from embed_pipeline.flow.writing import write_batch
+from embed_pipeline.index.batch_size import BatchSize
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import model_check, readers, standing
-from embed_pipeline.migrate.batch_size import BatchSize
-from embed_pipeline.migrate.embed import embed_batch, paid_for, portions
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, Waiting, write_batch
-from embed_pipeline.migrate.packs import packs
 from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.session import Line, Waiting
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 
+from embed_pipeline.accounts.terms import Terms
 from embed_pipeline.catalog import versions
-from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import split_name
 from embed_pipeline.errors import CatalogError

@@ -19,8 +19,8 @@ from embed_pipeline.catalog.model_samples import Sample
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.embedders.protocol import Urgency, Vectors
 from embed_pipeline.errors import CatalogError, EmbedderError, EmbedPipelineError, IllegalTransition, ModelChanged
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.model_sample import TEXTS
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import signal
 
 Outcome = Literal["taken", "same", "changed", "unknown"]

@@ -7,17 +7,14 @@ and nothing is embedded again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import psycopg
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.errors import CatalogError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import frozen
 from embed_pipeline.migrate.frozen import Difference, Registered
-
-if TYPE_CHECKING:
-    from embed_pipeline.migrate.open_index import OpenIndex
 
 
 def require_same(conn: psycopg.Connection, index: OpenIndex, known: Registered, renamed: Sequence[Difference]) -> None:

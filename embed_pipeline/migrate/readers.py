@@ -15,12 +15,12 @@ import psycopg
 
 from embed_pipeline.catalog import serving
 from embed_pipeline.errors import AliasNotUpdated, EmbedPipelineError, Stopped
-from embed_pipeline.migrate.outage import Line
 from embed_pipeline.postgres import failures, turns
+from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
 
 if TYPE_CHECKING:
-    from embed_pipeline.migrate.open_index import OpenIndex
+    from embed_pipeline.index.handle import OpenIndex
 
 # Another telling is one or two requests to the store.
 TURN_SECONDS = 60.0

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 import psycopg
 
+from embed_pipeline.accounts.cost import Cost, cost_of
+from embed_pipeline.accounts.terms import Terms
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, queue
 from embed_pipeline.errors import EmbedPipelineError
-from embed_pipeline.migrate import dual_write, plan, standing
-from embed_pipeline.migrate.cost import Cost
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, Waiting, only_run
+from embed_pipeline.flow import speed
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import dual_write, standing
 from embed_pipeline.migrate.standing import queries
+from embed_pipeline.postgres.session import Line, Waiting, only_run
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import registry
 
@@ -69,16 +71,17 @@ def make_again(index: OpenIndex, name: str, say: Callable[[Again], None]) -> Aga
         reason = standing.gone(conn, index, version) if version.is_live else ""
         if not reason:
             return None
-        taken = plan.plan(index.spec, name)
-        speed = taken.sample.speed
+        documents, text_bytes = census.measure(conn, index.source)
+        sample = speed.measure(speed.texts(conn, index.source), index.embedder(name))
+        declared = index.spec.version(name)
         found = Again(
             index=index.name,
             version=name,
             reason=reason,
-            documents=taken.documents,
+            documents=documents,
             by_queue=version.state not in UNSEARCHED,
-            cost=taken.cost,
-            seconds=None if speed is None else speed.seconds(taken.documents)[0],
+            cost=cost_of(index.spec, declared, Terms.declared(index.spec).price(declared), sample.billed, documents, text_bytes),
+            seconds=None if sample.speed is None else sample.speed.seconds(documents)[0],
         )
         say(found)
         _make(conn, index, version, found)

@@ -6,26 +6,24 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
+from embed_pipeline.accounts.terms import Terms
 from embed_pipeline.catalog import partitions, versions
-from embed_pipeline.catalog.accounts import Terms
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import AnotherLedger, CatalogError, DatabaseUnavailable, EmbedPipelineError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import frozen, names
 from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import read_store
 from embed_pipeline.stores import registry
 from embed_pipeline.stores.protocol import AdoptingStore
-
-if TYPE_CHECKING:
-    from embed_pipeline.migrate.open_index import OpenIndex
 
 T = TypeVar("T")
 

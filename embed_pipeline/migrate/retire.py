@@ -10,9 +10,9 @@ from embed_pipeline.catalog import dead_letters, versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import RetireRefused
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import readers
 from embed_pipeline.migrate.cutover import only_mover
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.register import CATALOG, in_short_lock
 from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal

@@ -19,9 +19,9 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import slices
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency, Vectors
-from embed_pipeline.migrate.embed import embed_batch, portions
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.packs import packs
+from embed_pipeline.flow.embed import embed_batch, portions
+from embed_pipeline.flow.packs import packs
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.stores.protocol import EmbeddedBatch, StoredVectors
 

@@ -15,7 +15,7 @@ from embed_pipeline.documents.ranges import KeyRange, within
 from embed_pipeline.documents.slices import NO_KEY, read, read_by_id
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import AnotherLedger, StoreUnavailable, VectorsGone, VersionRetired
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.stores.protocol import SharedStore, VersionStore
 

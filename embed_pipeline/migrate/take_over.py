@@ -13,11 +13,11 @@ import psycopg
 from embed_pipeline.catalog import ledger, versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import CatalogError, ConfigurationError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import loss as loss_rule
 from embed_pipeline.migrate import readers, standing, verify
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, only_run
 from embed_pipeline.migrate.verify import Differing
+from embed_pipeline.postgres.session import Line, only_run
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import SharedStore
 

@@ -13,13 +13,13 @@ from embed_pipeline.documents import capture, inbox, queue, shape, unwieldy
 from embed_pipeline.documents.ranges import ALL_KEYS
 from embed_pipeline.documents.shape import Doubt, Horizon
 from embed_pipeline.errors import DocumentsTableError, VectorsGone
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import loss as loss_rule
 from embed_pipeline.migrate import readers, standing
 from embed_pipeline.migrate.loss import Loss
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line
 from embed_pipeline.migrate.register import arm, in_short_lock
 from embed_pipeline.migrate.standing import unless_dropped
+from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import Coverage
 

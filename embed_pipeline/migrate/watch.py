@@ -19,11 +19,11 @@ from embed_pipeline.documents import inbox, queue, shape
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.documents.shape import Doubt
 from embed_pipeline.errors import DatabaseUnavailable, DocumentsTableError, EmbedPipelineError, VectorsGone, VersionRetired
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import standing, verify
 from embed_pipeline.migrate.dual_write import VersionSync, Work, distributor
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line, Waiting
 from embed_pipeline.postgres import failures
+from embed_pipeline.postgres.session import Line, Waiting
 from embed_pipeline.signals import signal
 
 # One indexed query each: how soon a change is seen.

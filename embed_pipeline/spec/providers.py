@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 PROVIDERS: dict[str, str] = {
-    "openai": "embed_pipeline.embedders.openai",
-    "cohere": "embed_pipeline.embedders.cohere",
-    "voyage": "embed_pipeline.embedders.voyage",
+    "openai": "embed_pipeline.embedders.providers.openai",
+    "cohere": "embed_pipeline.embedders.providers.cohere",
+    "voyage": "embed_pipeline.embedders.providers.voyage",
 }
 """To add one: its module, and a line here (CONTRIBUTING.md)."""

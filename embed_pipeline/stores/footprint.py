@@ -56,7 +56,7 @@ def locks(store: PgvectorSpec | QdrantSpec, table: str) -> tuple[str, ...]:
 def _in_tables(documents: int, version: VersionSpec, chunks_per_document: float) -> Disk:
     """Bytes of a version's table and its ANN index, for ids of about ten characters.
 
-    An estimate from how PostgreSQL and pgvector lay out pages (tests/database/migrate/test_plan.py compares it with tables that are made).
+    An estimate from how PostgreSQL and pgvector lay out pages (tests/database/report/test_plan.py compares it with tables that are made).
     A vector takes 8 bytes and 4 a dimension (halfvec: 2). In a row of up to 2,032 bytes it stands itself; else it is cut into pieces of
     1,996 bytes beside it (TOAST). An HNSW element takes 72 bytes and the vector (pgvector, src/hnsw.h),
     its neighbours 6 bytes each: 2 m on the lowest level, m / (m - 1) above on average; they share a page where they fit.

@@ -16,11 +16,10 @@ from psycopg import sql
 
 from embed_pipeline import Searcher
 from embed_pipeline.errors import ConfigurationError, CutoverRefused, EmbedderError
-from embed_pipeline.evaluate import gate
 from embed_pipeline.index import abilities
-from embed_pipeline.migrate import cutover, retire
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.status import status
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate, retire
+from embed_pipeline.report.status import status
 from tests.harness.articles import fill, serve
 
 Open = Callable[..., OpenIndex]

@@ -13,11 +13,9 @@ from psycopg import sql
 from pydantic import ValidationError
 
 from embed_pipeline import Searcher
-from embed_pipeline.documents import loading
 from embed_pipeline.errors import DocumentsTableError
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate, loading, retire, verify
 from tests.harness.articles import fill, require_consistent, serve, settle
 from tests.harness.postgres.as_built import make_extensions
 

@@ -9,9 +9,8 @@ import pytest
 from embed_pipeline import Searcher
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Vectors
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate
 from tests.harness.articles import fill
 
 Open = Callable[..., OpenIndex]

@@ -12,9 +12,9 @@ import pytest
 from psycopg import sql
 
 from embed_pipeline import Searcher
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover, dual_write, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, dual_write, gate, retire, verify
+from embed_pipeline.migrate.opening import open_index
 from tests.harness.articles import declared, fill, serve, settle
 
 PASSWORD = "of a test"

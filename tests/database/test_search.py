@@ -16,9 +16,8 @@ from psycopg import sql
 
 from embed_pipeline import AsyncSearcher, Searcher
 from embed_pipeline.errors import CatalogError, ConfigurationError, VersionRetired, WrongSpace
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover, retire
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate, retire
 from embed_pipeline.stores.pgvector import PgvectorStore
 from tests.harness.articles import DOCUMENTS, fill, serve, settle
 from tests.harness.providers.loopback import Provider

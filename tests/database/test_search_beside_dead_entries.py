@@ -9,8 +9,8 @@ import pytest
 from psycopg import sql
 
 from embed_pipeline import Searcher
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import fill
 
 NEAR = "cheap pills offer"

@@ -14,8 +14,8 @@ from psycopg import sql
 
 from embed_pipeline import Searcher
 from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import change, fill, serve
 from tests.harness.forked import forked, said
 from tests.harness.postgres.seen import wait_until

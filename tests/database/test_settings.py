@@ -14,10 +14,11 @@ from embed_pipeline import Searcher
 from embed_pipeline.catalog import versions
 from embed_pipeline.embedders.packaged import resolve
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import ann_index, backfill
-from embed_pipeline.migrate.open_index import OpenIndex, opened
-from embed_pipeline.migrate.plan import plan
-from embed_pipeline.migrate.status import status_of
+from embed_pipeline.migrate.opening import opened
+from embed_pipeline.report.plan import plan
+from embed_pipeline.report.status import status_of
 from embed_pipeline.spec import NOT_IDENTITY
 from tests.harness.articles import declared, serve
 from tests.harness.real_models import SMALL

@@ -21,10 +21,10 @@ from embed_pipeline.embedders.protocol import Embedded
 from embed_pipeline.errors import DatabaseUnavailable
 from embed_pipeline.migrate import dual_write
 from embed_pipeline.migrate.model_sample import TEXTS
-from embed_pipeline.migrate.open_index import open_index
-from embed_pipeline.migrate.status import status_of
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.connection import connect
+from embed_pipeline.report.status import status_of
 from tests.harness.articles import declared, fill
 from tests.harness.fakes import HashEmbedder
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import yaml
 
-from embed_pipeline.migrate.open_index import open_index
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.spec import IndexSpec
 from tests.end_to_end.deployment import Deployment, deployed, ended, worker_of
 from tests.end_to_end.running import LAUNCH_BACKFILL, LAUNCH_RUN, Dagster, wait

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from tests.end_to_end.deployment import Deployment, deployed, ended, story, worker_of
 from tests.end_to_end.running import LAUNCH_RUN, Dagster, wait
 from tests.faults.campaign.oracle import wrong_catalog

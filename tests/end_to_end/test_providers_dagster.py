@@ -23,7 +23,7 @@ import yaml
 
 from embed_pipeline.demo.corpus import DocstringDocument, read_docstrings
 from embed_pipeline.migrate import verify
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Runner, pointer, sentence
 from tests.harness.articles import text_hash

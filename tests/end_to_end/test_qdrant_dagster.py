@@ -17,7 +17,7 @@ import pytest
 
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.migrate import verify
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Runner
 from tests.end_to_end.following import Reader, Writer, beside, readers_of

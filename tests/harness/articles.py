@@ -14,9 +14,9 @@ import pytest
 from psycopg import conninfo, sql
 
 from embed_pipeline import signals
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, verify
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, verify
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.spec import IndexSpec
 from tests.harness.postgres.other import ACCEPTED
 

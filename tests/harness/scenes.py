@@ -14,8 +14,9 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate.open_index import OpenIndex, opened
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import gate
+from embed_pipeline.migrate.opening import opened
 from tests.conftest import SHARED_HOME, ServerUrl, database, template
 from tests.harness.articles import declared, fill, make_articles, serve, write_holdout
 

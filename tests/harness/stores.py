@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient
 
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from tests.harness.qdrant.conftest import NO_SERVER, REAL_KEY, REAL_URL
 from tests.harness.qdrant.loopback import Loopback
 

@@ -9,10 +9,10 @@ import psycopg
 
 from embed_pipeline.documents import queue
 from embed_pipeline.documents.queue import Claim
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write
 from embed_pipeline.migrate.dual_write import VersionSync, Work
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.outage import Line
+from embed_pipeline.postgres.session import Line
 
 WAITS_FOR_A_LOCK = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'

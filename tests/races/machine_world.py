@@ -15,9 +15,9 @@ from psycopg import sql
 
 from embed_pipeline.catalog import evidence, versions
 from embed_pipeline.documents import source as documents_source
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, gate
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.spec import IndexSpec
 from tests.harness.fakes import unit_vector
 

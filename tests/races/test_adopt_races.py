@@ -9,7 +9,7 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.errors import Stopped
 from embed_pipeline.migrate import adopt as adopting
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from tests.harness.articles import settle
 from tests.harness.forkserver import CONTEXT, preload
 from tests.races import workers

@@ -15,9 +15,9 @@ from embed_pipeline import signals
 from embed_pipeline.catalog import partitions
 from embed_pipeline.documents import slices
 from embed_pipeline.errors import EmbedderError, FencedOff, Stopped
+from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, verify
-from embed_pipeline.migrate.embed import embed_batch
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.pgvector import writes
 from embed_pipeline.stores.protocol import EmbeddedBatch
 from tests.harness.articles import DOCUMENTS, at, change, fill, require_consistent, settle, stored, text_hash

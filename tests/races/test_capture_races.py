@@ -13,8 +13,8 @@ from psycopg import sql
 from embed_pipeline import signals
 from embed_pipeline.documents import capture, inbox
 from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import at, change, fill, serve, settle, stored, text_hash
 from tests.harness.providers.loopback import waited
 from tests.races.hands import queued, removed

@@ -16,8 +16,8 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.embedders.chunker import Chunker
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import ChunkerSpec
 from tests.harness.articles import at, fill, require_consistent, settle, text_hash
 from tests.harness.fakes import WordsEmbedder

@@ -13,9 +13,8 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving, versions
 from embed_pipeline.errors import CutoverRefused, HoldoutError, IllegalTransition, Stopped
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, verify
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, verify
 from tests.harness.articles import (
     at,
     fill,

@@ -11,8 +11,8 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.documents import shape
 from embed_pipeline.documents.shape import Doubt
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import at, change, fill, settle, stored, text_hash
 from tests.races.hands import distribute, queued, working
 

@@ -11,8 +11,8 @@ import pytest
 
 from embed_pipeline.catalog import partitions
 from embed_pipeline.errors import FencedOff
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import DOCUMENTS, at, change, fill, settle, stored, text_hash
 from tests.races.hands import end, queued, removed
 

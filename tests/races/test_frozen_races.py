@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from tests.harness.articles import change, declared, fill, settle, stored
 from tests.harness.forkserver import CONTEXT, preload
 from tests.harness.providers.loopback import waited

@@ -13,10 +13,9 @@ import pytest
 
 from embed_pipeline.documents import inbox, queue, slices
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import backfill, cutover, dual_write, retire
-from embed_pipeline.migrate.embed import embed_batch
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import backfill, cutover, dual_write, gate, retire
 from tests.harness.articles import at, change, fill, settle, stored, text_hash
 from tests.harness.providers.loopback import waited
 from tests.races.hands import WAITS_FOR_A_LOCK, claim, distribute, queued, removed, working

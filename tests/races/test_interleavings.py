@@ -17,10 +17,10 @@ from embed_pipeline import signals
 from embed_pipeline.catalog import partitions, serving
 from embed_pipeline.documents import shape
 from embed_pipeline.errors import CutoverRefused
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import backfill, cutover, dual_write, retire
-from embed_pipeline.migrate.embed import embed_batch
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import backfill, cutover, dual_write, gate, retire
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.stores.protocol import Filled
 from tests.harness.articles import declared, fill, serve, stored, text_hash
 from tests.races.hands import take_claims_over, working

@@ -10,8 +10,9 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.errors import AnotherLedger
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write, refill, retire, take_over, verify
-from embed_pipeline.migrate.open_index import OpenIndex, open_index, opened
+from embed_pipeline.migrate.opening import open_index, opened
 from embed_pipeline.stores.qdrant import ownership
 from embed_pipeline.stores.qdrant.ownership import LEDGER
 from tests.harness.articles import at, change, declared, fill, require_consistent, serve, settle, text_hash

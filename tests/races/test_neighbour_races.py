@@ -10,9 +10,8 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.documents import inbox
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import backfill, cutover, dual_write, gate, retire, verify
 from tests.harness.articles import change, fill, serve, settle, stored, text_hash
 from tests.races.hands import distribute
 

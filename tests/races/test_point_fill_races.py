@@ -12,8 +12,8 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.catalog import dead_letters, partitions
 from embed_pipeline.errors import FencedOff
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import DOCUMENTS, at, change, fill, require_consistent, settle, text_hash
 from tests.harness.stores import Declared
 from tests.races.hands import by_another

@@ -21,8 +21,8 @@ from qdrant_client import models
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import dead_letters
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.qdrant import compare
 from tests.harness.articles import DOCUMENTS, at, change, counted, declared, fill, require_consistent, serve, settle, text_hash
 from tests.harness.stores import Declared
@@ -415,7 +415,7 @@ def test_nothing_is_imported_under_the_documents_lock(store: Declared, app: psyc
     open_docs("v1", store=store).close()
     spec = declared(app.info.dsn, Path("none.jsonl"), "v1", store=store, database_url=url_of(app)).model_dump_json()
     code = (
-        "import sys; from embed_pipeline.migrate.open_index import open_index; from embed_pipeline.spec import IndexSpec; "
+        "import sys; from embed_pipeline.migrate.opening import open_index; from embed_pipeline.spec import IndexSpec; "
         "open_index(IndexSpec.model_validate_json(sys.stdin.read()), register_new=False); "
         "sys.exit('qdrant_client' not in sys.modules)"
     )

@@ -12,8 +12,8 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving, versions
 from embed_pipeline.errors import CutoverRefused, RetireRefused, VersionRetired
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, cutover, dual_write, retire
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.protocol import EmbeddedBatch
 from tests.harness.articles import (
     require_consistent,

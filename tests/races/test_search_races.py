@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg.abc import Query
 
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres.queries import Cursor
 from tests.harness.articles import DOCUMENTS, at, counted, fill, settle, stored
 from tests.harness.fakes import asked_texts

@@ -23,8 +23,8 @@ from embed_pipeline.catalog.partitions import Fence, Partition
 from embed_pipeline.documents import inbox, queue, shape, slices
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.errors import CutoverRefused, FencedOff, IllegalTransition, VersionRetired
+from embed_pipeline.flow.embed import embed_batch
 from embed_pipeline.migrate import cutover, dual_write, register, retire
-from embed_pipeline.migrate.embed import embed_batch
 from embed_pipeline.postgres import connection
 from embed_pipeline.stores.protocol import EmbeddedBatch, Filled, Found
 from tests.races.hands import take_claims_over

@@ -14,8 +14,8 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.documents import inbox, queue
 from embed_pipeline.errors import EmbedderError, WrongSpace
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import at, change, fill, require_consistent, serve, settle, stored, text_hash
 from tests.harness.fakes import asked_texts
 from tests.harness.providers.loopback import waited

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from embed_pipeline import signals
 from embed_pipeline.migrate import adopt, backfill, dual_write
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres import connection
 from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores.qdrant import adopting

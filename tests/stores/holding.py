@@ -8,7 +8,7 @@ import psycopg
 from qdrant_client import models
 
 from embed_pipeline.catalog import versions
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.stores.qdrant.store import QdrantStore
 from tests.harness.articles import stored
 

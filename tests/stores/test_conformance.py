@@ -12,9 +12,8 @@ import pytest
 
 from embed_pipeline.catalog import partitions
 from embed_pipeline.errors import CatalogError, ConfigurationError, FencedOff, LossRefused, WrongSpace
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, retire, verify
 from embed_pipeline.search import Searcher
 from tests.harness.articles import DOCUMENTS, at, counted, fill, require_consistent, serve, settle, text_hash
 from tests.stores.holding import hashes

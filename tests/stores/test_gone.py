@@ -10,10 +10,10 @@ from qdrant_client import models
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.errors import CutoverRefused, VectorsGone
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, cutover, dual_write, refill, standing, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.refill import Again
-from embed_pipeline.migrate.status import status
+from embed_pipeline.report.status import status
 from embed_pipeline.stores.qdrant.store import QdrantStore
 from tests.harness.articles import DOCUMENTS, change, fill, require_consistent, serve
 from tests.harness.stores import Declared

@@ -10,7 +10,7 @@ import pytest
 
 from embed_pipeline import Searcher
 from embed_pipeline.catalog import evidence
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.search import Answer
 from tests.harness.articles import fill, serve, settle
 

@@ -12,8 +12,8 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from embed_pipeline.errors import VectorsGone
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, sample, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import DOCUMENTS, change, require_consistent, settle
 
 Open = Callable[..., OpenIndex]

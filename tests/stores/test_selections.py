@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.search import Searcher
 from tests.harness.articles import DOCUMENTS, fill, serve
 from tests.harness.postgres.as_built import make_extensions, make_loose_collation

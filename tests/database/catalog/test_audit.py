@@ -7,9 +7,8 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate
 from tests.harness.articles import fill, serve
 
 Open = Callable[..., OpenIndex]

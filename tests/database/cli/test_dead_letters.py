@@ -14,7 +14,7 @@ from embed_pipeline import signals
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.dagster_layer.component import build_definitions
 from embed_pipeline.migrate import dead_letters
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from tests.database.cli.conftest import Place, Ran, version
 from tests.database.cli.test_flow import ok
 

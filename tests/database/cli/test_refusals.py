@@ -12,7 +12,7 @@ from psycopg import sql
 
 from embed_pipeline import signals
 from embed_pipeline.cli import verb
-from embed_pipeline.migrate import outage
+from embed_pipeline.postgres import session
 from tests.database.cli.conftest import Place, Ran, version
 
 Run = Callable[..., Ran]
@@ -191,7 +191,7 @@ def test_a_server_that_stays_away_is_one_sentence(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database_url.rpartition("/")[2],)
         )
 
-    monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.3)
+    monkeypatch.setattr(session, "GIVE_UP_SECONDS", 0.3)
     signals.listen("backfill.embedded", away)
     try:
         ran = run("backfill", "docs", "v1")
@@ -234,7 +234,7 @@ def test_a_defect_is_not_dressed_up(place: Place, run: Run, monkeypatch: pytest.
     def broken(spec: Any, **_: Any) -> Any:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("embed_pipeline.migrate.status.look", broken)
+    monkeypatch.setattr("embed_pipeline.report.status.look", broken)
     with pytest.raises(ZeroDivisionError):
         run("status", "docs")
 

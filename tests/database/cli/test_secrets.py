@@ -17,7 +17,7 @@ from embed_pipeline.configuration import load_indexes
 from embed_pipeline.dagster_layer.component import build_definitions
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from tests.database.cli.conftest import Place, Ran
 from tests.harness.providers.keys import KEYS, VARIABLES
 from tests.harness.providers.loopback import Provider

@@ -14,7 +14,7 @@ import pytest
 from embed_pipeline.dagster_layer.component import build_definitions
 from embed_pipeline.dagster_layer.names import op_of
 from embed_pipeline.evaluate import report
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.harness import articles
 

@@ -10,7 +10,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from embed_pipeline.migrate import register
-from embed_pipeline.migrate.status import status_of
+from embed_pipeline.report.status import status_of
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Declare, Runner
 

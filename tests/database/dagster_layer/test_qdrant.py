@@ -10,8 +10,8 @@ import dagster as dg
 import psycopg
 import pytest
 
-from embed_pipeline.migrate.look import open_registered
-from embed_pipeline.migrate.status import status_of
+from embed_pipeline.report.look import open_registered
+from embed_pipeline.report.status import status_of
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import DOCUMENTS, Declare, Runner, sentence
 from tests.database.dagster_layer.test_migration import V1, V1_V2, checks, materialized

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import psycopg
 
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate import backfill, gate
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Declare, Runner, pointer, sentence
 from tests.harness.articles import fill, leave_behind, serve

@@ -11,7 +11,8 @@ import pytest
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.demo.on_pgvector import PgvectorStage
 from embed_pipeline.demo.on_qdrant import QdrantStage
-from embed_pipeline.demo.stage import Stage, set_up, stage_of
+from embed_pipeline.demo.stage import Stage
+from embed_pipeline.demo.stages import set_up, stage_of
 from embed_pipeline.postgres.home import HOME_VARIABLE
 from embed_pipeline.spec import IndexSpec
 from tests.harness.fakes import unit_vector

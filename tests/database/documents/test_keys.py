@@ -11,8 +11,9 @@ import pytest
 from psycopg import sql
 
 from embed_pipeline.errors import DocumentsTableError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, verify
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.spec import IndexSpec
 from tests.harness.articles import require_consistent
 from tests.harness.postgres.as_built import make_extensions, make_loose_collation

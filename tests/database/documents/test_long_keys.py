@@ -8,7 +8,7 @@ from contextlib import closing
 import psycopg
 
 from embed_pipeline.migrate import backfill, dead_letters, dual_write, verify
-from embed_pipeline.migrate.open_index import open_index
+from embed_pipeline.migrate.opening import open_index
 from tests.database.documents.test_keys import declared, synced
 
 

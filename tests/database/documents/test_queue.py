@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from embed_pipeline.documents import queue
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.stores.pgvector import nearest
 from tests.races.hands import distribute
 

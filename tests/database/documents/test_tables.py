@@ -13,10 +13,11 @@ from psycopg import sql
 
 from embed_pipeline.documents import shape, source
 from embed_pipeline.errors import DocumentsTableError, EmbedPipelineError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write, verify
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
-from embed_pipeline.migrate.status import status_of
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.postgres import failures
+from embed_pipeline.report.status import status_of
 from tests.harness.articles import declared, fill, settle, stored, text_hash
 
 Open = Callable[..., OpenIndex]

@@ -13,8 +13,8 @@ import pytest
 from embed_pipeline.catalog import control
 from embed_pipeline.embedders.remote import PROBE
 from embed_pipeline.errors import ConfigurationError, ModelChanged, ProviderRefused, Stopped
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, batch_backfill, model_check, model_sample
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import forget_all, listen
 from tests.harness.articles import DOCUMENTS, at, change, require_consistent, settle, stored
 from tests.harness.providers.loopback import Provider, waited

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import listen
 from tests.harness.articles import DOCUMENTS, fill, settle
 from tests.harness.fakes import asked_texts

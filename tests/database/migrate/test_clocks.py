@@ -8,10 +8,9 @@ import psycopg
 import pytest
 
 from embed_pipeline.errors import RetireRefused
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover, retire
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.status import status
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate, retire
+from embed_pipeline.report.status import status
 from tests.harness.articles import change, fill, serve, settle
 
 HOUR_BACK = "clock_timestamp() + interval '1 hour'"

@@ -10,8 +10,8 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from embed_pipeline.errors import CatalogError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import register
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import IndexSpec, QdrantSpec, read_store
 
 Open = Callable[..., OpenIndex]

@@ -10,14 +10,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from embed_pipeline.documents import loading, shape
+from embed_pipeline.documents import shape
 from embed_pipeline.errors import LossRefused
-from embed_pipeline.migrate import backfill, dual_write, verify
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import backfill, dual_write, loading, verify
 from embed_pipeline.migrate.dual_write import VersionSync
 from embed_pipeline.migrate.loss import is_too_much
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.status import status_of
 from embed_pipeline.migrate.watch import watch
+from embed_pipeline.report.status import status_of
 from embed_pipeline.spec import IndexSpec
 from tests.harness.articles import at, declared, fill, settle, stored
 

@@ -12,10 +12,9 @@ import pytest
 from embed_pipeline.catalog import model_samples
 from embed_pipeline.catalog.model_samples import Sample
 from embed_pipeline.errors import CutoverRefused, EmbedderError, ModelChanged
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import backfill, cutover, dual_write, model_check
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import backfill, cutover, dual_write, gate, model_check
 from embed_pipeline.migrate.model_sample import TEXTS
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import DOCUMENTS, at, change, fill, serve, settle, stored
 from tests.harness.fakes import asked_texts
 

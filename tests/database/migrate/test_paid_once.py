@@ -9,8 +9,8 @@ import pytest
 
 from embed_pipeline.embedders import remote
 from embed_pipeline.errors import ProviderRefused
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, sample
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import DOCUMENTS, require_consistent, settle, text_hash
 from tests.harness.providers.loopback import Provider
 

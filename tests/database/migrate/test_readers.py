@@ -11,9 +11,9 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving
 from embed_pipeline.errors import AliasNotUpdated, CutoverRefused, StoreUnavailable
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import cutover, outage, readers, retire, verify
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import cutover, gate, readers, retire, verify
+from embed_pipeline.postgres import session
 from embed_pipeline.stores.pgvector import PgvectorStore
 from tests.harness.articles import fill, serve
 
@@ -85,7 +85,7 @@ def test_cutover_that_died_before_it_told_is_told_by_the_same_command(
 def test_store_that_cannot_be_told_leaves_the_move_standing_and_says_so(
     app: psycopg.Connection, alias: Alias, gated: OpenIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.0)
+    monkeypatch.setattr(session, "GIVE_UP_SECONDS", 0.0)
     alias.failures = 1
     with pytest.raises(
         AliasNotUpdated, match=r"v2 serves docs: the move is committed, but .* Run: embed-pipeline cutover docs v2"

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from embed_pipeline.errors import CatalogError, DocumentsTableError
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write, verify
 from embed_pipeline.migrate.dual_write import VersionSync
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.status import status_of
 from embed_pipeline.migrate.watch import watch
+from embed_pipeline.report.status import status_of
 from tests.harness.articles import counted, fill, serve, settle, stored, text_hash
 from tests.harness.fakes import asked_texts
 

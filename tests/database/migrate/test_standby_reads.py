@@ -10,7 +10,7 @@ import pytest
 from embed_pipeline import Searcher
 from embed_pipeline.errors import RetireRefused
 from embed_pipeline.migrate import retire
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from tests.harness.articles import DOCUMENTS, declared, fill, serve
 from tests.harness.postgres.seen import wait_until
 from tests.harness.postgres.standby import Replicated, replicated, replicated_servers  # noqa: F401  (fixtures)

@@ -10,8 +10,9 @@ import pytest
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.errors import StoreUnavailable
-from embed_pipeline.migrate import backfill, dual_write, outage
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import backfill, dual_write
+from embed_pipeline.postgres import session
 from embed_pipeline.stores.pgvector import PgvectorStore
 from tests.harness.articles import stored, text_hash
 
@@ -51,7 +52,7 @@ def test_backfill_waits_for_its_store(open_docs: Open, away: Callable[[str, int]
 def test_backfill_says_when_it_gives_up_on_its_store(
     open_docs: Open, away: Callable[[str, int], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.05)
+    monkeypatch.setattr(session, "GIVE_UP_SECONDS", 0.05)
     index = open_docs("v1")
     away("insert_new", 10**6)
     with pytest.raises(
@@ -66,7 +67,7 @@ def test_dual_write_of_a_store_that_is_away_loses_nothing(
     index = open_filled()
     app.execute("UPDATE articles SET body = 'edited' WHERE id = 3")
     with monkeypatch.context() as patched:
-        patched.setattr(outage, "GIVE_UP_SECONDS", 0.05)
+        patched.setattr(session, "GIVE_UP_SECONDS", 0.05)
         away("replace", 2)
         (result,) = dual_write.sync(index)
     assert result.error.startswith("The store has not answered for")

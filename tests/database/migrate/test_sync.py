@@ -9,8 +9,8 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.signals import listen
 from tests.harness.articles import DOCUMENTS, change, fill, settle, stored, text_hash
 from tests.harness.fakes import HashEmbedder

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from embed_pipeline import Searcher
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
 from tests.harness.articles import fill, require_consistent, serve, settle
 from tests.harness.providers.loopback import Provider
 

@@ -14,11 +14,10 @@ import pytest
 
 import embed_pipeline
 from embed_pipeline.catalog import schema
-from embed_pipeline.documents import loading
 from embed_pipeline.errors import AliasNotUpdated, CutoverRefused, DatabaseUnavailable, EmbedPipelineError, LoadError, Stopped
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, readers, register, retire
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, loading, readers, register, retire
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.stores.qdrant import documents as points
 from tests.harness.articles import change, declared, fill, serve
 

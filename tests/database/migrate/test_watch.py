@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from embed_pipeline.documents.shape import Doubt
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import watch as watching
 from embed_pipeline.migrate.dual_write import VersionSync
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import change, fill, require_consistent, stored, text_hash
 from tests.harness.postgres.seen import wait_until
 

@@ -16,10 +16,9 @@ import pytest
 from embed_pipeline.catalog import serving, versions
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import CutoverRefused, DatabaseUnavailable, VectorsGone
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, register, retire, verify
-from embed_pipeline.migrate import status as statuses
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, register, retire, verify
+from embed_pipeline.report import status as statuses
 from tests.harness.articles import at, change, fill, serve, settle, stored
 from tests.harness.providers.loopback import Provider
 from tests.races.hands import claim, distribute

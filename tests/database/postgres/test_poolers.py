@@ -11,10 +11,11 @@ import pytest
 
 from embed_pipeline import Searcher
 from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write
-from embed_pipeline.migrate.look import look
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.postgres.connection import connect
+from embed_pipeline.report.look import look
 from tests.harness.articles import declared, fill, require_consistent
 from tests.harness.postgres.pooler import PGBOUNCER, pgbouncer, stand_in
 

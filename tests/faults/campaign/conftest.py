@@ -70,6 +70,7 @@ def campaign(
         truncates: bool = False,
         hot: bool = False,
         chunked: bool = False,
+        most_waiting: int = 0,
         **more: Any,
     ) -> Campaign:
         if not url:
@@ -81,7 +82,7 @@ def campaign(
             url = server_url(name)
         # The application's statements take as long as they take, whatever the database says for others.
         application = with_parameter(url, "options", "-c statement_timeout=0")
-        load = Load(application, keys, writers, truncates=truncates, hot=hot, long_texts=chunked)
+        load = Load(application, keys, writers, truncates=truncates, hot=hot, long_texts=chunked, most_waiting=most_waiting)
         each = Campaign(tmp_path / str(len(made)), seed, load, url=url, chunked=chunked, **more)
         made.append(each)
         record_property("strikes", each.strikes)

@@ -11,7 +11,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,9 @@ SEASON = 1_000_000
 
 # The most that a writer itself waits in the middle of a transaction, holding its locks.
 LATE_SECONDS = 0.15
+
+# So many transactions of a writer pass between two looks at what waits.
+LOOK_EVERY = 20
 
 TABLE = """
 CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text, draft text, views integer NOT NULL DEFAULT 0)
@@ -70,7 +73,8 @@ PLAIN = Table(TABLE, ("id",), "n")
 @dataclass(frozen=True)
 class Load:
     """How the application writes. `keys`: how many documents it works on; few make them hot. `pause`: seconds between transactions.
-    `captured`: its changes are heard of at once.
+    `captured`: its changes are heard of at once. `most_waiting`: it pauses while more documents than that wait for a version, as an application
+    must whose store takes fewer than it writes; 0: never.
 
     `hot`: texts that can have no vector, and rows that are held for nothing, come often. `long_texts`: from one to about six chunks of a
     chunked version, so that documents grow and shrink all the time.
@@ -84,6 +88,7 @@ class Load:
     hot: bool = False
     long_texts: bool = False
     captured: bool = True
+    most_waiting: int = 0
 
 
 def prepare(conn: psycopg.Connection, keys: int, table: Table = PLAIN) -> None:
@@ -135,6 +140,8 @@ class Writer:
             if self.conn.closed:
                 self._reconnect(stop)
             time.sleep(self.load.pause)
+            if self.load.most_waiting and self.number % LOOK_EVERY == 0:
+                self._let_them_catch_up(stop)
         self._perform(self.impatient.remember)
         self.conn.close()
 
@@ -174,6 +181,17 @@ class Writer:
         }
         actions = [action for action, weight in weights.items() for _ in range(weight)]
         return [*actions, self._truncate] if self.load.truncates and self.me == 0 else actions
+
+    def _let_them_catch_up(self, stop: Path) -> None:
+        with suppress(psycopg.OperationalError):
+            while not stop.exists() and self._waiting() > self.load.most_waiting:
+                time.sleep(0.1)
+
+    def _waiting(self) -> int:
+        row = self.conn.execute(
+            "SELECT max(waiting) FROM (SELECT count(*) AS waiting FROM embed_pipeline.pending GROUP BY version) AS each_version"
+        ).fetchone()
+        return (row and row[0]) or 0
 
     def _reconnect(self, stop: Path) -> None:
         """As an application does when its server went away."""

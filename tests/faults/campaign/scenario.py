@@ -24,9 +24,8 @@ from psycopg import sql
 
 import embed_pipeline
 from embed_pipeline.catalog import schema
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate import ann_index, backfill, cutover, gate
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.faults.campaign import auditor, gone, oracle, readers, records, workers
 from tests.faults.campaign import load as application

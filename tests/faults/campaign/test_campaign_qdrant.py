@@ -39,6 +39,8 @@ def stored_in(server: Loopback, layout: str, seed: int = 0) -> dict[str, Any]:
     return {
         "store": {"kind": "qdrant", "url": server.url, "layout": layout, "collection": f"round_{seed}"},
         "audited": False,
+        # The server here is Python's, and takes some ten documents with their passages a second.
+        "most_waiting": 600,
     }
 
 

@@ -23,11 +23,11 @@ import embed_pipeline
 from embed_pipeline import errors, signals
 from embed_pipeline.catalog import versions
 from embed_pipeline.documents import inbox, queue
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, model_check, retire, verify, watch
-from embed_pipeline.migrate.open_index import OpenIndex, opened
-from embed_pipeline.migrate.outage import Line
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, model_check, retire, verify, watch
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres import connection, failures
+from embed_pipeline.postgres.session import Line
 from embed_pipeline.spec import IndexSpec
 from tests.faults.campaign.records import describe
 from tests.harness.fakes import append_lines

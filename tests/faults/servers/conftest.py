@@ -17,7 +17,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from embed_pipeline.migrate.open_index import OpenIndex, open_index
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.postgres import embedded, processes
 from embed_pipeline.spec import IndexSpec
 from tests.harness.fakes import asked_texts

@@ -10,9 +10,8 @@ import pytest
 
 from embed_pipeline.catalog import serving
 from embed_pipeline.errors import CutoverRefused, RetireRefused
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import backfill, cutover, dual_write, retire
-from embed_pipeline.migrate.open_index import OpenIndex
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import backfill, cutover, dual_write, gate, retire
 from tests.faults.servers.conftest import DOCUMENTS, Calls, Open
 from tests.harness.articles import fill, serve
 from tests.harness.postgres.proxy import Fate, Proxy

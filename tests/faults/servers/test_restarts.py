@@ -13,8 +13,10 @@ import pytest
 
 from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.errors import DatabaseUnavailable, Stopped
-from embed_pipeline.migrate import ann_index, backfill, dual_write, outage, reading, watch
+from embed_pipeline.flow import reading
+from embed_pipeline.migrate import ann_index, backfill, dual_write, watch
 from embed_pipeline.migrate.backfill import Progress
+from embed_pipeline.postgres import session
 from embed_pipeline.signals import listen
 from embed_pipeline.stores.pgvector import PgvectorStore
 from tests.faults.servers.conftest import BATCH, DOCUMENTS, Calls, Fragile, Open
@@ -106,7 +108,7 @@ def test_a_paused_backfill_outlives_cut_connections(fragile_url: str, open_fragi
 def test_backfill_says_when_it_gives_up_and_resumes(
     fragile: Fragile, fragile_url: str, open_fragile: Open, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "GIVE_UP_SECONDS", 0.3)
+    monkeypatch.setattr(session, "GIVE_UP_SECONDS", 0.3)
     index = open_fragile("v1")
 
     def kill() -> None:

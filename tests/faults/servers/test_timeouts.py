@@ -12,8 +12,8 @@ from psycopg import sql
 
 from embed_pipeline.documents import census, ranges
 from embed_pipeline.documents.ranges import ALL_KEYS
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import ann_index, backfill, verify
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.postgres import failures
 from tests.faults.servers.conftest import DOCUMENTS, Calls, Open
 from tests.harness.postgres.seen import require_all_true, wait_until, waits

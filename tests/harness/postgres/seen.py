@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import psycopg
 
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import text_hash
 
 DEADLINE_SECONDS = 30.0

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from embed_pipeline.embedders.onnx import OnnxEmbedder
 from embed_pipeline.embedders.protocol import Vectors
+from embed_pipeline.embedders.providers.onnx import OnnxEmbedder
 from embed_pipeline.spec import VersionSpec
 from tests.harness.real_models import LARGE, SMALL
 

@@ -17,7 +17,7 @@ from embed_pipeline.dagster_layer.jobs import adopt_job, build_jobs
 from embed_pipeline.errors import AdoptRefused, CatalogError, ConfigurationError
 from embed_pipeline.migrate import adopt as adopting
 from embed_pipeline.migrate import cutover, retire
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.harness.articles import serve, settle, text_hash
 from tests.stores.qdrant.by_hand import DOCUMENTS, MARK, Collection, declared, doc_id, text_of

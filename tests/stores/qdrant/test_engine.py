@@ -17,8 +17,8 @@ import pytest
 from qdrant_client import models
 
 from embed_pipeline.errors import AnotherLedger, ConfigurationError, EmbedPipelineError, StoreUnavailable, VersionRetired
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.qdrant import engine as engine_module
 from embed_pipeline.stores.qdrant import engines
@@ -167,7 +167,7 @@ def test_a_backfill_outlives_a_restart_and_pays_for_nothing_twice(
 def test_a_dual_write_says_that_qdrant_is_away_and_loses_nothing(
     app: psycopg.Connection, open_docs: Open, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embed_pipeline.migrate.outage.GIVE_UP_SECONDS", 0.3)
+    monkeypatch.setattr("embed_pipeline.postgres.session.GIVE_UP_SECONDS", 0.3)
     index = open_docs("v1", **declared(server))
     fill(index, "v1")
     app.execute("UPDATE articles SET body = 'edited'")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from embed_pipeline import signals
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import retire
-from embed_pipeline.migrate.open_index import OpenIndex
-from embed_pipeline.migrate.status import status
 from embed_pipeline.postgres import connection
+from embed_pipeline.report.status import status
 from tests.harness.articles import fill, serve
 from tests.harness.qdrant.loopback import Loopback
 from tests.harness.stores import Declared

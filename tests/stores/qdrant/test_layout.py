@@ -9,8 +9,8 @@ import pytest
 from qdrant_client import models
 
 from embed_pipeline.errors import ConfigurationError, StoreUnavailable
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import retire
-from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.search import Searcher
 from tests.harness.articles import fill, serve
 from tests.harness.qdrant.loopback import Loopback

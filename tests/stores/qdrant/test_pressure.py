@@ -12,8 +12,8 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.errors import Stopped, StoreUnavailable
+from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill
-from embed_pipeline.migrate.open_index import OpenIndex
 from tests.harness.articles import DOCUMENTS, require_consistent
 from tests.harness.qdrant.loopback import Loopback
 from tests.harness.stores import Declared

@@ -12,13 +12,13 @@ import pytest
 from qdrant_client import models
 
 from embed_pipeline.catalog import ledger, schema
-from embed_pipeline.documents import loading
 from embed_pipeline.errors import AliasNotUpdated, AnotherLedger, EmbedPipelineError
-from embed_pipeline.migrate import adopt, dual_write, readers, refill, retire, take_over, verify
-from embed_pipeline.migrate.look import open_registered
-from embed_pipeline.migrate.open_index import OpenIndex, open_index, opened
-from embed_pipeline.migrate.status import status_of
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import adopt, dual_write, loading, readers, refill, retire, take_over, verify
+from embed_pipeline.migrate.opening import open_index, opened
 from embed_pipeline.postgres import connection
+from embed_pipeline.report.look import open_registered
+from embed_pipeline.report.status import status_of
 from embed_pipeline.search import Searcher
 from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores.qdrant import ownership

@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 
 from embed_pipeline.migrate import adopt as adopting
 from embed_pipeline.migrate.adopt import Adopted
-from embed_pipeline.migrate.open_index import opened
+from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.harness.fakes import asked_texts
 from tests.harness.qdrant.loopback import Loopback

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from embed_pipeline.embedders.onnx import OnnxEmbedder
+from embed_pipeline.embedders.providers.onnx import OnnxEmbedder
 from tests.harness.real_models import Models
 
 

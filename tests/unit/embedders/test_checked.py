@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.embedders.onnx import OnnxEmbedder
 from embed_pipeline.embedders.protocol import Embedded, Role
+from embed_pipeline.embedders.providers.onnx import OnnxEmbedder
 from embed_pipeline.errors import DatabaseUnavailable, EmbedderError, EmbedPipelineError, WrongAnswer
 from embed_pipeline.spec import HnswSpec, VersionSpec
 from tests.harness.real_models import Models

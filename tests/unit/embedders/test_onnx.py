@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embed_pipeline.embedders import onnx
-from embed_pipeline.embedders.onnx import OnnxEmbedder
 from embed_pipeline.embedders.packaged import resolve, sha256_of
+from embed_pipeline.embedders.providers import onnx
+from embed_pipeline.embedders.providers.onnx import OnnxEmbedder
 from embed_pipeline.errors import ConfigurationError, EmbedderError
 from tests.harness.real_models import Models
 

@@ -12,9 +12,9 @@ import pytest
 
 from embed_pipeline.embedders import models
 from embed_pipeline.embedders.checked import VersionEmbedder
-from embed_pipeline.embedders.keys import find_key
 from embed_pipeline.embedders.metering import Unmetered
 from embed_pipeline.embedders.protocol import Embedded
+from embed_pipeline.embedders.provider import find_key
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.embedders.rows import in_order
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, WrongAnswer

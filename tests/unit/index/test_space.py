@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from embed_pipeline.catalog.accounts import Terms
+from embed_pipeline.accounts.terms import Terms
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.packaged import resolve

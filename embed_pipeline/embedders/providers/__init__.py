@@ -1,0 +1,1 @@
+"""The models that can be declared by name: one module for each."""

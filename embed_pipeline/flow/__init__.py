@@ -1,0 +1,1 @@
+"""How a batch of documents becomes vectors: read, cut into requests, embedded in flight, written."""

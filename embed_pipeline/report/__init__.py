@@ -1,0 +1,1 @@
+"""What a person is shown: the state of an index, a plan before it, and the next command."""

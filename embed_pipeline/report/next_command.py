@@ -1,0 +1,149 @@
+"""The command to run next, and why: what `status` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embed_pipeline.catalog.control import Control
+from embed_pipeline.migrate.frozen import Difference
+from embed_pipeline.report.version_status import VersionStatus
+
+# A serving version that is behind by more than this is the first thing to look at.
+BEHIND_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Next:
+    """What to run now (None: nothing is to be done) and why."""
+
+    command: str | None
+    why: str
+
+
+def put_back(index: str, differences: Sequence[Difference]) -> Next:
+    """What to do about a declaration that differs from what is registered. Other names for the same documents are followed."""
+    why = "put the registered values back into the declaration: every other command refuses it as it is"
+    if all(each.fact.startswith("documents.") for each in differences):
+        why += f"; where only names have changed, run: {_Commands(index)('sync')} --full, which compares the texts and follows"
+    return Next(None, why)
+
+
+def next_command(
+    index: str,
+    found: Sequence[VersionStatus],
+    held: Control,
+    *,
+    documents: int,
+    own_table: bool,
+    max_dead_letters: int,
+    soak_seconds: float,
+    doubted: bool = False,
+) -> Next:
+    """What to run now, and why. Pure: the first of these that applies.
+
+    A hold by a person; documents to load; a doubt; a retire to finish; a serving version that is behind; the version under way; a
+    standby version that has soaked. Of several versions under way the most advanced one that can still pass is meant.
+    """
+    say = _Commands(index)
+    if any(version.another for version in found):
+        return Next(None, "its points are another ledger's: use another Qdrant, or take them over, as it says above")
+    if held.state != "running":
+        return Next(say("resume"), f"the index is {held.state} by {held.changed_by}{_because(held.reason)}")
+    if documents == 0 and not own_table and not any(version.is_live for version in found):
+        return Next(f"{say('load')} FILE", "there are no documents")
+    if doubted:
+        return Next(
+            f"{say('sync')} --full", "changes may have been missed, and every search checks its hits until all is compared"
+        )
+    for version in found:
+        if version.state == "retired" and not version.dropped:
+            return Next(say.retire(version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
+    for version in sorted(found, key=lambda each: each.state != "active"):
+        if version.gone:
+            return Next(
+                say("backfill", version.name), f"{version.name} is {version.state}, and its vectors are gone: it makes them again"
+            )
+    active = next((version for version in found if version.state == "active"), None)
+    if active is not None and active.pending and active.oldest_pending_seconds > BEHIND_SECONDS:
+        return Next(
+            say("sync"),
+            f"{active.pending} changes wait for {active.name}, which serves, for up to {active.oldest_pending_seconds:.0f} s",
+        )
+    candidate = _under_way(found)
+    if candidate is not None:
+        return _advance(say, candidate, max_dead_letters)
+    behind = sum(version.pending for version in found)
+    if behind:
+        return Next(say("sync"), f"{behind} changes wait to be embedded")
+    for version in found:
+        if version.state == "standby":
+            if version.seconds >= soak_seconds:
+                return Next(say.retire(version.name), f"{version.name} has been standby for {version.seconds:.0f} s and may go")
+            left = soak_seconds - version.seconds
+            return Next(f"{say('sync')} --watch", f"{version.name} is kept for a rollback, for {left:.0f} s more at least")
+    if active is not None:
+        return Next(f"{say('sync')} --watch", f"{active.name} serves and is up to date; declare a new version to migrate")
+    return Next(None, "every declared version is retired; declare a new one")
+
+
+class _Commands:
+    """Commands as a person types them."""
+
+    def __init__(self, index: str) -> None:
+        self._index = index
+
+    def __call__(self, verb: str, *rest: str) -> str:
+        return " ".join(["embed-pipeline", verb, self._index, *rest])
+
+    def retire(self, version: str) -> str:
+        return self("retire", version, "--confirm", version)
+
+
+def _under_way(found: Sequence[VersionStatus]) -> VersionStatus | None:
+    """The version to bring on: ready before building before declared, one whose gate failed last; the newest of equals."""
+
+    def rank(version: VersionStatus) -> int:
+        if version.state == "ready":
+            return 3 if _has_failed(version) else 0
+        return {"building": 1, "declared": 2}.get(version.state, -1)
+
+    candidates = [version for version in reversed(found) if rank(version) >= 0]
+    return min(candidates, key=rank, default=None)
+
+
+def _has_failed(version: VersionStatus) -> bool:
+    return version.gate is not None and version.gate.outcome == "fail" and version.gate.stale is None
+
+
+def _advance(say: _Commands, version: VersionStatus, max_dead_letters: int) -> Next:
+    name = version.name
+    if version.state == "declared":
+        return Next(say("plan", name), f"{name} is declared and nothing of it is there yet")
+    if version.state == "building":
+        done = f"{version.partitions_done} of {version.partitions} partitions of {name} are filled"
+        return Next(
+            say("backfill", name), done if version.partitions_done < version.partitions else f"{done}, its ANN index is not"
+        )
+    if version.ann_index != "valid":
+        return Next(say("backfill", name), f"the ANN index of {name} is {version.ann_index}")
+    if version.gate is None:
+        return Next(say("gate", name), f"{name} is ready and has not been judged")
+    if version.gate.stale is not None:
+        return Next(say("gate", name), f"the evidence about {name} is stale: {version.gate.stale}")
+    if version.gate.outcome == "undecided":
+        return Next(say("gate", name), f"the gate of {name} is undecided; add queries to the held-out set before")
+    if version.gate.outcome == "fail":
+        return Next(say.retire(name), f"the gate failed {name}; declare a better version")
+    if version.dead_letters > max_dead_letters:
+        named = f" ({'; '.join(version.first_dead_letters)})" if version.first_dead_letters else ""
+        return Next(
+            say("sync"),
+            f"dead letters of {name}: {version.dead_letters}{named}, and max_dead_letters is {max_dead_letters}; "
+            "mend these documents before",
+        )
+    return Next(say("cutover", name), f"{name} passed its gate")
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""

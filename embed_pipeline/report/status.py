@@ -1,0 +1,299 @@
+"""The state of an index: the serving version, the progress of each version, what blocks it, and the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import psycopg
+
+from embed_pipeline.accounts import terms
+from embed_pipeline.accounts.terms import AccountState, Kind
+from embed_pipeline.catalog import control, dead_letters, evidence, partitions, searchers, serving, versions
+from embed_pipeline.catalog.control import Control, ThrottleState
+from embed_pipeline.catalog.evidence import Evidence
+from embed_pipeline.catalog.serving import Pointer
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents import census, inbox, queue, shape
+from embed_pipeline.documents.queue import Pending
+from embed_pipeline.embedders.metering import Spent
+from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, VectorsGone, VersionRetired
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import gate, standing
+from embed_pipeline.migrate.standing import vectors_gone
+from embed_pipeline.postgres import holders
+from embed_pipeline.report.look import Look, look, queries
+from embed_pipeline.report.next_command import Next, next_command, put_back
+from embed_pipeline.report.version_status import GateState, VersionStatus
+from embed_pipeline.spec import IndexSpec, VersionSpec
+
+EVENTS = 10
+# No move waits for it; VACUUM does, and the build of an ANN index, and searches walk past what could not be cleaned up.
+OLD_TRANSACTION_SECONDS = 3_600.0
+
+
+@dataclass(frozen=True)
+class Event:
+    at: datetime
+    version: str | None
+    event: str
+    from_state: str | None
+    to_state: str | None
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The last full comparison of every document with every vector."""
+
+    at: datetime
+    sentence: str
+    differences: int
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """Everything that `embed-pipeline status` shows about one index."""
+
+    index: str
+    documents_table: str
+    documents: int
+    serving: Pointer
+    control: Control
+    versions: tuple[VersionStatus, ...]
+    events: tuple[Event, ...]
+    next: Next
+    comparison: Comparison | None = None
+    doubts: tuple[str, ...] = ()
+    """Why changes may have been missed: what is open, and what a look at the documents table would add now."""
+    throttle: tuple[ThrottleState, ...] = ()
+    """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
+    declared_otherwise: tuple[str, ...] = ()
+    """Frozen facts that the declaration has otherwise than registered: every working verb refuses it."""
+    not_yet_set: tuple[str, ...] = ()
+    """What may change, and is declared otherwise than when the index was worked on last: the next working verb sets it."""
+    left_behind: tuple[str, ...] = ()
+    """Processes that search and lack the model of a live version: by version."""
+    old_transactions: tuple[str, ...] = ()
+    """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
+    accounts: tuple[AccountState, ...] = ()
+    """The accounts that its live versions are paid from."""
+    warnings: tuple[str, ...] = ()
+    """What is to be known about the server, though it was accepted."""
+
+
+def status(index: OpenIndex) -> IndexStatus:
+    """The state of an open index."""
+    return status_of(index.spec)
+
+
+def status_of(spec: IndexSpec) -> IndexStatus:
+    """The state of a declared index, registered or not. Changes nothing."""
+    with look(spec, even_if_unusable=True) as seen:
+        conn, index = seen.conn, seen.index
+        documents = 0 if index is None or seen.unusable is not None else _count(conn, index)
+        pending = _pending(conn, seen)
+        spent = terms.spending(conn, spec.name) if seen.has_catalog else {}
+        registered = (
+            {}
+            if index is None
+            else {
+                version.name: _version(
+                    conn,
+                    index,
+                    version,
+                    pending.get(version.name, Pending(0, 0.0)),
+                    spent.get(version.name, {}),
+                    unusable=seen.unusable is not None,
+                )
+                for version in seen.registered
+            }
+        )
+        declared = [
+            VersionStatus(
+                name=name,
+                state="declared",
+                model=version.model_name,
+                dimensions=version.dimensions,
+                chunker=_chunker(version),
+            )
+            for name, version in spec.versions.items()
+            if name not in registered
+        ]
+        found = (*registered.values(), *declared)
+        held, doubts = _control(conn, seen), _doubts(conn, seen)
+        return IndexStatus(
+            index=spec.name,
+            documents_table=seen.spec.source().table,
+            documents=documents,
+            serving=serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0),
+            control=held,
+            versions=found,
+            events=_events(conn, spec.name) if seen.has_catalog else (),
+            next=put_back(spec.name, seen.differences)
+            if seen.differences
+            else Next(None, seen.unusable.next_step or "the documents cannot be read")
+            if seen.unusable is not None
+            else next_command(
+                spec.name,
+                found,
+                held,
+                documents=documents,
+                own_table=spec.documents is not None,
+                max_dead_letters=spec.gate.max_dead_letters,
+                soak_seconds=spec.retire.soak_seconds,
+                doubted=bool(doubts),
+            ),
+            comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
+            doubts=doubts,
+            throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
+            declared_otherwise=tuple(map(str, seen.differences)),
+            not_yet_set=tuple(map(str, seen.not_yet_set)),
+            left_behind=tuple(
+                f"{each.version}: {each}"
+                for version in seen.registered
+                if version.is_live
+                for each in searchers.left_behind(conn, version)
+            ),
+            old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
+            accounts=_accounts(conn, seen),
+            warnings=seen.warnings,
+        )
+
+
+def _pending(conn: psycopg.Connection, seen: Look) -> dict[str, Pending]:
+    """What each live version has to do: what it was told of, and what no version was told of yet."""
+    if not seen.has_catalog:
+        return {}
+    told, untold = queue.pending_by_version(conn, seen.spec.name), inbox.waiting(conn, seen.spec.name)
+    found = {}
+    for version in seen.registered:
+        own = told.get(version.name, Pending(0, 0.0))
+        if version.is_live:
+            own = Pending(own.rows + untold.ids, max(own.oldest_seconds, untold.oldest_seconds))
+        found[version.name] = own
+    return found
+
+
+def _doubts(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
+    if not seen.has_catalog or seen.index is None:
+        return ()
+    still_open = [doubt.reason for doubt in shape.open_doubts(conn, seen.spec.name)]
+    if seen.unusable is not None:
+        still_open.insert(0, seen.unusable.message.rstrip("."))
+    return tuple(dict.fromkeys([*still_open, *shape.differences(conn, seen.index.source, seen.spec.name)]))
+
+
+def _count(conn: psycopg.Connection, index: OpenIndex) -> int:
+    return census.count(conn, index.source)
+
+
+def _control(conn: psycopg.Connection, seen: Look) -> Control:
+    # Without a version there may be no control row yet, and nothing that it could hold up.
+    return control.read(conn, seen.spec.name) if seen.registered else Control("running", "", "")
+
+
+def _comparison(conn: psycopg.Connection, index: str) -> Comparison | None:
+    row = conn.execute(queries("last_comparison"), {"index": index}).fetchone()
+    if row is None:
+        return None
+    at, sentence, detail = row
+    # Before the first release that compared by schedule, the count stood alone.
+    queued = detail.get("queued", 0)
+    return Comparison(at, sentence, sum(queued.values()) if isinstance(queued, dict) else int(queued))
+
+
+def _events(conn: psycopg.Connection, index: str) -> tuple[Event, ...]:
+    return tuple(Event(*row) for row in conn.execute(queries("last_events"), {"index": index, "limit": EVENTS}))
+
+
+def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
+    used = [version.declared for version in seen.registered if version.is_live]
+    declared = {spec.account_name: seen.spec.account(spec) for spec in used}
+    return tuple(terms.account_state(conn, name, account) for name, account in declared.items() if name is not None)
+
+
+def _version(
+    conn: psycopg.Connection,
+    index: OpenIndex,
+    version: Version,
+    pending: Pending,
+    spent: Mapping[Kind, Spent],
+    *,
+    unusable: bool = False,
+) -> VersionStatus:
+    listed = partitions.listed(conn, index.name, version.name)
+    store = index.store(version)
+    gone, another, stored = "", "", 0
+    try:
+        if version.is_live and not unusable:
+            _require_standing(conn, index, version)
+        stored = store.count(conn) if version.dropped_at is None else 0
+    except AnotherLedger as problem:
+        another = str(problem)
+    except VectorsGone as problem:
+        gone = str(problem)
+    except VersionRetired:
+        gone = str(vectors_gone(conn, version)) if version.is_live else ""
+    has_vectors = version.dropped_at is None and not gone and not another
+    ann = store.ann_index(conn) if has_vectors else None
+    ann_state: Literal["valid", "invalid", "missing", "none"] = "none"
+    if has_vectors:
+        ann_state = "missing" if ann is None else "valid" if ann.valid else "invalid"
+    letters = dead_letters.first(conn, index.name, version.name)
+    return VersionStatus(
+        name=version.name,
+        state=version.state,
+        model=f"{version.model_name} ({version.model_version})",
+        dimensions=version.dimensions,
+        since=version.state_since,
+        seconds=versions.seconds_in_state(conn, version),
+        fingerprint=version.fingerprint[:12],
+        is_declared=version.name in index.spec.versions,
+        partitions=len(listed),
+        partitions_done=sum(each.completed_at is not None for each in listed),
+        stored=stored,
+        pending=pending.rows,
+        oldest_pending_seconds=pending.oldest_seconds,
+        dead_letters=dead_letters.count(conn, index.name, version.name),
+        first_dead_letters=tuple(f"{letter.shown_id}: {letter.reason}" for letter in letters),
+        ann_index=ann_state,
+        ann_index_bytes=0 if ann is None else ann.bytes or 0,
+        bytes=store.size_bytes(conn) if has_vectors else 0,
+        dropped=version.dropped_at is not None,
+        gone=gone,
+        another=another,
+        untold=standing.untold(index, version) if has_vectors else "",
+        gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
+        chunker=_chunker(version.declared),
+        spent=spent,
+    )
+
+
+def _require_standing(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    index.store(version).require_ours(conn)
+    with standing.unless_dropped(index, version):
+        standing.require(conn, index, version)
+
+
+def _chunker(declared: VersionSpec) -> str:
+    return "" if declared.chunker is None else str(declared.chunker)
+
+
+def _gate_state(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, latest: Evidence | None, *, unusable: bool
+) -> GateState | None:
+    if latest is None:
+        return None
+    stale = "the documents cannot be read" if unusable else None
+    if not unusable and version.state in ("ready", "standby"):
+        try:
+            now = gate.present(conn, index, version)
+            stale = evidence.staleness(latest, now, index.spec.gate.max_row_change)
+        except EmbedPipelineError as problem:
+            # A held-out set that cannot be read must not hide the rest of the status.
+            stale = problem.message.rstrip(".")
+    return GateState(latest.outcome, latest.sentence, latest.created_at, stale)

@@ -1,0 +1,65 @@
+"""What `status` knows of one version, and what the next command is chosen by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from embed_pipeline.accounts.terms import Kind
+from embed_pipeline.catalog.states import State
+from embed_pipeline.embedders.metering import Spent
+
+
+@dataclass(frozen=True)
+class GateState:
+    """The latest evidence about a version. `stale` says why it describes the past; only asked for what could be cut over to."""
+
+    outcome: str
+    sentence: str
+    at: datetime
+    stale: str | None = None
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """One version. `state` is `declared` until its backfill begins; `stored` counts documents that have vectors."""
+
+    name: str
+    state: State | Literal["declared"]
+    model: str
+    dimensions: int
+    since: datetime | None = None
+    seconds: float = 0.0
+    fingerprint: str = ""
+    is_declared: bool = True
+    partitions: int = 0
+    partitions_done: int = 0
+    stored: int = 0
+    pending: int = 0
+    oldest_pending_seconds: float = 0.0
+    dead_letters: int = 0
+    first_dead_letters: tuple[str, ...] = ()
+    ann_index: Literal["valid", "invalid", "missing", "none"] = "none"
+    ann_index_bytes: int = 0
+    bytes: int = 0
+    dropped: bool = False
+    gone: str = ""
+    """Why it has no vectors (somebody has dropped, emptied or changed them) and what to do; empty while it has."""
+    untold: str = ""
+    """What does not tell readers of the store's own alias that it serves; empty while it does, and of any other version."""
+    another: str = ""
+    """Whose its vectors are, where they are not this ledger's, and what to do; nothing of theirs is counted then."""
+    gate: GateState | None = None
+    chunker: str = ""
+    spent: Mapping[Kind, Spent] = field(default_factory=dict)
+    """What its provider was asked and paid for, by kind of work, in all runs and processes; empty where nobody is paid."""
+
+    @property
+    def is_live(self) -> bool:
+        return self.state not in ("declared", "retired")
+
+    def coverage(self, documents: int) -> float:
+        """Stored or dead-lettered documents, of all: a count of rows, not the comparison that `verify` makes."""
+        return 1.0 if documents == 0 else min((self.stored + self.dead_letters) / documents, 1.0)

@@ -1,0 +1,104 @@
+"""No modules import each other in a circle, and no room imports from one above it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "embed_pipeline"
+# From the ground up. What stands in one line may not import each other either.
+FLOORS = (
+    ("foreign_words", "forks", "signals"),
+    ("errors",),
+    ("spec",),
+    ("configuration",),
+    ("postgres",),
+    ("embedders",),
+    ("documents", "query_cache"),
+    ("catalog",),
+    ("accounts",),
+    ("stores",),
+    ("throttle", "evaluate"),
+    ("index",),
+    ("flow", "search"),
+    ("migrate",),
+    ("report",),
+    ("demo", "dagster_layer"),
+    ("definitions", "cli"),
+)
+# Exports names of all rooms, on demand.
+FRONT_DOOR = "embed_pipeline"
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """What a module imports of this package, wherever in it: also for the type checker alone, and inside of functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == FRONT_DOOR:
+            for name in node.names:
+                yield f"{node.module}.{name.name}"
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] == FRONT_DOOR)
+
+
+@pytest.fixture(scope="module")
+def arrows() -> dict[str, set[str]]:
+    known = modules()
+    return {
+        module: {name if name in known else name.rpartition(".")[0] for name in imported(path)} - {module, FRONT_DOOR}
+        for module, path in known.items()
+        if module != FRONT_DOOR
+    }
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """The first modules found that import each other, in order; empty where there are none."""
+    done: set[str] = set()
+
+    def follow(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module not in done:
+            for other in sorted(arrows.get(module, ())):
+                if found := follow(other, [*path, module]):
+                    return found
+            done.add(module)
+        return []
+
+    for module in sorted(arrows):
+        if found := follow(module, []):
+            return found
+    return []
+
+
+def climbing(arrows: dict[str, set[str]]) -> list[str]:
+    """Imports from a room on the same floor or above."""
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    found = []
+    for module, others in arrows.items():
+        room = module.split(".")[1]
+        for other in others:
+            theirs = other.split(".")[1]
+            if theirs != room and floor[theirs] >= floor[room]:
+                found.append(f"{module} imports {other}")
+    return sorted(found)
+
+
+def test_no_modules_import_each_other(arrows: dict[str, set[str]]) -> None:
+    assert circle(arrows) == []
+    assert circle(arrows | {"embed_pipeline.errors": {"embed_pipeline.migrate.gate"}}), "a circle goes unseen"
+
+
+def test_no_room_imports_from_above(arrows: dict[str, set[str]]) -> None:
+    assert climbing(arrows) == []
+    assert climbing({"embed_pipeline.stores.registry": {"embed_pipeline.index.handle"}}), "a climb goes unseen"
