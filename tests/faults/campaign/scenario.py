@@ -47,8 +47,12 @@ IMPORTED = (
     "matplotlib.figure",
 )
 
-# A step that is not done after this time, whatever was done to it, has hung.
+# A step that is not done after this time, whatever was done to it, has hung, unless its worker has been busy all along: on a machine with
+# other work it is given as much again, some times.
 STEP_SECONDS = float(os.environ.get("CAMPAIGN_STEP_SECONDS", "90"))
+PATIENCE = 5
+# The least share of a processor that a worker had which is slow and does not hang.
+BUSY = 0.02
 # The longest that an application transaction may be held up (docs/faults.md says what it is made of). Not a measure of speed.
 LONGEST_SECONDS = 10.0
 
@@ -237,10 +241,15 @@ class Campaign:
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = STEP_SECONDS) -> bool:
         """Look until it is so, tending the workers meanwhile; a deadline that passes is a problem."""
+        if self._passed(condition, seconds):
+            return True
+        self.problems.append(f"{what} did not happen within {seconds:.0f} s")
+        return False
+
+    def _passed(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                self.problems.append(f"{what} did not happen within {seconds:.0f} s")
                 return False
             self.tend()
             time.sleep(0.01)
@@ -255,7 +264,14 @@ class Campaign:
 
     def finish(self, worker: Worker) -> dict[str, Any] | None:
         """Wait for a worker's end and judge it."""
-        if not self.wait(lambda: not worker.running, f"the end of {worker.task.step}"):
+        for _ in range(PATIENCE):
+            before = worker.cpu_seconds
+            if self._passed(lambda: not worker.running, STEP_SECONDS):
+                break
+            if worker.cpu_seconds - before < BUSY * STEP_SECONDS:
+                break
+        if worker.running:
+            self.problems.append(f"the end of {worker.task.step} did not happen")
             self.problems += [*self._long_sessions(), *self._waiting(), worker.stacks()]
             worker.kill()
         return self.judge(worker)
@@ -276,11 +292,11 @@ class Campaign:
 
     def complete(self, step: str, version: str) -> None:
         """Run a step until the catalog says that it is done, whatever happened to its workers."""
-        deadline = time.monotonic() + STEP_SECONDS
+        deadline = time.monotonic() + STEP_SECONDS * PATIENCE
         outcome = None
         while not self.done(step, version):
             if time.monotonic() > deadline:
-                self.problems.append(f"{step} {version} was not done within {STEP_SECONDS:.0f} s: {outcome}")
+                self.problems.append(f"{step} {version} was not done within {STEP_SECONDS * PATIENCE:.0f} s: {outcome}")
                 self.problems += self._long_sessions()
                 self.require()
             outcome = self.finish(self.start(step, version))
