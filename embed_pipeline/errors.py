@@ -21,8 +21,6 @@ class EmbedPipelineError(Exception):
 
     exit_code = 1
     code: ClassVar[str] = "error"
-    paid: object | None = None
-    """Of an embedder that failed in the middle: what it had answered by then, for who can keep it (`flow/embed.py`)."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -9,6 +9,7 @@ from datetime import datetime
 import psycopg
 
 from embed_pipeline.catalog.versions import queries
+from embed_pipeline.documents.texts import Rejection
 from embed_pipeline.postgres.storable import storable
 
 # Of an id that is too long for any index people need no more than this to find it.
@@ -30,7 +31,7 @@ class DeadLetter:
         return self.doc_id if len(self.doc_id) <= SHOWN else f"{self.doc_id[:SHOWN]}..."
 
 
-def add(conn: psycopg.Connection, index: str, version: str, letters: Mapping[str, tuple[bytes, str]]) -> None:
+def add(conn: psycopg.Connection, index: str, version: str, letters: Mapping[str, Rejection]) -> None:
     """Set documents aside: id -> (source_hash, reason). A letter counts only while the document still has that hash."""
     ids = sorted(letters)
     values = {

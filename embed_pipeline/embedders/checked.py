@@ -6,6 +6,7 @@ What a provider answers is not believed: every answer is counted, measured and c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,30 @@ from embed_pipeline.spec import AccountSpec, VersionSpec
 
 # The largest finite number of IEEE 754 half precision: pgvector refuses a halfvec with anything above it.
 HALF_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass
+class _Gathering:
+    """What the calls for some texts have brought so far, at the positions of the caller."""
+
+    vectors: Vectors
+    rejected: dict[int, str] = field(default_factory=dict)
+    truncated: set[int] = field(default_factory=set)
+    tokens: int = 0
+    _answered: set[int] = field(default_factory=set)
+
+    def keep(self, positions: Sequence[int], answer: Embedded) -> None:
+        self.vectors[positions] = answer.vectors
+        self.rejected |= {positions[n]: reason for n, reason in answer.rejected.items()}
+        self.truncated |= {positions[n] for n in answer.truncated}
+        self.tokens += answer.tokens
+        self._answered |= {position for n, position in enumerate(positions) if n not in answer.unanswered}
+
+    def embedded(self, asked: Sequence[int], failure: EmbedPipelineError | None) -> Embedded:
+        unanswered = frozenset(asked) - self._answered
+        return Embedded(
+            self.vectors, dict(sorted(self.rejected.items())), frozenset(self.truncated), self.tokens, unanswered, failure
+        )
 
 
 class VersionEmbedder:
@@ -65,19 +90,21 @@ class VersionEmbedder:
         """What the requests of a provider pass through; None where nobody is asked over the network."""
         return self._embedder.meter if isinstance(self._embedder, RemoteEmbedder) else None
 
-    def expected_tokens(self, texts: Sequence[str]) -> int:
-        """About how many tokens a provider will bill for these texts, prefixes included; 0 where nobody bills."""
-        return self._embedder.expected_tokens(texts) if isinstance(self._embedder, RemoteEmbedder) else 0
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """About how many tokens a provider will bill for each of these documents' texts, prefixes included; 0 where nobody bills."""
+        if isinstance(self._embedder, RemoteEmbedder):
+            return self._embedder.count([self.spec.document_prefix + text for text in texts])
+        return [0] * len(texts)
 
-    def pack(self, texts: Sequence[str]) -> list[slice]:
-        """Documents' texts cut into calls of `embed_documents`: contiguous, in order, all of `texts`.
+    def cut(self, tokens: Sequence[int]) -> list[slice]:
+        """Texts of so many tokens cut into calls: contiguous, in order, all of them.
 
         Of a provider each is one request, within what it takes in one; else `batch_size` texts.
         """
         if isinstance(self._embedder, RemoteEmbedder):
-            return self._embedder.pack([self.spec.document_prefix + text for text in texts])
+            return self._embedder.cut(tokens)
         step = self.spec.texts_per_call
-        return [slice(start, min(start + step, len(texts))) for start in range(0, len(texts), step)]
+        return [slice(start, min(start + step, len(tokens))) for start in range(0, len(tokens), step)]
 
     def passages(self, text: str) -> list[Passage]:
         """Where the passages of a document are that have a vector each: by the chunker, and none over max_tokens with `too_long: chunk`.
@@ -103,11 +130,20 @@ class VersionEmbedder:
         without asking the provider. Raises WrongAnswer when the answer does not fit, EmbedderError when the provider
         fails. Positions are those of `texts`. `urgency`: who goes first where the provider's limits are short.
         """
-        return self._embed(texts, "document", self.spec.document_prefix, urgency)
+        return self.ask_documents(texts, urgency).whole()
+
+    def ask_documents(
+        self, texts: Sequence[str], urgency: Urgency = Urgency.BACKFILL, tokens: Sequence[int] | None = None
+    ) -> Embedded:
+        """The same for who can keep a part: what ended it is the answer's `failure`, and is not raised.
+
+        `tokens`: of each text, as `count` gave them.
+        """
+        return self._embed(texts, "document", self.spec.document_prefix, urgency, tokens)
 
     def embed_queries(self, texts: Sequence[str], urgency: Urgency = Urgency.QUERY) -> Embedded:
         """The same for queries, with the query prefix. Half of a surrogate pair, as a cut-off input holds it, is asked as U+FFFD."""
-        return self._embed([whole(text) for text in texts], "query", self.spec.query_prefix, urgency)
+        return self._embed([whole(text) for text in texts], "query", self.spec.query_prefix, urgency).whole()
 
     def embed_query(self, text: str) -> Vectors:
         """The vector of one query, shape (dimensions,). Raises EmbedPipelineError when this text can have none."""
@@ -129,53 +165,34 @@ class VersionEmbedder:
         model = f"{self.spec.provider}, model {self.spec.model_name}"
         return f"version {self.name} ({model})" if self.name else model
 
-    def _embed(self, texts: Sequence[str], role: Role, prefix: str, urgency: Urgency) -> Embedded:
-        vectors = np.zeros((len(texts), self.spec.dimensions), dtype=np.float32)
+    def _embed(
+        self, texts: Sequence[str], role: Role, prefix: str, urgency: Urgency, tokens: Sequence[int] | None = None
+    ) -> Embedded:
+        found = _Gathering(np.zeros((len(texts), self.spec.dimensions), dtype=np.float32))
         # Looked at before the prefix, which would hide that there is nothing behind it.
-        rejected = {n: "empty text" for n, text in enumerate(texts) if not text.strip()}
-        truncated: set[int] = set()
-        tokens = 0
-        asked = [n for n in range(len(texts)) if n not in rejected]
+        found.rejected = {n: "empty text" for n, text in enumerate(texts) if not text.strip()}
+        asked = [n for n in range(len(texts)) if n not in found.rejected]
         # A provider's embedder packs by itself, by what the provider takes in one request.
         step = max(1, len(asked)) if self.is_remote else self.spec.texts_per_call
+        failure: EmbedPipelineError | None = None
         for start in range(0, len(asked), step):
             positions = asked[start : start + step]
+            counted = None if tokens is None else [tokens[n] for n in positions]
             try:
-                answer = self._checked(self._call([prefix + texts[n] for n in positions], role, urgency), len(positions))
-            except EmbedPipelineError as exc:
-                if isinstance(exc.paid, Embedded):
-                    exc.paid = self._paid(exc.paid, positions, len(texts), rejected)
-                raise
-            vectors[positions] = answer.vectors
-            rejected |= {positions[n]: reason for n, reason in answer.rejected.items()}
-            truncated |= {positions[n] for n in answer.truncated}
-            tokens += answer.tokens
-        return Embedded(vectors, dict(sorted(rejected.items())), frozenset(truncated), tokens)
+                answer = self._call([prefix + texts[n] for n in positions], role, urgency, counted)
+                failure = answer.failure
+                found.keep(positions, self._checked(answer, len(positions)))
+            except EmbedPipelineError as problem:
+                # Of an answer that is no good nothing is kept, whatever had ended it.
+                failure = failure or problem
+            if failure is not None:
+                break
+        return found.embedded(asked, failure)
 
-    def _paid(self, partly: Embedded, positions: list[int], count: int, blank: dict[int, str]) -> Embedded | None:
-        """What was answered before a failure, checked like any answer and at the positions of the caller; None when it is no good."""
-        open_ones = dict.fromkeys(partly.unanswered, "unanswered")
-        try:
-            answer = self._checked(
-                Embedded(partly.vectors, {**partly.rejected, **open_ones}, partly.truncated, partly.tokens), len(positions)
-            )
-        except WrongAnswer:
-            return None
-        vectors = np.zeros((count, self.spec.dimensions), dtype=np.float32)
-        vectors[positions] = answer.vectors
-        said = {positions[n]: reason for n, reason in answer.rejected.items() if n not in partly.unanswered}
-        return Embedded(
-            vectors,
-            dict(sorted({**blank, **said}.items())),
-            frozenset(positions[n] for n in answer.truncated),
-            answer.tokens,
-            frozenset(positions[n] for n in partly.unanswered),
-        )
-
-    def _call(self, texts: list[str], role: Role, urgency: Urgency) -> Embedded:
+    def _call(self, texts: list[str], role: Role, urgency: Urgency, tokens: list[int] | None) -> Embedded:
         try:
             if isinstance(self._embedder, RemoteEmbedder):
-                return self._embedder.embed(texts, role, urgency)
+                return self._embedder.embed(texts, role, urgency, tokens)
             return self._embedder.embed(texts, role)
         except EmbedPipelineError:
             raise
@@ -201,7 +218,7 @@ class VersionEmbedder:
         if self.spec.too_long != "truncate":
             # The provider cut although the version forbids it: half a text's vector must not pass for the whole's.
             rejected |= dict.fromkeys(cut - rejected.keys(), "over the token limit: the embedder cut it")
-        kept = np.array([n not in rejected for n in range(count)], dtype=bool)
+        kept = np.array([n not in rejected and n not in answer.unanswered for n in range(count)], dtype=bool)
         # In double precision: the squares of small float32 numbers vanish.
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
         # One NaN or infinity makes the sum of squares one; finite float32 squares cannot overflow a double.
@@ -213,9 +230,9 @@ class VersionEmbedder:
         elif self.spec.precision == "halfvec":
             too_large = (np.abs(vectors) > HALF_MAX).any(axis=1)
             self._refuse(kept & too_large, f"a number above {HALF_MAX:.0f}, too large for halfvec")
-        if rejected:
+        if not kept.all():
             vectors = np.where(kept[:, np.newaxis], vectors, np.float32(0))
-        return Embedded(vectors, rejected, cut - rejected.keys(), answer.tokens)
+        return replace(answer, vectors=vectors, rejected=rejected, truncated=cut - rejected.keys())
 
     def _float32(self, vectors: object) -> Vectors:
         try:

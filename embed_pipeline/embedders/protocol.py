@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embed_pipeline.errors import EmbedPipelineError
+
 Role = Literal["document", "query"]
 
 
@@ -41,7 +43,15 @@ class Embedded:
     tokens: int = 0
     """What the provider counted and bills; 0 where nobody bills."""
     unanswered: frozenset[int] = frozenset()
-    """Only in `EmbedPipelineError.paid`: the positions that were not answered when it failed. Their rows are zeros."""
+    """Positions without an answer, because of `failure`. Their rows are zeros and must not be stored."""
+    failure: EmbedPipelineError | None = None
+    """What ended the work before all were answered. What was answered until then is paid for, and is good."""
+
+    def whole(self) -> Embedded:
+        """This answer, where it is one to every text; else raises `failure`."""
+        if self.failure is not None:
+            raise self.failure
+        return self
 
 
 class Embedder(Protocol):

@@ -57,7 +57,7 @@ class _Work:
         self.truncated.discard(position)
         self.rejected[position] = reason
 
-    def embedded(self, dimensions: int, who: str) -> Embedded:
+    def embedded(self, dimensions: int, who: str, failure: EmbedPipelineError | None) -> Embedded:
         lengths = {len(row) for row in self.rows.values()} or {dimensions}
         if len(lengths) > 1:
             raise WrongAnswer(
@@ -69,7 +69,7 @@ class _Work:
             vectors[position] = row
         unanswered = set(range(len(self.texts))) - self.rows.keys() - self.rejected.keys()
         truncated = frozenset(self.truncated) - unanswered
-        return Embedded(vectors, dict(sorted(self.rejected.items())), truncated, self.tokens, frozenset(unanswered))
+        return Embedded(vectors, dict(sorted(self.rejected.items())), truncated, self.tokens, frozenset(unanswered), failure)
 
 
 class RemoteEmbedder:
@@ -93,36 +93,38 @@ class RemoteEmbedder:
                 next_step="Declare tokenizer_path and max_tokens, or too_long: reject or chunk.",
             )
 
-    def pack(self, texts: Sequence[str]) -> list[slice]:
-        """`texts`, prefixes included, cut into what one request takes: contiguous, in order, all of them."""
-        return pack([self._counter.count(text) for text in texts], self._most_texts, self._most_tokens)
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """About how many tokens the provider will bill for each of `texts`, prefixes included."""
+        return [self._counter.count(text) for text in texts]
 
-    def embed(self, texts: Sequence[str], role: Role, urgency: Urgency = Urgency.BACKFILL) -> Embedded:
+    def cut(self, tokens: Sequence[int]) -> list[slice]:
+        """Texts of so many tokens cut into what one request takes: contiguous, in order, all of them."""
+        return pack(tokens, self._most_texts, self._most_tokens)
+
+    def embed(
+        self, texts: Sequence[str], role: Role, urgency: Urgency = Urgency.BACKFILL, tokens: Sequence[int] | None = None
+    ) -> Embedded:
         """Vectors of `texts`, not normalised; prefixes are the caller's. Several requests, one after the other, when they need several.
 
-        Rejected: a blank text, one over max_tokens (`too_long`), and one that the provider refuses, in its words. Raises
-        ProviderRefused when the provider refuses everything, EmbedderError when it does not answer, WrongAnswer, and what the meter raises;
-        what was answered until then is in the error's `paid`.
+        `tokens`: of each text, where they were counted before. Rejected: a blank text, one over max_tokens (`too_long`), and one that the
+        provider refuses, in its words. `failure` of the answer: ProviderRefused when the provider refuses everything, EmbedderError when it
+        does not answer, WrongAnswer, and what the meter raises. Raises WrongAnswer where what was answered does not fit together.
         """
         work = _Work(list(texts), role, urgency)
-        asked = [position for position in range(len(texts)) if self._may_be_asked(work, position)]
+        counts = self.count(texts) if tokens is None else tokens
+        asked = [position for position, count in enumerate(counts) if self._may_be_asked(work, position, count)]
+        failure: EmbedPipelineError | None = None
         try:
-            for part in pack([work.counts[position] for position in asked], self._most_texts, self._most_tokens):
+            for part in self.cut([work.counts[position] for position in asked]):
                 self._answer(work, asked[part])
-        except EmbedPipelineError as exc:
-            if work.rows:
-                exc.paid = work.embedded(self._spec.dimensions, self._who)
-            raise
-        return work.embedded(self._spec.dimensions, self._who)
+        except EmbedPipelineError as problem:
+            failure = problem
+        return work.embedded(self._spec.dimensions, self._who, failure)
 
     @property
     def meter(self) -> Meter:
         """What its requests pass through."""
         return self._meter
-
-    def expected_tokens(self, texts: Sequence[str]) -> int:
-        """About how many tokens the provider will bill for `texts`, prefixes included."""
-        return sum(self._counter.count(text) for text in texts)
 
     def identity(self) -> Mapping[str, str]:
         """What decides the vectors and is not in the declaration: input types, and who cuts a text that is too long."""
@@ -136,12 +138,12 @@ class RemoteEmbedder:
         self._closed.set()
         self._service.close()
 
-    def _may_be_asked(self, work: _Work, position: int) -> bool:
+    def _may_be_asked(self, work: _Work, position: int, count: int) -> bool:
         """Whether the text goes to the provider; rejects or cuts it here where that needs no provider."""
         text = work.texts[position]
         reason = not_a_text(text)
         if reason is None:
-            work.counts[position] = self._counter.count(text)
+            work.counts[position] = count
         if reason is None and self._max_tokens is not None:
             if self._exact is not None:
                 reason = self._cut_or_reject(work, position, self._exact, self._max_tokens)
@@ -297,9 +299,6 @@ class RemoteEmbedder:
             raise
         except WrongAnswer:
             self._meter.answered(ticket, expected)
-            raise
-        except (failures.Failure, EmbedPipelineError):
-            self._meter.failed(ticket)
             raise
         except BaseException:
             self._meter.failed(ticket)

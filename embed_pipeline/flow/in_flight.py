@@ -10,31 +10,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
 
-from embed_pipeline.flow.embed import paid_for
+from embed_pipeline.flow.embed import Gathered
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
 # A write batch of a version with a chunker ends here, however few its documents are.
 MOST_VECTORS = 8_000
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What came back for one request, or for several that are written together."""
-
-    batch: EmbeddedBatch
-    letters: dict[str, tuple[bytes, str]]
-    truncated: int
-
-    @property
-    def documents(self) -> int:
-        """How many there are to write, dead letters included."""
-        return len(self.batch) + len(self.letters)
 
 
 class InFlight:
@@ -44,7 +29,7 @@ class InFlight:
     """
 
     def __init__(
-        self, calls: int, most: Callable[[], int], write: Callable[[Answered], None], *, may_wait: int | None = None
+        self, calls: int, most: Callable[[], int], write: Callable[[Gathered], None], *, may_wait: int | None = None
     ) -> None:
         """`calls` at once; `write` gets at most `most()` documents.
 
@@ -55,7 +40,7 @@ class InFlight:
         self._writer = threading.Thread(target=self._write_all, name="write", daemon=True)
         self._changed = threading.Condition()
         self._asked = 0
-        self._ready: deque[Answered] = deque()
+        self._ready: deque[Gathered] = deque()
         self._over = False
         self._problem: BaseException | None = None
         self._lost = False
@@ -74,7 +59,7 @@ class InFlight:
             if self._problem is not None:
                 raise self._problem
 
-    def submit(self, work: Callable[[], Answered]) -> None:
+    def submit(self, work: Callable[[], Gathered]) -> None:
         """Ask when there is room. Raises the error of an earlier request or write."""
         self.wait_for_room()
         with self._changed:
@@ -96,19 +81,19 @@ class InFlight:
         may_wait = self._most() if self._may_wait is None else self._may_wait
         return self._asked <= self._calls and sum(each.documents for each in self._ready) < may_wait
 
-    def _ask(self, work: Callable[[], Answered]) -> None:
-        answered: Answered | None = None
+    def _ask(self, work: Callable[[], Gathered]) -> None:
+        answered: Gathered | None = None
         try:
             # What stood ready and was not asked for yet need not be paid for any more.
             if self._problem is None:
                 answered = work()
         except BaseException as problem:
             self._fail(problem)
-            kept = paid_for(problem)
-            answered = None if kept is None else Answered(*kept)
+        if answered is not None and answered.failure is not None:
+            self._fail(answered.failure)
         with self._changed:
             self._asked -= 1
-            if answered is not None:
+            if answered is not None and answered.documents:
                 self._ready.append(answered)
             self._changed.notify_all()
 
@@ -134,7 +119,7 @@ class InFlight:
                 self._lost = True
                 self._fail(problem)
 
-    def _take(self) -> Answered:
+    def _take(self) -> Gathered:
         """As much of what is ready as one write takes; the rest of a request stays, so that a full write batch is full."""
         most = max(self._most(), 1)
         taken = [self._ready.popleft()]
@@ -150,11 +135,11 @@ class InFlight:
         return first
 
 
-def _alike(one: Answered, other: Answered) -> bool:
+def _alike(one: Gathered, other: Gathered) -> bool:
     return (one.batch.offsets is None) == (other.batch.offsets is None)
 
 
-def _joined(taken: Sequence[Answered]) -> Answered:
+def _joined(taken: Sequence[Gathered]) -> Gathered:
     batches = [each.batch for each in taken]
     offsets = [batch.offsets for batch in batches if batch.offsets is not None]
     batch = EmbeddedBatch(
@@ -166,10 +151,10 @@ def _joined(taken: Sequence[Answered]) -> Answered:
         tokens=sum(each.tokens for each in batches),
     )
     letters = {doc_id: letter for each in taken for doc_id, letter in each.letters.items()}
-    return Answered(batch, letters, sum(each.truncated for each in taken))
+    return Gathered(batch, letters, sum(each.truncated for each in taken))
 
 
-def _cut(answered: Answered, documents: int) -> tuple[Answered, Answered]:
+def _cut(answered: Gathered, documents: int) -> tuple[Gathered, Gathered]:
     """The first `documents`, and the rest. Letters and counts go with the first."""
     batch = answered.batch
     at = sum(batch.chunks[:documents])
@@ -180,4 +165,4 @@ def _cut(answered: Answered, documents: int) -> tuple[Answered, Answered]:
 
     first = part(slice(documents), slice(at), batch.tokens)
     rest = part(slice(documents, None), slice(at, None), 0)
-    return Answered(first, answered.letters, answered.truncated), Answered(rest, {}, 0)
+    return Gathered(first, answered.letters, answered.truncated), Gathered(rest, {}, 0)

@@ -9,22 +9,23 @@ import psycopg
 from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.slices import KeySlices, SliceSize
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
-from embed_pipeline.stores.protocol import MissingDocument, VersionStore
+from embed_pipeline.stores.protocol import VersionStore
 
 # Texts of one read: what is held before anything is asked for.
 MOST = 2_000
 
 
-def read_missing(reading: Line, index: OpenIndex, store: VersionStore, partition: Partition) -> Iterator[list[MissingDocument]]:
+def read_missing(reading: Line, index: OpenIndex, store: VersionStore, partition: Partition) -> Iterator[list[DocumentText]]:
     """What the partition misses, slice by slice in key order; a lost connection goes on where it was."""
     slices = KeySlices(index.source, SliceSize(most=MOST))
     left: KeyRange | None = partition.range
     while left is not None and not left.is_empty:
 
-        def read(conn: psycopg.Connection, left: KeyRange = left) -> tuple[KeyRange | None, list[MissingDocument]]:
+        def read(conn: psycopg.Connection, left: KeyRange = left) -> tuple[KeyRange | None, list[DocumentText]]:
             part, rest = slices.first(conn, left)
             with slices.size.timed():
                 return rest, store.missing(conn, part, begun=partition.begun)

@@ -11,9 +11,10 @@ import psycopg
 
 from embed_pipeline.documents import census
 from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
-from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.flow.embed import embed_documents
 
 SAMPLE = 64
 BATCHES = 4
@@ -77,17 +78,18 @@ def measure(texts: Sequence[str], embedder: VersionEmbedder) -> Sample:
     truncated = chunks = 0
     if texts:
         # Untimed: a model's first call also loads and warms it.
-        embed_batch(embedder, [("", texts[0], b"")], Urgency.CHECK)
+        embed_documents(embedder, [DocumentText("", texts[0], b"")], Urgency.CHECK).whole()
     size = max(1, min(math.ceil(len(texts) / BATCHES), embedder.spec.texts_per_call))
     for start in range(0, len(texts), size):
         batch = texts[start : start + size]
         began = time.perf_counter()
-        embedded, letters, cut = embed_batch(embedder, [(str(n), text, b"") for n, text in enumerate(batch)], Urgency.CHECK)
-        billed.append((sum(len(text.encode()) for text in batch), embedded.tokens))
+        documents = [DocumentText(str(n), text, b"") for n, text in enumerate(batch)]
+        gathered = embed_documents(embedder, documents, Urgency.CHECK).whole()
+        billed.append((sum(len(text.encode()) for text in batch), gathered.batch.tokens))
         timings.append((len(batch), time.perf_counter() - began))
-        rejected += [reason for _, reason in letters.values()]
-        truncated += cut
-        chunks += sum(embedded.chunks)
+        rejected += [reason for _, reason in gathered.letters.values()]
+        truncated += gathered.truncated
+        chunks += sum(gathered.batch.chunks)
     reasons = tuple(reason for reason, _ in _counted(rejected))
     return Sample(len(texts), len(rejected), truncated, chunks, reasons, summarise(timings), tuple(billed))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from embed_pipeline.catalog.partitions import Fence
-from embed_pipeline.flow.in_flight import Answered
+from embed_pipeline.flow.embed import Gathered
 from embed_pipeline.index.batch_size import BatchSize
 from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
@@ -55,7 +55,7 @@ class Writing:
     progress: Progress
     listener: Listener | None
 
-    def write(self, answered: Answered) -> None:
+    def write(self, answered: Gathered) -> None:
         """Write one batch and its dead letters. Whoever was at a document first keeps it."""
         batch, letters = answered.batch, answered.letters
         signal("backfill.embedded")

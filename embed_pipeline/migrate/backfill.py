@@ -7,7 +7,7 @@ Reading, embedding and writing overlap: the calling thread reads ahead, a pool e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +18,12 @@ from embed_pipeline.catalog import partitions
 from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, queue, shape
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import FencedOff, IllegalTransition, Stopped
-from embed_pipeline.flow.embed import embed_batch, portions
-from embed_pipeline.flow.in_flight import Answered, InFlight
-from embed_pipeline.flow.packs import packs
+from embed_pipeline.flow.embed import Gathered, embed_documents, embed_prepared, portions
+from embed_pipeline.flow.in_flight import InFlight
+from embed_pipeline.flow.packs import Prepared, packs, prepare
 from embed_pipeline.flow.reading import read_missing
 from embed_pipeline.flow.writing import Listener as Listener
 from embed_pipeline.flow.writing import Progress as Progress
@@ -32,7 +33,7 @@ from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import batch_backfill, loss, model_check
 from embed_pipeline.postgres.session import Line, Taken, only_run
 from embed_pipeline.signals import signal
-from embed_pipeline.stores.protocol import Filled, Found, MissingDocument, VersionStore
+from embed_pipeline.stores.protocol import Filled, Found, VersionStore
 
 # Of a provider so many requests' documents are read at once: enough for full requests, whatever a document's length.
 READ_PACKS = 4
@@ -139,7 +140,7 @@ def _fill(
         # As many may wait to be written as are asked for: else the writer would run dry for as long as a provider takes to answer.
         may_wait = calls * embedder.spec.texts_per_call if embedder.is_remote else None
         with InFlight(calls, lambda: limits.size, writing.write, may_wait=may_wait) as in_flight:
-            for documents in _batches(reading, index, store, embedder, partition, limits):
+            for asked in _asked(reading, index, store, embedder, partition, limits):
                 # First: what is learned while it waits counts for this batch too.
                 in_flight.wait_for_room()
                 signal("backfill.asking")
@@ -147,7 +148,7 @@ def _fill(
                 reading.repeat(lambda conn: model_check.require_same_model(conn, index, version))
                 # Requests that wait for their account do so in the pool; the next word to the listener says why.
                 progress.waiting = index.provider_wait(version.name)
-                in_flight.submit(partial(_embed, embedder, documents, limits))
+                in_flight.submit(asked)
     return Filled(fence, horizon)
 
 
@@ -194,35 +195,45 @@ def _limits(index: OpenIndex, store: VersionStore, embedder: VersionEmbedder) ->
     return index.batch_sizes.setdefault(store.version.name, BatchSize(smallest, most))
 
 
-def _batches(
+def _asked(
     reading: Line, index: OpenIndex, store: VersionStore, embedder: VersionEmbedder, partition: Partition, limits: BatchSize
-) -> Iterator[list[MissingDocument]]:
+) -> Iterator[Callable[[], Gathered]]:
     """What is asked for at once, read in key order: of a provider one request, else as many documents as time allows."""
-    held: list[MissingDocument] = []
-    for documents in read_missing(reading, index, store, partition):
-        held += documents
-        if embedder.is_remote:
-            if len(held) < READ_PACKS * embedder.spec.texts_per_call:
-                continue
+    found = read_missing(reading, index, store, partition)
+    if embedder.is_remote:
+        return (partial(embed_prepared, embedder, pack) for pack in _of_requests(embedder, found))
+    return (partial(_embed_timed, embedder, part, limits) for part in _of_time(embedder, found, limits))
+
+
+def _of_requests(embedder: VersionEmbedder, found: Iterator[list[DocumentText]]) -> Iterator[list[Prepared]]:
+    held: list[Prepared] = []
+    for documents in found:
+        held += prepare(embedder, documents)
+        if len(held) >= READ_PACKS * embedder.spec.texts_per_call:
             cut = packs(embedder, held)
             # The last request may not be full: what is read next goes into it.
             held = cut.pop()
             yield from cut
-        else:
-            while len(held) >= limits.size:
-                batch, held = held[: limits.size], held[limits.size :]
-                yield from portions(embedder, batch)
+    yield from packs(embedder, held)
+
+
+def _of_time(embedder: VersionEmbedder, found: Iterator[list[DocumentText]], limits: BatchSize) -> Iterator[list[DocumentText]]:
+    held: list[DocumentText] = []
+    for documents in found:
+        held += documents
+        while len(held) >= limits.size:
+            batch, held = held[: limits.size], held[limits.size :]
+            yield from portions(embedder, batch)
     if held:
-        yield from packs(embedder, held) if embedder.is_remote else portions(embedder, held)
+        yield from portions(embedder, held)
 
 
-def _embed(embedder: VersionEmbedder, documents: list[MissingDocument], limits: BatchSize) -> Answered:
+def _embed_timed(embedder: VersionEmbedder, documents: list[DocumentText], limits: BatchSize) -> Gathered:
+    # How long a provider takes would say nothing about what one write should hold.
     started = time.monotonic()
-    batch, letters, truncated = embed_batch(embedder, documents)
-    if not embedder.is_remote:
-        # How long a provider takes says nothing about what one write should hold.
-        limits.took(len(documents), time.monotonic() - started)
-    return Answered(batch, letters, truncated)
+    gathered = embed_documents(embedder, documents)
+    limits.took(len(documents), time.monotonic() - started)
+    return gathered
 
 
 def _partition(conn: psycopg.Connection, index: OpenIndex, version: Version, key: str) -> Partition:

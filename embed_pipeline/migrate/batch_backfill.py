@@ -19,13 +19,13 @@ from embed_pipeline.catalog.partitions import Partition
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import slices
 from embed_pipeline.documents.ranges import KeyRange
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.embedders.batch import Answers, PatientBatch, named
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import BatchTicket
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.embedders.registry import open_batch_service
-from embed_pipeline.flow.embed import embed_batch
-from embed_pipeline.flow.in_flight import Answered
+from embed_pipeline.flow.embed import Gathered, embed_documents
 from embed_pipeline.flow.reading import read_missing
 from embed_pipeline.flow.writing import Writing
 from embed_pipeline.index.handle import OpenIndex
@@ -99,7 +99,7 @@ def _submit(
     is_last: bool,
 ) -> None:
     token = uuid.uuid4().hex
-    tokens = embedder.expected_tokens(list(texts.values()))
+    tokens = sum(embedder.count(list(texts.values())))
     if embedder.meter is not None:
         # Counted from here on, whatever becomes of this process: what the job really took is said when it is collected.
         embedder.meter.admit_batch(tokens)
@@ -237,7 +237,7 @@ def _wait(line: Line, index: OpenIndex, version: Version, batch: PatientBatch, j
         time.sleep(POLL_SECONDS)
 
 
-def _answered(line: Line, index: OpenIndex, embedder: VersionEmbedder, job: BatchJob, answers: Answers) -> Iterator[Answered]:
+def _answered(line: Line, index: OpenIndex, embedder: VersionEmbedder, job: BatchJob, answers: Answers) -> Iterator[Gathered]:
     """The job's documents of which every text is answered, as they stand now: a text that changed has another name."""
     known = VersionEmbedder(answers, embedder.spec, name=embedder.name)
     for current in _current(line, index, job):
@@ -245,9 +245,9 @@ def _answered(line: Line, index: OpenIndex, embedder: VersionEmbedder, job: Batc
         for doc_id, (text, digest) in current.items():
             parts = _sent(embedder, text)
             if parts and all(answers.knows(part) for part in parts):
-                documents.append((doc_id, text, digest))
+                documents.append(DocumentText(doc_id, text, digest))
         if documents:
-            yield Answered(*embed_batch(known, documents))
+            yield embed_documents(known, documents).whole()
 
 
 def _open(index: OpenIndex, version: Version) -> PatientBatch:

@@ -21,11 +21,12 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape, slices
 from embed_pipeline.documents.inbox import Distributor
 from embed_pipeline.documents.queue import Claim, Leases
+from embed_pipeline.documents.texts import DocumentText, Rejection
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
-from embed_pipeline.flow.embed import embed_batch, paid_for, portions
-from embed_pipeline.flow.packs import packs
+from embed_pipeline.flow.embed import Gathered, embed_documents, embed_prepared, portions
+from embed_pipeline.flow.packs import packs, prepare
 from embed_pipeline.flow.writing import write_batch
 from embed_pipeline.index.batch_size import BatchSize
 from embed_pipeline.index.handle import OpenIndex
@@ -297,40 +298,40 @@ class Work:
         settled = line.repeat(lambda conn: store.settle(conn, claim, hashes))
         self.result.settled += len(settled)
         self._held -= settled
-        todo = [(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
+        todo = [DocumentText(doc_id, text, digest) for doc_id, (text, digest) in current.items() if doc_id not in settled]
         if not todo:
             return
         embedder = index.embedder_of(version)
         # Deletes are handled above, so they go on where nothing may be embedded.
         if not line.repeat(lambda conn: model_check.require_same_model(conn, index, version)):
             self._embed_and_hold([partial(model_check.take_first_sample, index, version)], 1, claim)[0].result()
-        urgency = Urgency.SERVING if version.state == "active" else Urgency.LIVE
-        parts = _parts(embedder, todo)
-        asked = [partial(self._embed, embedder, part, urgency) for part in parts]
+        asked = self._asked(embedder, todo, Urgency.SERVING if version.state == "active" else Urgency.LIVE)
         problem: BaseException | None = None
         for embedding in self._embed_and_hold(asked, embedder.spec.calls_in_flight, claim):
             try:
-                batch, letters, _ = embedding.result()
-                self._write(claim, batch, letters)
-            except (EmbedderError, *RETRIED) as failed:
+                gathered = embedding.result()
+                if gathered.documents:
+                    self._write(claim, gathered.batch, gathered.letters)
                 # What the other requests brought is paid for, and is written all the same.
+                problem = problem or gathered.failure
+            except RETRIED as failed:
                 problem = problem or failed
-                kept = paid_for(failed)
-                if kept is not None:
-                    self._write(claim, kept.batch, kept.letters)
         if problem is not None:
             raise problem
 
-    def _embed(
-        self, embedder: VersionEmbedder, part: list[tuple[str, str, bytes]], urgency: Urgency
-    ) -> tuple[EmbeddedBatch, dict[str, tuple[bytes, str]], int]:
+    def _asked(self, embedder: VersionEmbedder, todo: list[DocumentText], urgency: Urgency) -> list[Callable[[], Gathered]]:
+        """What is asked for at once: each request of a provider; else one portion, and what does not fit into its memory comes round again."""
+        if embedder.is_remote:
+            return [partial(embed_prepared, embedder, pack, urgency) for pack in packs(embedder, prepare(embedder, todo))]
+        return [partial(self._embed_timed, embedder, next(portions(embedder, todo)), urgency)]
+
+    def _embed_timed(self, embedder: VersionEmbedder, documents: list[DocumentText], urgency: Urgency) -> Gathered:
         started = time.monotonic()
-        gathered = embed_batch(embedder, part, urgency)
-        if not embedder.is_remote:
-            _sizes(self.index, self.version).took(len(part), time.monotonic() - started)
+        gathered = embed_documents(embedder, documents, urgency)
+        _sizes(self.index, self.version).took(len(documents), time.monotonic() - started)
         return gathered
 
-    def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, tuple[bytes, str]]) -> None:
+    def _write(self, claim: Claim, batch: EmbeddedBatch, letters: dict[str, Rejection]) -> None:
         store = self.index.store(self.version)
         self.result.tokens += batch.tokens
         # Many requests are many writes, and together they may take longer than a lease.
@@ -376,8 +377,3 @@ def _sizes(index: OpenIndex, version: Version) -> BatchSize:
     declared = index.spec.versions.get(version.name)
     first = FIRST if declared is None or not declared.is_remote else declared.calls_in_flight * declared.texts_per_call
     return index.batch_sizes.setdefault(f"{version.name} dual-write", BatchSize(1, MOST, first=min(first, MOST)))
-
-
-def _parts(embedder: VersionEmbedder, todo: list[tuple[str, str, bytes]]) -> list[list[tuple[str, str, bytes]]]:
-    """What is asked for at once: each request of a provider; else one portion, and what does not fit into its memory comes round again."""
-    return packs(embedder, todo) if embedder.is_remote else [next(portions(embedder, todo))]

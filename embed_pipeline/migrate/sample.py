@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import slices
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency, Vectors
-from embed_pipeline.flow.embed import embed_batch, portions
-from embed_pipeline.flow.packs import packs
+from embed_pipeline.flow.embed import embed_documents, portions
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.stores.protocol import EmbeddedBatch, StoredVectors
@@ -82,7 +82,9 @@ def _sampled(conn: psycopg.Connection, index: OpenIndex, version: Version, size:
             # After the vectors: what was changed in between has another hash now, and is the queue's.
             current = slices.read_current(conn, index.source, list(stored))
             same = [doc_id for doc_id in stored if doc_id in current and current[doc_id][1] == stored[doc_id].source_hash]
-            found, billed = _cosines(index.embedder_of(version), version, [(each, *current[each]) for each in same], stored)
+            found, billed = _cosines(
+                index.embedder_of(version), version, [DocumentText(each, *current[each]) for each in same], stored
+            )
             cosines, tokens = cosines | found, tokens + billed
     values = list(cosines.values())
     return Sampled(
@@ -100,13 +102,13 @@ def _sampled(conn: psycopg.Connection, index: OpenIndex, version: Version, size:
 
 
 def _cosines(
-    embedder: VersionEmbedder, version: Version, todo: list[tuple[str, str, bytes]], stored: dict[str, StoredVectors]
+    embedder: VersionEmbedder, version: Version, todo: list[DocumentText], stored: dict[str, StoredVectors]
 ) -> tuple[dict[str, float], int]:
     """Document -> the least cosine of its passages, and the tokens that were billed."""
     found: dict[str, float] = {}
     tokens = 0
-    for part in packs(embedder, todo) if embedder.is_remote else portions(embedder, todo):
-        batch = embed_batch(embedder, part, Urgency.CHECK).batch
+    for part in portions(embedder, todo):
+        batch = embed_documents(embedder, part, Urgency.CHECK).whole().batch
         tokens += batch.tokens
         for doc_id, vectors in _by_document(batch):
             found[doc_id] = agreement(stored[doc_id].vectors, vectors, with_length=version.distance != "cosine")

@@ -12,8 +12,8 @@ from embed_pipeline.documents import unwieldy
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.slices import SlicedQuery
 from embed_pipeline.documents.source import LONGEST_ID, Source, hash_of
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.postgres.queries import Queries
-from embed_pipeline.stores.protocol import MissingDocument
 
 queries = Queries(__file__, "ledger.sql")
 
@@ -30,7 +30,7 @@ class Missing:
             source, lambda in_range: queries("missing", in_range=in_range, without_stored=without_stored, **wanted)
         )
 
-    def documents(self, conn: psycopg.Connection, part: KeyRange) -> list[MissingDocument]:
+    def documents(self, conn: psycopg.Connection, part: KeyRange) -> list[DocumentText]:
         """Those of a slice that have no dead letter, in key order. Ids that are too long are set aside, before anything is paid for them."""
         rows = self._query.rows(conn, part, self._names, binary=True)
         long = [doc_id for doc_id, _ in rows if len(doc_id) > LONGEST_ID // 4 and len(doc_id.encode()) > LONGEST_ID]
@@ -40,6 +40,6 @@ class Missing:
         return hashed(rows)
 
 
-def hashed(rows: Iterable[tuple[str, str]]) -> list[MissingDocument]:
+def hashed(rows: Iterable[tuple[str, str]]) -> list[DocumentText]:
     """(id, text) with the hash of the text."""
-    return [(doc_id, text, hash_of(text)) for doc_id, text in rows]
+    return [DocumentText(doc_id, text, hash_of(text)) for doc_id, text in rows]

@@ -19,6 +19,7 @@ from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.selection import EVERYTHING, Document, Selection
 from embed_pipeline.documents.shape import Horizon
+from embed_pipeline.documents.texts import DocumentText, Rejection
 from embed_pipeline.embedders.protocol import Vectors
 
 SAMPLES = 5
@@ -55,10 +56,6 @@ class EmbeddedBatch:
             self.vectors[rows],
             None if self.offsets is None else self.offsets[rows],
         )
-
-
-MissingDocument = tuple[str, str, bytes]
-"""A document that the version has nothing for yet: its id, its text, its source_hash. There are many of them, so they have no names."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +239,7 @@ class VersionStore(Protocol):
         """Let go of connections; the store is not used again."""
         ...
 
-    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
+    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[DocumentText]:
         """The documents of a slice of a partition that have neither a vector nor a dead letter, in key order.
 
         `begun`: a backfill was at the partition before, so that many of them may be there.
@@ -268,7 +265,7 @@ class VersionStore(Protocol):
         """
         ...
 
-    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
+    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, Rejection]) -> set[str]:
         """Set documents aside as dead letters, under the guards of who is at it: a dual-write's claim, or a backfill's fence.
 
         Returns those set aside. A text that can have no vector must not keep the vector of the text before: a claim removes it.

@@ -14,8 +14,9 @@ import pytest
 from embed_pipeline import signals
 from embed_pipeline.catalog import partitions
 from embed_pipeline.documents import slices
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.errors import EmbedderError, FencedOff, Stopped
-from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.flow.embed import embed_documents
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, verify
 from embed_pipeline.stores.pgvector import writes
@@ -155,7 +156,7 @@ def batch_of(index: OpenIndex, *doc_ids: int) -> EmbeddedBatch:
     with index.connection() as conn:
         embedder = index.embedder_of(index.version(conn, "v1"))
         current = slices.read_current(conn, index.source, [str(doc_id) for doc_id in doc_ids])
-    return embed_batch(embedder, [(doc_id, text, digest) for doc_id, (text, digest) in current.items()])[0]
+    return embed_documents(embedder, [DocumentText(doc_id, *read) for doc_id, read in current.items()]).batch
 
 
 def test_insert_under_a_gone_epoch(app: psycopg.Connection, open_docs: Open) -> None:

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 from embed_pipeline.documents import inbox, queue, slices
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.errors import DatabaseUnavailable
-from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.flow.embed import embed_documents
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, cutover, dual_write, gate, retire
 from tests.harness.articles import at, change, fill, settle, stored, text_hash
@@ -240,7 +241,7 @@ def test_write_between_two_slices_of_a_truncate(app: psycopg.Connection, open_fi
     with index.connection() as conn:
         version = index.version(conn, "v1")
         current = slices.read_current(conn, index.source, list(held.seqs))
-        batch = embed_batch(index.embedder_of(version), [("100", *current["100"])])[0]
+        batch = embed_documents(index.embedder_of(version), [DocumentText("100", *current["100"])]).batch
         app.execute("TRUNCATE articles")
         at("inbox.known", lambda: index.store(version).replace(conn, held, batch))
         distribute(index)

@@ -17,7 +17,7 @@ from embed_pipeline import signals
 from embed_pipeline.catalog import partitions, serving
 from embed_pipeline.documents import shape
 from embed_pipeline.errors import CutoverRefused
-from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.flow.embed import embed_documents
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, cutover, dual_write, gate, retire
 from embed_pipeline.migrate.opening import open_index
@@ -186,7 +186,8 @@ def backfill_scenario(scene: Scene) -> Attempt:
                         filled = Filled(fence, shape.horizon(conn, scene.index.source, "docs"))
                         documents = store.missing(conn, partition.range, begun=True)
                         signals.signal("backfill.read")
-                        batch, letters, _ = embed_batch(embedder, documents)
+                        gathered = embed_documents(embedder, documents)
+                        batch, letters = gathered.batch, gathered.letters
                         signals.signal("backfill.embedded")
                         store.insert_new(conn, batch, fence)
                         store.reject(conn, fence, letters)

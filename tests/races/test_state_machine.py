@@ -23,7 +23,7 @@ from embed_pipeline.catalog.partitions import Fence, Partition
 from embed_pipeline.documents import inbox, queue, shape, slices
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.errors import CutoverRefused, FencedOff, IllegalTransition, VersionRetired
-from embed_pipeline.flow.embed import embed_batch
+from embed_pipeline.flow.embed import embed_documents
 from embed_pipeline.migrate import cutover, dual_write, register, retire
 from embed_pipeline.postgres import connection
 from embed_pipeline.stores.protocol import EmbeddedBatch, Filled, Found
@@ -256,7 +256,8 @@ class Migration(RuleBasedStateMachine):
     def _embed(self, worker: Worker) -> None:
         todo = [(doc_id, text, found) for doc_id, (text, found) in worker.current.items() if doc_id not in worker.done]
         embedder = self.index.embedder_of(self.index.version(self.app, worker.version))
-        worker.batch, worker.letters, _ = embed_batch(embedder, todo)
+        gathered = embed_documents(embedder, todo)
+        worker.batch, worker.letters = gathered.batch, gathered.letters
 
     def _replace(self, worker: Worker) -> None:
         assert worker.claim is not None
@@ -291,7 +292,8 @@ class Migration(RuleBasedStateMachine):
             return
         horizon = shape.horizon(conn, self.index.source, "docs")
         missing = self.index.store(version).missing(conn, part.range, begun=True)[:limit]
-        batch, letters, _ = embed_batch(self.index.embedder_of(version), missing)
+        gathered = embed_documents(self.index.embedder_of(version), missing)
+        batch, letters = gathered.batch, gathered.letters
         self.fillings[number] = Filling(conn, version.name, part, Filled(fence, horizon), batch, letters)
 
     @precondition(lambda self: any(filling.batch is not None for filling in self.fillings))

@@ -19,6 +19,7 @@ from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
 from embed_pipeline.documents.selection import EVERYTHING, Selection
 from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.texts import DocumentText, Rejection
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import VersionRetired
 from embed_pipeline.postgres.connection import unhurried, vector_schema
@@ -36,7 +37,6 @@ from embed_pipeline.stores.protocol import (
     Found,
     Hit,
     Labels,
-    MissingDocument,
     StoredVectors,
     StorePressure,
 )
@@ -125,7 +125,7 @@ class PgvectorStore:
 
     # Backfill
 
-    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
+    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[DocumentText]:
         with self._unless_retired():
             return self._missing[begun].documents(conn, within)
 
@@ -159,7 +159,7 @@ class PgvectorStore:
         signal("store.committed")
         return set(mine)
 
-    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
+    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, Rejection]) -> set[str]:
         if not letters:
             return set()
         with self._writing(conn):

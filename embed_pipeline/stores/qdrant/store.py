@@ -27,6 +27,7 @@ from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
 from embed_pipeline.documents.selection import EVERYTHING, Selection
 from embed_pipeline.documents.shape import Horizon
 from embed_pipeline.documents.source import Source
+from embed_pipeline.documents.texts import DocumentText, Rejection
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.postgres.connection import carried_on_within
@@ -41,7 +42,6 @@ from embed_pipeline.stores.protocol import (
     Found,
     Hit,
     Labels,
-    MissingDocument,
     StoredVectors,
     StorePressure,
 )
@@ -126,13 +126,13 @@ class QdrantStore:
 
     # Backfill
 
-    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[MissingDocument]:
+    def missing(self, conn: psycopg.Connection, within: KeyRange, *, begun: bool) -> list[DocumentText]:
         found = self._missing.documents(conn, within)
         if not found:
             return found
         self._require_ours(conn)
-        there = self._points.read([doc_id for doc_id, _, _ in found], vectors=False)
-        return [each for each in found if self._points.hash(there.get(each[0])) is None]
+        there = self._points.read([each.doc_id for each in found], vectors=False)
+        return [each for each in found if self._points.hash(there.get(each.doc_id)) is None]
 
     def holds(self, conn: psycopg.Connection, batch: EmbeddedBatch) -> set[str]:
         self._require_ours(conn)
@@ -190,7 +190,7 @@ class QdrantStore:
         signal("store.committed")
         return self._acknowledge(conn, claim, written)
 
-    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, tuple[bytes, str]]) -> set[str]:
+    def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, Rejection]) -> set[str]:
         if not letters:
             return set()
         right: Right = partial(self._fenced, conn, by) if isinstance(by, Fence) else partial(_claimed, conn, by)

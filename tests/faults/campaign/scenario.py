@@ -47,12 +47,8 @@ IMPORTED = (
     "matplotlib.figure",
 )
 
-# A step that is not done after this time, whatever was done to it, has hung, unless its worker has been busy all along: on a machine with
-# other work it is given as much again, some times.
+# A step that is not done after this time, whatever was done to it, has hung.
 STEP_SECONDS = float(os.environ.get("CAMPAIGN_STEP_SECONDS", "90"))
-PATIENCE = 5
-# The least share of a processor that a worker had which is slow and does not hang.
-BUSY = 0.02
 # The longest that an application transaction may be held up (docs/faults.md says what it is made of). Not a measure of speed.
 LONGEST_SECONDS = 10.0
 
@@ -67,7 +63,7 @@ class Campaign:
     `frozen_ms`: how soon the server ends the transaction of a frozen worker. `pressed`: workers that start from now on are held up at the
     moments of the code. `audited`: an auditor looks on while the load runs; `doubted`: it may see open doubts. `tablespace`: where the versions'
     tables are, and nothing else. `store`: as it is declared. `changes`: what workers that start from now on find declared otherwise.
-    `table`: the documents', of another kind than the load's writers work on.
+    `table`: the documents', of another kind than the load's writers work on. `step_seconds`: after which a step has hung.
     """
 
     place: Path
@@ -90,6 +86,7 @@ class Campaign:
     store: dict[str, Any] = field(default_factory=lambda: {"kind": "pgvector"})
     table: application.Table = application.PLAIN
     changes: dict[str, Any] = field(default_factory=dict)
+    step_seconds: float = STEP_SECONDS
     chosen: random.Random = field(init=False)
     versions: list[str] = field(default_factory=lambda: ["v1"])
     strikes: dict[str, int] = field(default_factory=dict)
@@ -239,17 +236,13 @@ class Campaign:
 
     # Steps
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = STEP_SECONDS) -> bool:
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float | None = None) -> bool:
         """Look until it is so, tending the workers meanwhile; a deadline that passes is a problem."""
-        if self._passed(condition, seconds):
-            return True
-        self.problems.append(f"{what} did not happen within {seconds:.0f} s")
-        return False
-
-    def _passed(self, condition: Callable[[], bool], seconds: float) -> bool:
+        seconds = self.step_seconds if seconds is None else seconds
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
+                self.problems.append(f"{what} did not happen within {seconds:.0f} s")
                 return False
             self.tend()
             time.sleep(0.01)
@@ -264,14 +257,7 @@ class Campaign:
 
     def finish(self, worker: Worker) -> dict[str, Any] | None:
         """Wait for a worker's end and judge it."""
-        for _ in range(PATIENCE):
-            before = worker.cpu_seconds
-            if self._passed(lambda: not worker.running, STEP_SECONDS):
-                break
-            if worker.cpu_seconds - before < BUSY * STEP_SECONDS:
-                break
-        if worker.running:
-            self.problems.append(f"the end of {worker.task.step} did not happen")
+        if not self.wait(lambda: not worker.running, f"the end of {worker.task.step}"):
             self.problems += [*self._long_sessions(), *self._waiting(), worker.stacks()]
             worker.kill()
         return self.judge(worker)
@@ -292,11 +278,11 @@ class Campaign:
 
     def complete(self, step: str, version: str) -> None:
         """Run a step until the catalog says that it is done, whatever happened to its workers."""
-        deadline = time.monotonic() + STEP_SECONDS * PATIENCE
+        deadline = time.monotonic() + self.step_seconds
         outcome = None
         while not self.done(step, version):
             if time.monotonic() > deadline:
-                self.problems.append(f"{step} {version} was not done within {STEP_SECONDS * PATIENCE:.0f} s: {outcome}")
+                self.problems.append(f"{step} {version} was not done within {self.step_seconds:.0f} s: {outcome}")
                 self.problems += self._long_sessions()
                 self.require()
             outcome = self.finish(self.start(step, version))
@@ -314,7 +300,7 @@ class Campaign:
         self.strike_sync = lambda: None
         self.stop_syncs()
         # Where something is wrong already, a queue that will not drain is waited for no longer than it takes.
-        seconds = STEP_SECONDS / 10 if self.disturbed() else STEP_SECONDS
+        seconds = self.step_seconds / 10 if self.disturbed() else self.step_seconds
         self.wait(lambda: self._count(UNFINISHED) == 0, "the end of all work", seconds)
         self.stop_syncs()
 

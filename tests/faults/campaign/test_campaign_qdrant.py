@@ -17,7 +17,7 @@ import pytest
 from tests.faults.campaign import scenes
 from tests.faults.campaign.faults import BadModel, Fault, Freeze, Kill, KillChunked, Twins
 from tests.faults.campaign.qdrant_faults import Away, Strange
-from tests.faults.campaign.scenario import Campaign
+from tests.faults.campaign.scenario import STEP_SECONDS, Campaign
 from tests.faults.campaign.test_campaign import FROZEN_MS, one_migration, own_server, seeds  # noqa: F401  (own_server: fixture)
 from tests.harness.qdrant.loopback import Loopback
 from tests.harness.strikes import in_turn
@@ -41,6 +41,7 @@ def stored_in(server: Loopback, layout: str, seed: int = 0) -> dict[str, Any]:
         "audited": False,
         # The server here is Python's, and takes some ten documents with their passages a second.
         "most_waiting": 600,
+        "step_seconds": 5 * STEP_SECONDS,
     }
 
 

@@ -8,7 +8,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any
 
 from tests.faults.campaign.workers import STACKS, Task
@@ -38,14 +37,6 @@ class Worker:
     @property
     def running(self) -> bool:
         return self.process.is_alive()
-
-    @property
-    def cpu_seconds(self) -> float:
-        """What its threads have used of processors; 0 once it has ended."""
-        with suppress(OSError):
-            _, _, after = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")
-            return sum(map(int, after.split()[11:13])) / os.sysconf("SC_CLK_TCK")
-        return 0.0
 
     @property
     def held(self) -> int:

@@ -13,7 +13,7 @@ import pytest
 from embed_pipeline.embedders import remote
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import Headroom, Ticket, Unmetered
-from embed_pipeline.embedders.protocol import Embedded, Urgency
+from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import ConfigurationError, EmbedderError, ProviderRefused, Stopped
 from embed_pipeline.spec import AccountSpec, VersionSpec
 from tests.harness.providers.loopback import Provider
@@ -149,11 +149,11 @@ def test_a_refusal_of_everything_that_begins_among_refused_texts_makes_no_dead_l
     provider.fail("poison", holds="poison")
     # After: the whole, the harmless text, the half with the bad text, the bad text, its neighbour.
     provider.fail("refuse", status=400, words="This endpoint moves house today.", skip=5)
-    with pytest.raises(ProviderRefused, match="a harmless one too") as stopped:
-        opened().embed_documents(["poison", *texts(3)])
-    assert isinstance(stopped.value.paid, Embedded)
-    assert stopped.value.paid.rejected == {}
-    assert stopped.value.paid.unanswered == {0, 2, 3}
+    answer = opened().ask_documents(["poison", *texts(3)])
+    with pytest.raises(ProviderRefused, match="a harmless one too"):
+        answer.whole()
+    assert answer.rejected == {}
+    assert answer.unanswered == {0, 2, 3}
 
 
 def test_what_was_answered_before_a_failure_is_handed_over_and_is_not_paid_for_again(provider: Provider, opened: Open) -> None:
@@ -162,10 +162,8 @@ def test_what_was_answered_before_a_failure_is_handed_over_and_is_not_paid_for_a
     # The whole is refused, the harmless text answered, the half with the bad text refused, and of the rest some are answered.
     forbidden = provider.fail("refuse", status=403, holds="number 5")
     embedder = opened()
-    with pytest.raises(ProviderRefused) as stopped:
-        embedder.embed_documents(many)
-    paid = stopped.value.paid
-    assert isinstance(paid, Embedded)
+    paid = embedder.ask_documents(many)
+    assert isinstance(paid.failure, ProviderRefused)
     answered = [n for n in range(len(many)) if n not in paid.rejected and n not in paid.unanswered]
     assert 7 in paid.rejected
     assert answered
@@ -249,7 +247,7 @@ def test_a_request_that_is_too_large_is_halved_and_the_next_ones_are_smaller(pro
     many = texts(64)
     embedder.embed_documents(many)
     assert provider.paid(MODEL) == {sha(text): 1 for text in many}
-    assert max(part.stop - part.start for part in embedder.pack(many)) == 8
+    assert max(part.stop - part.start for part in embedder.cut(embedder.count(many))) == 8
     before = len(provider.arrivals())
     embedder.embed_documents(many)
     assert len(provider.arrivals()) - before == 8
@@ -257,9 +255,13 @@ def test_a_request_that_is_too_large_is_halved_and_the_next_ones_are_smaller(pro
 
 def test_packs_are_within_what_the_provider_and_the_account_allow(opened: Open) -> None:
     long = ["word " * 1_000] * 200  # 5,000 bytes: at most 1,670 tokens each by the first estimate
-    assert all(part.stop - part.start <= 179 for part in opened().pack(long)), "300,000 tokens in a request"
-    assert {part.stop - part.start for part in opened("cohere").pack(texts(192))} == {96}
-    assert len(opened(account={"tokens_per_minute": 12_000}).pack(long)) == 200, "a sixth of a minute holds one"
+
+    def sizes(embedder: VersionEmbedder, of: list[str]) -> list[int]:
+        return [part.stop - part.start for part in embedder.cut(embedder.count(of))]
+
+    assert max(sizes(opened(), long)) <= 179, "300,000 tokens in a request"
+    assert set(sizes(opened("cohere"), texts(192))) == {96}
+    assert sizes(opened(account={"tokens_per_minute": 12_000}), long) == [1] * 200, "a sixth of a minute holds one"
 
 
 def test_who_waits_before_another_try_is_let_go_by_close(provider: Provider, opened: Open) -> None:

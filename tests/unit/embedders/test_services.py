@@ -160,7 +160,7 @@ def test_an_endpoint_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatc
     meter = Unmetered()
     embedder = open_embedder(spec, AccountSpec(api_key_env="KEY", max_tries=1), meter)
     with pytest.raises(EmbedderError, match=r"did not answer, 1 times in a row: .*[Cc]onnect.*refused"):
-        embedder.embed(["a text"], "document")
+        embedder.embed(["a text"], "document").whole()
     assert meter.spent().tokens == 0, "what was not sent is not billed"
 
 

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 from embed_pipeline.errors import EmbedderError
-from embed_pipeline.flow.in_flight import Answered, InFlight
+from embed_pipeline.flow.embed import Gathered
+from embed_pipeline.flow.in_flight import InFlight
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
 DEADLINE_SECONDS = 20.0
 
 
-def answered(*names: str, chunks: int = 1) -> Answered:
+def answered(*names: str, chunks: int = 1) -> Gathered:
     """An answer in which every vector of a document is its place among `names`."""
     rows = np.repeat(np.arange(len(names), dtype=np.float32), chunks)[:, None]
     offsets = np.tile(np.array([[0, 1]], dtype=np.int32), (len(rows), 1)) if chunks > 1 else None
     batch = EmbeddedBatch(list(names), [name.encode() for name in names], [chunks] * len(names), rows, offsets, tokens=7)
-    return Answered(batch, {}, 0)
+    return Gathered(batch, {}, 0)
 
 
 class Written:
@@ -33,7 +34,7 @@ class Written:
         self.free.set()
         self.begun = threading.Semaphore(0)
 
-    def __call__(self, one: Answered) -> int:
+    def __call__(self, one: Gathered) -> int:
         self.batches.append(one.batch)
         self.begun.release()
         assert self.free.wait(DEADLINE_SECONDS)
@@ -44,8 +45,8 @@ class Written:
         return [batch.doc_ids for batch in self.batches]
 
 
-def after(event: threading.Event, *names: str) -> Callable[[], Answered]:
-    def work() -> Answered:
+def after(event: threading.Event, *names: str) -> Callable[[], Gathered]:
+    def work() -> Gathered:
         assert event.wait(DEADLINE_SECONDS)
         return answered(*names)
 
@@ -89,7 +90,7 @@ def test_a_slow_writer_holds_the_asking_up() -> None:
     written, asked = Written(), []
     written.free.clear()
 
-    def work() -> Answered:
+    def work() -> Gathered:
         asked.append(1)
         return answered("x", "y")
 
@@ -109,7 +110,7 @@ def test_a_slow_writer_holds_the_asking_up() -> None:
 def test_an_error_stops_the_asking_and_what_was_asked_is_written() -> None:
     written, slow, failed = Written(), threading.Event(), threading.Event()
 
-    def fail() -> Answered:
+    def fail() -> Gathered:
         failed.set()
         raise EmbedderError("refused")
 
@@ -129,7 +130,7 @@ def test_an_error_stops_the_asking_and_what_was_asked_is_written() -> None:
 
 
 def test_a_write_that_fails_is_raised() -> None:
-    def refuse(_: Answered) -> int:
+    def refuse(_: Gathered) -> int:
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"), InFlight(1, lambda: 10, refuse) as in_flight:
