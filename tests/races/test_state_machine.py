@@ -22,6 +22,7 @@ from embed_pipeline.catalog import partitions, serving, versions
 from embed_pipeline.catalog.partitions import Fence, Partition
 from embed_pipeline.documents import inbox, queue, shape, slices
 from embed_pipeline.documents.queue import Claim
+from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.errors import CutoverRefused, FencedOff, IllegalTransition, VersionRetired
 from embed_pipeline.flow.embed import embed_documents
 from embed_pipeline.migrate import cutover, dual_write, register, retire
@@ -254,7 +255,7 @@ class Migration(RuleBasedStateMachine):
         worker.done = set(self._store(worker).settle(worker.conn, worker.claim, hashes))
 
     def _embed(self, worker: Worker) -> None:
-        todo = [(doc_id, text, found) for doc_id, (text, found) in worker.current.items() if doc_id not in worker.done]
+        todo = [DocumentText(doc_id, *read) for doc_id, read in worker.current.items() if doc_id not in worker.done]
         embedder = self.index.embedder_of(self.index.version(self.app, worker.version))
         gathered = embed_documents(embedder, todo)
         worker.batch, worker.letters = gathered.batch, gathered.letters
