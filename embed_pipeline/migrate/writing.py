@@ -14,6 +14,7 @@ from embed_pipeline.migrate.in_flight import Answered
 from embed_pipeline.migrate.outage import Line, write_batch
 from embed_pipeline.migrate.throttle import Throttle
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.patience import Stopwatch
 from embed_pipeline.stores.protocol import VersionStore
 
 
@@ -62,11 +63,11 @@ class Writing:
         seconds = 0.0
 
         def insert(conn: psycopg.Connection) -> set[str]:
-            # The time of this try alone: an outage before it says nothing about how fast the server writes.
+            # The time of this try alone: an outage before it says nothing about how fast the server writes, and neither does a rate limit.
             nonlocal seconds
-            started = time.monotonic()
+            watch = Stopwatch()
             inserted = self.store.insert_new(conn, batch, self.fence)
-            seconds = time.monotonic() - started
+            seconds = watch.seconds
             return inserted
 
         written = write_batch(self.line, self.store, batch, insert)

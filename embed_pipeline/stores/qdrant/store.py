@@ -45,7 +45,7 @@ from embed_pipeline.stores.protocol import (
     StoredVectors,
     StorePressure,
 )
-from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, nearest, pressure
+from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, nearest, payload_indexes, pressure
 from embed_pipeline.stores.qdrant import compare as compare_points
 from embed_pipeline.stores.qdrant.documents import Now
 from embed_pipeline.stores.qdrant.engine import CollectionGone, VectorGone
@@ -61,7 +61,7 @@ class QdrantStore:
         self.version = version
         self.source = replace(source, text_field=spec.text_field())
         self._engine = engines.take(spec)
-        self._layout = open_layout(self._engine, spec, version.index)
+        self._layout = open_layout(self._engine, spec, version.index, self.source)
         self._own = self._layout.own
         self._points = GuardedPoints(self._engine, self._layout, version, self.source)
         self.place = self._points.place
@@ -76,6 +76,11 @@ class QdrantStore:
 
     def create(self, conn: psycopg.Connection) -> None:
         """Nothing: a collection is made by `prepare`, outside of any transaction."""
+
+    def index_payload(self, conn: psycopg.Connection) -> None:
+        with self._points.unless_retired():
+            wanted = payload_indexes.wanted(self.version.name, self.source.payload_indexes, None)
+            payload_indexes.make(self._own.writer(conn), self.place.collection, wanted)
 
     def drop(self, conn: psycopg.Connection) -> None:
         self._layout.drop(conn, self.version)
@@ -122,7 +127,7 @@ class QdrantStore:
 
     def labels(self, conn: psycopg.Connection) -> Labels:
         with self._points.unless_retired():
-            return Labels(self.count(conn), compare_points.count_foreign(self._engine, self.place, self.version))
+            return compare_points.labels(self._engine, self.place, self.version)
 
     # Backfill
 
@@ -251,6 +256,10 @@ class QdrantStore:
         with self._points.unless_retired():
             return adopting.count(self._engine, self.place)
 
+    def has_existing(self) -> bool:
+        with self._points.unless_retired():
+            return adopting.is_there(self._engine, self.place)
+
     def existing_vectors(self, doc_ids: Sequence[str]) -> dict[str, Any]:
         with self._points.unless_retired():
             return adopting.vectors(self._engine, self.place, doc_ids)
@@ -355,7 +364,9 @@ class QdrantStore:
             self._own.require(conn, self.place.collection)
 
     def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
-        return [self.search(conn, query, k, exact=True) for query in queries]
+        with self._points.unless_retired():
+            self._own.require(conn, self.place.collection, to_read=True)
+            return self._nearest.search_exact(conn, queries, k)
 
 
 @contextmanager
