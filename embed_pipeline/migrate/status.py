@@ -19,7 +19,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
-from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, VectorsGone, VersionRetired
+from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, StoreRefused, StoreUnavailable, VectorsGone, VersionRetired
 from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate import standing
 from embed_pipeline.migrate.look import Look, look, queries
@@ -73,6 +73,8 @@ class VersionStatus:
     """What does not tell readers of the store's own alias that it serves; empty while it does, and of any other version."""
     another: str = ""
     """Whose its vectors are, where they are not this ledger's, and what to do; nothing of theirs is counted then."""
+    unasked: str = ""
+    """Why its store could not be asked, and what to do; nothing of it is known then."""
     gate: GateState | None = None
     chunker: str = ""
     spent: Mapping[Kind, Spent] = field(default_factory=dict)
@@ -280,7 +282,7 @@ def _version(
 ) -> VersionStatus:
     listed = partitions.listed(conn, index.name, version.name)
     store = index.store(version)
-    gone, another, stored = "", "", 0
+    gone, another, unasked, stored, ann, size = "", "", "", 0, None, 0
     try:
         if version.is_live and not unusable:
             _require_standing(conn, index, version)
@@ -291,8 +293,11 @@ def _version(
         gone = str(problem)
     except VersionRetired:
         gone = str(vectors_gone(conn, version)) if version.is_live else ""
-    has_vectors = version.dropped_at is None and not gone and not another
-    ann = store.ann_index(conn) if has_vectors else None
+    except (StoreUnavailable, StoreRefused) as problem:
+        unasked = str(problem)
+    has_vectors = version.dropped_at is None and not gone and not another and not unasked
+    if has_vectors:
+        ann, size = store.ann_index(conn), store.size_bytes(conn)
     ann_state: Literal["valid", "invalid", "missing", "none"] = "none"
     if has_vectors:
         ann_state = "missing" if ann is None else "valid" if ann.valid else "invalid"
@@ -315,10 +320,11 @@ def _version(
         first_dead_letters=tuple(f"{letter.shown_id}: {letter.reason}" for letter in letters),
         ann_index=ann_state,
         ann_index_bytes=0 if ann is None else ann.bytes or 0,
-        bytes=store.size_bytes(conn) if has_vectors else 0,
+        bytes=size,
         dropped=version.dropped_at is not None,
         gone=gone,
         another=another,
+        unasked=unasked,
         untold=standing.untold(index, version) if has_vectors else "",
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
         chunker=_chunker(version.declared),

@@ -15,7 +15,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from embed_pipeline import forks
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreUnavailable
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreRefused, StoreUnavailable
 from embed_pipeline.stores import patience
 from embed_pipeline.stores.qdrant.limits import Limits, setting_of
 
@@ -39,10 +39,6 @@ class CollectionGone(EmbedPipelineError):
 
 class VectorGone(EmbedPipelineError):
     """A named vector of the request is not in the collection (any more)."""
-
-
-class StoreRefused(EmbedPipelineError):
-    """Qdrant refused a request for good."""
 
 
 class AlreadyThere(StoreRefused):

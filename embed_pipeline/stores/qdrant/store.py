@@ -6,6 +6,7 @@ application could wait for is locked in PostgreSQL while Qdrant is asked.
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -336,7 +337,9 @@ class QdrantStore:
     # ANN index
 
     def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:
-        identity = zlib.crc32(f"{self.place.collection}/{self.place.vector}".encode())
+        # What a gate has judged is the index as it is searched.
+        searched = json.dumps(self.version.declared.store_config.get("search_params", {}), sort_keys=True)
+        identity = zlib.crc32(f"{self.place.collection}/{self.place.vector}{'' if searched == '{}' else searched}".encode())
         return indexing.find(self._engine, self.place, identity)
 
     def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
