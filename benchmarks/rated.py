@@ -72,7 +72,9 @@ def _run(url: str, server: Loopback, arguments: argparse.Namespace) -> None:
     allowed = arguments.writes * (1 + seconds / 60)
     wanted = min(allowed, arguments.documents)
     spent, refusals = rates["spent"], rates["refusals"]
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.documents:,} documents in {seconds:.0f} s, {arguments.layout}")
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.documents:,} documents in {seconds:.0f} s, {arguments.layout}"
+    )
     print("| | writes | reads |")
     print("|---|---|---|")
     print(f"| limit a minute | {arguments.writes:,} | {arguments.reads:,} |")
@@ -80,7 +82,9 @@ def _run(url: str, server: Loopback, arguments: argparse.Namespace) -> None:
     print(f"| spent | {spent['Write']:,.0f} | {spent['Read']:,.0f} |")
     print(f"| for a document | {spent['Write'] / arguments.documents:.2f} | {spent['Read'] / arguments.documents:.2f} |")
     print(f"| refused requests | {refusals['Write']} | {refusals['Read']} |")
-    print(f"documents written, of those that the writes allow: {arguments.documents / allowed:.2f} ({wanted:,.0f} could have been)")
+    print(
+        f"documents written, of those that the writes allow: {arguments.documents / allowed:.2f} ({wanted:,.0f} could have been)"
+    )
 
 
 if __name__ == "__main__":

@@ -289,3 +289,36 @@ def test_time_that_a_store_asks_for_is_no_slowness(monkeypatch: pytest.MonkeyPat
     watch = patience.Stopwatch()
     patience.wait(9.0)
     assert watch.seconds == 1.0
+
+
+def test_what_a_backfill_costs_under_rate_limits(
+    app: psycopg.Connection, open_docs: Open, place: Declared, shared_loopback: Loopback
+) -> None:
+    """A token for each document written, and next to none for what is read; batches as large as a quarter of a minute's tokens."""
+    app.execute("INSERT INTO articles (id, title, body) SELECT n, 'title ' || n, 'body' FROM generate_series(61, 600) AS n")
+    # As much in a second as is said for a minute.
+    shared_loopback.strict(1.0, **CLOUD, write_rate_limit=400, read_rate_limit=400)
+    index = opened(open_docs, place, "v1")
+    fill(index, "v1")
+    collection = store_of(index, "v1").place.collection
+    rates = shared_loopback.rates(collection)
+    assert rates["spent"]["Write"] <= 1.05 * 600
+    assert rates["spent"]["Read"] <= 0.2 * 600
+    written = [
+        each for each in shared_loopback.requests() if each["path"].endswith(f"/{collection}/points") and each["method"] == "PUT"
+    ]
+    assert len([each for each in written if each["status"] == 200]) <= 10
+    require_consistent(index)
+
+
+def test_a_backfill_does_not_take_a_rate_limit_for_slowness(
+    open_docs: Open, place: Declared, shared_loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server asks to wait for 30 s, which take no time here: so what was measured without them is below nothing."""
+    index = opened(open_docs, place, "v1")
+    told: list[float] = []
+    monkeypatch.setattr("embed_pipeline.migrate.throttle.Throttle.wrote", lambda self, seconds: told.append(seconds))
+    monkeypatch.setattr("embed_pipeline.stores.patience.time.sleep", lambda seconds: None)
+    shared_loopback.fail("error", status=429, retry_after=30, method="^PUT$", path="/points$")
+    fill(index, "v1")
+    assert min(told) < 0
