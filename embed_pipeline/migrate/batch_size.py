@@ -6,6 +6,28 @@ import threading
 
 # From reading to commit: short locks, steady progress, little to redo after a crash.
 TARGET_SECONDS = 0.5
+# What a write weighs when the next one is known; and by how much sizes must differ, of their mean, for a line through them.
+KEPT, SPREAD = 0.8, 0.1
+
+
+class _Written:
+    """The last writes, the newest weighing most: what one takes beside its documents is where their line meets no document at all."""
+
+    def __init__(self) -> None:
+        self._count = self._documents = self._seconds = self._squares = self._products = 0.0
+
+    def fixed(self, documents: int, seconds: float) -> float:
+        """Seconds, with one more write that is known; none while all were of one size."""
+        self._count = KEPT * self._count + 1
+        self._documents = KEPT * self._documents + documents
+        self._seconds = KEPT * self._seconds + seconds
+        self._squares = KEPT * self._squares + documents**2
+        self._products = KEPT * self._products + documents * seconds
+        spread = self._count * self._squares - self._documents**2
+        if spread < (SPREAD * self._documents) ** 2:
+            return 0.0
+        of_each = max((self._count * self._products - self._documents * self._seconds) / spread, 0.0)
+        return max((self._seconds - of_each * self._documents) / self._count, 0.0)
 
 
 class BatchSize:
@@ -21,8 +43,7 @@ class BatchSize:
         self._largest = max(smallest, largest)
         self._smallest = min(smallest, self._largest)
         self._embed, self._write = first or self._smallest, self._largest
-        self._fixed = 0.0
-        self._before: tuple[int, float] | None = None
+        self._written = _Written()
         self._lock = threading.Lock()
         self.size = min(self._embed, self._largest)
 
@@ -35,18 +56,9 @@ class BatchSize:
     def wrote(self, documents: int, seconds: float) -> None:
         """Learn how long it took to write this many documents, until the commit."""
         with self._lock:
-            self._learn(documents, seconds)
-            self._write = max(self._next(self._write, documents, seconds - self._fixed), 1)
+            fixed = self._written.fixed(documents, seconds)
+            self._write = max(self._next(self._write, documents, seconds - fixed), 1)
             self.size = min(self._embed, self._write)
-
-    def _learn(self, documents: int, seconds: float) -> None:
-        """What a write takes beside its documents: two of different sizes tell."""
-        if self._before is not None and self._before[0] != documents:
-            before, took = self._before
-            of_each = max((seconds - took) / (documents - before), 0.0)
-            self._fixed = (self._fixed + max(seconds - of_each * documents, 0.0)) / 2
-        self._fixed = min(self._fixed, seconds)
-        self._before = (documents, seconds)
 
     def _next(self, size: int, documents: int, seconds: float) -> int:
         if documents < self.size and seconds <= self._target:

@@ -163,7 +163,7 @@ def test_what_a_rate_limit_counts(client: QdrantClient, shared_loopback: Loopbac
     made(client, shared_loopback, points=10, write_rate_limit=20, read_rate_limit=20)
     client.retrieve(NAME, [1, 2, 3])
     client.scroll(NAME, scroll_filter=by(models.HasIdCondition(has_id=list(range(10)))))
-    client.query_points(NAME, [1, 0, 0, 0], using="v1")
+    client.query_points(NAME, [1.0, 0.0, 0.0, 0.0], using="v1")
     client.delete(NAME, points_selector=[1, 2])
     assert shared_loopback.rates(NAME)["spent"] == {"Read": 3 + 2 + 1, "Write": 10 + 2}
     with pytest.raises(
