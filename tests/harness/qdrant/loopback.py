@@ -85,6 +85,7 @@ class Loopback(Control):
         self.port = 0
         self.process: BaseProcess | None = None
         self._line: Connection | None = None
+        self._strict: dict[str, Any] | None = None
         super().__init__("")
 
     def start(self) -> Loopback:
@@ -101,7 +102,18 @@ class Loopback(Control):
             self.process.join()
             raise AssertionError(f"the loopback server ended with {self.process.exitcode}; its error is above") from None
         self.url = f"http://127.0.0.1:{self.port}"
+        if self._strict is not None:
+            super().strict(**self._strict)
         return self
+
+    def strict(self, minute: float = 60.0, **config: Any) -> None:
+        """As `Control.strict`; kept over a restart."""
+        self._strict = {"minute": minute, **config}
+        super().strict(**self._strict)
+
+    def clear(self) -> None:
+        self._strict = None
+        super().clear()
 
     def kill(self) -> None:
         """kill -9. It is gone when this returns."""
