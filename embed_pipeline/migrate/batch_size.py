@@ -7,7 +7,7 @@ import threading
 # From reading to commit: short locks, steady progress, little to redo after a crash.
 TARGET_SECONDS = 0.5
 # What a write weighs when the next one is known; and by how much sizes must differ, of their mean, for a line through them.
-KEPT, SPREAD = 0.95, 0.1
+KEPT, SPREAD = 0.8, 0.1
 
 
 class _Written:

@@ -54,6 +54,7 @@ def test_a_slow_batch_that_was_not_full_counts() -> None:
     size = BatchSize(100, 1000)
     size.wrote(50, TARGET_SECONDS * 5)
     assert size.size == 10
+    size = BatchSize(100, 1000)
     for _ in range(20):
         size.wrote(size.size, 1000.0 * size.size)
     assert size.size == 1
