@@ -322,3 +322,25 @@ def test_a_backfill_does_not_take_a_rate_limit_for_slowness(
     shared_loopback.fail("error", status=429, retry_after=30, method="^PUT$", path="/points$")
     fill(index, "v1")
     assert min(told) < 0
+
+
+@pytest.mark.parametrize("place", ["named_vectors"], indirect=True)
+def test_requests_on_more_points_than_a_minute_allows(
+    app: psycopg.Connection, open_docs: Open, place: Declared, shared_loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retire takes a label off every point, and a sweep removes many: each is a write of so many points, and no bucket holds them."""
+    shared_loopback.strict(0.5, **CLOUD, write_rate_limit=40, read_rate_limit=400)
+    index = opened(open_docs, place)
+    serve(index, "v1")
+    serve(index, "v2")
+    retire.retire(index, "v1", confirm="v1")
+    collection, client = store_of(index, "v2").place.collection, shared_loopback.client()
+    points, _ = client.scroll(collection, limit=1_000)
+    assert {tuple((point.payload or {})["embed_pipeline"]["versions"]) for point in points} == {("v2",)}
+    assert set(client.get_collection(collection).payload_schema) == {DELETED_AT, "views", partition_of("v2")}
+    app.execute("DELETE FROM articles WHERE id > 5")
+    settle(index)
+    now = compare.clock()
+    monkeypatch.setattr(compare, "clock", lambda: now + compare.TOMBSTONE_SECONDS + 60)
+    verify.verify(index)
+    assert client.count(collection).count == 5
