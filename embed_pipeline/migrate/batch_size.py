@@ -55,6 +55,9 @@ class BatchSize:
 
     def wrote(self, documents: int, seconds: float) -> None:
         """Learn how long it took to write this many documents, until the commit."""
+        if not documents:
+            # Nothing but dead letters.
+            return
         with self._lock:
             fixed = self._written.fixed(documents, seconds)
             self._write = max(self._next(self._write, documents, seconds - fixed), 1)

@@ -50,6 +50,12 @@ def test_writing_holds_the_size_down_too() -> None:
     assert size.size == 20, "gently up again"
 
 
+def test_a_write_without_documents_says_nothing() -> None:
+    size = BatchSize(100, 1000)
+    size.wrote(0, 100.0)
+    assert size.size == 100
+
+
 def test_a_slow_batch_that_was_not_full_counts() -> None:
     size = BatchSize(100, 1000)
     size.wrote(50, TARGET_SECONDS * 5)
