@@ -52,6 +52,10 @@ class StoreUnavailable(EmbedPipelineError):
     """The store of the vectors does not answer, or asks to slow down for longer than we wait. Nothing is lost; it may be tried again."""
 
 
+class StoreRefused(EmbedPipelineError):
+    """The store of the vectors refused a request for good: its own words are in the message, and the setting behind them where it has one."""
+
+
 class AliasNotUpdated(EmbedPipelineError):
     """The cutover or rollback is committed, and the alias in the store still names the version before."""
 

@@ -54,7 +54,7 @@ def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | 
     if evidence.holdout_sha256 != now.holdout_sha256:
         return "the held-out set has changed"
     if evidence.ann_index != now.ann_index:
-        return "the ANN index was built anew"
+        return "the ANN index was built anew, or is searched otherwise"
     # More of the index finds more: what has passed passes, and what has failed is worth another look.
     if now.ef_search < evidence.ef_search or (evidence.outcome != "pass" and now.ef_search != evidence.ef_search):
         return f"it was searched with hnsw.ef_search {evidence.ef_search}, and is with {now.ef_search} now"

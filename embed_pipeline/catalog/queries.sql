@@ -1,16 +1,18 @@
 -- name: find_index
-SELECT documents_table, key_columns, text_columns, store, payload_columns, payload_object
+SELECT documents_table, key_columns, text_columns, store, payload_columns, payload_object, payload_indexes
 FROM embed_pipeline.indexes WHERE index_name = %(index)s
 
 -- name: insert_index
 INSERT INTO embed_pipeline.indexes
-    (index_name, documents_table, key_columns, text_columns, store, payload_columns, payload_object)
-VALUES (%(index)s, %(documents_table)s, %(key_columns)s, %(text_columns)s, %(store)s, %(payload_columns)s, %(payload_object)s)
+    (index_name, documents_table, key_columns, text_columns, store, payload_columns, payload_object, payload_indexes)
+VALUES (%(index)s, %(documents_table)s, %(key_columns)s, %(text_columns)s, %(store)s, %(payload_columns)s, %(payload_object)s,
+        %(payload_indexes)s)
 ON CONFLICT DO NOTHING
 
 -- name: update_index
 UPDATE embed_pipeline.indexes
-SET store = %(store)s, payload_columns = %(payload_columns)s, payload_object = %(payload_object)s
+SET store = %(store)s, payload_columns = %(payload_columns)s, payload_object = %(payload_object)s,
+    payload_indexes = %(payload_indexes)s
 WHERE index_name = %(index)s
 
 -- name: rename_index

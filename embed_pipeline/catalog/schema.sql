@@ -25,6 +25,8 @@ CREATE TABLE embed_pipeline.indexes (
     store           jsonb NOT NULL CHECK (store ->> 'kind' IS NOT NULL),
     payload_columns text[] NOT NULL DEFAULT '{{}}',
     payload_object  text,
+    -- Payload field to kind of index, in a store that has such indexes.
+    payload_indexes jsonb NOT NULL DEFAULT '{{}}',
     -- Every inbox row that a search has to look at has a larger id, and every pending removal a larger seq (`advance_floors`).
     inbox_floor     bigint NOT NULL DEFAULT 0,
     removal_floor   bigint NOT NULL DEFAULT 0,

@@ -197,7 +197,7 @@ def _version_row(version: VersionStatus, documents: int) -> list[str]:
 
 
 def _version_notes(version: VersionStatus) -> list[str]:
-    notes = [note for note in (version.gone, version.another) if note]
+    notes = [note for note in (version.gone, version.another, version.unasked) if note]
     if version.untold:
         notes.append(f"{version.name} serves, and {version.untold}; embed-pipeline sync puts it right")
     if version.gate is not None and version.is_live:
@@ -251,8 +251,11 @@ def plan_lines(found: Plan) -> list[str]:
         lines.append(f"  chunks      {found.chunker}{shown}")
     lines.append(
         f"  disk        about {size(found.disk.total)}: vectors {size(found.disk.vectors)}, provenance {size(found.disk.documents)}, "
-        f"ANN index {size(found.disk.ann_index)} (estimated from {found.disk.basis})"
+        f"ANN index {size(found.disk.ann_index)}"
+        + (f", quantized {size(found.disk.quantized)}" if found.disk.quantized else "")
+        + f" (estimated from {found.disk.basis})"
     )
+    lines += [f"  {'store' if n == 0 else '':<12}{each}" for n, each in enumerate(found.place)]
     lines.append(f"  gate        {found.gate.metric}: {found.gate.sentence}")
     lines += [f"  {'locks' if n == 0 else '':<12}{lock}" for n, lock in enumerate(found.locks)]
     lines += [f"  warning     {warning}" for warning in found.warnings]

@@ -14,6 +14,7 @@ from embed_pipeline.catalog import serving
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.configuration import COMPONENT_TYPE
 from embed_pipeline.demo.stage import LayoutKind, StoredVector
+from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
@@ -22,7 +23,7 @@ from embed_pipeline.spec import IndexSpec, QdrantSpec
 from embed_pipeline.stores.qdrant import engines
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.layout import open_layout
-from embed_pipeline.stores.qdrant.points import KEY
+from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.writes import read_points
 
 INDEX = "docs_qdrant"
@@ -90,7 +91,7 @@ class QdrantStage:
     def stored(self, conn: psycopg.Connection, version: Version, doc_ids: Sequence[str]) -> dict[str, StoredVector]:
         engine = engines.take(self._store)
         try:
-            place = open_layout(engine, self._store, version.index).place(version)
+            place = open_layout(engine, self._store, version.index, Source.unchecked(self.spec.source())).place(version)
             ids = {point_id(doc_id): doc_id for doc_id in doc_ids}
             points = read_points(engine, place.collection, list(ids), vectors=[place.vector])
         finally:
@@ -112,7 +113,7 @@ class QdrantStage:
             version = index.version(conn, str(pointer.version))
         engine = engines.take(self._store)
         try:
-            place = open_layout(engine, self._store, index.name).place(version)
+            place = open_layout(engine, self._store, index.name, index.source).place(version)
             if self._store.layout == "named_vectors":
                 ours = engine.call(lambda client: client.get_collection(place.collection)).config.metadata or {}
                 there, wanted = ours.get(KEY, {}).get("serving", {}).get("vector"), place.vector

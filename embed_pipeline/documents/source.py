@@ -7,9 +7,9 @@ made by `postgres.connection` and by the capture functions make that text the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 import psycopg
@@ -65,6 +65,8 @@ class Source:
     """Whether it is a partition or a child of another table, through which it is written too."""
     payload_columns: tuple[str, ...] = ()
     payload_object: str | None = None
+    payload_indexes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Payload fields that a store outside PostgreSQL shall have an index on, and its kind."""
     text_field: str | None = None
     """Payload field that repeats the document's text."""
 
@@ -250,6 +252,7 @@ def inspect(conn: psycopg.Connection, declared: DocumentsSpec, *, captured: bool
         has_parent=has_parent,
         payload_columns=tuple(declared.payload),
         payload_object=declared.payload_object,
+        payload_indexes=dict(declared.payload_indexes),
     )
 
 

@@ -13,6 +13,7 @@ from embed_pipeline.flow.embed import Gathered
 from embed_pipeline.index.batch_size import BatchSize
 from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.patience import Stopwatch
 from embed_pipeline.stores.protocol import EmbeddedBatch, VersionStore
 from embed_pipeline.throttle.loop import Throttle
 
@@ -62,11 +63,11 @@ class Writing:
         seconds = 0.0
 
         def insert(conn: psycopg.Connection) -> set[str]:
-            # The time of this try alone: an outage before it says nothing about how fast the server writes.
+            # The time of this try alone: an outage before it says nothing about how fast the server writes, and neither does a rate limit.
             nonlocal seconds
-            started = time.monotonic()
+            watch = Stopwatch()
             inserted = self.store.insert_new(conn, batch, self.fence)
-            seconds = time.monotonic() - started
+            seconds = watch.seconds
             return inserted
 
         written = write_batch(self.line, self.store, batch, insert)

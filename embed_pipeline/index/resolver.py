@@ -116,8 +116,10 @@ class Resolver:
         assert found is not None
         with self._lock:
             if found != self._found:
-                table, key, text, kept, payload, payload_object = found
-                declared = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
+                table, key, text, kept, payload, payload_object, indexes = found
+                declared = DocumentsSpec(
+                    table=table, key=key, text=text, payload=payload, payload_object=payload_object, payload_indexes=indexes
+                )
                 self.spaces.settle(read_store(kept), inspect(conn, declared, captured=False), in_use=True)
                 self._found = found
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -28,6 +27,7 @@ from embed_pipeline.migrate import dual_write, register, verify
 from embed_pipeline.postgres.session import Line, only_run
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import AdoptSpec
+from embed_pipeline.stores.patience import Stopwatch
 from embed_pipeline.stores.protocol import AdoptingStore, VersionStore
 
 SAMPLE = 32
@@ -253,9 +253,9 @@ def _carry(
         line.repeat(allowed)
         inserted = line.repeat(lambda conn, page=page: _insert(conn, version, places, page, {}))  # type: ignore[misc]
         signal("adopt.inserted")
-        started = time.monotonic()
+        watch = Stopwatch()
         marked = _mark(line, version, store, page, inserted)
-        throttle.wrote(time.monotonic() - started)
+        throttle.wrote(watch.seconds)
         signal("adopt.marked")
         adopted += len(marked)
         done += len(page)

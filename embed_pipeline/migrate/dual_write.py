@@ -35,6 +35,7 @@ from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.session import Line, Waiting
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.patience import Stopwatch
 from embed_pipeline.stores.protocol import EmbeddedBatch
 
 T = TypeVar("T")
@@ -338,9 +339,9 @@ class Work:
         if time.monotonic() - self._counted > queue.LEASE_SECONDS / 3:
             self._count_on(claim)
         signal("dual_write.embedded")
-        started = time.monotonic()
+        watch = Stopwatch()
         written = write_batch(self.line, store, batch, lambda conn: store.replace(conn, claim, batch))
-        _sizes(self.index, self.version).wrote(len(batch), time.monotonic() - started)
+        _sizes(self.index, self.version).wrote(len(batch), watch.seconds)
         rejected = self.line.repeat(lambda conn: store.reject(conn, claim, letters))
         self.result.written += len(written)
         self.result.rejected += len(rejected)

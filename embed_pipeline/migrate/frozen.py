@@ -53,8 +53,10 @@ def registered(conn: psycopg.Connection, index: str) -> Registered | None:
     row = conn.execute(queries("find_index"), {"index": index}).fetchone()
     if row is None:
         return None
-    table, key, text, store, payload, payload_object = row
-    documents = DocumentsSpec(table=table, key=key, text=text, payload=payload, payload_object=payload_object)
+    table, key, text, store, payload, payload_object, indexes = row
+    documents = DocumentsSpec(
+        table=table, key=key, text=text, payload=payload, payload_object=payload_object, payload_indexes=indexes
+    )
     return Registered(documents, read_store(store), tuple(versions.list_versions(conn, index)), Terms.read(conn, index))
 
 

@@ -89,7 +89,7 @@ def _refuse_unadopted(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
         return
     store = index.store(new_version(index, name))
     store.prepare(conn)
-    if isinstance(store, AdoptingStore) and store.count_existing()[0]:
+    if isinstance(store, AdoptingStore) and store.has_existing():
         raise CatalogError(
             f"Version {name!r} of index {index.name!r} is to be adopted, and that has not been done yet.",
             next_step=f"Run: embed-pipeline adopt {index.name}",
@@ -107,6 +107,7 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
         "store": Jsonb(store.model_dump(mode="json")),
         "payload_columns": source.payload,
         "payload_object": source.payload_object,
+        "payload_indexes": Jsonb(source.payload_indexes),
     }
     found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
     if found is None:
@@ -132,8 +133,9 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
     Terms.declared(index.spec).keep(conn, index.name)
     was = (known.text_field(), found[4], found[5])
     now = (store.text_field(), source.payload, source.payload_object)
-    if (known, was) != (store, now):
-        _update_index(conn, index, values, payload_changed=was != now)
+    indexed = found[6] != source.payload_indexes
+    if (known, was) != (store, now) or indexed:
+        _update_index(conn, index, values, payload_changed=was != now, indexes_changed=indexed)
 
 
 def _rename(conn: psycopg.Connection, index: OpenIndex, reason: str, values: dict[str, Any]) -> None:
@@ -151,8 +153,13 @@ def _rename(conn: psycopg.Connection, index: OpenIndex, reason: str, values: dic
     in_short_lock(conn, under_lock, what=what, table=str(index.source), locked=[index.source.identifier])
 
 
-def _update_index(conn: psycopg.Connection, index: OpenIndex, values: dict[str, Any], *, payload_changed: bool) -> None:
+def _update_index(
+    conn: psycopg.Connection, index: OpenIndex, values: dict[str, Any], *, payload_changed: bool, indexes_changed: bool
+) -> None:
     """Keep what may change. With another payload the triggers look at other columns, and every document carries another one."""
+    if indexes_changed:
+        for version in versions.live_versions(conn, index.name):
+            index.store(version).index_payload(conn)
     if payload_changed and index.spec.store.carries_payload:
 
         def rearm() -> None:

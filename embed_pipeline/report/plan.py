@@ -55,6 +55,8 @@ class Plan:
     sample: Sample
     disk: Disk
     chunker: str
+    place: tuple[str, ...]
+    """How the place of its vectors will be made, where there is something to say about it."""
     locks: tuple[str, ...]
     gate: GatePlan
     warnings: tuple[str, ...]
@@ -93,6 +95,7 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 sample=sample,
                 disk=footprint.disk(spec.store, documents, declared, sample.chunks_per_document),
                 chunker="" if declared.chunker is None else str(declared.chunker),
+                place=footprint.collection(spec.store, seen.spec.source(), name, declared),
                 locks=locks(spec, armed=bool(known)),
                 gate=_gate_plan(seen, name),
                 warnings=(

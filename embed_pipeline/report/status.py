@@ -19,7 +19,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
-from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, VectorsGone, VersionRetired
+from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, StoreRefused, StoreUnavailable, VectorsGone, VersionRetired
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import gate, standing
 from embed_pipeline.migrate.standing import vectors_gone
@@ -227,7 +227,7 @@ def _version(
 ) -> VersionStatus:
     listed = partitions.listed(conn, index.name, version.name)
     store = index.store(version)
-    gone, another, stored = "", "", 0
+    gone, another, unasked, stored, ann, size = "", "", "", 0, None, 0
     try:
         if version.is_live and not unusable:
             _require_standing(conn, index, version)
@@ -238,8 +238,11 @@ def _version(
         gone = str(problem)
     except VersionRetired:
         gone = str(vectors_gone(conn, version)) if version.is_live else ""
-    has_vectors = version.dropped_at is None and not gone and not another
-    ann = store.ann_index(conn) if has_vectors else None
+    except (StoreUnavailable, StoreRefused) as problem:
+        unasked = str(problem)
+    has_vectors = version.dropped_at is None and not gone and not another and not unasked
+    if has_vectors:
+        ann, size = store.ann_index(conn), store.size_bytes(conn)
     ann_state: Literal["valid", "invalid", "missing", "none"] = "none"
     if has_vectors:
         ann_state = "missing" if ann is None else "valid" if ann.valid else "invalid"
@@ -262,10 +265,11 @@ def _version(
         first_dead_letters=tuple(f"{letter.shown_id}: {letter.reason}" for letter in letters),
         ann_index=ann_state,
         ann_index_bytes=0 if ann is None else ann.bytes or 0,
-        bytes=store.size_bytes(conn) if has_vectors else 0,
+        bytes=size,
         dropped=version.dropped_at is not None,
         gone=gone,
         another=another,
+        unasked=unasked,
         untold=standing.untold(index, version) if has_vectors else "",
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
         chunker=_chunker(version.declared),

@@ -51,6 +51,8 @@ class VersionStatus:
     """What does not tell readers of the store's own alias that it serves; empty while it does, and of any other version."""
     another: str = ""
     """Whose its vectors are, where they are not this ledger's, and what to do; nothing of theirs is counted then."""
+    unasked: str = ""
+    """Why its store could not be asked, and what to do; nothing of it is known then."""
     gate: GateState | None = None
     chunker: str = ""
     spent: Mapping[Kind, Spent] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -21,6 +21,8 @@ def _as_list(value: Any) -> Any:
 Columns = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
 # A function of PostgreSQL takes at most 100 arguments, and a payload column is two of jsonb_build_object.
 PayloadColumns = Annotated[list[str], BeforeValidator(_as_list), Field(max_length=50)]
+IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid"]
+"""A payload index of Qdrant, by what it is over."""
 
 
 def plain_url(url: str, instead: str) -> str:

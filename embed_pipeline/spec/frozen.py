@@ -39,6 +39,7 @@ DOCUMENTS: Mapping[str, Fate] = {
     "text": "frozen",
     "payload": "free",
     "payload_object": "free",
+    "payload_indexes": "free",
 }
 
 PGVECTOR: Mapping[str, Fate] = {"kind": "frozen"}
@@ -55,6 +56,7 @@ QDRANT: Mapping[str, Fate] = {
     "max_update_queue": "free",
     "max_queued_points": "free",
     "max_yellow_seconds": "free",
+    "collection_config": "free",
     "adopt": "frozen",
 }
 
@@ -87,6 +89,7 @@ VERSION: Mapping[str, Fate] = {
     "batch_size": "free",
     "max_in_flight": "free",
     "hnsw": "free",
+    "store_config": "free",
 }
 
 

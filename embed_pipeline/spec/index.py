@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, ModelCheckSpec, PriceSpec
 from embed_pipeline.spec.base import Declared, Name
-from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec, StoreSpec
+from embed_pipeline.spec.collection_config import OF_A_COLLECTION
+from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec, QdrantSpec, StoreSpec
 from embed_pipeline.spec.rules import BackfillSpec, GateSpec, HoldoutSpec, ReconcileSpec, RetireSpec, ThrottleSpec
 from embed_pipeline.spec.version import VersionSpec
 
@@ -46,6 +47,19 @@ class IndexSpec(Declared):
                 raise ValueError(
                     f"versions.{name}.dimensions: an index over {version.precision} in {kind} takes at most {limit} dimensions, "
                     f"not {version.dimensions}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _store_config_has_its_store(self) -> IndexSpec:
+        for name, version in self.versions.items():
+            if version.store_config and not isinstance(self.store, QdrantSpec):
+                raise ValueError(f"versions.{name}.store_config: only for kind qdrant, not for {self.store.kind}")
+            of_all = [each for each in OF_A_COLLECTION if each in version.store_config]
+            if of_all and isinstance(self.store, QdrantSpec) and self.store.layout == "named_vectors":
+                raise ValueError(
+                    f"versions.{name}.store_config.{of_all[0]}: of the whole collection, which all versions share in named_vectors; "
+                    "declare it in store.collection_config"
                 )
         return self
 

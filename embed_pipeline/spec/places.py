@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
-from embed_pipeline.spec.base import Columns, Declared, Name, PayloadColumns, plain_url
+from embed_pipeline.spec.base import Columns, Declared, IndexKind, Name, PayloadColumns, plain_url
+from embed_pipeline.spec.collection_config import collection_config
 
 
 class DocumentsSpec(Declared):
@@ -21,6 +22,37 @@ class DocumentsSpec(Declared):
         default_factory=list, description="columns that a store outside PostgreSQL keeps beside each vector, to filter by"
     )
     payload_object: str | None = Field(None, description="a jsonb column whose keys are kept beside each vector like payload")
+    payload_indexes: dict[str, IndexKind] = Field(
+        default_factory=dict,
+        description="payload fields to index in Qdrant, by what searches filter by; of columns: payload itself",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _indexes_stand_beside_their_columns(cls, declared: Any) -> Any:
+        """`payload: [{column: category, index: keyword}]`: the column, and its index among the others."""
+        payload = declared.get("payload") if isinstance(declared, Mapping) else None
+        if not isinstance(payload, list) or not any(isinstance(each, Mapping) for each in payload):
+            return declared
+        indexes = dict(declared.get("payload_indexes") or {})
+        columns: list[Any] = []
+        for each in payload:
+            if isinstance(each, Mapping):
+                if set(each) - {"column", "index"} or "column" not in each:
+                    raise ValueError(f"a payload column is a name, or {{column: NAME, index: KIND}}, not {dict(each)}")
+                if each.get("index") is not None:
+                    indexes[each["column"]] = each["index"]
+                columns.append(each["column"])
+            else:
+                columns.append(each)
+        return {**declared, "payload": columns, "payload_indexes": indexes}
+
+    @model_validator(mode="after")
+    def _indexes_are_of_the_payload(self) -> DocumentsSpec:
+        unknown = sorted(set(self.payload_indexes) - set(self.payload))
+        if unknown and self.payload_object is None:
+            raise ValueError(f"documents.payload_indexes: {unknown[0]} is no column of documents.payload")
+        return self
 
 
 class PgvectorServerSpec(Declared):
@@ -101,12 +133,21 @@ class QdrantSpec(Declared):
     max_update_queue: int = Field(50, ge=0, description="updates that a shard may have left to do, above which backfills wait")
     max_queued_points: int = Field(200_000, ge=0, description="points that wait for the optimizer, above which backfills wait")
     max_yellow_seconds: float = Field(60.0, ge=0, description="time a collection may be yellow before backfills wait")
+    collection_config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="how new collections are made, in the words of Qdrant's API; absent: like the one that serves",
+    )
     adopt: AdoptSpec | None = None
 
     @field_validator("url")
     @classmethod
     def _holds_no_secret(cls, url: str | None) -> str | None:
         return None if url is None else plain_url(url, "put the key in store.api_key_env's variable")
+
+    @field_validator("collection_config", mode="before")
+    @classmethod
+    def _is_qdrants(cls, declared: Any) -> dict[str, Any]:
+        return collection_config(declared)
 
     @model_validator(mode="after")
     def _is_in_one_place(self) -> QdrantSpec:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from embed_pipeline.spec.base import Declared, Name, plain_url
+from embed_pipeline.spec.collection_config import store_config
 from embed_pipeline.spec.frozen import VERSION as FATES
 from embed_pipeline.spec.frozen import of_fate
 from embed_pipeline.spec.providers import PROVIDERS
@@ -102,6 +103,15 @@ class VersionSpec(Declared):
         None, ge=1, le=512, description="calls of the embedder at once in a backfill; absent: 1, of a provider 32"
     )
     hnsw: HnswSpec = HnswSpec()
+    store_config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="how Qdrant keeps and searches this version, in the words of its API, over store.collection_config",
+    )
+
+    @field_validator("store_config", mode="before")
+    @classmethod
+    def _store_config_is_qdrants(cls, declared: Any) -> dict[str, Any]:
+        return store_config(declared)
 
     @model_validator(mode="before")
     @classmethod

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from embed_pipeline.spec import PgvectorSpec, QdrantSpec, VersionSpec
+from embed_pipeline.spec import DocumentsSpec, PgvectorSpec, QdrantSpec, VersionSpec
+from embed_pipeline.stores.qdrant.own_fields import own_indexes
 
 # Bytes: a page and what its header leaves of it; the largest row that keeps its vector, and a piece of a vector that is kept beside it.
 PAGE, PAGE_ROOM = 8192, 8160
@@ -28,16 +32,41 @@ class Disk:
     ann_index: int
     basis: str
     """What the estimate is made from."""
+    quantized: int = 0
+    """Of the vectors once more, in fewer bits."""
 
     @property
     def total(self) -> int:
-        return self.vectors + self.documents + self.ann_index
+        return self.vectors + self.documents + self.ann_index + self.quantized
 
 
 def disk(store: PgvectorSpec | QdrantSpec, documents: int, version: VersionSpec, chunks_per_document: float = 1.0) -> Disk:
     """Bytes that the version will take where its vectors live."""
-    inside = isinstance(store, PgvectorSpec)
-    return (_in_tables if inside else _in_points)(documents, version, chunks_per_document)
+    if isinstance(store, PgvectorSpec):
+        return _in_tables(documents, version, chunks_per_document)
+    return _in_points(documents, version, chunks_per_document, {**store.collection_config, **version.store_config})
+
+
+def collection(store: PgvectorSpec | QdrantSpec, source: DocumentsSpec, name: str, version: VersionSpec) -> tuple[str, ...]:
+    """How the place of the version's vectors will be made, where it is one to be made so."""
+    if isinstance(store, PgvectorSpec):
+        return ()
+    adopted = store.adopted().get(name)
+    settings = {**store.collection_config, **version.store_config}
+    searched = settings.pop("search_params", None)
+    if adopted is not None:
+        made = f"{adopted.collection} is adopted as it is"
+    else:
+        declared = "; ".join(f"{each}: {json.dumps(value)}" for each, value in sorted(settings.items()))
+        made = f"as declared ({declared}), else like the one that serves" if declared else "like the one that serves"
+    fields = {**own_indexes(name), **source.payload_indexes}
+    indexes = ", ".join(f"{field} ({kind})" for field, kind in fields.items())
+    before = "before it is first asked by them" if adopted is not None else "before the data"
+    return (
+        f"collection: {made}",
+        f"payload indexes, made {before} where they are not there: {indexes}",
+        *([f"searched with {json.dumps(searched)}"] if searched else []),
+    )
 
 
 def locks(store: PgvectorSpec | QdrantSpec, table: str) -> tuple[str, ...]:
@@ -89,12 +118,39 @@ def _on_pages(size: int) -> float:
     return PAGE / (PAGE_ROOM // size) if size <= PAGE_ROOM else size
 
 
-def _in_points(documents: int, version: VersionSpec, chunks_per_document: float) -> Disk:
+def _in_points(documents: int, version: VersionSpec, chunks_per_document: float, settings: Mapping[str, Any]) -> Disk:
     """Qdrant's own rule for planning is 1.5 times the bare vectors, the half of them for graph and indexes (its documentation,
-    "Capacity planning"). Not measured on a server."""
+    "Capacity planning"). Not measured on a server. What the serving collection has beside that and nobody has declared is not known here.
+    """
     width = 2 if version.precision == "halfvec" else 4
-    vectors = math.ceil(documents * chunks_per_document * version.dimensions * width)
-    return Disk(vectors, documents * POINT_PROVENANCE_BYTES, vectors // 2, "dimensions, by Qdrant's rule of one and a half")
+    replicas = settings.get("replication_factor") or 1
+    values = documents * chunks_per_document * version.dimensions * replicas
+    vectors = math.ceil(values * width)
+    return Disk(
+        vectors,
+        documents * POINT_PROVENANCE_BYTES * replicas,
+        vectors // 2,
+        f"dimensions, by Qdrant's rule of one and a half{f', {replicas} replicas' if replicas > 1 else ''}",
+        math.ceil(values * _quantized_bits(settings.get("quantization_config")) / 8),
+    )
+
+
+# Bits of a value once more, by the setting that says how many.
+BITS = {
+    "x4": 8, "x8": 4, "x16": 2, "x32": 1, "x64": 0.5,
+    "one_bit": 1, "one_and_half_bits": 1.5, "two_bits": 2,
+    "bits1": 1, "bits1_5": 1.5, "bits2": 2, "bits4": 4, "bits8": 8,
+}  # fmt: skip
+
+
+def _quantized_bits(config: Any) -> float:
+    """Bits that a value takes beside its own vector. Where the setting leaves it to the server, what that takes today."""
+    if not isinstance(config, Mapping):
+        return 0.0
+    kind, said = next(iter(config.items()))
+    by_default = {"scalar": 8.0, "binary": 1.0, "product": 8.0, "turbo": 4.0}
+    asked = said.get("compression") or said.get("encoding") or said.get("bits")
+    return BITS.get(asked, by_default.get(kind, 0.0))
 
 
 def _aligned(size: int) -> int:

@@ -202,6 +202,10 @@ class VersionStore(Protocol):
         """Make room for the version's vectors, inside the transaction that registers it, or that makes it again."""
         ...
 
+    def index_payload(self, conn: psycopg.Connection) -> None:
+        """Make the declared payload indexes that are not there yet, in a store that has such."""
+        ...
+
     def gone(self, conn: psycopg.Connection) -> str:
         """What of the version's place (its table, collection, named vector) is not there, in words; empty while all is."""
         ...
@@ -364,6 +368,10 @@ class AdoptingStore(Protocol):
 
         Begun again from None it finds what is left: that is what makes an adoption resumable.
         """
+        ...
+
+    def has_existing(self) -> bool:
+        """Whether `existing` finds any."""
         ...
 
     def count_existing(self) -> tuple[int, int]:

@@ -15,14 +15,18 @@ from qdrant_client import QdrantClient
 from embed_pipeline.index.handle import OpenIndex
 from tests.harness.qdrant.conftest import NO_SERVER, REAL_KEY, REAL_URL
 from tests.harness.qdrant.loopback import Loopback
+from tests.harness.qdrant.strict import CLOUD
 
 Declared = dict[str, Any]
 
 LAYOUTS = ("collections", "named_vectors")
 REAL = pytest.mark.skipif(REAL_URL not in os.environ, reason=NO_SERVER)
-# One of them is enough for every day, beside the races in local mode; the others are for the soak.
+# One of them is enough for every day, beside the races in local mode; the others are for the soak. `cloud`: as strict as a new collection
+# in Qdrant Cloud is.
 QDRANTS: list[Any] = [
-    "loopback-named_vectors",
+    "loopback-named_vectors-cloud",
+    pytest.param("loopback-collections-cloud", marks=pytest.mark.soak),
+    pytest.param("loopback-named_vectors", marks=pytest.mark.soak),
     pytest.param("local-collections", marks=pytest.mark.soak),
     pytest.param("local-named_vectors", marks=pytest.mark.soak),
     pytest.param("loopback-collections", marks=pytest.mark.soak),
@@ -32,11 +36,11 @@ QDRANTS: list[Any] = [
 
 @pytest.fixture
 def qdrant_at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Declared]]:
-    """The declaration of a store, from `place-layout`; what it made on a shared server is removed at the end."""
+    """The declaration of a store, from `place-layout`, or `place-layout-cloud`; what it made on a shared server is removed at the end."""
     made: list[tuple[str, str]] = []
 
     def declare(name: str) -> Declared:
-        place, layout = name.split("-")
+        place, layout, *strict = name.split("-")
         collection = f"test_{uuid.uuid4().hex[:12]}"
         declared: Declared = {"kind": "qdrant", "layout": layout, "collection": collection}
         if place == "local":
@@ -44,6 +48,8 @@ def qdrant_at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
         if place == "loopback":
             server: Loopback = request.getfixturevalue("shared_loopback")
             server.clear()
+            if strict:
+                server.strict(**CLOUD)
             made.append((server.url, collection))
             return declared | {"url": server.url}
         made.append((os.environ[REAL_URL], collection))

@@ -148,7 +148,8 @@ def test_two_workers_share_the_queue(app: psycopg.Connection, open_stored: Open)
 
 
 def test_search_finds_the_nearest_and_filters(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
-    declared = {"table": "articles", "key": "id", "text": ["title", "body"], "payload": ["views"]}
+    views = {"column": "views", "index": "integer"}
+    declared = {"table": "articles", "key": "id", "text": ["title", "body"], "payload": [views]}
     app.execute("UPDATE articles SET views = id % 3")
     index = open_stored("v1", "v2", documents=declared)
     serve(index, "v1")

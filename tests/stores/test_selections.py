@@ -49,6 +49,13 @@ COLUMNS = {
     "flags": "boolean[]",
     "moody": "moody",
 }
+# The payload index of each, where a store's strict mode asks for one.
+KINDS = {
+    "smallint": "integer", "bigint": "integer", "level": "integer", "integer[]": "integer", "numeric": "float", "numeric(12, 2)": "float",
+    "numeric[]": "float", "real": "float", "double precision": "float", "boolean": "bool", "boolean[]": "bool", "date": "datetime",
+    "date[]": "datetime", "timestamptz": "datetime", "timestamp": "datetime",
+}  # fmt: skip
+VIEWS = {"column": "views", "index": "integer"}
 # What no search can filter by: what is equal there is so by other rules than a store outside PostgreSQL has.
 OTHERS = {
     "wait": ("interval", "'1 day'"),
@@ -192,7 +199,8 @@ def made(app: psycopg.Connection) -> list[tuple[dict[str, Any], str]]:
 def test_filters(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
     """Every kind of column and of value: the documents that PostgreSQL names by a condition written by hand."""
     of_others = made(app)
-    payload = ["views", *(name for where, _ in of_others for name in where), *COLUMNS]
+    indexed = [{"column": name, "index": KINDS.get(type_, "keyword")} for name, type_ in COLUMNS.items()]
+    payload = [VIEWS, *(name for where, _ in of_others for name in where), *indexed]
     index = open_stored("v1", documents={"table": "articles", "key": "id", "text": ["title", "body"], "payload": payload})
     serve(index, "v1")
     with Searcher("docs", database_url) as searcher:
@@ -253,7 +261,7 @@ def test_how_many(open_stored: Open, app: psycopg.Connection, database_url: str)
 
 def test_documents_beside_the_hits(app: psycopg.Connection, open_stored: Open, database_url: str) -> None:
     """Text and columns as they are now; of a document that has just gone neither it nor its hit, and the next one instead."""
-    declared = {"table": "articles", "key": "id", "text": ["title", "body"], "payload": ["views"]}
+    declared = {"table": "articles", "key": "id", "text": ["title", "body"], "payload": [VIEWS]}
     index = open_stored("v1", documents=declared)
     serve(index, "v1")
     with Searcher("docs", database_url) as searcher:
@@ -287,7 +295,7 @@ def test_row_security_of_the_documents(
     app: psycopg.Connection, open_stored: Open, database_url: str, reader_url: Callable[[], str]
 ) -> None:
     """A reader who sees every fourth document finds k of these, nearest first, with and without their texts and a filter."""
-    declared = {"table": "articles", "key": "id", "text": ["title", "body"], "payload": ["views"]}
+    declared = {"table": "articles", "key": "id", "text": ["title", "body"], "payload": [VIEWS]}
     index = open_stored("v1", documents=declared)
     serve(index, "v1")
     app.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")

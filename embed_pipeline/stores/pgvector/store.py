@@ -65,6 +65,9 @@ class PgvectorStore:
     def prepare(self, conn: psycopg.Connection) -> None:
         """Nothing: the table is made in the transaction that registers the version."""
 
+    def index_payload(self, conn: psycopg.Connection) -> None:
+        """Nothing: searches filter by the documents' own columns."""
+
     def create(self, conn: psycopg.Connection) -> None:
         version = self.version
         pinned: dict[str, sql.Composable] = {

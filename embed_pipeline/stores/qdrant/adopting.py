@@ -1,12 +1,14 @@
 """Points that were there before: found, read, and marked as a version's without a change of their vectors.
 
+Which ones no write of ours has touched is seen by reading them: to ask for it takes a payload index over every point.
+
 Also what a new collection takes over from the one beside it: vectors of a document that this package does not make.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,40 +19,37 @@ from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.stores.qdrant.documents import Now
 from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine
 from embed_pipeline.stores.qdrant.ids import point_id
+from embed_pipeline.stores.qdrant.limits import MOST_POINTS
+from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, Content, PointId, Stored, provenance, stored
-from embed_pipeline.stores.qdrant.writes import MOST_POINTS, Change, read_points
+from embed_pipeline.stores.qdrant.points import Content, PointId, Stored, provenance, stored
+from embed_pipeline.stores.qdrant.writes import Change, read_points
 
 
 def page(engine: Engine, place: Place, text_field: str, after: PointId | None) -> tuple[list[ExistingDocument], PointId | None]:
-    """Up to MOST_POINTS points that no write of ours has touched, from the point `after` on, and where to go on."""
-    records, following = engine.call(
-        lambda client: client.scroll(
-            place.collection,
-            scroll_filter=_untouched(place),
-            limit=MOST_POINTS,
-            offset=after,
-            with_payload=True,
-            with_vectors=False,
-        )
-    )
+    """Those of the next points that no write of ours has touched, from the point `after` on, and where to go on."""
+    most = engine.limits(place.collection).page(MOST_POINTS)
+    seen, following = _scroll(engine, place, after, most, _has_vector(place))
+    untouched = [point.id for point in seen if point.seq is None]
+    # Read anew, and whole: most of a later pass has been touched.
+    found = read_points(engine, place.collection, untouched, vectors=False)
     documents = []
-    for point in map(stored, records):
+    for point in (found[each] for each in untouched if each in found and found[each].seq is None):
         payload = dict(point.payload)
         text = payload.pop(text_field, None)
         documents.append(ExistingDocument(str(point.id), text, payload))
-    # A server's ids are integers or texts; its models allow for more.
-    return documents, following if following is None or isinstance(following, int) else str(following)
+    return documents, following
 
 
 def count(engine: Engine, place: Place) -> tuple[int, int]:
     """(untouched points with the version's vector, untouched points without it)."""
-    without = models.Filter(must=[_has_no_seq()], must_not=[models.HasVectorCondition(has_vector=place.vector)])
+    without = models.Filter(must_not=_has_vector(place).must)
+    return _untouched(engine, place, _has_vector(place)), _untouched(engine, place, without)
 
-    def counted(wanted: models.Filter) -> int:
-        return engine.call(lambda client: client.count(place.collection, count_filter=wanted, exact=True).count)
 
-    return counted(_untouched(place)), counted(without)
+def is_there(engine: Engine, place: Place) -> bool:
+    """Whether there is a point with the version's vector that no write of ours has touched."""
+    return next(_pages(engine, place, _has_vector(place)), 0) > 0
 
 
 def vectors(engine: Engine, place: Place, doc_ids: Sequence[str]) -> dict[str, Any]:
@@ -100,9 +99,34 @@ def _carrying(change: Change, beside: Stored | None) -> Change:
     return replace(change, content=content)
 
 
-def _untouched(place: Place) -> models.Filter:
-    return models.Filter(must=[_has_no_seq(), models.HasVectorCondition(has_vector=place.vector)])
+def _untouched(engine: Engine, place: Place, those: models.Filter) -> int:
+    return sum(_pages(engine, place, those))
 
 
-def _has_no_seq() -> models.IsEmptyCondition:
-    return models.IsEmptyCondition(is_empty=models.PayloadField(key=f"{KEY}.seq"))
+def _pages(engine: Engine, place: Place, those: models.Filter) -> Iterator[int]:
+    """How many of each page no write of ours has touched; pages without one are passed by."""
+    after: PointId | None = None
+    while True:
+        seen, after = _scroll(engine, place, after, engine.limits(place.collection).page(), those)
+        untouched = sum(point.seq is None for point in seen)
+        if untouched:
+            yield untouched
+        if after is None:
+            return
+
+
+def _scroll(
+    engine: Engine, place: Place, after: PointId | None, most: int, those: models.Filter
+) -> tuple[list[Stored], PointId | None]:
+    """The next points with their seq and nothing else, and where to go on."""
+    records, following = engine.call(
+        lambda client: client.scroll(
+            place.collection, scroll_filter=those, limit=most, offset=after, with_payload=[f"{KEY}.seq"], with_vectors=False
+        )
+    )
+    # A server's ids are integers or texts; its models allow for more.
+    return list(map(stored, records)), following if following is None or isinstance(following, int) else str(following)
+
+
+def _has_vector(place: Place) -> models.Filter:
+    return models.Filter(must=[models.HasVectorCondition(has_vector=place.vector)])

@@ -23,21 +23,26 @@ from embed_pipeline.documents.slices import read_by_id
 from embed_pipeline.documents.source import Source
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare as sliced
-from embed_pipeline.stores.protocol import Found
+from embed_pipeline.stores.protocol import Found, Labels
+from embed_pipeline.stores.qdrant import payload_indexes
 from embed_pipeline.stores.qdrant.configuration import params_of
 from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.ids import point_id
+from embed_pipeline.stores.qdrant.limits import IDS, PAGE
+from embed_pipeline.stores.qdrant.own_fields import DELETED_AT, KEY, partition_of
 from embed_pipeline.stores.qdrant.ownership import Writer
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, PointId, Stored, stored
+from embed_pipeline.stores.qdrant.points import PointId, Stored, stored
+from embed_pipeline.stores.qdrant.portions import portions
 from embed_pipeline.stores.qdrant.writes import read_points
 
-PAGE = 1_000
 # Ids of points, read back from the temporary table.
 PORTION = 5_000
 LOOKS = 4
 LOOK_PAUSE_SECONDS = 0.05
+# Documents whose verdicts are found together.
+LOOKED_AT = 1_000
 # More differences than this are no matter of moments.
 MOST_LOOKED_AT = 50_000
 DIFFERENT = frozenset(("missing", "stale", "orphaned", "wrong_chunks"))
@@ -81,9 +86,10 @@ class Comparing:
 
     def see_documents(self, bounds: KeyRange) -> None:
         """The points of the documents of a range."""
+        most = self._engine.limits(self._place.collection).ids_per_condition
         for ids in census.ids(self._conn, self._source, bounds):
-            for start in range(0, len(ids), PAGE):
-                wanted = [point_id(doc_id) for doc_id in ids[start : start + PAGE]]
+            for start in range(0, len(ids), most):
+                wanted = [point_id(doc_id) for doc_id in ids[start : start + most]]
                 those = models.Filter(
                     must=[models.HasVectorCondition(has_vector=self._place.vector), models.HasIdCondition(has_id=wanted)]
                 )
@@ -93,12 +99,15 @@ class Comparing:
 
     def see_filled(self, partition: KeyRange) -> None:
         """What backfills of one partition have written and nobody since; also of documents that are gone."""
-        by = models.FieldCondition(
-            key=f"{KEY}.versions.{self._version.name}.partition", match=models.MatchValue(value=int(partition.partition))
-        )
-        those = models.Filter(must=[models.HasVectorCondition(has_vector=self._place.vector), by])
-        for page in _scroll(self._engine, self._place, those, self._wanted_vectors()):
-            self._copy([point for point in page if point.id not in self._seen])
+        number, field = int(partition.partition), partition_of(self._version.name)
+        those: list[models.Condition] = [models.HasVectorCondition(has_vector=self._place.vector)]
+        limits = self._engine.limits(self._place.collection)
+        # Where somebody has dropped our index, every point is looked at.
+        if limits.serves(field, ["integer"]) or not limits.filters_indexed_only:
+            those.append(models.FieldCondition(key=field, match=models.MatchValue(value=number)))
+        for page in _scroll(self._engine, self._place, models.Filter(must=those), self._wanted_vectors()):
+            filled = [point for point in page if point.versions.get(self._version.name, {}).get("partition") == number]
+            self._copy([point for point in filled if point.id not in self._seen])
 
     def vectors(self) -> int:
         """How many vectors were seen: of a point with passages as many as these."""
@@ -167,8 +176,8 @@ class Comparing:
             time.sleep(LOOK_PAUSE_SECONDS * 2**look)
             again: dict[str, str] = {}
             ids = sorted(left)
-            for start in range(0, len(ids), PAGE):
-                again.update(self._verdicts(ids[start : start + PAGE]))
+            for start in range(0, len(ids), LOOKED_AT):
+                again.update(self._verdicts(ids[start : start + LOOKED_AT]))
             verdicts = Counter(again.values())
             found.current += verdicts["current"]
             found.dead += verdicts["dead"]
@@ -208,26 +217,28 @@ class Expected(NamedTuple):
 
 def stored_ids(engine: Engine, place: Place) -> Iterator[list[str]]:
     """The ids of the documents that have the version's vector, in portions."""
-    for page in _scroll(engine, place, _with_vector(place), vectors=False, payload=f"{KEY}.doc_id"):
+    for page in _scroll(engine, place, _with_vector(place), vectors=False, payload=[f"{KEY}.doc_id"]):
         yield [_doc_id(point) for point in page]
 
 
 def count(engine: Engine, place: Place) -> int:
-    """Points that have the version's vector."""
-    return engine.call(lambda client: client.count(place.collection, count_filter=_with_vector(place), exact=True).count)
+    """Points that have the version's vector. Where the server may not count exactly, their ids are read."""
+    if engine.limits(place.collection).allows_exact:
+        return engine.call(lambda client: client.count(place.collection, count_filter=_with_vector(place), exact=True).count)
+    return sum(map(len, _scroll(engine, place, _with_vector(place), vectors=False, payload=False, most=IDS)))
 
 
-def count_foreign(engine: Engine, place: Place, version: Version) -> int:
-    """Points whose vector of this version is labelled with another model, model version or fingerprint, or with none."""
+def labels(engine: Engine, place: Place, version: Version) -> Labels:
+    """How many points have the version's vector, and how many of these are labelled with another model, model version or fingerprint, or
+    with none. Each is read: to ask for it takes an index over every point."""
     label = {"fingerprint": version.fingerprint, "model_name": version.model_name, "model_version": version.model_version}
-    beside = f"{KEY}.versions.{version.name}"
-    own = models.Filter(
-        must=[
-            models.FieldCondition(key=f"{beside}.{name}", match=models.MatchValue(value=value)) for name, value in label.items()
-        ]
-    )
-    foreign = models.Filter(must=[models.HasVectorCondition(has_vector=place.vector)], must_not=[own])
-    return engine.call(lambda client: client.count(place.collection, count_filter=foreign, exact=True).count)
+    payload = [f"{KEY}.versions.{version.name}.{name}" for name in label]
+    counted = foreign = 0
+    for page in _scroll(engine, place, _with_vector(place), vectors=False, payload=payload):
+        counted += len(page)
+        found = [point.versions.get(version.name, {}) for point in page]
+        foreign += sum(any(each.get(name) != value for name, value in label.items()) for each in found)
+    return Labels(counted, foreign)
 
 
 def has_vector(engine: Engine, place: Place) -> bool:
@@ -244,9 +255,16 @@ def further_vectors(engine: Engine, place: Place) -> frozenset[str]:
 
 def sweep_tombstones(writer: Writer, place: Place) -> None:
     """Remove the points of documents that were deleted long enough ago. The caller has made sure that nobody is writing."""
-    old = models.Filter(must=[models.FieldCondition(key=f"{KEY}.deleted_at", range=models.Range(lt=clock() - TOMBSTONE_SECONDS))])
-    selector = models.FilterSelector(filter=old)
-    writer.write(place.collection, lambda client: client.delete(place.collection, points_selector=selector, wait=True))
+    if not writer.engine.is_local and DELETED_AT not in writer.engine.limits(place.collection).schema:
+        payload_indexes.make(writer, place.collection, {DELETED_AT: models.PayloadSchemaType.FLOAT})
+    old = models.FieldCondition(key=DELETED_AT, range=models.Range(lt=clock() - TOMBSTONE_SECONDS))
+
+    def delete(these: list[models.Condition]) -> None:
+        selector = models.FilterSelector(filter=models.Filter(must=[old, *these]))
+        writer.write(place.collection, lambda client: client.delete(place.collection, points_selector=selector, wait=True))
+
+    for these in portions(writer.engine, place.collection, models.Filter(must=[old])):
+        delete(these)
 
 
 def _verdict(point: Stored | None, expected: Expected, place: Place, version: Version) -> str | None:
@@ -282,7 +300,12 @@ def _doc_id(point: Stored) -> str:
 
 
 def _scroll(
-    engine: Engine, place: Place, wanted: models.Filter, vectors: list[str] | bool, payload: str = KEY
+    engine: Engine,
+    place: Place,
+    wanted: models.Filter,
+    vectors: list[str] | bool,
+    payload: bool | list[str] | None = None,
+    most: int = PAGE,
 ) -> Iterator[list[Stored]]:
     offset: Any = None
     while True:
@@ -290,9 +313,9 @@ def _scroll(
             lambda client, start=offset: client.scroll(  # type: ignore[misc]
                 place.collection,
                 scroll_filter=wanted,
-                limit=PAGE,
+                limit=engine.limits(place.collection).page(most),
                 offset=start,
-                with_payload=[payload],
+                with_payload=[KEY] if payload is None else payload,
                 with_vectors=vectors,
             )
         )

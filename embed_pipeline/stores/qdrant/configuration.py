@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.spec.collection_config import OF_A_COLLECTION
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.ownership import LEDGER, Writer
-from embed_pipeline.stores.qdrant.points import KEY
 
 DISTANCES = {
     "cosine": models.Distance.COSINE,
@@ -33,16 +35,71 @@ def datatype(version: Version, like: models.VectorParams | None) -> models.Datat
     return None if like is None else like.datatype
 
 
-def vector_params(version: Version, like: models.VectorParams | None) -> models.VectorParams:
-    """The vector of `version`, with the index and storage settings of the vector that it replaces."""
+@dataclass(frozen=True)
+class Declared:
+    """What is declared of a new collection: for all (`store.collection_config`), and over that for one version."""
+
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, for_all: Mapping[str, Any], version: Version) -> Declared:
+        return cls(_over(for_all, version.declared.store_config))
+
+    @property
+    def unquantized(self) -> bool:
+        return self.settings.get("quantization_config") == models.Disabled.DISABLED.value
+
+    def of_a_vector(self, like: models.VectorParams | None, own: models.HnswConfigDiff) -> dict[str, Any]:
+        """Index and storage settings of a vector: as declared, else as those of the one that it replaces, else `own`."""
+        before = own if like is None else like.hnsw_config
+        hnsw = _over(_given(before), self.settings.get("hnsw_config", {}))
+        quantization = self.settings.get("quantization_config", None if like is None else _given(like.quantization_config))
+        return {
+            "hnsw_config": models.HnswConfigDiff(**hnsw) if hnsw else None,
+            "quantization_config": None if self.unquantized or not quantization else quantization,
+            "on_disk": self.settings.get("on_disk", None if like is None else like.on_disk),
+        }
+
+    def of_a_collection(self, like: models.CollectionInfo | None) -> dict[str, Any]:
+        """The arguments of `create_collection` but the vectors."""
+        found = {} if like is None else _settings(like)
+        if self.unquantized:
+            found["quantization_config"] = None
+        kinds = {
+            "hnsw_config": models.HnswConfigDiff,
+            "optimizers_config": models.OptimizersConfigDiff,
+            "wal_config": models.WalConfigDiff,
+            "strict_mode_config": models.StrictModeConfig,
+        }
+        for name in ("hnsw_config", *OF_A_COLLECTION):
+            if name in self.settings:
+                value = self.settings[name]
+                kind = kinds.get(name)
+                found[name] = value if kind is None else kind(**_over(_given(found.get(name)), value))
+        return found
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with `above` laid over it; what is an object in both, by its own fields. A quantization is one piece."""
+    both = dict(below)
+    for name, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(both.get(name), Mapping) and name != "quantization_config"
+        both[name] = _over(both[name], value) if nested else value
+    return both
+
+
+def _given(settings: Any) -> dict[str, Any]:
+    return {} if settings is None else dict(settings.model_dump(mode="json", exclude_none=True))
+
+
+def vector_params(version: Version, like: models.VectorParams | None, declared: Declared) -> models.VectorParams:
+    """The vector of `version`: as declared, with the index and storage settings of the vector that it replaces below that."""
     hnsw = version.declared.hnsw
     own = models.HnswConfigDiff(m=hnsw.m, ef_construct=hnsw.ef_construction)
     return models.VectorParams(
         size=version.dimensions,
         distance=DISTANCES[version.distance],
-        hnsw_config=own if like is None else like.hnsw_config,
-        quantization_config=None if like is None else like.quantization_config,
-        on_disk=None if like is None else like.on_disk,
+        **declared.of_a_vector(like, own),
         memory=None if like is None else like.memory,
         datatype=datatype(version, like),
         multivector_config=multivector(version),
@@ -65,29 +122,20 @@ def create_collection(
     like: models.CollectionInfo | None,
     like_vector: str,
     whose: Mapping[str, Any],
+    declared: Declared,
 ) -> None:
-    """Make the collection of `version`: settings, sparse vectors and further vectors as in `like`. AlreadyThere when it is.
+    """Make the collection of `version`: as declared, and else its settings, sparse vectors and further vectors as in `like`. AlreadyThere
+    when it is.
 
     `whose`: the ledger that its metadata names from the first moment on.
     """
-    arguments = _settings(like) if like is not None else {}
-    own = vector_params(version, None if like is None else params_of(like, like_vector))
+    arguments = declared.of_a_collection(like)
+    own = vector_params(version, None if like is None else params_of(like, like_vector), declared)
     further = _further(like, like_vector)
     arguments["vectors_config"] = own if vector == "" and not further else {**further, vector: own}
     arguments["metadata"] = {**_metadata(like), KEY: {"version": version.name, "fingerprint": version.fingerprint}, **whose}
     engine.call(lambda client: client.create_collection(name, **arguments))
-
-
-def add_payload_indexes(writer: Writer, name: str, like: models.CollectionInfo | None) -> None:
-    """Those that `like` has. Before the data: an index that is made later is not used by the graph that is there."""
-    if like is not None and not writer.engine.is_local:
-        for field, index in like.payload_schema.items():
-            writer.write(
-                name,
-                lambda client, field=field, index=index: client.create_payload_index(  # type: ignore[misc]
-                    name, field, field_schema=index.params or index.data_type, wait=True
-                ),
-            )
+    engine.forget(name)
 
 
 def _settings(like: models.CollectionInfo) -> dict[str, Any]:
@@ -139,9 +187,11 @@ def add_vector(writer: Writer, collection: str, version: Version, vector: str, l
     writer.write(collection, lambda client: client.create_vector_name(collection, vector, config))
 
 
-def tune_vector(writer: Writer, collection: str, version: Version, vector: str, like: models.VectorParams | None) -> None:
+def tune_vector(
+    writer: Writer, collection: str, version: Version, vector: str, like: models.VectorParams | None, declared: Declared
+) -> None:
     """Index and storage settings of a vector that was added: they can only be given afterwards."""
-    params = vector_params(version, like)
+    params = vector_params(version, like, declared)
     tuned = models.VectorParamsDiff(
         hnsw_config=params.hnsw_config, quantization_config=params.quantization_config, on_disk=params.on_disk
     )

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from embed_pipeline import forks
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreUnavailable
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, StoreRefused, StoreUnavailable
+from embed_pipeline.stores import patience
+from embed_pipeline.stores.qdrant.limits import Limits, setting_of
 
 T = TypeVar("T")
 
@@ -25,6 +27,8 @@ MINIMUM_SERVER = (1, 19)
 # Asked to wait for longer than this, a call gives up and says so.
 LONGEST_RETRY_AFTER = 30.0
 BUSY_TRIES = 6
+# What a collection allows is asked again after so long, and when it has refused something.
+LIMITS_SECONDS = 10.0
 # Local mode belongs to one process; another one may be about to finish.
 FOLDER_SECONDS = 30.0
 
@@ -35,10 +39,6 @@ class CollectionGone(EmbedPipelineError):
 
 class VectorGone(EmbedPipelineError):
     """A named vector of the request is not in the collection (any more)."""
-
-
-class StoreRefused(EmbedPipelineError):
-    """Qdrant refused a request for good."""
 
 
 class AlreadyThere(StoreRefused):
@@ -67,6 +67,7 @@ class Engine:
         self._client: QdrantClient | None = None
         self.busy_until = 0.0
         """Monotonic time until which the server has asked for patience (429)."""
+        self._limits: dict[str, tuple[float, Limits]] = {}
         self._begin()
         forks.tell(self)
 
@@ -114,6 +115,23 @@ class Engine:
             f"Qdrant at {self.address} asked to slow down {BUSY_TRIES} times in a row (429).",
             next_step="Raise its rate limit, or run the same command again later.",
         )
+
+    def limits(self, collection: str, *, afresh: bool = False) -> Limits:
+        """What the collection's strict mode allows. CollectionGone where there is none."""
+        known = self._limits.get(collection)
+        if afresh or known is None or time.monotonic() - known[0] >= LIMITS_SECONDS:
+            return self.learn(collection, self.call(lambda client: client.get_collection(collection)))
+        return known[1]
+
+    def learn(self, collection: str, info: models.CollectionInfo) -> Limits:
+        """Take what a collection has said of itself for what it allows."""
+        found = Limits.of(collection, info)
+        self._limits[collection] = (time.monotonic(), found)
+        return found
+
+    def forget(self, collection: str) -> None:
+        """Ask anew what the collection allows: it was made or changed."""
+        self._limits.pop(collection, None)
 
     def close(self) -> None:
         """Let go of the connection or the folder."""
@@ -163,7 +181,7 @@ class Engine:
                 next_step="Raise its rate limit, or run the same command again later.",
             )
         self.busy_until = max(self.busy_until, time.monotonic() + seconds)
-        time.sleep(seconds)
+        patience.wait(seconds)
 
     def _refused(self, refused: UnexpectedResponse) -> EmbedPipelineError:
         words = _words(refused)
@@ -176,9 +194,11 @@ class Engine:
             return StoreUnavailable(
                 f"Qdrant at {self.address} answered {refused.status_code}: {words}.", next_step="Run the same command again."
             )
+        self._limits = {}
+        said, _, help = words.partition(" Help: ")
         return _told_apart(words) or StoreRefused(
-            f"Qdrant at {self.address} refused a request ({refused.status_code}): {words}.",
-            next_step="Look at its log; if the request is ours, this is a defect worth reporting.",
+            f"Qdrant at {self.address} refused a request ({refused.status_code}): {said.rstrip('.')}.",
+            next_step=_advice(words, help),
         )
 
 
@@ -194,6 +214,16 @@ def _words(refused: UnexpectedResponse) -> str:
         return str(content["status"]["error"]).rstrip(".")
     except (ValueError, KeyError, TypeError):
         return str(refused.reason_phrase or "no reason given")
+
+
+def _advice(words: str, help: str) -> str:
+    """What to do about a refusal: the setting behind it, or the server's own help. Only a malformed request is a fault of ours."""
+    setting = setting_of(words)
+    if setting is not None:
+        return f"{help or 'See docs/qdrant.md'}. The setting is {setting}, of the collection's strict mode (docs/qdrant.md)."
+    if words.startswith(("Format error", "Validation error")):
+        return "The request is malformed: this is a defect worth reporting."
+    return f"{help}." if help else "Look at its log."
 
 
 def _told_apart(words: str) -> EmbedPipelineError | None:

@@ -25,7 +25,7 @@ from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, VectorGo
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.layout import Layout
 from embed_pipeline.stores.qdrant.points import Content, Stored, provenance
-from embed_pipeline.stores.qdrant.writes import MOST_POINTS, Change, compare_and_set, read_points
+from embed_pipeline.stores.qdrant.writes import Change, compare_and_set, read_points
 
 # Versions that share points get in each other's way; each round begins with what the other one has written.
 ROUNDS = 8
@@ -64,8 +64,10 @@ class GuardedPoints:
         """
         done: set[str] = set()
         with self.unless_retired():
-            for start in range(0, len(doc_ids), MOST_POINTS):
-                done |= self._change(conn, list(doc_ids[start : start + MOST_POINTS]), decide, right, keep_own)
+            # One request at a time is written under a right.
+            most = self._engine.limits(self.place.collection).points_per_write
+            for start in range(0, len(doc_ids), most):
+                done |= self._change(conn, list(doc_ids[start : start + most]), decide, right, keep_own)
         return done
 
     def _change(self, conn: psycopg.Connection, doc_ids: list[str], decide: Decide, right: Right, keep_own: bool) -> set[str]:

@@ -10,9 +10,9 @@ from qdrant_client import QdrantClient, models
 from embed_pipeline.stores.protocol import AnnIndex
 from embed_pipeline.stores.qdrant.configuration import params_of
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.ownership import Writer
 from embed_pipeline.stores.qdrant.place import Place, wait_until_green
-from embed_pipeline.stores.qdrant.points import KEY
 
 HELD = "indexing_threshold"
 """Kept in the collection's metadata while indexing is held back: the threshold to return to."""

@@ -13,14 +13,16 @@ import psycopg
 from qdrant_client import QdrantClient, models
 
 from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import QdrantSpec
-from embed_pipeline.stores.qdrant import configuration, indexing
+from embed_pipeline.stores.qdrant import allowed, configuration, indexing, payload_indexes
 from embed_pipeline.stores.qdrant.engine import MINIMUM_SERVER, AlreadyThere, CollectionGone, Engine
-from embed_pipeline.stores.qdrant.ownership import Ownership
+from embed_pipeline.stores.qdrant.own_fields import KEY
+from embed_pipeline.stores.qdrant.ownership import Ownership, stamp_of
 from embed_pipeline.stores.qdrant.place import Place, wait_until_green
-from embed_pipeline.stores.qdrant.points import KEY
+from embed_pipeline.stores.qdrant.portions import portions
 
 
 class Layout(Protocol):
@@ -66,20 +68,23 @@ class Layout(Protocol):
         ...
 
 
-def open_layout(engine: Engine, spec: QdrantSpec, index: str) -> Layout:
+def open_layout(engine: Engine, spec: QdrantSpec, index: str, source: Source) -> Layout:
     """The layout that the declaration names."""
     name = spec.collection or index
     own = Ownership(engine, index, None if spec.adopt is None else spec.adopt.collection)
-    return NamedVectors(engine, own, spec, name) if spec.layout == "named_vectors" else Collections(engine, own, spec, name)
+    kind = NamedVectors if spec.layout == "named_vectors" else Collections
+    return kind(engine, own, spec, name, source)
 
 
 class Collections:
     """A collection for each version, and an alias on the one that serves."""
 
-    def __init__(self, engine: Engine, own: Ownership, spec: QdrantSpec, alias: str) -> None:
+    def __init__(self, engine: Engine, own: Ownership, spec: QdrantSpec, alias: str, source: Source) -> None:
         self._engine = engine
         self.own = own
         self._adopt = spec.adopt
+        self._config = spec.collection_config
+        self._source = source
         self.alias = alias
 
     def place(self, version: Version) -> Place:
@@ -109,6 +114,9 @@ class Collections:
             if found is None:
                 raise _nothing_to_adopt(place.collection, self._engine)
             configuration.refuse_own_sharding(found, place.collection)
+            allowed.refuse(conn, place, found, version, self._source)
+            if stamp_of(found) is not None:
+                payload_indexes.make(self.own.writer(conn), place.collection, allowed.indexes(version, self._source, None))
             return
         like_name = self.beside(version)
         like = None if like_name is None else _info(self._engine, like_name)
@@ -126,10 +134,20 @@ class Collections:
                     like,
                     place.vector,
                     self.own.metadata(conn, place.collection),
+                    configuration.Declared.of(self._config, version),
                 )
         # Also of a collection that is there: whoever made it may have died before this.
         writer = self.own.writer(conn)
-        configuration.add_payload_indexes(writer, place.collection, like)
+        allowed.refuse(
+            conn,
+            place,
+            _there(self._engine, place.collection),
+            version,
+            self._source,
+            like,
+            new=writer if found is None else None,
+        )
+        payload_indexes.make(writer, place.collection, allowed.indexes(version, self._source, like))
         indexing.hold(writer, place.collection)
 
     def drop(self, conn: psycopg.Connection, version: Version) -> None:
@@ -189,10 +207,12 @@ class Collections:
 class NamedVectors:
     """One collection, a named vector for each version; which one serves stands in the collection's metadata."""
 
-    def __init__(self, engine: Engine, own: Ownership, spec: QdrantSpec, collection: str) -> None:
+    def __init__(self, engine: Engine, own: Ownership, spec: QdrantSpec, collection: str, source: Source) -> None:
         self._engine = engine
         self.own = own
         self._adopt = spec.adopt
+        self._config = spec.collection_config
+        self._source = source
         self.collection = collection if spec.adopt is None else spec.adopt.collection
 
     def place(self, version: Version) -> Place:
@@ -211,6 +231,9 @@ class NamedVectors:
                 f"The vector of collection {self.collection} has no name, and Qdrant adds named vectors to collections of named ones only.",
                 next_step="Use layout: collections.",
             )
+        declared = configuration.Declared.of(self._config, version)
+        writer = self.own.writer(conn)
+        indexes = allowed.indexes(version, self._source, None)
         found = _info(self._engine, self.collection)
         if found is None:
             if self._adopt is not None:
@@ -226,22 +249,28 @@ class NamedVectors:
                     None,
                     place.vector,
                     self.own.metadata(conn, self.collection),
+                    declared,
                 )
+                made = _there(self._engine, self.collection)
+                allowed.refuse(conn, place, made, version, self._source, new=writer)
+                payload_indexes.make(writer, self.collection, indexes)
                 return
-            found = _info(self._engine, self.collection)
-            assert found is not None
+            found = _there(self._engine, self.collection)
         self.own.refuse(conn, self.collection, found)
         configuration.refuse_own_sharding(found, self.collection)
-        writer = self.own.writer(conn)
+        allowed.refuse(conn, place, found, version, self._source)
+        is_adopted = self._adopt is not None and version.name == self._adopt.version
+        if not is_adopted or stamp_of(found) is not None:
+            payload_indexes.make(writer, self.collection, indexes)
         like = next((configuration.params_of(found, each) for each in _vectors(found) if each != place.vector), None)
         if configuration.params_of(found, place.vector) is not None:
             _require_vector(found, place, version)
         else:
             wait_until_green(self._engine, self.collection)
             configuration.add_vector(writer, self.collection, version, place.vector, like)
-        if self._adopt is None or version.name != self._adopt.version:
+        if not is_adopted:
             # Also of a vector that is there: whoever added it may have died before this.
-            configuration.tune_vector(writer, self.collection, version, place.vector, like)
+            configuration.tune_vector(writer, self.collection, version, place.vector, like, declared)
 
     def drop(self, conn: psycopg.Connection, version: Version) -> None:
         place = self.place(version)
@@ -253,11 +282,14 @@ class NamedVectors:
             wait_until_green(self._engine, self.collection)
             writer.write(self.collection, lambda client: client.delete_vector_name(self.collection, place.vector))
         signal("qdrant.vector_gone")
-        everywhere = models.Filter()
-        writer.write(
-            self.collection,
-            lambda client: client.delete_payload(self.collection, [f"{KEY}.versions.{version.name}"], points=everywhere),
-        )
+        payload_indexes.drop_own(writer, self.collection, version.name)
+
+        def forget(these: list[models.Condition]) -> None:
+            label, points = f"{KEY}.versions.{version.name}", models.Filter(must=these)
+            writer.write(self.collection, lambda client: client.delete_payload(self.collection, [label], points=points))
+
+        for these in portions(self._engine, self.collection, models.Filter()):
+            forget(these)
 
     def serve(self, conn: psycopg.Connection, version: Version, generation: int) -> None:
         place = self.place(version)
@@ -313,6 +345,10 @@ def _info(engine: Engine, name: str, *, exactly: bool = False) -> models.Collect
         return client.get_collection(name) if client.collection_exists(name) else None
 
     return engine.call(look)
+
+
+def _there(engine: Engine, name: str) -> models.CollectionInfo:
+    return engine.call(lambda client: client.get_collection(name))
 
 
 def _behind(engine: Engine, alias: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from qdrant_client import models
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import filters
 from embed_pipeline.documents.filters import Filters
-from embed_pipeline.documents.selection import Document, Selection, Shown
+from embed_pipeline.documents.selection import EVERYTHING, Document, Selection, Shown
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
@@ -22,13 +24,19 @@ from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.filters import payload_filter
 from embed_pipeline.stores.qdrant.ids import point_id
+from embed_pipeline.stores.qdrant.limits import Limits
+from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.place import Place
-from embed_pipeline.stores.qdrant.points import KEY, PointId, stored
+from embed_pipeline.stores.qdrant.points import PointId, stored
+from embed_pipeline.stores.qdrant.scanning import distances_to, hit_of, scan
 
 # By how much more is asked for when too many of the hits are gone.
 MORE = 4
 # So few documents are compared one by one: after a TRUNCATE.
 FEW = 10_000
+
+Ask = Callable[[int, list[PointId] | None], list[Hit]]
+"""So many of the nearest hits; of these points alone, if some are named."""
 
 
 class Nearest:
@@ -49,14 +57,50 @@ class Nearest:
         wanted = self._filters.read(
             conn, among.where, among=self._source.payload_columns, object_keys=self._source.payload_object is not None
         )
-        condition = payload_filter(wanted) if wanted else None
+        condition = self._condition(wanted) if wanted else None
         # Of the documents themselves, for what is shown of them: a payload follows its document a moment later.
         of_columns = tuple(each for each in wanted if each.column.kind != "json")
+
+        def ask(asked: int, ids: list[PointId] | None) -> list[Hit]:
+            if exact and not self._limits().allows_exact:
+                return scan(self._engine, self._place, self._version, np.atleast_2d(query), asked, _within(condition, ids))[0]
+            return self._ask(query, asked, exact, condition, ids)
+
+        return self._settled(conn, ask, k, among, of_columns)
+
+    def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
+        """The `k` nearest documents to each query, compared with every vector: by the server, or here where it does not do that."""
+        if self._limits().allows_exact:
+            return [self.search(conn, query, k, exact=True, among=EVERYTHING) for query in queries]
+
+        @cache
+        def scanned(asked: int) -> list[list[Hit]]:
+            return scan(self._engine, self._place, self._version, queries, asked, None)
+
+        return [
+            self._settled(conn, lambda asked, _, number=number: scanned(asked)[number], k, EVERYTHING, ())  # type: ignore[misc]
+            for number in range(len(queries))
+        ]
+
+    def _limits(self) -> Limits:
+        return self._engine.limits(self._place.collection)
+
+    def _condition(self, wanted: tuple[filters.Condition, ...]) -> models.Filter:
+        try:
+            return payload_filter(wanted, self._limits())
+        except ConfigurationError:
+            # The index may have been made just now.
+            return payload_filter(wanted, self._engine.limits(self._place.collection, afresh=True))
+
+    def _settled(
+        self, conn: psycopg.Connection, ask: Ask, k: int, among: Selection, of_columns: tuple[filters.Condition, ...]
+    ) -> list[Hit]:
+        """The `k` nearest that are there: more is asked for while some of those found are gone."""
         asked = k
         ids: list[PointId] | None = None
         looked = False
         while True:
-            found = self._ask(query, asked, exact, condition, ids)
+            found = ask(asked, ids)
             signal("search.found")
             gone = self._gone(conn, [hit.doc_id for hit in found])
             hits = self._visible(conn, [hit for hit in found if hit.doc_id not in gone], k, among, of_columns)
@@ -105,29 +149,45 @@ class Nearest:
         self, query: Vectors, limit: int, exact: bool, condition: models.Filter | None, among: list[PointId] | None
     ) -> list[Hit]:
         values = np.asarray(query, dtype=np.float32).tolist()
-        ef_search = max(limit, self._version.declared.hnsw.ef_search)
-        # Local mode compares with everything, and warns about parameters that it does not use.
-        params = None if self._engine.is_local else models.SearchParams(exact=exact, hnsw_ef=None if exact else ef_search)
-        wanted = condition
-        if among is not None:
-            must: list[models.Condition] = [models.HasIdCondition(has_id=among)]
-            wanted = models.Filter(must=must if condition is None else [*must, condition])
-        found = self._engine.call(
-            lambda client: (
-                client.query_points(
-                    self._place.collection,
-                    query=[values] if self._version.is_chunked else values,
-                    using=self._place.vector or None,
-                    limit=limit,
-                    query_filter=wanted,
-                    search_params=params,
-                    with_payload=[KEY],
-                    # Which passage of a document was the nearest, Qdrant does not say.
-                    with_vectors=[self._place.vector] if self._version.is_chunked else False,
-                ).points
+        limits, wanted = self._limits(), _within(condition, among)
+        params = self._params(limits, limit, exact)
+        hits: dict[str, Hit] = {}
+        most = limits.page(limit)
+        for offset in range(0, limit, most):
+            page = min(most, limit - offset)
+            found = self._engine.call(
+                lambda client, page=page, offset=offset: (  # type: ignore[misc]
+                    client.query_points(
+                        self._place.collection,
+                        query=[values] if self._version.is_chunked else values,
+                        using=self._place.vector or None,
+                        limit=page,
+                        offset=offset or None,
+                        query_filter=wanted,
+                        search_params=params,
+                        with_payload=[KEY],
+                        # Which passage of a document was the nearest, Qdrant does not say.
+                        with_vectors=[self._place.vector] if self._version.is_chunked else False,
+                    ).points
+                )
             )
+            # Between two pages a document may have moved.
+            for hit in (_hit(point, self._place, self._version, query) for point in found):
+                hits.setdefault(hit.doc_id, hit)
+            if len(found) < page:
+                break
+        return sorted(hits.values(), key=lambda hit: hit.distance) if most < limit else list(hits.values())
+
+    def _params(self, limits: Limits, limit: int, exact: bool) -> models.SearchParams | None:
+        """As every reader of this version searches, the gate included."""
+        if self._engine.is_local:
+            # It compares with everything, and warns about parameters that it does not use.
+            return None
+        declared = self._version.declared
+        ef_search = limits.ef(max(limit, declared.hnsw.ef_search))
+        return models.SearchParams(
+            exact=exact, hnsw_ef=None if exact else ef_search, **declared.store_config.get("search_params", {})
         )
-        return [_hit(point, self._place, self._version, query) for point in found]
 
     def _gone(self, conn: psycopg.Connection, doc_ids: list[str]) -> set[str]:
         """Every hit is looked up: a writer that was frozen may have brought back what nothing announces any more."""
@@ -143,8 +203,16 @@ class Nearest:
 
     def _present(self, conn: psycopg.Connection) -> list[PointId] | None:
         function = sql.Identifier("embed_pipeline", f"present_{self._version.index}")
-        row = conn.execute(queries("present", function=function), {"most": FEW}).fetchone()
+        most = min(FEW, self._limits().strict.condition_max_size or FEW)
+        row = conn.execute(queries("present", function=function), {"most": most}).fetchone()
         return None if row is None or row[0] is None else [point_id(doc_id) for doc_id in row[0]]
+
+
+def _within(condition: models.Filter | None, ids: list[PointId] | None) -> models.Filter | None:
+    if ids is None:
+        return condition
+    must: list[models.Condition] = [models.HasIdCondition(has_id=ids)]
+    return models.Filter(must=must if condition is None else [*must, condition])
 
 
 def may_not_search(problem: psycopg.errors.InsufficientPrivilege) -> ConfigurationError:
@@ -156,16 +224,13 @@ def may_not_search(problem: psycopg.errors.InsufficientPrivilege) -> Configurati
 
 
 def _hit(point: models.ScoredPoint, place: Place, version: Version, query: Vectors) -> Hit:
-    record = models.Record(id=point.id, payload=point.payload, vector=point.vector)
-    read = stored(record)
-    doc_id = read.doc_id if read.doc_id is not None else str(point.id)
+    read = stored(models.Record(id=point.id, payload=point.payload, vector=point.vector))
     distance = _distance(version.distance, point.score)
-    offsets = read.versions.get(version.name, {}).get("offsets")
     if not version.is_chunked or place.vector not in read.vectors:
-        return Hit(doc_id, 0, distance)
-    chunk = _nearest_row(np.asarray(read.vectors[place.vector], dtype=np.float32), query, version.distance)
-    start, end = offsets[chunk] if offsets else (None, None)
-    return Hit(doc_id, chunk, distance, start, end)
+        return hit_of(read, version, 0, distance)
+    rows = np.asarray(read.vectors[place.vector], dtype=np.float32)
+    chunk = int(np.argmin(distances_to(rows, query, version.distance)))
+    return hit_of(read, version, chunk, distance)
 
 
 def _distance(kind: str, score: float) -> float:
@@ -173,11 +238,3 @@ def _distance(kind: str, score: float) -> float:
     if kind == "l2":
         return score
     return -score if kind == "inner_product" else 1.0 - score
-
-
-def _nearest_row(rows: np.ndarray, query: Vectors, kind: str) -> int:
-    if kind == "l2":
-        return int(np.argmin(np.linalg.norm(rows - query, axis=1)))
-    if kind == "cosine":
-        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return int(np.argmax(rows @ query))

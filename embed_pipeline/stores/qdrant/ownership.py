@@ -69,6 +69,7 @@ class Ownership:
         if looked is not None and now - looked < (READ_SECONDS if to_read else WRITE_SECONDS):
             return
         info = self._engine.call(lambda client: client.get_collection(collection))
+        self._engine.learn(collection, info)
         if stamp_of(info) is None and collection == self._adopts:
             if to_read:
                 return

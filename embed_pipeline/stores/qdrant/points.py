@@ -13,8 +13,7 @@ from typing import Any
 from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
-
-KEY = "embed_pipeline"
+from embed_pipeline.stores.qdrant.own_fields import KEY
 
 PointId = int | str
 Vectors = Mapping[str, Any]

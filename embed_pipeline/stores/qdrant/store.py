@@ -6,6 +6,7 @@ application could wait for is locked in PostgreSQL while Qdrant is asked.
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -45,7 +46,7 @@ from embed_pipeline.stores.protocol import (
     StoredVectors,
     StorePressure,
 )
-from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, nearest, pressure
+from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, nearest, payload_indexes, pressure
 from embed_pipeline.stores.qdrant import compare as compare_points
 from embed_pipeline.stores.qdrant.documents import Now
 from embed_pipeline.stores.qdrant.engine import CollectionGone, VectorGone
@@ -61,7 +62,7 @@ class QdrantStore:
         self.version = version
         self.source = replace(source, text_field=spec.text_field())
         self._engine = engines.take(spec)
-        self._layout = open_layout(self._engine, spec, version.index)
+        self._layout = open_layout(self._engine, spec, version.index, self.source)
         self._own = self._layout.own
         self._points = GuardedPoints(self._engine, self._layout, version, self.source)
         self.place = self._points.place
@@ -76,6 +77,11 @@ class QdrantStore:
 
     def create(self, conn: psycopg.Connection) -> None:
         """Nothing: a collection is made by `prepare`, outside of any transaction."""
+
+    def index_payload(self, conn: psycopg.Connection) -> None:
+        with self._points.unless_retired():
+            wanted = payload_indexes.wanted(self.version.name, self.source.payload_indexes, None)
+            payload_indexes.make(self._own.writer(conn), self.place.collection, wanted)
 
     def drop(self, conn: psycopg.Connection) -> None:
         self._layout.drop(conn, self.version)
@@ -122,7 +128,7 @@ class QdrantStore:
 
     def labels(self, conn: psycopg.Connection) -> Labels:
         with self._points.unless_retired():
-            return Labels(self.count(conn), compare_points.count_foreign(self._engine, self.place, self.version))
+            return compare_points.labels(self._engine, self.place, self.version)
 
     # Backfill
 
@@ -251,6 +257,10 @@ class QdrantStore:
         with self._points.unless_retired():
             return adopting.count(self._engine, self.place)
 
+    def has_existing(self) -> bool:
+        with self._points.unless_retired():
+            return adopting.is_there(self._engine, self.place)
+
     def existing_vectors(self, doc_ids: Sequence[str]) -> dict[str, Any]:
         with self._points.unless_retired():
             return adopting.vectors(self._engine, self.place, doc_ids)
@@ -327,7 +337,9 @@ class QdrantStore:
     # ANN index
 
     def ann_index(self, conn: psycopg.Connection) -> AnnIndex | None:
-        identity = zlib.crc32(f"{self.place.collection}/{self.place.vector}".encode())
+        # What a gate has judged is the index as it is searched.
+        searched = json.dumps(self.version.declared.store_config.get("search_params", {}), sort_keys=True)
+        identity = zlib.crc32(f"{self.place.collection}/{self.place.vector}{'' if searched == '{}' else searched}".encode())
         return indexing.find(self._engine, self.place, identity)
 
     def build_ann_index(self, conn: psycopg.Connection, progress: Callable[[str, float], None] | None = None) -> AnnIndex:
@@ -355,7 +367,9 @@ class QdrantStore:
             self._own.require(conn, self.place.collection)
 
     def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
-        return [self.search(conn, query, k, exact=True) for query in queries]
+        with self._points.unless_retired():
+            self._own.require(conn, self.place.collection, to_read=True)
+            return self._nearest.search_exact(conn, queries, k)
 
 
 @contextmanager

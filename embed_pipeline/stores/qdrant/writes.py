@@ -15,11 +15,10 @@ from qdrant_client import QdrantClient, models
 
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.qdrant.engine import Engine
+from embed_pipeline.stores.qdrant.limits import Limits
+from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.ownership import Writer
-from embed_pipeline.stores.qdrant.points import KEY, Content, PointId, Stored, as_read, stored
-
-# Guards are one filter with a clause for each point. Strict mode of a server may allow fewer conditions; more cost time.
-MOST_POINTS = 256
+from embed_pipeline.stores.qdrant.points import Content, PointId, Stored, as_read, stored
 
 
 @dataclass(frozen=True)
@@ -40,16 +39,28 @@ def read_points(
 ) -> dict[PointId, Stored]:
     """Those of the points that are there. `vectors`: all, none, or the named ones."""
     found: dict[PointId, Stored] = {}
-    with_vectors = vectors if isinstance(vectors, bool) else list(vectors)
-    for start in range(0, len(ids), MOST_POINTS):
-        portion = list(ids[start : start + MOST_POINTS])
-        records = engine.call(
-            lambda client, portion=portion, with_vectors=with_vectors: client.retrieve(  # type: ignore[misc]
-                collection, portion, with_payload=True, with_vectors=with_vectors
-            )
-        )
+    limits = engine.limits(collection)
+    for start in range(0, len(ids), limits.points_per_read):
+        records = _records(engine, limits, list(ids[start : start + limits.points_per_read]), True, vectors)
         found.update((point.id, point) for point in map(stored, records))
     return found
+
+
+def _records(
+    engine: Engine, limits: Limits, ids: list[PointId], payload: bool | list[str], vectors: bool | Sequence[str]
+) -> list[models.Record]:
+    """Those of the points that are there: by a scroll where reads are counted, since that counts ids as one condition."""
+    with_vectors = vectors if isinstance(vectors, bool) else list(vectors)
+    if not limits.reads_by_scroll:
+        return engine.call(
+            lambda client: client.retrieve(limits.collection, ids, with_payload=payload, with_vectors=with_vectors)
+        )
+    these = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
+    return engine.call(
+        lambda client: client.scroll(
+            limits.collection, scroll_filter=these, limit=len(ids), with_payload=payload, with_vectors=with_vectors
+        )
+    )[0]
 
 
 def compare_and_set(writer: Writer, collection: str, version: str, changes: Sequence[Change], seq: int) -> set[PointId]:
@@ -58,8 +69,9 @@ def compare_and_set(writer: Writer, collection: str, version: str, changes: Sequ
     `seq` must be a number that no other write has: it is how a write knows itself again. `version` is whose source_hash guards beside it.
     """
     written: set[PointId] = set()
-    for start in range(0, len(changes), MOST_POINTS):
-        portion = changes[start : start + MOST_POINTS]
+    most = writer.engine.limits(collection).points_per_write
+    for start in range(0, len(changes), most):
+        portion = changes[start : start + most]
         new = [change for change in portion if change.read is None]
         known = [change for change in portion if change.read is not None]
         if new:
@@ -92,5 +104,9 @@ def _update(writer: Writer, collection: str, version: str, changes: Sequence[Cha
 
 
 def _standing(engine: Engine, collection: str, ids: Sequence[PointId], seq: int) -> set[PointId]:
-    records = engine.call(lambda client: client.retrieve(collection, list(ids), with_payload=[f"{KEY}.seq"], with_vectors=False))
-    return {point.id for point in map(stored, records) if point.seq == seq}
+    found: set[PointId] = set()
+    limits = engine.limits(collection)
+    for start in range(0, len(ids), limits.points_per_read):
+        records = _records(engine, limits, list(ids[start : start + limits.points_per_read]), [f"{KEY}.seq"], False)
+        found |= {point.id for point in map(stored, records) if point.seq == seq}
+    return found

@@ -20,6 +20,7 @@ from tests.faults.campaign.qdrant_faults import Away, Strange
 from tests.faults.campaign.scenario import STEP_SECONDS, Campaign
 from tests.faults.campaign.test_campaign import FROZEN_MS, one_migration, own_server, seeds  # noqa: F401  (own_server: fixture)
 from tests.harness.qdrant.loopback import Loopback
+from tests.harness.qdrant.strict import CLOUD
 from tests.harness.strikes import in_turn
 
 pytestmark = pytest.mark.soak
@@ -30,8 +31,9 @@ LAYOUTS = ("collections", "named_vectors")
 
 @pytest.fixture
 def qdrant(tmp_path: Path) -> Iterator[Loopback]:
-    """A server of this test's own, which keeps what it has written."""
+    """A server of this test's own, which keeps what it has written, as strict as Qdrant Cloud is."""
     with Loopback(tmp_path / "qdrant") as server:
+        server.strict(**CLOUD)
         yield server
 
 

@@ -19,14 +19,7 @@ from qdrant_client.local.payload_value_extractor import value_by_key
 
 from tests.harness.qdrant.declared import Declared
 from tests.harness.qdrant.narrowed import NarrowedCollection
-
-
-class Refused(Exception):
-    """An answer that is not 200. `message` is what the server puts into status.error."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
+from tests.harness.qdrant.strict import Rates, Refused, Strict
 
 
 class Local(qdrant_local.QdrantLocal):
@@ -80,6 +73,10 @@ class Engine:
         self.local = Local(":memory:" if folder is None else str(folder))
         self.declared = Declared(folder)
         self.operations = 0
+        self.strict_mode: dict[str, Any] = {}
+        """What a new collection has of strict mode, over which it may declare its own."""
+        self.minute = 60.0
+        self.rates: dict[str, Rates] = {}
 
     @contextmanager
     def collection(self, name: str) -> Iterator[str]:
@@ -99,12 +96,31 @@ class Engine:
         self.operations += 1
         return {"operation_id": self.operations, "status": "completed" if wait else "acknowledged"}
 
+    def strict(self, real: str) -> Strict:
+        """The strict mode of a collection, by its own name."""
+        known = self.declared.collections[real]
+        return Strict(known.get("strict_mode_config") or {}, known["indexes"], self.rates.setdefault(real, Rates(self.minute)))
+
+    def rates_of(self, name: str) -> dict[str, Any]:
+        """What went through the rate limits of a collection, and what was refused by them."""
+        with self.collection(name) as real:
+            return self.rates.setdefault(real, Rates(self.minute)).told()
+
+    def check_timeout(self, name: str, seconds: int) -> None:
+        with self.collection(name) as real:
+            self.strict(real).at_most(seconds, "max_timeout", "timeout")
+
     # Collections
 
     def create(self, name: str, request: models.CreateCollection) -> bool:
         with self.lock:
             if name in self.local.collections or name in self.local.aliases:
                 raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
+            if self.strict_mode:
+                own = {} if request.strict_mode_config is None else request.strict_mode_config.model_dump(exclude_none=True)
+                both = models.StrictModeConfig(**{**self.strict_mode, **own})
+                request = request.model_copy(update={"strict_mode_config": both})
+            self.rates.pop(name, None)
             # Declared first: a declaration without a collection is overwritten, a collection without one cannot be told.
             self.declared.create(name, request)
             try:
@@ -168,6 +184,7 @@ class Engine:
 
     def create_index(self, name: str, field: str, schema: Any, wait: bool) -> dict[str, Any]:
         with self.collection(name) as real:
+            self.strict(real).create_index()
             self.declared.add_index(real, field, schema)
             return self.updated(wait)
 
@@ -209,8 +226,23 @@ class Engine:
     def write(self, name: str, operation: Any, wait: bool) -> dict[str, Any]:
         """One operation of a batch; the plain routes wrap their body into the operation of the same name."""
         with self.collection(name) as real:
+            self.allowed(real, operation)
             written(self.local.collections[real], operation)
             return self.updated(wait)
+
+    def allowed(self, real: str, operation: Any) -> None:
+        """Strict mode, about one operation."""
+        strict, request = self.strict(real), next(iter(vars(operation).values()))
+        match operation:
+            case models.UpsertOperation():
+                strict.upsert(request.points if isinstance(request, models.PointsList) else points_of_batch(request.batch))
+            case models.UpdateVectorsOperation():
+                strict.upsert(request.points, "update limit")
+            case _:
+                wanted = getattr(request, "filter", None)
+                ids = getattr(request, "points", None)
+                count = len(ids) if ids is not None else int(self.local.count(real, count_filter=wanted).count)
+                strict.write(wanted, points=count)
 
     def batch(self, name: str, operations: Iterable[Any], wait: bool) -> list[dict[str, Any]]:
         """In order, and the first refused operation ends it: what came before stays written."""
@@ -220,15 +252,18 @@ class Engine:
 
     def retrieve(self, name: str, request: models.PointRequest) -> list[dict[str, Any]]:
         with self.collection(name) as real:
+            self.strict(real).read(cost=len(request.ids))
             found = self.local.retrieve(real, request.ids, shown(request.with_payload), request.with_vector or False)
             return [self.record(real, point) for point in found]
 
     def scroll(self, name: str, request: models.ScrollRequest) -> dict[str, Any]:
         with self.collection(name) as real:
+            limit = 10 if request.limit is None else request.limit
+            self.strict(real).read(request.filter, limit=limit)
             points, following = self.local.scroll(
                 real,
                 scroll_filter=request.filter,
-                limit=10 if request.limit is None else request.limit,
+                limit=limit,
                 order_by=request.order_by,
                 offset=request.offset,
                 with_payload=shown(request.with_payload),
@@ -238,10 +273,13 @@ class Engine:
 
     def count(self, name: str, request: models.CountRequest) -> dict[str, Any]:
         with self.collection(name) as real:
+            self.strict(real).read(request.filter, exact=request.exact is not False)
             return {"count": int(self.local.count(real, count_filter=request.filter).count)}
 
     def query(self, name: str, request: models.QueryRequest) -> dict[str, Any]:
         with self.collection(name) as real:
+            limit = 10 if request.limit is None else request.limit
+            self.strict(real).read(request.filter, limit=limit, params=request.params)
             answer = self.local.query_points(
                 real,
                 query=cast(Any, as_rows(self.local.collections[real], request)),
@@ -249,7 +287,7 @@ class Engine:
                 prefetch=request.prefetch,
                 query_filter=request.filter,
                 search_params=request.params,
-                limit=10 if request.limit is None else request.limit,
+                limit=limit,
                 offset=request.offset,
                 with_payload=False if request.with_payload is None else request.with_payload,
                 with_vectors=request.with_vector or False,
@@ -261,6 +299,7 @@ class Engine:
     def facet(self, name: str, request: models.FacetRequest) -> Any:
         with self.collection(name) as real:
             limit = 10 if request.limit is None else request.limit
+            self.strict(real).read(request.filter, limit=limit, exact=request.exact)
             return self.local.facet(real, request.key, facet_filter=request.filter, limit=limit)
 
     def record(self, name: str, point: Any) -> dict[str, Any]:
@@ -277,6 +316,13 @@ class Engine:
         if not isinstance(vector, dict):
             return halved(vector) if "" in halves else vector
         return {key: halved(value) if key in halves else value for key, value in vector.items()}
+
+
+def points_of_batch(batch: Any) -> list[models.PointVectors]:
+    """The points of a batch in columns; named vectors are columns of their own."""
+    named = batch.vectors if isinstance(batch.vectors, dict) else None
+    rows = [{name: column[n] for name, column in named.items()} if named else batch.vectors[n] for n in range(len(batch.ids))]
+    return [models.PointVectors.model_construct(id=each, vector=row) for each, row in zip(batch.ids, rows, strict=True)]
 
 
 def as_rows(collection: Any, request: models.QueryRequest) -> Any:

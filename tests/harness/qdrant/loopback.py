@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from qdrant_client import QdrantClient
@@ -42,7 +43,7 @@ class Control:
         return int(self._ask("POST", "faults", {"kind": kind, **rule}))
 
     def clear(self) -> None:
-        """Take away all rules and conditions; whoever is held goes on."""
+        """Take away all rules and conditions, and the strict mode of new collections; whoever is held goes on."""
         self._ask("DELETE", "faults")
 
     def release(self, number: int) -> None:
@@ -60,6 +61,17 @@ class Control:
         """What collections say of themselves (see `faults.Conditions`); a name wins over "*", an alias is its own name."""
         self._ask("POST", "conditions", {"collection": collection, **wanted})
 
+    def strict(self, minute: float = 60.0, **config: Any) -> None:
+        """Strict mode of every collection made from now on, where it declares none (`strict.CLOUD`: as in Qdrant Cloud); none: off.
+
+        `minute`: seconds in which the rate limits give as much as they say for a minute.
+        """
+        self._ask("POST", "strict", {"minute": minute, **config})
+
+    def rates(self, collection: str) -> dict[str, dict[str, float]]:
+        """Tokens `spent` on reads and writes of a collection, and `refusals` of its rate limits."""
+        return dict(self._ask("GET", f"rates?{quote(collection)}"))
+
     def requests(self, since: int = 0) -> list[dict[str, Any]]:
         """The log, oldest first: the requests numbered above `since`."""
         return list(self._ask("GET", f"requests?{since}"))
@@ -73,6 +85,7 @@ class Loopback(Control):
         self.port = 0
         self.process: BaseProcess | None = None
         self._line: Connection | None = None
+        self._strict: dict[str, Any] | None = None
         super().__init__("")
 
     def start(self) -> Loopback:
@@ -89,7 +102,18 @@ class Loopback(Control):
             self.process.join()
             raise AssertionError(f"the loopback server ended with {self.process.exitcode}; its error is above") from None
         self.url = f"http://127.0.0.1:{self.port}"
+        if self._strict is not None:
+            super().strict(**self._strict)
         return self
+
+    def strict(self, minute: float = 60.0, **config: Any) -> None:
+        """As `Control.strict`; kept over a restart."""
+        self._strict = {"minute": minute, **config}
+        super().strict(**self._strict)
+
+    def clear(self) -> None:
+        self._strict = None
+        super().clear()
 
     def kill(self) -> None:
         """kill -9. It is gone when this returns."""

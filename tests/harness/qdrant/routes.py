@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from qdrant_client import models
 
-from tests.harness.qdrant.engine import Engine, Refused, optimizations
+from tests.harness.qdrant.engine import Engine, optimizations
 from tests.harness.qdrant.faults import Faults
+from tests.harness.qdrant.strict import Refused
 
 INSERT: TypeAdapter[Any] = TypeAdapter(models.PointInsertOperations)
 SELECTOR: TypeAdapter[Any] = TypeAdapter(models.PointsSelector)
@@ -221,7 +222,10 @@ def query(call: Call) -> Any:
 
 @route("POST", "/collections/{name}/points/query/batch")
 def query_batch(call: Call) -> Any:
-    return [call.engine.query(call.name, request) for request in call.read(models.QueryRequestBatch).searches]
+    searches = call.read(models.QueryRequestBatch).searches
+    with call.engine.collection(call.name) as real:
+        call.engine.strict(real).at_most(len(searches), "search_max_batchsize", "search batch size")
+    return [call.engine.query(call.name, request) for request in searches]
 
 
 @route("POST", "/collections/{name}/facet")

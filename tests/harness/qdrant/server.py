@@ -18,9 +18,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic_core import to_json
 
-from tests.harness.qdrant.engine import Engine, Refused
+from tests.harness.qdrant.engine import Engine
 from tests.harness.qdrant.faults import Asked, Fault, Faults
 from tests.harness.qdrant.routes import Call, found
+from tests.harness.qdrant.strict import Refused
 
 TITLE = "qdrant - vector search engine"
 HEALTH = {"/healthz": "healthz check passed", "/livez": "livez check passed", "/readyz": "all shards are ready"}
@@ -74,9 +75,8 @@ class Handler(BaseHTTPRequestHandler):
         asked.fault = None if fault is None else fault.kind
         try:
             self.struck(fault, done=False)
-            status, answer = self.outcome(path, query, body)
+            status, answer, headers = self.outcome(path, query, body)
             self.struck(fault, done=True)
-            headers: dict[str, str] = {}
         except Refused as refused:
             status, answer = refused.status, error(refused.message)
             headers = {} if fault is None or fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
@@ -103,27 +103,31 @@ class Handler(BaseHTTPRequestHandler):
         if fault.kind == "error":
             raise Refused(fault.status, fault.word)
 
-    def outcome(self, path: str, query: str, body: bytes) -> tuple[int, bytes]:
+    def outcome(self, path: str, query: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         if path in HEALTH:
-            return 200, HEALTH[path].encode()
+            return 200, HEALTH[path].encode(), {}
         if path == "/":
-            return 200, to_json({"title": TITLE, "version": self.server.version, "commit": "0" * 40})
+            return 200, to_json({"title": TITLE, "version": self.server.version, "commit": "0" * 40}), {}
         if (denied := self.denied()) is not None:
-            return 401, denied.encode()
+            return 401, denied.encode(), {}
         began, match = time.perf_counter(), found(self.command, path)
         if match is None:
-            return 404, b""
+            return 404, b"", {}
         function, parts = match
         name, part = unquote(parts.get("name") or ""), unquote(parts.get("part") or "")
         wait = parse_qs(query).get("wait") == ["true"]
+        timeout = parse_qs(query).get("timeout")
         try:
+            if timeout is not None and path.startswith(f"/collections/{name}/points"):
+                self.server.engine.check_timeout(name, int(timeout[0]))
             result = function(Call(self.server.engine, self.server.faults, name, part, wait, body))
         except Refused as refused:
-            return refused.status, error(refused.message)
+            headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
+            return refused.status, error(refused.message), headers
         except Exception as surprise:  # answered as the server does: a broken request must not end the server
             traceback.print_exc()
-            return 500, error(f"Service internal error: {surprise!r}")
-        return 200, to_json({"result": result, "status": "ok", "time": time.perf_counter() - began})
+            return 500, error(f"Service internal error: {surprise!r}"), {}
+        return 200, to_json({"result": result, "status": "ok", "time": time.perf_counter() - began}), {}
 
     def denied(self) -> str | None:
         if self.server.api_key is None:
@@ -142,6 +146,7 @@ class Handler(BaseHTTPRequestHandler):
             case "GET", "faults":
                 return faults.told()
             case "DELETE", "faults":
+                self.server.engine.minute, self.server.engine.strict_mode = 60.0, {}
                 return faults.clear()
             case "POST", "release":
                 return faults.release(wanted["number"])
@@ -149,6 +154,12 @@ class Handler(BaseHTTPRequestHandler):
                 return faults.set_conditions(wanted.pop("collection"), wanted)
             case "GET", "requests":
                 return faults.requests(int(query or 0))
+            case "POST", "strict":
+                self.server.engine.minute = wanted.pop("minute")
+                self.server.engine.strict_mode = wanted
+                return None
+            case "GET", "rates":
+                return self.server.engine.rates_of(unquote(query))
         raise ValueError(f"unknown control request {self.command} {path}")
 
     def send(self, status: int, answer: bytes, headers: dict[str, str] | None = None) -> None:

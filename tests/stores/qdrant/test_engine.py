@@ -16,13 +16,20 @@ import psycopg
 import pytest
 from qdrant_client import models
 
-from embed_pipeline.errors import AnotherLedger, ConfigurationError, EmbedPipelineError, StoreUnavailable, VersionRetired
+from embed_pipeline.errors import (
+    AnotherLedger,
+    ConfigurationError,
+    EmbedPipelineError,
+    StoreRefused,
+    StoreUnavailable,
+    VersionRetired,
+)
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.qdrant import engine as engine_module
 from embed_pipeline.stores.qdrant import engines
-from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine, StoreRefused
+from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine
 from tests.harness.articles import DOCUMENTS, counted, fill, require_consistent, settle
 from tests.harness.fakes import asked_texts
 from tests.harness.forked import forked, said
@@ -110,6 +117,32 @@ def test_404_and_409_are_told_apart(engine: Engine, shared: Loopback) -> None:
     with pytest.raises(CollectionGone):
         engine.call(lambda client: client.scroll("nowhere"))
     shared.client().delete_collection("c")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "words", "next_step"),
+    [
+        (
+            400,
+            'Bad request: Limit exceeded 64 > 20 for "upsert limit". Help: Reduce the "upsert limit" parameter to or below 20.',
+            r'refused a request \(400\): Bad request: Limit exceeded 64 > 20 for "upsert limit"\. Reduce the "upsert limit" parameter',
+            "to or below 20. The setting is upsert_max_batchsize, of the collection's strict mode",
+        ),
+        (400, "Bad request: Exact search disabled!. Help: Set exact=false.", "Exact search disabled!", "search_allow_exact"),
+        (400, "Bad request: Something else. Help: Do this", "Something else", "Do this."),
+        (400, "Wrong input: Vector dimension error", "Vector dimension error", "Look at its log."),
+        (400, "Format error in JSON body: no", "Format error", "a defect worth reporting"),
+    ],
+)
+def test_a_refusal_passes_on_what_the_server_says(
+    engine: Engine, shared: Loopback, status: int, said: str, words: str, next_step: str
+) -> None:
+    shared.fail("error", status=status, message=said)
+    with pytest.raises(StoreRefused, match=words) as refused:
+        engine.call(lambda client: client.get_collections())
+    assert refused.value.next_step is not None
+    assert next_step in refused.value.next_step
+    assert ("defect" in refused.value.next_step) == said.startswith("Format")
 
 
 def test_a_wrong_key_is_said_without_the_key(

@@ -89,7 +89,9 @@ def described(client: QdrantClient, name: str, vector: str) -> dict[str, Any]:
     config = info.config.model_dump(exclude={"metadata"})
     params = info.config.params.vectors
     config["params"]["vectors"] = (params[vector] if isinstance(params, dict) else params).model_dump()  # type: ignore[index,union-attr]
-    schema = {field: (kind.data_type, kind.params) for field, kind in info.payload_schema.items()}
+    # Those of our own fields are of the version that is there.
+    others = {field: kind for field, kind in info.payload_schema.items() if not field.startswith(f"{MARK}.")}
+    schema = {field: (kind.data_type, kind.params) for field, kind in others.items()}
     return {"config": config, "payload indexes": schema}
 
 

@@ -41,7 +41,8 @@ def test_writing_holds_the_size_down_too() -> None:
     assert size.size == 1000
     size.wrote(1000, TARGET_SECONDS * 10)
     assert size.size == 100
-    size.wrote(100, TARGET_SECONDS * 10)
+    size = BatchSize(100, 1000, first=1000)
+    size.wrote(1000, TARGET_SECONDS * 100)
     assert size.size == 10, "a server that is that slow gets less than the embedder's own batch"
     size.took(10, 0.001)
     assert size.size == 10, "the faster of the two does not decide"
@@ -49,13 +50,33 @@ def test_writing_holds_the_size_down_too() -> None:
     assert size.size == 20, "gently up again"
 
 
+def test_a_write_without_documents_says_nothing() -> None:
+    size = BatchSize(100, 1000)
+    size.wrote(0, 100.0)
+    assert size.size == 100
+
+
 def test_a_slow_batch_that_was_not_full_counts() -> None:
     size = BatchSize(100, 1000)
     size.wrote(50, TARGET_SECONDS * 5)
     assert size.size == 10
+    size = BatchSize(100, 1000)
     for _ in range(20):
-        size.wrote(size.size, 1000.0)
+        size.wrote(size.size, 1000.0 * size.size)
     assert size.size == 1
+
+
+def test_what_any_write_takes_makes_no_batch_smaller() -> None:
+    """A store at the other end of a network: a second for a write, and a millisecond for each document."""
+    size = BatchSize(10, 1000, first=100)
+    for _ in range(30):
+        size.took(size.size, 0.001)
+        size.wrote(size.size, 1.0 + 0.001 * size.size)
+    assert size.size > 200
+    # Documents that take long themselves do.
+    for _ in range(30):
+        size.wrote(size.size, 1.0 + 0.1 * size.size)
+    assert size.size < 20
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 100)), max_size=60))
@@ -65,5 +86,5 @@ def test_no_batch_is_larger_than_either_measured_speed_allows(measured: list[tup
         before = size.size
         (size.wrote if is_write else size.took)(before, seconds)
         assert 1 <= size.size <= min(1000, max(2 * before, 10))
-        if is_write and seconds > TARGET_SECONDS:
-            assert size.size <= max(before * TARGET_SECONDS / seconds, 1)
+        if not is_write and seconds > TARGET_SECONDS:
+            assert size.size <= max(before * TARGET_SECONDS / seconds, 10)
