@@ -26,7 +26,8 @@ Outcome = Literal["pass", "fail", "undecided"]
 class GateRule:
     """Pass when the loss of mean `metric` (0..1) is below `margin` at one-sided `confidence`, on >= `min_queries`.
 
-    `floor`: the mean below which no version serves, whatever it is compared with.
+    `floor`: the mean below which no version serves, whatever it is compared with. `min_baseline`: the mean of the version that serves below
+    which the held-out set is not believed.
     """
 
     metric: str
@@ -34,6 +35,7 @@ class GateRule:
     confidence: float
     min_queries: int
     floor: float | None = None
+    min_baseline: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def _judge_pair(
 ) -> Verdict:
     interval = paired_bootstrap(baseline, candidate, confidence=rule.confidence, seed=seed)
     before, after = float(np.mean(baseline)), float(np.mean(candidate))
+    _believe(before, after, interval, rule, name, baseline_name)
     needed: int | None = None
     outcome: Outcome
     if _below(interval.upper, -rule.margin):
@@ -111,6 +114,19 @@ def _judge_pair(
         f"on {len(candidate)} queries: difference {_signed(interval.mean)}, {reason}"
     )
     return Verdict(outcome, sentence, before, after, interval.mean, interval.lower, interval.upper, len(candidate), needed)
+
+
+def _believe(before: float, after: float, interval: Interval, rule: GateRule, name: str, baseline_name: str) -> None:
+    """HoldoutError for a set on which nobody finds anything: there two versions are as bad as each other, whatever they are worth.
+
+    A candidate that is proven better does find something: it may be what mends a broken version.
+    """
+    if _below(before, rule.min_baseline) and interval.lower <= 0:
+        raise HoldoutError(
+            f"{rule.metric} of {baseline_name}, which serves, is {before:.3f} on this held-out set, below holdout.min_baseline "
+            f"{rule.min_baseline:.3f}, and {after:.3f} of {name} is not proven better: a set on which nobody finds anything proves nothing.",
+            next_step="See whether its judgements are of these documents, or lower holdout.min_baseline in defs.yaml.",
+        )
 
 
 def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, name: str) -> Verdict:

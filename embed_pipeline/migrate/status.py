@@ -20,8 +20,7 @@ from embed_pipeline.documents import census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
 from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, VectorsGone, VersionRetired
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import standing
+from embed_pipeline.migrate import judged, standing
 from embed_pipeline.migrate.look import Look, look, queries
 from embed_pipeline.migrate.next_command import Next, next_command, put_back
 from embed_pipeline.migrate.open_index import OpenIndex
@@ -344,8 +343,7 @@ def _gate_state(
     stale = "the documents cannot be read" if unusable else None
     if not unusable and version.state in ("ready", "standby"):
         try:
-            now = gate.present(conn, index, version)
-            stale = evidence.staleness(latest, now, index.spec.gate.max_row_change)
+            stale = judged.staleness(conn, index, version, latest)
         except EmbedPipelineError as problem:
             # A held-out set that cannot be read must not hide the rest of the status.
             stale = problem.message.rstrip(".")

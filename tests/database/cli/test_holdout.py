@@ -1,0 +1,58 @@
+"""`holdout check`: what a gate would say of the held-out set, before any version is judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from tests.database.cli.conftest import Place, Ran
+
+Run = Callable[..., Ran]
+
+
+def serve(place: Place, run: Run) -> None:
+    run("load", "docs", place.write_documents())
+    for verb in ("backfill", "gate", "cutover"):
+        assert run(verb, "docs", "v1").code == 0
+
+
+def test_a_good_set(place: Place, run: Run) -> None:
+    serve(place, run)
+    ran = run("holdout", "check", "docs")
+    assert ran.code == 0, ran
+    lines = ran.out.splitlines()
+    assert lines[0] == "30 queries, 30 different; 30 judged documents, 0 missing."
+    assert lines[1].startswith("recall@10 of v1, which serves: ")
+    assert lines[2:] == ["A gate would judge on it."]
+    value = run("holdout", "check", "docs", "--json").value
+    assert (value["usable"], value["different"], value["findings"]) == (True, 30, [])
+    assert value["mean"] > 0.5
+
+
+def test_everything_that_is_wrong_is_said_at_once(place: Place, run: Run) -> None:
+    """Nothing is judged and nothing is stored; the exit code is what a gate's refusal would have."""
+    serve(place, run)
+    rows = [{"query_id": f"q{n}", "query": f"number{n % 10}", "doc_id": str(n + 25)} for n in range(30)]
+    (place.folder / "holdout.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    ran = run("holdout", "check", "docs")
+    assert ran.code == 1
+    lines = ran.out.splitlines()
+    assert lines[0] == "30 queries, 10 different; 30 judged documents, 5 missing."
+    assert (
+        "refused: 5 documents of the 30 judged are not in the documents table, more than holdout.max_missing 5% allows" in ran.out
+    )
+    assert "note: 25 queries are 10 different ones (without case, space and punctuation), and each counts once." in ran.out
+    assert lines[-1] == "A gate would refuse to judge on it."
+    assert run("gate", "docs", "v2").code == 1
+
+
+def test_without_a_set_or_without_enough(place: Place, run: Run) -> None:
+    serve(place, run)
+    place.declare(gate={"min_queries": 100, "margin": 0.2})
+    ran = run("holdout", "check", "docs")
+    assert ran.code == 1
+    assert "refused: There are 30 queries, and the gate asks for at least 100." in ran.out
+    place.declare(holdout=None)
+    ran = run("holdout", "check", "docs")
+    assert ran.code == 1
+    assert "declares no held-out set" in ran.err
