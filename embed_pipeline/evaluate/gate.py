@@ -17,15 +17,16 @@ import psycopg
 from embed_pipeline.catalog import evidence, serving, versions
 from embed_pipeline.catalog.evidence import Present, Texts
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue, shape
-from embed_pipeline.errors import GateRefused, HoldoutError, IllegalTransition
+from embed_pipeline.documents import shape
+from embed_pipeline.errors import HoldoutError, IllegalTransition
 from embed_pipeline.evaluate import metrics, report
 from embed_pipeline.evaluate.examine import Examined
-from embed_pipeline.evaluate.holdout import Holdout
 from embed_pipeline.evaluate.measured import Measured, Ranking
 from embed_pipeline.evaluate.statistics import overlap_at_k
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
 from embed_pipeline.migrate import asked, dual_write, held_out, judged, verify
+from embed_pipeline.migrate import baseline as baselines
+from embed_pipeline.migrate.baseline import Baseline, Behind
 from embed_pipeline.migrate.open_index import OpenIndex
 
 # Shown beside the metric that decides.
@@ -51,7 +52,8 @@ class GateResult:
 
 
 def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None) -> GateResult:
-    """Judge `name` now and store the evidence. IllegalTransition when it is not complete, HoldoutError when the set cannot judge."""
+    """Judge `name` now and store the evidence. IllegalTransition when it is not complete, HoldoutError when the set cannot judge,
+    GateRefused when documents wait, or what serves cannot be measured."""
     with index.connection() as conn:
         # As it is searched here, which is what is judged.
         version = index.space(index.version(conn, name)).version
@@ -59,8 +61,8 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
         _refuse_doubts(conn, index)
         serves = serving.read(conn, index.name).version
         mark = dual_write.distributor(index).take_mark(conn)
-        for each in dict.fromkeys([name, serves or name]):
-            _bring_up_to(conn, index, each, mark)
+        baselines.bring_up_to(conn, index, name, mark, may_lag=False)
+        behind = Behind() if serves in (None, name) else baselines.bring_up_to(conn, index, str(serves), mark, may_lag=True)
         # What a cutover has to compare after this is what has changed since.
         verify.compare_all(conn, index, version, whole=True)
         holdout = held_out.declared(index)
@@ -71,29 +73,15 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
             return _without_holdout(conn, index, version, now, texts)
         examined = held_out.examined(conn, index, holdout, documents)
         held_out.require(examined)
-        counter = _Counter(progress, 2 * len(holdout.queries) * (2 if now.baseline_version else 1))
-        candidate = measured(conn, index, version, examined.holdout, counter.add)
-        baseline = None
+        counter = _Counter(progress, 2 * len(examined.holdout.queries) * (2 if now.baseline_version else 1))
+        depth = max(metrics.parse_metric(each).cutoff for each in _names(index))
+        queries = asked.by_model(conn, index, version, examined.holdout)
+        candidate = asked.answers(conn, index, version, queries, depth, counter.add)
+        baseline = Baseline()
         if now.baseline_version is not None:
-            baseline = measured(conn, index, versions.get(conn, index.name, now.baseline_version), examined.holdout, counter.add)
+            old = versions.get(conn, index.name, now.baseline_version)
+            baseline = baselines.ask(conn, index, old, behind, texts, documents, examined.holdout, depth, counter.add)
         return _judge(conn, index, version, now, texts, examined, candidate, baseline)
-
-
-def _bring_up_to(conn: psycopg.Connection, index: OpenIndex, name: str, mark: int) -> None:
-    """Both versions are judged on the documents of one moment: a version that lacks changes would look worse, or better, than it is."""
-    drained = dual_write.drain(index, name, mark)
-    if not drained.left:
-        return
-    held = "; ".join(map(str, queue.held_up(conn, index.name, name, mark)))
-    why = "" if drained.problem is None else f", and it cannot embed them: {drained.problem.message.rstrip('.')}"
-    mend = None if drained.problem is None else drained.problem.next_step
-    raise GateRefused(
-        f"{drained.left} documents of {name} have waited since before the gate began{why}. First: {held}. Nothing was judged.",
-        next_step=mend or f"Run: embed-pipeline sync {index.name}",
-        reason="documents_wait",
-        version=name,
-        waiting=drained.left,
-    )
 
 
 def _require_complete(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
@@ -113,14 +101,6 @@ def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
         )
 
 
-def measured(
-    conn: psycopg.Connection, index: OpenIndex, version: Version, holdout: Holdout, counted: Callable[[int], None]
-) -> Measured:
-    """What one version answers to the held-out queries."""
-    depth = max(metrics.parse_metric(name).cutoff for name in _names(index))
-    return asked.answers(conn, index, version, asked.by_model(conn, index, version, holdout), depth, counted)
-
-
 def _names(index: OpenIndex) -> list[str]:
     return list(dict.fromkeys([index.spec.gate.metric, *REPORTED]))
 
@@ -138,9 +118,9 @@ def _judge(
     texts: Texts,
     examined: Examined,
     candidate: Measured,
-    baseline: Measured | None,
+    compared: Baseline,
 ) -> GateResult:
-    gate = index.spec.gate
+    gate, baseline = index.spec.gate, compared.measured
     assert index.spec.holdout is not None
     rule = GateRule(gate.metric, gate.margin, gate.confidence, gate.min_queries, gate.floor, index.spec.holdout.min_baseline)
     scores = _scores(gate.metric, examined, candidate.ann)
@@ -157,7 +137,7 @@ def _judge(
             f"fail: the ANN index of {version.name} finds {ann_recall:.3f} of the exact top {depth}, below "
             f"min_ann_recall {gate.min_ann_recall:.3f}; raise hnsw.ef_search. Relevance: {verdict.sentence}"
         )
-    sentence = " ".join([sentence, *(finding.sentence for finding in examined.findings)])
+    sentence = " ".join([sentence, *(finding.sentence for finding in examined.findings), *compared.notes])
     rows = [
         report.metric_row(
             name,
@@ -178,6 +158,7 @@ def _judge(
         "queries_written": len(examined.holdout.queries),
         "findings": [asdict(finding) for finding in examined.findings],
         "missing_documents": len(examined.missing),
+        "floor_alone": compared.alone or None,
         "queries_needed": verdict.queries_needed,
         "margin": gate.margin,
         "confidence": gate.confidence,
@@ -256,7 +237,16 @@ def _store(
             measures=measures,
             max_age_seconds=index.spec.gate.max_age_seconds,
         )
-        versions.record_event(conn, index.name, f"gate {outcome}", version=version.name, reason=sentence, evidence_id=evidence_id)
+        alone = measures.get("floor_alone")
+        versions.record_event(
+            conn,
+            index.name,
+            f"gate {outcome}",
+            version=version.name,
+            reason=sentence,
+            evidence_id=evidence_id,
+            detail={"floor_alone": alone} if alone else None,
+        )
     return evidence_id
 
 

@@ -19,7 +19,7 @@ from embed_pipeline.spec import IndexSpec
 SAMPLED = 2_000
 # What decides, and when a held-out set is believed. The other settings say what a cutover accepts, which it asks by itself.
 BELIEVES = ("max_missing", "min_baseline")
-DECIDES = ("metric", "margin", "confidence", "min_queries", "floor", "min_ann_recall")
+DECIDES = ("metric", "margin", "confidence", "min_queries", "floor", "floor_alone", "min_ann_recall")
 
 
 def rule(spec: IndexSpec) -> dict[str, Any]:

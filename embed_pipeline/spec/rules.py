@@ -34,6 +34,9 @@ class GateSpec(Declared):
     min_queries: int = Field(100, ge=2)
     max_dead_letters: int = Field(0, ge=0)
     floor: float | None = Field(None, ge=0, le=1, description="absolute floor of the metric, also for the first version")
+    floor_alone: bool = Field(
+        False, description="the floor may decide alone where what serves cannot be measured: its model is gone"
+    )
     min_ann_recall: float = Field(0.95, ge=0, le=1, description="ANN index against exact search, same model")
     max_age_seconds: int = Field(86_400, ge=1, description="evidence older than this is stale")
     max_row_change: float = Field(
@@ -42,6 +45,12 @@ class GateSpec(Declared):
         le=1,
         description="share of the documents that may change, come or go before evidence is stale; of the judged ones none may",
     )
+
+    @model_validator(mode="after")
+    def _floor_decides(self) -> GateSpec:
+        if self.floor_alone and self.floor is None:
+            raise ValueError("gate.floor_alone needs gate.floor: without it nothing would decide")
+        return self
 
 
 class BackfillSpec(Declared):
