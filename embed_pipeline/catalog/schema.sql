@@ -206,6 +206,21 @@ CREATE TABLE embed_pipeline.judged_documents (
     PRIMARY KEY (evidence_id, doc_id)
 );
 
+-- What each query found under both versions: of the newest evidence of a version, and of what the pointer was last moved by.
+CREATE TABLE embed_pipeline.judged_queries (
+    evidence_id    bigint NOT NULL REFERENCES embed_pipeline.gate_evidence,
+    position       integer NOT NULL,         -- in the held-out set
+    query_id       text NOT NULL,
+    query          text NOT NULL,
+    cluster        text NOT NULL,
+    judgements     jsonb NOT NULL,           -- document -> grade
+    baseline       double precision,         -- the gate's metric; NULL: it was compared with nothing
+    candidate      double precision NOT NULL,
+    baseline_hits  jsonb,                    -- [[document, score], ...], the best first
+    candidate_hits jsonb NOT NULL,
+    PRIMARY KEY (evidence_id, position)
+);
+
 CREATE TABLE embed_pipeline.coverage_checks (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     index_name   text NOT NULL,
@@ -636,6 +651,11 @@ CREATE VIEW embed_pipeline.evidence AS
     SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, judged, measures,
            created_by, created_at, valid_until
     FROM embed_pipeline.gate_evidence;
+
+CREATE VIEW embed_pipeline.evidence_queries AS
+    SELECT j.evidence_id, e.index_name, e.version, e.baseline_version, j.query_id, j.query, j.cluster, j.judgements, j.baseline, j.candidate,
+           j.candidate - j.baseline AS difference, j.baseline_hits, j.candidate_hits
+    FROM embed_pipeline.judged_queries j JOIN embed_pipeline.gate_evidence e ON e.id = j.evidence_id;
 
 CREATE VIEW embed_pipeline.events AS
     SELECT id, at, index_name, version, event, from_state, to_state, actor, reason, evidence_id, detail

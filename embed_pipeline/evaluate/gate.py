@@ -6,7 +6,7 @@ decides, since that is what will be served; exact search beside it tells what th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from embed_pipeline.catalog import evidence, serving, versions
+from embed_pipeline.catalog import evidence, judged_queries, serving, versions
 from embed_pipeline.catalog.evidence import Present, Texts
+from embed_pipeline.catalog.judged_queries import QueryRow
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import shape
 from embed_pipeline.errors import HoldoutError, IllegalTransition
-from embed_pipeline.evaluate import metrics, report
+from embed_pipeline.evaluate import metrics, per_query, report
 from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.measured import Measured, Ranking
 from embed_pipeline.evaluate.statistics import overlap_at_k
@@ -37,6 +38,7 @@ REPORTED = ("recall@10", "nDCG@10", "RR@10")
 class GateResult:
     """The verdict with everything that a person or a pipeline wants to see of it.
 
+    `queries`: what each held-out query found, which is kept with the evidence.
     `draw`: makes the picture of it as a PNG, for those who show one; None when no held-out set was used.
     """
 
@@ -49,6 +51,7 @@ class GateResult:
     measures: dict[str, Any]
     table: str
     draw: Callable[[], bytes] | None
+    queries: tuple[QueryRow, ...] = ()
 
 
 def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None) -> GateResult:
@@ -164,7 +167,8 @@ def _judge(
         "confidence": gate.confidence,
         "rows": [asdict(row) for row in rows],
     }
-    evidence_id = _store(conn, index, version, now, texts, outcome, sentence, measures)
+    queries = per_query.rows(examined, gate.metric, candidate, baseline)
+    evidence_id = _store(conn, index, version, now, texts, outcome, sentence, measures, queries)
     baseline_name = None if baseline is None else baseline.version
     differences = (
         None if baseline_scores is None else [after - before for before, after in zip(baseline_scores, scores, strict=True)]
@@ -183,6 +187,7 @@ def _judge(
                 report.plot_png, rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin
             )
         ),
+        queries=tuple(queries),
     )
 
 
@@ -221,6 +226,7 @@ def _store(
     outcome: Outcome,
     sentence: str,
     measures: dict[str, Any],
+    queries: Sequence[QueryRow] = (),
 ) -> int:
     baseline = None if now.baseline_version is None else versions.get(conn, index.name, now.baseline_version)
     with conn.transaction():
@@ -237,6 +243,7 @@ def _store(
             measures=measures,
             max_age_seconds=index.spec.gate.max_age_seconds,
         )
+        judged_queries.keep(conn, evidence_id, index.name, version.name, queries)
         alone = measures.get("floor_alone")
         versions.record_event(
             conn,

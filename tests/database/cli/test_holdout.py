@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from tests.database.cli.conftest import Place, Ran
+from tests.database.cli.conftest import Place, Ran, version
 
 Run = Callable[..., Ran]
 
@@ -56,3 +56,32 @@ def test_without_a_set_or_without_enough(place: Place, run: Run) -> None:
     ran = run("holdout", "check", "docs")
     assert ran.code == 1
     assert "declares no held-out set" in ran.err
+
+
+def test_the_worst_queries_are_shown_side_by_side(place: Place, run: Run) -> None:
+    place.declare(versions={"v1": version(), "v2": version(model_name="words-2", options={"salt": "two", "drop": 0.5})})
+    serve(place, run)
+    assert run("backfill", "docs", "v2").code == 0
+    ran = run("gate", "docs", "v2", "--worst", "2")
+    assert ran.code == 3, "a margin of 0.2 is not decided by 30 queries"
+    lines = ran.out.splitlines()
+    shown = [
+        number for number, line in enumerate(lines) if line.startswith("  recall@10 1.000 with v1, 0.000 with v2; relevant: ")
+    ]
+    assert len(shown) == 2
+    assert lines[shown[0] - 1].startswith("number")
+    assert lines[shown[0] + 1].split() == ["v1", "v2"]
+    assert " * (" in lines[shown[0] + 2]
+    value = run("gate", "docs", "v2", "--worst", "2", "--json").value
+    assert [each["difference"] for each in value["worst"]] == [-1.0, -1.0]
+    assert "queries" not in value
+
+
+def test_the_verdict_as_markdown(place: Place, run: Run) -> None:
+    serve(place, run)
+    assert run("backfill", "docs", "v2").code == 0
+    ran = run("gate", "docs", "v2", "--markdown", "--worst", "1")
+    assert ran.code == 0
+    assert ran.out.startswith("### Gate of docs v2: pass\n\npass: recall@10 of v2 ")
+    assert "\n| metric | v1 | v2 | difference | one-sided 95 % bounds |\n" in ran.out
+    assert "\n| rank | v1 | v2 |\n" in ran.out
