@@ -249,6 +249,9 @@ def _verdict_lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bo
     if found.table:
         yield ""
         yield found.table.rstrip()
+    if found.threshold:
+        yield ""
+        yield found.threshold
     metric = str(found.measures.get("metric"))
     for row in worst:
         yield ""

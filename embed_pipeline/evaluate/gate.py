@@ -21,6 +21,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import shape
 from embed_pipeline.errors import HoldoutError, IllegalTransition
 from embed_pipeline.evaluate import metrics, per_query, report
+from embed_pipeline.evaluate import scores as scores_of
 from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.measured import Measured, Ranking
 from embed_pipeline.evaluate.statistics import overlap_at_k
@@ -39,6 +40,7 @@ class GateResult:
     """The verdict with everything that a person or a pipeline wants to see of it.
 
     `queries`: what each held-out query found, which is kept with the evidence.
+    `threshold`: what a threshold on scores that was tuned on the version that serves would do to this one; empty where that is not known.
     `draw`: makes the picture of it as a PNG, for those who show one; None when no held-out set was used.
     """
 
@@ -52,6 +54,7 @@ class GateResult:
     table: str
     draw: Callable[[], bytes] | None
     queries: tuple[QueryRow, ...] = ()
+    threshold: str = ""
 
 
 def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None) -> GateResult:
@@ -168,8 +171,13 @@ def _judge(
         "rows": [asdict(row) for row in rows],
     }
     queries = per_query.rows(examined, gate.metric, candidate, baseline)
+    scored = [] if baseline is None else [scores_of.of_baseline(queries, baseline.version)]
+    scored.append(scores_of.of_candidate(queries, version.name))
+    tuned = scores_of.threshold(queries)
+    measures["scores"] = {"versions": [asdict(each) for each in scored], "threshold": None if tuned is None else asdict(tuned)}
     evidence_id = _store(conn, index, version, now, texts, outcome, sentence, measures, queries)
     baseline_name = None if baseline is None else baseline.version
+    table = report.markdown_table(rows, candidate_name=version.name, baseline_name=baseline_name, confidence=gate.confidence)
     differences = (
         None if baseline_scores is None else [after - before for before, after in zip(baseline_scores, scores, strict=True)]
     )
@@ -181,7 +189,8 @@ def _judge(
         sentence=sentence,
         evidence_id=evidence_id,
         measures=measures,
-        table=report.markdown_table(rows, candidate_name=version.name, baseline_name=baseline_name, confidence=gate.confidence),
+        table=f"{table}\n{scores_of.markdown_table(scored)}",
+        threshold="" if tuned is None or baseline_name is None else tuned.sentence(version.name, baseline_name),
         draw=cache(
             partial(
                 report.plot_png, rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate.statistics import Interval, mean_bounds, paired_bootstrap, required_queries
+from embed_pipeline.evaluate.statistics import RESAMPLES, Interval, mean_bounds, paired_bootstrap, required_queries
 
 # A bound that equals the margin does not pass, and rounding in the last binary digits must not decide that.
 _ROUNDING = 1e-9
@@ -64,6 +64,7 @@ def judge(
     rule: GateRule,
     seed: int = 0,
     *,
+    resamples: int = RESAMPLES,
     candidate_name: str = "the candidate",
     baseline_name: str = "the active version",
 ) -> Verdict:
@@ -82,14 +83,20 @@ def judge(
             next_step="Add judged queries, or lower gate.min_queries in defs.yaml.",
         )
     if baseline is None:
-        return _judge_alone(candidate, rule, seed, candidate_name)
-    return _judge_pair(baseline, candidate, rule, seed, candidate_name, baseline_name)
+        return _judge_alone(candidate, rule, seed, resamples, candidate_name)
+    return _judge_pair(baseline, candidate, rule, seed, resamples, candidate_name, baseline_name)
 
 
 def _judge_pair(
-    baseline: Sequence[float], candidate: Sequence[float], rule: GateRule, seed: int, name: str, baseline_name: str
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    rule: GateRule,
+    seed: int,
+    resamples: int,
+    name: str,
+    baseline_name: str,
 ) -> Verdict:
-    interval = paired_bootstrap(baseline, candidate, confidence=rule.confidence, seed=seed)
+    interval = paired_bootstrap(baseline, candidate, confidence=rule.confidence, resamples=resamples, seed=seed)
     before, after = float(np.mean(baseline)), float(np.mean(candidate))
     _believe(before, after, interval, rule, name, baseline_name)
     needed: int | None = None
@@ -129,13 +136,13 @@ def _believe(before: float, after: float, interval: Interval, rule: GateRule, na
         )
 
 
-def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, name: str) -> Verdict:
+def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, resamples: int, name: str) -> Verdict:
     """The first version of an index: with nothing to compare with, only the floor decides; without a floor it passes.
 
     A mean below the floor fails, a lower bound of the mean above it passes, in between is undecided: a new index has no
     users who would suffer from waiting, so a floor that may have been reached by luck is not taken as reached.
     """
-    interval = mean_bounds(candidate, worst=0.0, best=1.0, confidence=rule.confidence, seed=seed)
+    interval = mean_bounds(candidate, worst=0.0, best=1.0, confidence=rule.confidence, resamples=resamples, seed=seed)
     needed: int | None = None
     outcome: Outcome
     if rule.floor is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from tests.database.cli.conftest import Place, Ran, version
@@ -85,3 +86,9 @@ def test_the_verdict_as_markdown(place: Place, run: Run) -> None:
     assert ran.out.startswith("### Gate of docs v2: pass\n\npass: recall@10 of v2 ")
     assert "\n| metric | v1 | v2 | difference | one-sided 95 % bounds |\n" in ran.out
     assert "\n| rank | v1 | v2 |\n" in ran.out
+    assert "\n| the best relevant hit | v2 | 30 |" in ran.out
+    assert re.search(
+        r"^A score threshold of -\d\.\d+, which keeps 95% of the right answers of v1, would drop \d+% of those of v2;",
+        ran.out,
+        re.M,
+    )
