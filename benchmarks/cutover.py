@@ -56,7 +56,10 @@ def write_holdout(path: Path, url: str, queries: int, *, above: int = 0) -> Path
 
 def judged(holdout: Path) -> dict[str, Any]:
     """Fields of a declaration whose gate lets everything pass: it is timed, not asked."""
-    return {"holdout": {"path": str(holdout)}, "gate": {"min_queries": 2, "margin": 0.99, "min_ann_recall": 0.0, "max_row_change": 1.0}}
+    return {
+        "holdout": {"path": str(holdout)},
+        "gate": {"min_queries": 2, "margin": 0.99, "min_ann_recall": 0.0, "max_row_change": 1.0},
+    }
 
 
 def _gate(index: OpenIndex) -> float:
