@@ -71,6 +71,10 @@ bench-vecshift: $(READY) ## backfill against vecshift's migration of the same do
 bench-providers: $(READY) ## requests in flight at a provider that answers at once, and what the pipeline itself costs
 	$(BIN)/python -m benchmarks.providers
 
+.PHONY: gate-rates
+gate-rates: $(READY) ## how often the gate errs, by simulation: the table of docs/gate.md; some minutes
+	$(BIN)/python -m benchmarks.gate_rates --write
+
 .PHONY: limits
 limits: $(READY) ## what several processes get out of an account's limits: never more in any minute, above 95 % of it
 	$(BIN)/python -m benchmarks.limits

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.cutover import rollback as rollback
     from embed_pipeline.migrate.dual_write import VersionSync as VersionSync
     from embed_pipeline.migrate.dual_write import sync as sync
+    from embed_pipeline.migrate.evidence_of import GateEvidence as GateEvidence
+    from embed_pipeline.migrate.evidence_of import evidence as evidence
     from embed_pipeline.migrate.gate import GateResult as GateResult
     from embed_pipeline.migrate.gate import run as gate
     from embed_pipeline.migrate.loading import load as load
@@ -41,6 +43,7 @@ _LAZY = {
     "Answer": "search",
     "AsyncSearcher": "search",
     "EmbeddingIndex": "dagster_layer.component",
+    "GateEvidence": "migrate.evidence_of",
     "GateResult": "migrate.gate",
     "Hit": "stores.protocol",
     "IndexStatus": "report.status",
@@ -51,6 +54,7 @@ _LAZY = {
     "VersionSync": "migrate.dual_write",
     "build_ann_index": "migrate.ann_index:build",
     "cutover": "migrate.cutover",
+    "evidence": "migrate.evidence_of",
     "fill_partition": "migrate.backfill",
     "gate": "migrate.gate:run",
     "load": "migrate.loading",
@@ -71,6 +75,7 @@ __all__ = [
     "Answer",
     "AsyncSearcher",
     "EmbeddingIndex",
+    "GateEvidence",
     "GateResult",
     "Hit",
     "IndexStatus",
@@ -81,6 +86,7 @@ __all__ = [
     "VersionSync",
     "build_ann_index",
     "cutover",
+    "evidence",
     "fill_partition",
     "gate",
     "load",

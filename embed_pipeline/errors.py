@@ -96,6 +96,10 @@ class AnotherLedger(EmbedPipelineError):
     """The points belong to another ledger (a copy of this database, or the one that this was copied from), or to nobody. They were left alone."""
 
 
+class GateRefused(EmbedPipelineError):
+    """The gate judged nothing and stored no evidence, for the reason given."""
+
+
 class CutoverRefused(EmbedPipelineError):
     """The serving pointer was left exactly where it was, for the reason given."""
 
@@ -129,7 +133,7 @@ class WrongSpace(EmbedPipelineError):
 
 
 class HoldoutError(EmbedPipelineError):
-    """The held-out set cannot be used to judge anything: empty, too small, or about unknown documents."""
+    """The held-out set cannot be used to judge anything: empty, too small, about unknown documents, or nobody finds anything on it."""
 
 
 class FencedOff(EmbedPipelineError):

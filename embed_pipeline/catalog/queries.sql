@@ -92,16 +92,29 @@ SELECT pg_notify('embed_pipeline_serving', %(index)s)
 -- name: insert_evidence
 INSERT INTO embed_pipeline.gate_evidence
     (index_name, version, fingerprint, baseline_version, baseline_fingerprint, outcome, sentence, holdout_sha256, documents, vectors,
-     ann_index, ef_search, measures, valid_until)
+     ann_index, ef_search, judged, measures, valid_until)
 VALUES (%(index)s, %(version)s, %(fingerprint)s, %(baseline_version)s, %(baseline_fingerprint)s, %(outcome)s, %(sentence)s,
-        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(ef_search)s, %(measures)s,
+        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(ef_search)s, %(judged)s, %(measures)s,
         clock_timestamp() + make_interval(secs => %(max_age_seconds)s))
 RETURNING id
 
 -- name: latest_evidence
-SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, ann_index::bigint, ef_search, measures,
-       created_at, valid_until, valid_until < clock_timestamp() AS expired
+SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, ann_index::bigint, ef_search, judged,
+       measures, created_at, valid_until, valid_until < clock_timestamp() AS expired
 FROM embed_pipeline.gate_evidence WHERE index_name = %(index)s AND version = %(version)s ORDER BY id DESC LIMIT 1
+
+-- name: keep_judged_documents
+INSERT INTO embed_pipeline.judged_documents (evidence_id, doc_id, source_hash, judged, sampled)
+SELECT %(evidence_id)s, w.* FROM unnest(%(doc_ids)s::text[], %(hashes)s::bytea[], %(judged)s::boolean[], %(sampled)s::boolean[])
+    AS w(doc_id, source_hash, judged, sampled)
+
+-- name: forget_judged_documents
+-- Of evidence that newer one about the same version stands before.
+DELETE FROM embed_pipeline.judged_documents j USING embed_pipeline.gate_evidence e
+WHERE e.id = j.evidence_id AND e.index_name = %(index)s AND e.version = %(version)s AND e.id < %(evidence_id)s
+
+-- name: judged_documents
+SELECT doc_id, source_hash, judged, sampled FROM embed_pipeline.judged_documents WHERE evidence_id = %(evidence_id)s ORDER BY doc_id
 
 -- name: insert_coverage
 INSERT INTO embed_pipeline.coverage_checks (index_name, version, documents, vectors, pending, dead_letters, differences)

@@ -189,6 +189,7 @@ CREATE TABLE embed_pipeline.gate_evidence (
     vectors              bigint NOT NULL,
     ann_index            oid,
     ef_search            integer NOT NULL,
+    judged               jsonb NOT NULL DEFAULT '{{}}',  -- by what rule, against which baseline: evidence about another one is stale
     measures             jsonb NOT NULL DEFAULT '{{}}',
     created_by           text NOT NULL DEFAULT current_user,
     created_at           timestamptz NOT NULL DEFAULT now(),
@@ -196,6 +197,31 @@ CREATE TABLE embed_pipeline.gate_evidence (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, id DESC);
+
+-- The texts that a verdict was about: of every judged document, and of a sample of all documents. Kept for the newest evidence of a version.
+CREATE TABLE embed_pipeline.judged_documents (
+    evidence_id bigint NOT NULL REFERENCES embed_pipeline.gate_evidence,
+    doc_id      text COLLATE "C" NOT NULL,
+    source_hash bytea NOT NULL,
+    judged      boolean NOT NULL,
+    sampled     boolean NOT NULL,
+    PRIMARY KEY (evidence_id, doc_id)
+);
+
+-- What each query found under both versions: of the newest evidence of a version, and of what the pointer was last moved by.
+CREATE TABLE embed_pipeline.judged_queries (
+    evidence_id    bigint NOT NULL REFERENCES embed_pipeline.gate_evidence,
+    position       integer NOT NULL,         -- in the held-out set
+    query_id       text NOT NULL,
+    query          text NOT NULL,
+    cluster        text NOT NULL,
+    judgements     jsonb NOT NULL,           -- document -> grade
+    baseline       double precision,         -- the gate's metric; NULL: it was compared with nothing
+    candidate      double precision NOT NULL,
+    baseline_hits  jsonb,                    -- [[document, score], ...], the best first
+    candidate_hits jsonb NOT NULL,
+    PRIMARY KEY (evidence_id, position)
+);
 
 CREATE TABLE embed_pipeline.coverage_checks (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -401,6 +427,9 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.gate_evidence
     FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.coverage_checks
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+-- Rows of older evidence are deleted. That too many were, the counts in the evidence show.
+CREATE TRIGGER never_changed BEFORE UPDATE OR TRUNCATE ON embed_pipeline.judged_documents
     FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
 
 -- Reads are noted at most every ten seconds for a version, so that retire can refuse while somebody still reads it.
@@ -621,9 +650,14 @@ CREATE VIEW embed_pipeline.queue AS
     FROM embed_pipeline.pending p LEFT JOIN embed_pipeline.claims c USING (claim);
 
 CREATE VIEW embed_pipeline.evidence AS
-    SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, measures,
+    SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, judged, measures,
            created_by, created_at, valid_until
     FROM embed_pipeline.gate_evidence;
+
+CREATE VIEW embed_pipeline.evidence_queries AS
+    SELECT j.evidence_id, e.index_name, e.version, e.baseline_version, j.query_id, j.query, j.cluster, j.judgements, j.baseline, j.candidate,
+           j.candidate - j.baseline AS difference, j.baseline_hits, j.candidate_hits
+    FROM embed_pipeline.judged_queries j JOIN embed_pipeline.gate_evidence e ON e.id = j.evidence_id;
 
 CREATE VIEW embed_pipeline.events AS
     SELECT id, at, index_name, version, event, from_state, to_state, actor, reason, evidence_id, detail
@@ -927,6 +961,18 @@ CREATE TABLE embed_pipeline.batch_jobs (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 CREATE INDEX batch_jobs_of_partition ON embed_pipeline.batch_jobs (index_name, version, partition);
+
+-- The vectors of the held-out queries that a version was last judged on, in its own space. Of each query's text only the hash: the set has the text.
+CREATE TABLE embed_pipeline.holdout_vectors (
+    index_name     text NOT NULL,
+    version        text NOT NULL,
+    query_sha256   bytea NOT NULL,
+    holdout_sha256 text NOT NULL,
+    vector         bytea NOT NULL,      -- float32, little-endian
+    kept_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (index_name, version, query_sha256),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
 
 -- What each version's model answered to a few fixed texts before it embedded any document: a provider that changes a model behind its
 -- name is found by asking again. The texts stand beside their vectors, so that a later package with other texts compares like with like.

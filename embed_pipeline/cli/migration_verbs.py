@@ -13,11 +13,13 @@ from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values,
 from embed_pipeline.errors import CatalogError, EmbedPipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
+    from embed_pipeline.catalog.judged_queries import QueryRow
     from embed_pipeline.index.handle import OpenIndex
     from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
+    from embed_pipeline.migrate.gate import GateResult
 
 
 STALE_NAMED = 5
@@ -204,26 +206,59 @@ def _backfill_summary(
 @click.argument("index")
 @click.argument("version")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture of the metrics to this PNG.")
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Show the N queries that lost most, both answers side by side.",
+)
+@click.option("--markdown", is_flag=True, help="Print the verdict as Markdown, for a pull request.")
 @with_config
 @click.pass_context
-def gate(ctx: click.Context, index: str, version: str, plot: Path | None, config: Path, as_json: bool) -> None:
+def gate(
+    ctx: click.Context, index: str, version: str, plot: Path | None, worst: int, markdown: bool, config: Path, as_json: bool
+) -> None:
     """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
+    from embed_pipeline.evaluate import per_query
     from embed_pipeline.migrate import gate as judging
     from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
         found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"))
-    output.text(found.sentence)
-    if found.table:
-        output.text("")
-        output.text(found.table.rstrip())
+    shown = per_query.worst(found.queries, worst)
+    for line in _verdict_lines(found, shown, markdown=markdown):
+        output.text(line)
     values = as_values(found)
-    del values["draw"], values["table"]
-    output.result(values)
+    del values["draw"], values["table"], values["queries"]
+    output.result(values | ({"worst": [per_query.as_values(row) for row in shown]} if worst else {}))
     if plot is not None:
         _write_plot(output, plot, found.draw)
     ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
+
+
+def _verdict_lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bool) -> Iterator[str]:
+    """The verdict with its table, and the queries that are shown."""
+    from embed_pipeline.evaluate import per_query
+
+    if markdown:
+        yield f"### Gate of {found.index} {found.version}: {found.outcome}"
+        yield ""
+    yield per_query.escaped(found.sentence) if markdown else found.sentence
+    if found.table:
+        yield ""
+        yield found.table.rstrip()
+    if found.threshold:
+        yield ""
+        yield found.threshold
+    metric = str(found.measures.get("metric"))
+    for row in worst:
+        yield ""
+        if markdown:
+            yield per_query.as_markdown(row, metric, found.version, found.baseline).rstrip()
+        else:
+            yield from per_query.as_text(row, metric, found.version, found.baseline)
 
 
 def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) -> None:

@@ -118,6 +118,8 @@ def verdict(result: GateResult) -> Metadata:
     shown |= numbers(result.measures)
     if result.table:
         shown["table"] = dg.MetadataValue.md(result.table)
+    if result.threshold:
+        shown["threshold"] = result.threshold
     if result.draw is not None:
         alt = f"{result.version} of {result.index}: {result.outcome}"
         shown["plot"] = dg.MetadataValue.md(inline_image(result.draw(), alt))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from embed_pipeline.documents import ranges
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
-from embed_pipeline.documents.slices import KeySlices, SlicedQuery, SliceSize, read_current
+from embed_pipeline.documents.slices import KeySlices, SlicedQuery, SliceSize, read_by_id, read_current
 from embed_pipeline.documents.source import Source, queries
 
 
@@ -30,10 +33,51 @@ def measure(conn: psycopg.Connection, source: Source) -> tuple[int, int]:
     return sum(row[0] for row in rows), sum(row[1] for row in rows)
 
 
-def missing_ids(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> list[str]:
-    """Those of `doc_ids` that are no document."""
-    found = {row[0] for row in _each(conn, source, ALL_KEYS, "found_ids", ("documents", "doc_id"), {"doc_ids": list(doc_ids)})}
-    return [doc_id for doc_id in doc_ids if doc_id not in found]
+def count_and_choose(conn: psycopg.Connection, source: Source, size: int) -> tuple[int, list[str]]:
+    """How many documents there are, and `size` of them, or all: those whose ids have the smallest hashes.
+
+    As good as chosen by chance: which they are has nothing to do with the order of the keys, or with what is in the documents.
+    """
+    seen, chosen = 0, list[tuple[int, str]]()
+    for portion in ids(conn, source):
+        seen += len(portion)
+        drawn = [(int.from_bytes(blake2b(doc_id.encode(), digest_size=8).digest()), doc_id) for doc_id in portion]
+        chosen = heapq.nsmallest(size, chosen + drawn)
+    return seen, sorted(doc_id for _, doc_id in chosen)
+
+
+def hashes(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> dict[str, bytes]:
+    """The source_hash of those of `doc_ids` that are documents, as they are now."""
+    parts = source.parts()
+
+    def compose(matches: sql.Composable) -> sql.Composed:
+        return queries("current_hashes", documents=parts["documents"], source_hash=parts["source_hash"], key_is_wanted=matches)
+
+    found: dict[str, bytes] = {}
+    size, start = SliceSize(), 0
+    while start < len(doc_ids):
+        portion = list(doc_ids[start : start + size.rows])
+        start += len(portion)
+        with size.timed():
+            rows = read_by_id(conn, source, compose, {"doc_ids": portion})
+        found.update((doc_id, bytes(digest)) for doc_id, digest in rows)
+    return found
+
+
+def fitting_columns(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str]) -> dict[str, int]:
+    """column -> how many of `doc_ids` are values of it, of columns that are neither key nor text. Reads the whole table once for each."""
+    rows = conn.execute(queries("plain_columns"), {"table": source.identifier.as_string(conn)}).fetchall()
+    others = [name for (name,) in rows if name not in (*(column.name for column in source.key), *source.text_columns)]
+    found: dict[str, int] = {}
+    for name in others:
+        column = {"column": sql.Identifier("d", name)}
+        met = {
+            value
+            for (value,) in _each(conn, source, ALL_KEYS, "found_in_column", ("documents",), {"doc_ids": list(doc_ids)}, column)
+        }
+        if met:
+            found[name] = len(met)
+    return found
 
 
 def sample(conn: psycopg.Connection, source: Source, size: int) -> list[tuple[str, str]]:
@@ -44,11 +88,17 @@ def sample(conn: psycopg.Connection, source: Source, size: int) -> list[tuple[st
 
 
 def _each(
-    conn: psycopg.Connection, source: Source, bounds: KeyRange, name: str, wanted: tuple[str, ...], values: dict[str, Any]
+    conn: psycopg.Connection,
+    source: Source,
+    bounds: KeyRange,
+    name: str,
+    wanted: tuple[str, ...],
+    values: dict[str, Any],
+    further: Mapping[str, sql.Composable] | None = None,
 ) -> Iterator[Any]:
     parts = source.parts()
     size = SliceSize()
-    chosen = {each: parts[each] for each in wanted}
+    chosen = {each: parts[each] for each in wanted} | dict(further or {})
     query = SlicedQuery(source, lambda in_range: queries(name, in_range=in_range, **chosen))
     for part in KeySlices(source, size).of(conn, bounds):
         with size.timed():

@@ -66,10 +66,6 @@ SELECT count(*), 0::bigint FROM {documents} AS d WHERE {in_range}
 -- name: ids
 SELECT array_agg({doc_id}) FROM {documents} AS d WHERE {in_range} HAVING count(*) > 0
 
--- name: found_ids
--- Compared as text: an id that could be no key at all is missing, not an error.
-SELECT {doc_id} FROM {documents} AS d WHERE {in_range} AND {doc_id} = ANY (%(doc_ids)s::text[])
-
 -- name: walk_keys
 -- The next keys in order, each with its number: every so-many-th, and the last one read.
 SELECT w.key, w.number
@@ -82,6 +78,20 @@ ORDER BY w.number
 -- name: are_keys
 -- Fails where one of the ids is no value of the key's type.
 SELECT count(*) FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) JOIN {documents} AS d ON {key_is_wanted}
+
+-- name: current_hashes
+SELECT w.doc_id, {source_hash} FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) JOIN {documents} AS d ON {key_is_wanted}
+
+-- name: plain_columns
+-- Whose text is PostgreSQL's own: no cast of the application is run.
+SELECT a.attname::text FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped
+  AND a.atttypid = ANY (ARRAY['pg_catalog.int2', 'pg_catalog.int4', 'pg_catalog.int8', 'pg_catalog.numeric', 'pg_catalog.text',
+                              'pg_catalog.varchar', 'pg_catalog.bpchar', 'pg_catalog.uuid']::regtype[])
+ORDER BY a.attnum
+
+-- name: found_in_column
+SELECT DISTINCT {column}::text FROM {documents} AS d WHERE {in_range} AND ({column}::text COLLATE "C") = ANY (%(doc_ids)s::text[])
 
 -- name: read_current
 -- The text that a claimed document has now. A snapshot taken after the claim sees every change that was claimed.

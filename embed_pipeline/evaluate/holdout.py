@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,17 +73,6 @@ def load_holdout(path: Path) -> Holdout:
     return collector.finish()
 
 
-def require_known_documents(holdout: Holdout, missing: Collection[str]) -> None:
-    """HoldoutError when judged documents are `missing` from the documents table: no version could ever find them."""
-    if not missing:
-        return
-    raise HoldoutError(
-        f"{_count(len(missing), 'document')} of the {len(holdout.document_ids())} judged in {_place(holdout.path)} "
-        f"{'is' if len(missing) == 1 else 'are'} not in the documents table: {_some(missing)}.",
-        next_step="Remove their judgements from the held-out set, or load the documents.",
-    )
-
-
 class _Collector:
     """Gathers checked judgements and refuses what contradicts an earlier one."""
 
@@ -129,8 +118,8 @@ class _Collector:
         hopeless = [query for query, judged in self.judgements.items() if not any(judged.values())]
         if hopeless:
             raise HoldoutError(
-                f"{_count(len(hopeless), 'query', 'queries')} in {self.path} {'has' if len(hopeless) == 1 else 'have'} "
-                f"no relevant document (grade 1 or more): {_some(hopeless)}.",
+                f"{count_of(len(hopeless), 'query', 'queries')} in {self.path} {'has' if len(hopeless) == 1 else 'have'} "
+                f"no relevant document (grade 1 or more): {some_of(hopeless)}.",
                 next_step="Judge a relevant document for each, or remove them: every version would score 0 on them.",
             )
         queries = dict(sorted(self.queries.items()))
@@ -326,16 +315,13 @@ def _content_hash(queries: Mapping[str, str], judgements: Mapping[str, Mapping[s
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
-def _some(names: Iterable[str], limit: int = 3) -> str:
+def some_of(names: Iterable[str], limit: int = 3) -> str:
     """Up to `limit` names, shortened so that a query text used as id does not fill the screen."""
     ordered = sorted(names)
     shown = ", ".join(repr(name if len(name) <= 60 else f"{name[:57]}...") for name in ordered[:limit])
     return shown if len(ordered) <= limit else f"{shown} and {len(ordered) - limit} more"
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun."""
     return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _place(path: Path | None) -> str:
-    return "the held-out set" if path is None else str(path)

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 
 # Random indices held at once: 8 bytes each, and as many values. 10,000 resamples of 10,000 queries would be 800 MB.
 _CHUNK = 1_000_000
+RESAMPLES = 10_000
 # Two scores of one vector, each summed in another order in single precision, differ by less.
 TIE = 1e-5
 
@@ -37,7 +38,7 @@ def paired_bootstrap(
     candidate: Sequence[float] | Floats,
     *,
     confidence: float,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """One-sided bounds of mean(candidate - baseline), by resampling queries (percentile bootstrap, Efron 1979).
@@ -58,7 +59,7 @@ def mean_bounds(
     worst: float,
     best: float,
     confidence: float,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """One-sided bounds of the mean of the population, within worst..best, that `values`, shape (queries,), come from.

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate.statistics import Interval, mean_bounds, paired_bootstrap, required_queries
+from embed_pipeline.evaluate.statistics import RESAMPLES, Interval, mean_bounds, paired_bootstrap, required_queries
 
 # A bound that equals the margin does not pass, and rounding in the last binary digits must not decide that.
 _ROUNDING = 1e-9
@@ -26,7 +26,8 @@ Outcome = Literal["pass", "fail", "undecided"]
 class GateRule:
     """Pass when the loss of mean `metric` (0..1) is below `margin` at one-sided `confidence`, on >= `min_queries`.
 
-    `floor`: the mean below which no version serves, whatever it is compared with.
+    `floor`: the mean below which no version serves, whatever it is compared with. `min_baseline`: the mean of the version that serves below
+    which the held-out set is not believed.
     """
 
     metric: str
@@ -34,6 +35,7 @@ class GateRule:
     confidence: float
     min_queries: int
     floor: float | None = None
+    min_baseline: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def judge(
     rule: GateRule,
     seed: int = 0,
     *,
+    resamples: int = RESAMPLES,
     candidate_name: str = "the candidate",
     baseline_name: str = "the active version",
 ) -> Verdict:
@@ -80,15 +83,22 @@ def judge(
             next_step="Add judged queries, or lower gate.min_queries in defs.yaml.",
         )
     if baseline is None:
-        return _judge_alone(candidate, rule, seed, candidate_name)
-    return _judge_pair(baseline, candidate, rule, seed, candidate_name, baseline_name)
+        return _judge_alone(candidate, rule, seed, resamples, candidate_name)
+    return _judge_pair(baseline, candidate, rule, seed, resamples, candidate_name, baseline_name)
 
 
 def _judge_pair(
-    baseline: Sequence[float], candidate: Sequence[float], rule: GateRule, seed: int, name: str, baseline_name: str
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    rule: GateRule,
+    seed: int,
+    resamples: int,
+    name: str,
+    baseline_name: str,
 ) -> Verdict:
-    interval = paired_bootstrap(baseline, candidate, confidence=rule.confidence, seed=seed)
+    interval = paired_bootstrap(baseline, candidate, confidence=rule.confidence, resamples=resamples, seed=seed)
     before, after = float(np.mean(baseline)), float(np.mean(candidate))
+    _believe(before, after, interval, rule, name, baseline_name)
     needed: int | None = None
     outcome: Outcome
     if _below(interval.upper, -rule.margin):
@@ -113,13 +123,26 @@ def _judge_pair(
     return Verdict(outcome, sentence, before, after, interval.mean, interval.lower, interval.upper, len(candidate), needed)
 
 
-def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, name: str) -> Verdict:
+def _believe(before: float, after: float, interval: Interval, rule: GateRule, name: str, baseline_name: str) -> None:
+    """HoldoutError for a set on which nobody finds anything: there two versions are as bad as each other, whatever they are worth.
+
+    A candidate that is proven better does find something: it may be what mends a broken version.
+    """
+    if _below(before, rule.min_baseline) and interval.lower <= 0:
+        raise HoldoutError(
+            f"{rule.metric} of {baseline_name}, which serves, is {before:.3f} on this held-out set, below holdout.min_baseline "
+            f"{rule.min_baseline:.3f}, and {after:.3f} of {name} is not proven better: a set on which nobody finds anything proves nothing.",
+            next_step="See whether its judgements are of these documents, or lower holdout.min_baseline in defs.yaml.",
+        )
+
+
+def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, resamples: int, name: str) -> Verdict:
     """The first version of an index: with nothing to compare with, only the floor decides; without a floor it passes.
 
     A mean below the floor fails, a lower bound of the mean above it passes, in between is undecided: a new index has no
     users who would suffer from waiting, so a floor that may have been reached by luck is not taken as reached.
     """
-    interval = mean_bounds(candidate, worst=0.0, best=1.0, confidence=rule.confidence, seed=seed)
+    interval = mean_bounds(candidate, worst=0.0, best=1.0, confidence=rule.confidence, resamples=resamples, seed=seed)
     needed: int | None = None
     outcome: Outcome
     if rule.floor is None:

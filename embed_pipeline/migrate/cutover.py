@@ -20,7 +20,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import dual_write, gate, model_check, readers, verify
+from embed_pipeline.migrate import dual_write, judged, model_check, readers, verify
 from embed_pipeline.migrate.dual_write import Drained
 from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import holders, turns
@@ -121,7 +121,7 @@ def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Versio
             outcome=found.outcome,
             evidence_id=found.id,
         )
-    stale = evidence_store.staleness(found, gate.present(conn, index, version), index.spec.gate.max_row_change)
+    stale = judged.staleness(conn, index, version, found)
     if stale is not None:
         raise CutoverRefused(
             f"The evidence for {version.name} of {index.name} is stale: {stale}.",
@@ -185,6 +185,9 @@ def _move(
                 raise _not_drained(conn, index, version, move, mark, drained)
             signal("cutover.drained")
             coverage_id = _require_coverage(conn, index, version)
+            if evidence_id is not None:
+                # Once more: the drain may have taken minutes, in which the documents became others than those that were judged.
+                evidence_id = require_evidence(conn, index, version).id
         signal("cutover.covered")
         wanted = Flip(index.name, version.name, move, generation.generation, mark, coverage_id, evidence_id, reason, accept_stale)
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from embed_pipeline.catalog import dead_letters, versions
+from embed_pipeline.catalog import dead_letters, holdout_vectors, versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import RetireRefused
@@ -71,6 +71,7 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
             # Once more: a worker may have been at it until a moment ago.
             queue.forget_version(conn, index.name, name)
             dead_letters.forget(conn, index.name, name, None)
+            holdout_vectors.forget(conn, index.name, name)
             conn.execute(queries("set_dropped"), {"index": index.name, "version": name})
             versions.record_event(conn, index.name, "dropped", version=name, detail={"freed_bytes": freed})
 

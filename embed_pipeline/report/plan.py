@@ -14,12 +14,12 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate.holdout import load_holdout, require_known_documents
+from embed_pipeline.evaluate.holdout import load_holdout
 from embed_pipeline.evaluate.statistics import required_queries
 from embed_pipeline.evaluate.verdict import POWER
 from embed_pipeline.flow import speed
 from embed_pipeline.flow.speed import Sample
-from embed_pipeline.migrate import register
+from embed_pipeline.migrate import held_out, register
 from embed_pipeline.postgres.connection import resolve_url
 from embed_pipeline.report.look import Look, look
 from embed_pipeline.spec import IndexSpec, VersionSpec
@@ -144,13 +144,13 @@ def _gate_plan(seen: Look, name: str) -> GatePlan:
     if spec.holdout is None:
         return say(0, None, "no held-out set is declared: only the first version of an index can pass without one")
     try:
-        holdout = load_holdout(spec.holdout.path)
-        if seen.index is not None:
-            unknown = census.missing_ids(seen.conn, seen.index.source, sorted(holdout.document_ids()))
-            require_known_documents(holdout, unknown)
+        available = len(load_holdout(spec.holdout.path).queries)
+        if seen.index is not None and (holdout := held_out.declared(seen.index)) is not None:
+            examined = held_out.examined(seen.conn, seen.index, holdout)
+            held_out.require(examined)
+            available = examined.different
     except HoldoutError as problem:
         return say(0, None, f"the gate could not judge: {problem.message.rstrip('.')}")
-    available = len(holdout.queries)
     if available < rule.min_queries:
         return say(available, None, f"{available} queries, and gate.min_queries asks for {rule.min_queries}")
     measured = _measured_spread(seen, name)

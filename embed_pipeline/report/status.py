@@ -21,7 +21,7 @@ from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
 from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, StoreRefused, StoreUnavailable, VectorsGone, VersionRetired
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import gate, standing
+from embed_pipeline.migrate import judged, standing
 from embed_pipeline.migrate.standing import vectors_gone
 from embed_pipeline.postgres import holders
 from embed_pipeline.report.look import Look, look, queries
@@ -295,8 +295,7 @@ def _gate_state(
     stale = "the documents cannot be read" if unusable else None
     if not unusable and version.state in ("ready", "standby"):
         try:
-            now = gate.present(conn, index, version)
-            stale = evidence.staleness(latest, now, index.spec.gate.max_row_change)
+            stale = judged.staleness(conn, index, version, latest)
         except EmbedPipelineError as problem:
             # A held-out set that cannot be read must not hide the rest of the status.
             stale = problem.message.rstrip(".")

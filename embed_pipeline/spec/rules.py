@@ -14,6 +14,15 @@ class HoldoutSpec(Declared):
     """Queries with graded judgements, never used to fit or tune anything."""
 
     path: Path
+    max_missing: float = Field(
+        0.05, ge=0, lt=1, description="share of the judged documents that may be gone; their judgements are left out"
+    )
+    min_baseline: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="mean of the version that serves below which the set is not believed, unless the candidate is proven better",
+    )
 
 
 class GateSpec(Declared):
@@ -25,9 +34,23 @@ class GateSpec(Declared):
     min_queries: int = Field(100, ge=2)
     max_dead_letters: int = Field(0, ge=0)
     floor: float | None = Field(None, ge=0, le=1, description="absolute floor of the metric, also for the first version")
+    floor_alone: bool = Field(
+        False, description="the floor may decide alone where what serves cannot be measured: its model is gone"
+    )
     min_ann_recall: float = Field(0.95, ge=0, le=1, description="ANN index against exact search, same model")
     max_age_seconds: int = Field(86_400, ge=1, description="evidence older than this is stale")
-    max_row_change: float = Field(0.05, ge=0, le=1, description="share by which the row count may move before evidence is stale")
+    max_row_change: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the documents that may change, come or go before evidence is stale; of the judged ones none may",
+    )
+
+    @model_validator(mode="after")
+    def _floor_decides(self) -> GateSpec:
+        if self.floor_alone and self.floor is None:
+            raise ValueError("gate.floor_alone needs gate.floor: without it nothing would decide")
+        return self
 
 
 class BackfillSpec(Declared):

@@ -83,8 +83,8 @@ def test_extensions_may_be_anywhere_and_move(app: psycopg.Connection, open_docs:
         "CREATE TABLE pages (path first.ltree, lang first.citext, n integer, body text, PRIMARY KEY (path, n, lang)); "
         "INSERT INTO pages SELECT ('top.p' || n)::first.ltree, 'En', n, 'title ' || n || E'\\n\\nbody ' || n FROM generate_series(1, 40) AS n"
     )
-    known = {"query_id": "1", "query": "title 7\n\nbody 7", "doc_id": '["top.p7", "7", "En"]', "grade": 1}
-    holdout.write_text("\n".join(json.dumps(known | {"query_id": str(n)}) for n in range(2)))
+    known = [{"query": f"title {n}\n\nbody {n}", "doc_id": f'["top.p{n}", "{n}", "En"]'} for n in (7, 9)]
+    holdout.write_text("\n".join(map(json.dumps, known)))
     index = open_docs("v1", documents={"table": "pages", "key": ["path", "n", "lang"], "text": "body"})
     serve(index, "v1")
     call = (

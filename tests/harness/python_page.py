@@ -20,6 +20,7 @@ GROUPS = {
     "Open an index": ["load_indexes", "opened", "OpenIndex"],
     "Documents": ["open_to_load", "load"],
     "A migration": ["plan", "fill_partition", "build_ann_index", "gate", "GateResult", "cutover", "rollback", "Moved", "retire"],
+    "Evidence": ["evidence", "GateEvidence"],
     "Every day": ["sync", "VersionSync", "verify", "reconcile", "status", "IndexStatus"],
     "Dagster": ["EmbeddingIndex"],
 }
@@ -27,6 +28,7 @@ GROUPS = {
 METHODS = {
     "Searcher": ["search", "embed", "search_vector", "prepare", "close"],
     "AsyncSearcher": ["search", "embed", "search_vector", "prepare", "close"],
+    "GateEvidence": ["worst", "to_pandas"],
     "OpenIndex": ["connection", "version", "close"],
 }
 

@@ -16,7 +16,7 @@ from psycopg import sql
 from embed_pipeline.catalog import evidence, versions
 from embed_pipeline.documents import source as documents_source
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import ann_index, backfill, cutover, gate
+from embed_pipeline.migrate import ann_index, backfill, cutover, judged
 from embed_pipeline.migrate.opening import open_index
 from embed_pipeline.spec import IndexSpec
 from tests.harness.fakes import unit_vector
@@ -66,7 +66,7 @@ def pass_gate(index: OpenIndex, name: str) -> None:
     """Evidence that the version may serve, as the gate would store it; the search for recall is another test's."""
     with index.connection() as conn:
         version = index.version(conn, name)
-        present = gate.present(conn, index, version)
+        present = judged.present(conn, index, version)
         baseline = None if present.baseline_version is None else index.version(conn, present.baseline_version).fingerprint
         evidence.store(
             conn,

@@ -195,20 +195,20 @@ def test_the_first_change_that_waits_counts_and_not_the_last(app: psycopg.Connec
     index = open_served("v1", "v2")
     fill(index, "v2")
     gate.run(index, "v2")
-    change(app, 1, "first")
+    change(app, 41, "first")
     distribute(index)
     with working(index, "v1") as work:
         work.batch()
 
     def again() -> None:
-        change(app, 1, "second")
+        change(app, 41, "second")
         distribute(index)
 
     at("cutover.marked", again)
-    before = stored(app, "v1")["1"]
+    before = stored(app, "v1")["41"]
     cutover.cutover(index, "v2")
-    assert before == text_hash("title 1\n\nfirst")
-    assert stored(app, "v2")["1"] in (before, text_hash("title 1\n\nsecond"))
+    assert before == text_hash("title 41\n\nfirst")
+    assert stored(app, "v2")["41"] in (before, text_hash("title 41\n\nsecond"))
     settle(index)
 
 

@@ -101,13 +101,13 @@ def test_prepared_transaction_with_changes(app: psycopg.Connection, open_docs: O
     fill(index, "v2")
     gate.run(index, "v2")
     app.execute("BEGIN")
-    change(app, 1, "prepared")
-    app.execute("DELETE FROM articles WHERE id = 2")
+    change(app, 41, "prepared")
+    app.execute("DELETE FROM articles WHERE id = 42")
     app.execute("PREPARE TRANSACTION 'kept'")
     try:
         hands = dual_write.distributor(index)
         with index.connection() as conn:
-            for number in range(3, 6):
+            for number in range(43, 46):
                 change(app, number, "another")
                 assert hands.distribute(conn) == 1
         assert cutover.cutover(index, "v2").version == "v2"
@@ -116,8 +116,8 @@ def test_prepared_transaction_with_changes(app: psycopg.Connection, open_docs: O
     with index.connection() as conn:
         assert hands.distribute(conn) == 2
     settle(index)
-    assert stored(app, "v2")["1"] == text_hash("title 1\n\nprepared")
-    assert "2" not in stored(app, "v2")
+    assert stored(app, "v2")["41"] == text_hash("title 41\n\nprepared")
+    assert "42" not in stored(app, "v2")
 
 
 def test_two_serializable_writers_of_other_documents(

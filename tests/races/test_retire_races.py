@@ -33,17 +33,17 @@ def pointer(app: psycopg.Connection) -> tuple[str | None, int]:
 
 def test_rollback_after_writes_is_current(app: psycopg.Connection, judged: OpenIndex) -> None:
     cutover.cutover(judged, "v2")
-    app.execute("UPDATE articles SET body = 'after cutover' WHERE id = 1")
-    app.execute("DELETE FROM articles WHERE id = 2")
+    app.execute("UPDATE articles SET body = 'after cutover' WHERE id = 41")
+    app.execute("DELETE FROM articles WHERE id = 42")
     app.execute("INSERT INTO articles (id, title, body) VALUES (500, 'born', 'after cutover')")
     # Standby is dual-written like the version that serves: a rollback has nothing to catch up with.
     dual_write.sync(judged)
-    assert stored(app, "v1")["1"] == text_hash("title 1\n\nafter cutover")
+    assert stored(app, "v1")["41"] == text_hash("title 41\n\nafter cutover")
     moved = cutover.rollback(judged)
     assert moved.version == "v1"
     found = stored(app, "v1")
-    assert found["1"] == text_hash("title 1\n\nafter cutover")
-    assert "2" not in found
+    assert found["41"] == text_hash("title 41\n\nafter cutover")
+    assert "42" not in found
     assert "500" in found
     settle(judged)
     # And forward again on the evidence that is still fresh.

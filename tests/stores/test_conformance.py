@@ -15,7 +15,7 @@ from embed_pipeline.errors import CatalogError, ConfigurationError, FencedOff, L
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, retire, verify
 from embed_pipeline.search import Searcher
-from tests.harness.articles import DOCUMENTS, at, counted, fill, require_consistent, serve, settle, text_hash
+from tests.harness.articles import DOCUMENTS, QUERIES, at, counted, fill, require_consistent, serve, settle, text_hash
 from tests.stores.holding import hashes
 
 Open = Callable[..., OpenIndex]
@@ -29,7 +29,7 @@ def wanted(app: psycopg.Connection) -> dict[str, str]:
 
 def test_a_whole_migration(app: psycopg.Connection, open_stored: Open) -> None:
     """v1, v2, back, v2 again, retire; edits, inserts and deletes between all of them; nothing missing or stale at any step."""
-    index = open_stored("v1", "v2")
+    index = open_stored("v1", "v2", gate={"min_queries": 2, "margin": 0.2, "max_row_change": 0.2})
     serve(index, "v1")
     fill(index, "v2")
     require_consistent(index)
@@ -40,7 +40,8 @@ def test_a_whole_migration(app: psycopg.Connection, open_stored: Open) -> None:
         lambda: retire.retire(index, "v1", confirm="v1"),
     ]
     for number, step in enumerate(steps):
-        app.execute("UPDATE articles SET body = %s WHERE id = %s", (f"edited {number}", number + 1))
+        # None that is judged: the second cutover goes by the evidence of the first.
+        app.execute("UPDATE articles SET body = %s WHERE id = %s", (f"edited {number}", QUERIES + number + 1))
         app.execute("DELETE FROM articles WHERE id = %s", (DOCUMENTS - number,))
         app.execute("INSERT INTO articles (id, title, body) VALUES (%s, 'new', %s)", (1000 + number, f"new {number}"))
         step()

@@ -13,6 +13,7 @@ from embed_pipeline.errors import (
     ChangesOvertook,
     CutoverRefused,
     EmbedPipelineError,
+    GateRefused,
     LossRefused,
     RetireRefused,
     Stopped,
@@ -21,7 +22,9 @@ from tests.harness import errors_page
 from tests.harness.rooms import PACKAGE
 from tests.unit.test_docs import tables
 
-WITH_REASONS = {each.__name__: each.code for each in (AnotherLedger, ChangesOvertook, CutoverRefused, RetireRefused, Stopped)}
+WITH_REASONS = {
+    each.__name__: each.code for each in (AnotherLedger, ChangesOvertook, CutoverRefused, GateRefused, RetireRefused, Stopped)
+}
 
 
 def raised() -> Iterator[tuple[str, str, frozenset[str]]]:

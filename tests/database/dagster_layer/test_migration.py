@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import psycopg
@@ -120,6 +122,59 @@ def test_serving_alone_is_refused_without_evidence(declare: Declare, run: Run, a
     refused = dg.materialize([*docs.definitions.assets], selection=serving, instance=docs.instance, raise_on_error=False)
     assert sentence(refused).startswith("There is no evidence that v2 may serve docs.")
     assert pointer(app) == "v1"
+
+
+def test_evidence_by_another_rule_serves_nothing(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """Judged loosely, and the declaration became strict before somebody launched `serving`."""
+    run(declare(V1)).find_serving("v1")
+    docs = run(declare(V1_V2))
+    docs.fill("v2")
+    assert docs.job("gate_docs__v2").success
+    strict = run(declare(V1_V2, gate={"min_queries": 10, "margin": 0.001}))
+    serving = dg.AssetSelection.assets(["docs", "serving"])
+    refused = dg.materialize([*strict.definitions.assets], selection=serving, instance=docs.instance, raise_on_error=False)
+    assert sentence(refused).startswith(
+        "The evidence for v2 of docs is stale: its rule has changed: gate.margin was 0.1 and is 0.001 now."
+    )
+    assert pointer(app) == "v1"
+
+
+def test_a_held_out_set_that_proves_nothing_fails_the_gate(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """One query thirty times; then queries whose documents are others."""
+    run(declare(V1)).find_serving("v1")
+    spec = declare(V1_V2)
+    docs = run(spec)
+    docs.fill("v2")
+    assert spec.holdout is not None
+    rows = [json.loads(line) for line in spec.holdout.path.read_text().splitlines()]
+    for changed, said in (
+        ([row | {"query_id": str(n), "query": rows[0]["query"]} for n, row in enumerate(rows)], "30 queries are 1 different one"),
+        (
+            [row | {"doc_id": f"a{row['doc_id']}"} for row in rows],
+            "But for how they are written they are ids of the table: 'a1' is '1'",
+        ),
+    ):
+        spec.holdout.path.write_text("\n".join(json.dumps(row) for row in changed))
+        judged = docs.job("gate_docs__v2")
+        assert not judged.success
+        assert said in sentence(judged)
+    assert app.execute("SELECT count(*) FROM embed_pipeline.evidence WHERE version = 'v2'").fetchone() == (0,)
+
+
+def test_kept_vectors_take_the_place_of_a_model_that_is_gone(
+    declare: Declare, run: Run, app: psycopg.Connection, tmp_path: Path
+) -> None:
+    down = tmp_path / "down"
+    gone = {"v1": {"raise_while": str(down)}}
+    run(declare(gone)).find_serving("v1")
+    docs = run(declare(gone | {"v2": {}}))
+    docs.fill("v2")
+    assert docs.job("gate_docs__v2").success
+    down.touch()
+    moved = docs.job("cutover_docs__v2")
+    assert moved.success
+    assert pointer(app) == "v2"
+    assert "The model of v1 does not answer (" in materialized(moved, "docs", "serving")["sentence"]
 
 
 def test_a_worse_model_fails_its_check_and_never_serves(declare: Declare, run: Run, app: psycopg.Connection) -> None:

@@ -87,10 +87,13 @@ def test_census(conn: psycopg.Connection[Any], make: Any) -> None:
     assert census.measure(conn, source) == (90, sum(len(f"text {n}") for n in range(1, 91)))
     ids = [doc_id for portion in census.ids(conn, source) for doc_id in portion]
     assert len(ids) == len(set(ids)) == 90, "each once, over many slices"
-    assert census.missing_ids(conn, source, [ids[0], "no key at all", "12345678901234567890"]) == [
-        "no key at all",
-        "12345678901234567890",
-    ]
+    assert census.hashes(conn, source, [ids[0], "no key at all", "12345678901234567890"]).keys() == {ids[0]}
+    chosen = census.count_and_choose(conn, source, 9)
+    assert chosen == census.count_and_choose(conn, source, 9), "the same ones each time"
+    assert chosen[0] == 90
+    assert len(chosen[1]) == 9
+    assert set(chosen[1]) <= set(census.count_and_choose(conn, source, 20)[1]) <= set(ids)
+    assert census.count_and_choose(conn, source, 100) == (90, sorted(ids))
     first = census.sample(conn, source, 9)
     assert len(first) == 9
     assert first == census.sample(conn, source, 9), "the same ones each time"

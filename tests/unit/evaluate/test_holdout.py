@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate.holdout import Holdout, load_holdout, require_known_documents
+from embed_pipeline.evaluate.holdout import load_holdout
 
 ROWS = [
     ("q1", "how are vectors stored", "007", 2),
@@ -256,16 +256,3 @@ def test_beir_folder_needs_both_files_and_one_of_each(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text(HEADER + "q\td\t1\n")
     assert "holds both qrels.tsv and qrels/test.tsv. Keep the one that is meant." in refused(tmp_path)
-
-
-def test_judged_documents_must_be_in_the_documents_table() -> None:
-    holdout = Holdout({"q": "text"}, {"q": dict.fromkeys("abcde", 1)}, "0" * 64, Path("h.csv"))
-    require_known_documents(holdout, set())
-    with pytest.raises(HoldoutError) as one:
-        require_known_documents(holdout, {"b"})
-    assert str(one.value) == (
-        "1 document of the 5 judged in h.csv is not in the documents table: 'b'. "
-        "Remove their judgements from the held-out set, or load the documents."
-    )
-    with pytest.raises(HoldoutError, match=r"5 documents of the 5 .* are not in .*: 'a', 'b', 'c' and 2 more\."):
-        require_known_documents(holdout, {"e", "d", "c", "b", "a"})
