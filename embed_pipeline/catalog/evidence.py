@@ -8,8 +8,13 @@ from typing import Any
 
 import psycopg
 
+from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.postgres.storable import storable, storable_json
+
+
+# A version that refines is judged as far as it is filled: what it does to the rest, nobody has seen (docs/routes.md).
+TENTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,13 @@ class Evidence:
     created_at: datetime
     valid_until: datetime
     expired: bool
+    route: Kind = "direct"
+    depth: int | None = None
+
+    @property
+    def filled(self) -> float:
+        """The share of the documents of which the version had vectors."""
+        return self.vectors / max(self.documents, 1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,10 @@ class Present:
     documents: int
     ann_index: int | None
     ef_search: int
+    route: Kind = "direct"
+    depth: int | None = None
+    filled: float | None = None
+    """Of a refine route: the share of the documents that the refining version has."""
 
 
 def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | None:
@@ -60,6 +76,10 @@ def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | 
         return f"it was searched with hnsw.ef_search {evidence.ef_search}, and is with {now.ef_search} now"
     if abs(now.documents - evidence.documents) > max_row_change * max(evidence.documents, 1):
         return f"it judged {evidence.documents} documents, and there are {now.documents} now"
+    if evidence.depth != now.depth:
+        return f"it judged a depth of {evidence.depth}, and {now.depth} is declared now"
+    if now.filled is not None and abs(now.filled - evidence.filled) > TENTH:
+        return f"it judged {evidence.version} while {evidence.filled:.0%} of it was filled, and {now.filled:.0%} is now"
     return None
 
 
@@ -91,6 +111,8 @@ def store(
         "ann_index": present.ann_index,
         "ef_search": present.ef_search,
         "measures": storable_json(conn, measures),
+        "route": present.route,
+        "depth": present.depth,
         "max_age_seconds": max_age_seconds,
     }
     row = conn.execute(queries("insert_evidence"), values).fetchone()
@@ -98,7 +120,7 @@ def store(
     return int(row[0])
 
 
-def latest(conn: psycopg.Connection, index: str, version: str) -> Evidence | None:
-    """The newest evidence about a version, whatever its outcome."""
-    row = conn.execute(queries("latest_evidence"), {"index": index, "version": version}).fetchone()
+def latest(conn: psycopg.Connection, index: str, version: str, route: Kind = "direct") -> Evidence | None:
+    """The newest evidence about a version on a kind of route, whatever its outcome."""
+    row = conn.execute(queries("latest_evidence"), {"index": index, "version": version, "route": route}).fetchone()
     return None if row is None else Evidence(*row)

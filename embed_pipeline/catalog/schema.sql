@@ -191,9 +191,13 @@ CREATE TABLE embed_pipeline.gate_evidence (
     created_by           text NOT NULL DEFAULT current_user,
     created_at           timestamptz NOT NULL DEFAULT now(),
     valid_until          timestamptz NOT NULL,
+    -- What was judged: `version` by itself, or the serving version with the first places of its lists put in order by `version`.
+    route                text NOT NULL DEFAULT 'direct' CHECK (route IN ('direct', 'refine')),
+    refine_depth         integer CHECK (refine_depth BETWEEN 1 AND 1000),
+    CHECK ((route = 'refine') = (refine_depth IS NOT NULL)),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
-CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, id DESC);
+CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, route, id DESC);
 
 CREATE TABLE embed_pipeline.coverage_checks (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -208,10 +212,16 @@ CREATE TABLE embed_pipeline.coverage_checks (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 
+-- The route that queries go through, and the one before: the version whose vectors are searched, and where a version refines it, which one and
+-- how deep. All of it moves at once, and the generation with it.
 CREATE TABLE embed_pipeline.serving_pointer (
     index_name       text PRIMARY KEY REFERENCES embed_pipeline.indexes,
     version          text,
+    refine_version   text CHECK (refine_version <> version),
+    refine_depth     integer CHECK (refine_depth BETWEEN 1 AND 1000),
     previous_version text,
+    previous_refine_version text,
+    previous_refine_depth   integer,
     generation       bigint NOT NULL DEFAULT 0,
     move             text CHECK (move IN ('cutover', 'rollback')),
     evidence_id      bigint REFERENCES embed_pipeline.gate_evidence,
@@ -220,7 +230,10 @@ CREATE TABLE embed_pipeline.serving_pointer (
     -- Documents up to the mark that the version had not brought up to date when the last move took it into service: a rollback was told to.
     stale_accepted   bigint NOT NULL DEFAULT 0 CHECK (stale_accepted >= 0),
     changed_at       timestamptz NOT NULL DEFAULT now(),
-    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+    CHECK ((refine_version IS NULL) = (refine_depth IS NULL)),
+    CHECK (refine_version IS NULL OR version IS NOT NULL),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, refine_version) REFERENCES embed_pipeline.index_versions
 );
 
 CREATE TABLE embed_pipeline.audit_events (
@@ -278,6 +291,12 @@ BEGIN
                 USING ERRCODE = 'check_violation',
                       HINT = 'The states are building, ready, active, standby, retired, in this order; standby may become active again.';
         END IF;
+        -- Whoever moves the pointer to such a route shares this row's lock first: one of the two sees what the other has done.
+        IF NEW.state = 'retired' AND EXISTS (SELECT FROM embed_pipeline.serving_pointer p
+                                             WHERE p.index_name = NEW.index_name AND p.refine_version = NEW.version) THEN
+            RAISE EXCEPTION 'version %.% refines what serves', OLD.index_name, OLD.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline rollback %s', OLD.index_name);
+        END IF;
         NEW.state_since := now();
     END IF;
     RETURN NEW;
@@ -322,11 +341,12 @@ CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipelin
 
 CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 DECLARE
-    target   embed_pipeline.index_versions;
+    judged   embed_pipeline.index_versions;
     evidence embed_pipeline.gate_evidence;
     coverage embed_pipeline.coverage_checks;
     stale    text[];
     hint     text := format('Use: embed-pipeline cutover %s %s', NEW.index_name, NEW.version);
+    refines  text := CASE WHEN NEW.refine_version IS NOT NULL THEN ' --route refine' ELSE '' END;
 BEGIN
     IF TG_OP = 'INSERT' THEN
         IF NEW.version IS NOT NULL OR NEW.generation <> 0 THEN
@@ -334,61 +354,105 @@ BEGIN
         END IF;
         RETURN NEW;
     END IF;
-    IF NEW.version IS NOT DISTINCT FROM OLD.version THEN
+    IF (NEW.version, NEW.refine_version, NEW.refine_depth) IS NOT DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth) THEN
         IF (NEW.generation, NEW.stale_accepted) <> (OLD.generation, OLD.stale_accepted) THEN
-            RAISE EXCEPTION 'the generation of % moves only with its version', NEW.index_name USING ERRCODE = 'check_violation';
+            RAISE EXCEPTION 'the generation of % moves only with its route', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
-        -- Forgotten when that version is retired. Another one is what a rollback would take for the version that served before.
-        IF NEW.previous_version <> OLD.previous_version OR (OLD.previous_version IS NULL AND NEW.previous_version IS NOT NULL) THEN
-            RAISE EXCEPTION 'the previous version of % changes only with its version', NEW.index_name USING ERRCODE = 'check_violation';
+        -- Forgotten when a version of it is retired. Another one is what a rollback would take for the route that served before.
+        IF (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth)
+           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth)
+           AND num_nonnulls(NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth) > 0 THEN
+            RAISE EXCEPTION 'the route before of % changes only with its route', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
         RETURN NEW;
     END IF;
     IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL
-       OR NEW.previous_version IS DISTINCT FROM OLD.version THEN
+       OR (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth)
+          IS DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth)
+       OR (NEW.version = OLD.version
+           AND (NEW.mark, NEW.coverage_id, NEW.stale_accepted) IS DISTINCT FROM (OLD.mark, OLD.coverage_id, OLD.stale_accepted)) THEN
         RAISE EXCEPTION 'the serving pointer of % was moved by hand', NEW.index_name USING ERRCODE = 'check_violation', HINT = hint;
     END IF;
-    SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.version;
-    SELECT * INTO coverage FROM embed_pipeline.coverage_checks c WHERE c.id = NEW.coverage_id;
-    IF coverage.id IS NULL OR (coverage.index_name, coverage.version) IS DISTINCT FROM (NEW.index_name, NEW.version)
-       OR coverage.differences > 0 OR coverage.checked_at < clock_timestamp() - interval '1 hour' THEN
-        RAISE EXCEPTION 'index %: no recent complete coverage of %', NEW.index_name, NEW.version
-            USING ERRCODE = 'check_violation', HINT = hint;
+    IF NEW.refine_version IS NOT NULL THEN
+        PERFORM FROM embed_pipeline.index_versions v
+        WHERE v.index_name = NEW.index_name AND v.version = NEW.refine_version AND v.state <> 'retired' FOR SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'index %: % is not live, and so cannot refine %', NEW.index_name, NEW.refine_version, NEW.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline status %s', NEW.index_name);
+        END IF;
     END IF;
-    stale := ARRAY(SELECT q.doc_id::text FROM embed_pipeline.pending q
-                   WHERE q.index_name = NEW.index_name AND q.version = NEW.version AND q.since_seq <= NEW.mark ORDER BY q.since_seq);
-    IF cardinality(stale) > (CASE NEW.move WHEN 'rollback' THEN NEW.stale_accepted ELSE 0 END) THEN
-        RAISE EXCEPTION 'index %: changes up to % are still pending for %', NEW.index_name, NEW.mark, NEW.version
-            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline sync %s', NEW.index_name);
-    END IF;
-    -- Whoever moves the pointer, and however: what is let pass is named.
-    NEW.stale_accepted := cardinality(stale);
-    IF cardinality(stale) > 0 THEN
-        INSERT INTO embed_pipeline.audit_events (index_name, version, event, actor, detail)
-        VALUES (NEW.index_name, NEW.version, 'stale accepted',
-                coalesce(nullif(current_setting('embed_pipeline.actor', true), ''), current_user),
-                jsonb_build_object('count', cardinality(stale), 'documents', stale));
+    IF NEW.version IS DISTINCT FROM OLD.version THEN
+        SELECT * INTO coverage FROM embed_pipeline.coverage_checks c WHERE c.id = NEW.coverage_id;
+        IF coverage.id IS NULL OR (coverage.index_name, coverage.version) IS DISTINCT FROM (NEW.index_name, NEW.version)
+           OR coverage.differences > 0 OR coverage.checked_at < clock_timestamp() - interval '1 hour' THEN
+            RAISE EXCEPTION 'index %: no recent complete coverage of %', NEW.index_name, NEW.version
+                USING ERRCODE = 'check_violation', HINT = hint;
+        END IF;
+        stale := ARRAY(SELECT q.doc_id::text FROM embed_pipeline.pending q
+                       WHERE q.index_name = NEW.index_name AND q.version = NEW.version AND q.since_seq <= NEW.mark ORDER BY q.since_seq);
+        IF cardinality(stale) > (CASE NEW.move WHEN 'rollback' THEN NEW.stale_accepted ELSE 0 END) THEN
+            RAISE EXCEPTION 'index %: changes up to % are still pending for %', NEW.index_name, NEW.mark, NEW.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline sync %s', NEW.index_name);
+        END IF;
+        -- Whoever moves the pointer, and however: what is let pass is named.
+        NEW.stale_accepted := cardinality(stale);
+        IF cardinality(stale) > 0 THEN
+            INSERT INTO embed_pipeline.audit_events (index_name, version, event, actor, detail)
+            VALUES (NEW.index_name, NEW.version, 'stale accepted',
+                    coalesce(nullif(current_setting('embed_pipeline.actor', true), ''), current_user),
+                    jsonb_build_object('count', cardinality(stale), 'documents', stale));
+        END IF;
     END IF;
     IF NEW.move = 'rollback' THEN
-        IF NEW.version IS DISTINCT FROM OLD.previous_version THEN
-            RAISE EXCEPTION 'index %: % is not the version that served before', NEW.index_name, NEW.version
+        IF (NEW.version, NEW.refine_version, NEW.refine_depth)
+           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth) THEN
+            RAISE EXCEPTION 'index %: % is not the route that served before', NEW.index_name,
+                concat_ws(' refined by ', NEW.version, NEW.refine_version)
                 USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline rollback %s', NEW.index_name);
         END IF;
         RETURN NEW;
     END IF;
+    -- Without what refined it, a version serves by the evidence that brought it to serve.
+    IF NEW.version = OLD.version AND NEW.refine_version IS NULL THEN
+        RETURN NEW;
+    END IF;
+    SELECT * INTO judged FROM embed_pipeline.index_versions v
+        WHERE v.index_name = NEW.index_name AND v.version = coalesce(NEW.refine_version, NEW.version);
     SELECT * INTO evidence FROM embed_pipeline.gate_evidence e WHERE e.id = NEW.evidence_id;
     IF evidence.id IS NULL OR evidence.outcome <> 'pass' OR evidence.valid_until < clock_timestamp()
        OR (evidence.index_name, evidence.version, evidence.fingerprint)
-          IS DISTINCT FROM (NEW.index_name, NEW.version, target.fingerprint)
-       OR evidence.baseline_version IS DISTINCT FROM OLD.version THEN
+          IS DISTINCT FROM (NEW.index_name, judged.version, judged.fingerprint)
+       OR evidence.baseline_version IS DISTINCT FROM OLD.version
+       OR (evidence.route = 'refine') IS DISTINCT FROM (NEW.refine_version IS NOT NULL)
+       OR evidence.refine_depth IS DISTINCT FROM NEW.refine_depth
+       -- It refines what was judged beside it, and that is what serves.
+       OR (NEW.refine_version IS NOT NULL AND NEW.version IS DISTINCT FROM OLD.version) THEN
         RAISE EXCEPTION 'index %: no fresh, passing evidence for % against %',
-            NEW.index_name, NEW.version, coalesce(OLD.version, 'nothing')
-            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s', NEW.index_name, NEW.version);
+            NEW.index_name, concat_ws(' refined by ', NEW.version, NEW.refine_version), coalesce(OLD.version, 'nothing')
+            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version, refines);
     END IF;
     RETURN NEW;
 END $check$;
 CREATE TRIGGER check_pointer_move BEFORE INSERT OR UPDATE ON embed_pipeline.serving_pointer
     FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_move();
+
+-- A version that begins or ceases to refine changes no state, so the audit hears of it here, whoever moves the pointer.
+CREATE FUNCTION embed_pipeline.audit_route() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $audit$
+DECLARE
+    why jsonb := coalesce(nullif(current_setting('embed_pipeline.why', true), ''), '{{}}')::jsonb;
+BEGIN
+    INSERT INTO embed_pipeline.audit_events (index_name, version, event, actor, reason, evidence_id, detail)
+    VALUES (NEW.index_name, NEW.version, 'route', coalesce(why ->> 'actor', session_user), coalesce(why ->> 'reason', ''),
+            NEW.evidence_id, jsonb_build_object(
+                'move', NEW.move, 'generation', NEW.generation,
+                'route', jsonb_build_object('version', NEW.version, 'refine', NEW.refine_version, 'depth', NEW.refine_depth),
+                'before', jsonb_build_object('version', OLD.version, 'refine', OLD.refine_version, 'depth', OLD.refine_depth)));
+    PERFORM set_config('embed_pipeline.why', '', true);
+    RETURN NULL;
+END $audit$;
+CREATE TRIGGER audit_route AFTER UPDATE ON embed_pipeline.serving_pointer
+    FOR EACH ROW WHEN (OLD.generation <> NEW.generation AND coalesce(OLD.refine_version, NEW.refine_version) IS NOT NULL)
+    EXECUTE FUNCTION embed_pipeline.audit_route();
 
 CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 BEGIN
@@ -603,6 +667,61 @@ BEGIN
     PERFORM set_config('hnsw.ef_search', ef_search, true), set_config('hnsw.iterative_scan', scan, true);
 END $search$;
 
+-- The read path for SQL where the serving route is refined: the caller brings the query twice, in the space of the version that is searched
+-- and in that of the version that refines it, both named in embed_pipeline.serving. `placed`: its place was given by the latter.
+CREATE FUNCTION embed_pipeline.search_refined(
+    index_name text, fingerprint text, query {vector_schema}.vector, refine_fingerprint text, refine_query {vector_schema}.vector,
+    k integer DEFAULT 10, exact boolean DEFAULT false
+) RETURNS TABLE (doc_id text, chunk integer, distance double precision, passage_start integer, passage_end integer, placed boolean)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $refined$
+DECLARE
+    route      embed_pipeline.serving_pointer;
+    refining   embed_pipeline.index_versions;
+    dimensions integer := cardinality($5::real[]);
+    vectors    text;
+    home       text;
+BEGIN
+    SELECT * INTO route FROM embed_pipeline.serving_pointer p WHERE p.index_name = $1;
+    SELECT * INTO refining FROM embed_pipeline.index_versions v WHERE v.index_name = $1 AND v.version = route.refine_version;
+    IF refining.version IS NULL OR refining.fingerprint IS DISTINCT FROM $4 THEN
+        RAISE EXCEPTION 'index % serves %, which no version of this space refines', $1,
+            coalesce(concat_ws(' refined by ', route.version, route.refine_version), 'nothing')
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Read embed_pipeline.serving: without a refine_version search with embed_pipeline.search.';
+    END IF;
+    IF dimensions IS DISTINCT FROM refining.dimensions THEN
+        RAISE EXCEPTION 'the query vector has % dimensions, version % of index % has %', dimensions, refining.version, $1, refining.dimensions
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of this version.';
+    END IF;
+    vectors := format('embed_pipeline.%I', $1 || '__' || refining.version);
+    IF to_regclass(vectors) IS NULL THEN
+        RAISE EXCEPTION 'the vectors of version % of index % are not in this database', refining.version, $1
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'Its store is elsewhere: search with embed_pipeline.Searcher, or ask that store (docs/reference/sql.md).';
+    END IF;
+    PERFORM embed_pipeline.note_read($1, refining.version);
+    SELECT quote_ident(n.nspname) INTO home
+        FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+    -- Listed first and compared then: what is worked off in between is newer, never older. What still waits to be is left where it is.
+    RETURN QUERY EXECUTE format(
+        'WITH l AS MATERIALIZED ('
+        '    SELECT s.* FROM embed_pipeline.search($1, $2, $3, $4, greatest($6, $7), $8) WITH ORDINALITY'
+        '    AS s(doc_id, chunk, distance, passage_start, passage_end, place)),'
+        ' n AS MATERIALIZED ('
+        '    SELECT v.doc_id, min((v.embedding OPERATOR(%1$s.%2$s) $5::%1$s.%3$s)::double precision) AS apart FROM %4$s v'
+        '    WHERE v.doc_id = ANY (ARRAY(SELECT l.doc_id FROM l WHERE l.place <= $7)) AND (SELECT true FROM embed_pipeline.pending p'
+        '        WHERE p.index_name || '''' = %5$L AND p.version || '''' = %6$L AND p.doc_id = v.doc_id) IS NULL'
+        '    GROUP BY v.doc_id HAVING min((v.embedding OPERATOR(%1$s.%2$s) $5::%1$s.%3$s)::double precision) <> ''NaN''),'
+        ' h AS (SELECT l.doc_id, l.place, row_number() OVER (ORDER BY l.place) AS nth_place,'
+        '              row_number() OVER (ORDER BY n.apart, l.place) AS nth FROM l JOIN n ON n.doc_id = l.doc_id)'
+        ' SELECT l.doc_id, l.chunk, l.distance, l.passage_start, l.passage_end, h.doc_id IS NOT NULL'
+        ' FROM l LEFT JOIN h ON h.doc_id = l.doc_id LEFT JOIN h AS held ON held.nth_place = h.nth'
+        ' ORDER BY coalesce(held.place, l.place) LIMIT $6',
+        home, CASE refining.distance WHEN 'cosine' THEN '<=>' WHEN 'inner_product' THEN '<#>' ELSE '<->' END, refining.precision,
+        vectors, $1, refining.version)
+        USING $1, route.version, $2, $3, $5, $6, route.refine_depth, $7;
+END $refined$;
+
 CREATE VIEW embed_pipeline.versions AS
     SELECT index_name, version, state, state_since, fingerprint, model_name, model_version, dimensions, precision, distance,
            partitions, created_at
@@ -610,9 +729,12 @@ CREATE VIEW embed_pipeline.versions AS
 
 CREATE VIEW embed_pipeline.serving AS
     SELECT p.index_name, p.version, v.fingerprint, v.model_name, v.model_version, v.dimensions, p.generation, p.previous_version,
-           p.evidence_id, p.stale_accepted, p.changed_at
+           p.evidence_id, p.stale_accepted, p.changed_at,
+           CASE WHEN p.refine_version IS NOT NULL THEN 'refine' WHEN p.version IS NOT NULL THEN 'direct' END AS route,
+           p.refine_version, r.fingerprint AS refine_fingerprint, p.refine_depth, p.previous_refine_version
     FROM embed_pipeline.serving_pointer p
-    LEFT JOIN embed_pipeline.index_versions v USING (index_name, version);
+    LEFT JOIN embed_pipeline.index_versions v USING (index_name, version)
+    LEFT JOIN embed_pipeline.index_versions r ON r.index_name = p.index_name AND r.version = p.refine_version;
 
 CREATE VIEW embed_pipeline.queue AS
     SELECT p.seq, p.index_name, p.version, p.doc_id, p.since, p.removed, p.attempts, p.last_error, c.who AS claimed_by
@@ -620,7 +742,7 @@ CREATE VIEW embed_pipeline.queue AS
 
 CREATE VIEW embed_pipeline.evidence AS
     SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, measures,
-           created_by, created_at, valid_until
+           created_by, created_at, valid_until, route, refine_depth
     FROM embed_pipeline.gate_evidence;
 
 CREATE VIEW embed_pipeline.events AS
@@ -943,7 +1065,7 @@ CREATE TABLE embed_pipeline.model_samples (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 
--- Readers may use the schema, and a new function is everybody's. Theirs are these five, and two of each index (documents/capture.sql): who may
+-- Readers may use the schema, and a new function is everybody's. Theirs are these six, and two of each index (documents/capture.sql): who may
 -- only read stops no migration, uses up no account, and lends no function of ours to a trigger on a table of its own
 -- (docs/how-to/least-privilege.md).
 DO $rights$
@@ -952,7 +1074,7 @@ DECLARE
 BEGIN
     FOR ours IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'doubtful', 'gone', 'note_read', 'note_searcher'])
+        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'search_refined', 'doubtful', 'gone', 'note_read', 'note_searcher'])
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                           WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     LOOP

@@ -15,12 +15,21 @@ from embed_pipeline.errors import CatalogError, EmbedPipelineError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from embed_pipeline.catalog.route import Kind
     from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
     from embed_pipeline.migrate.open_index import OpenIndex
 
 
 STALE_NAMED = 5
+
+by_route = click.option(
+    "--route",
+    type=click.Choice(["direct", "refine"]),
+    default="direct",
+    show_default=True,
+    help="direct: VERSION serves. refine: it puts in order what is found in the version that serves, as far as it is filled.",
+)
 
 
 @click.command(cls=Verb)
@@ -203,18 +212,21 @@ def _backfill_summary(
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
+@by_route
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture of the metrics to this PNG.")
 @with_config
 @click.pass_context
-def gate(ctx: click.Context, index: str, version: str, plot: Path | None, config: Path, as_json: bool) -> None:
+def gate(ctx: click.Context, index: str, version: str, route: Kind, plot: Path | None, config: Path, as_json: bool) -> None:
     """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
     from embed_pipeline.evaluate import gate as judging
     from embed_pipeline.migrate.open_index import opened
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
-        found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"))
+        found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"), route=route)
     output.text(found.sentence)
+    if found.route == "refine":
+        output.text(render.refined_line(found.version, found.measures))
     if found.table:
         output.text("")
         output.text(found.table.rstrip())
@@ -243,16 +255,21 @@ def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) ->
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
+@by_route
 @click.option("--anyway", is_flag=True, help="Leave behind the processes that search and lack its model; the audit names them.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
-def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
-    """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage."""
+def cutover(index: str, version: str, route: Kind, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
+    """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage.
+
+    With --route refine the version that serves goes on to, and VERSION, complete or not, puts in order what is found in it; needs passing
+    evidence of gate --route refine. To name the version that serves takes that back.
+    """
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.migrate.open_index import opened
 
     with opened(one_index(config, index)) as opened_index:
-        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway), "cutover")
+        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway, route=route), "cutover")
 
 
 @click.command(cls=Verb)
@@ -267,7 +284,7 @@ def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, a
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
 def rollback(index: str, accept_stale: int, reason: str, config: Path, as_json: bool) -> None:
-    """Serve the version that served before. It was written to all along, so nothing is lost."""
+    """Serve what served before, by the same route. It was written to all along, so nothing is lost."""
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.migrate.look import open_registered
 
@@ -276,9 +293,11 @@ def rollback(index: str, accept_stale: int, reason: str, config: Path, as_json: 
 
 
 def _say_moved(output: Output, moved: Moved, move: str) -> None:
-    before = f", {moved.previous} is standby" if moved.previous else ""
+    before = f", {moved.previous} is standby" if moved.previous not in (None, moved.version) else f", {moved.before} did before"
+    if moved.before is None:
+        before = ""
     output.text(
-        f"{moved.version} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
+        f"{moved.route} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
     )
     if moved.stale:
         named = ", ".join(moved.stale[:STALE_NAMED]) + (", ..." if len(moved.stale) > STALE_NAMED else "")
@@ -286,8 +305,10 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
             f"{render.count(len(moved.stale), 'document')} of {moved.version} could not be brought up to date first: {named}. "
             f"They stay queued; the audit names them all."
         )
+    refines = None if moved.route is None else moved.route.refine
     for each in moved.left_behind:
-        output.note(f"left behind, without the model of {moved.version}: {each}")
+        left = f"not refined, without the model of {refines}" if refines else f"left behind, without the model of {moved.version}"
+        output.note(f"{left}: {each}")
     for reason in moved.doubts:
         output.note(f"doubt: {reason}. {render.DOUBTED}: embed-pipeline sync {moved.index} --full")
     output.result({"move": move, **as_values(moved)})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.accounts import AccountState
@@ -80,8 +80,8 @@ def count(amount: int, one: str, many: str | None = None) -> str:
 def status_lines(found: IndexStatus) -> list[str]:
     """An index: what serves, its versions, its last events, and what to run now."""
     pointer = found.serving
-    serves = "nothing yet" if pointer.version is None else f"{pointer.version} (generation {pointer.generation})"
-    previous = f", {pointer.previous} before" if pointer.previous else ""
+    serves = "nothing yet" if pointer.route is None else f"{pointer.route} (generation {pointer.generation})"
+    previous = f", {pointer.previous_route} before" if pointer.previous_route else ""
     lines = [f"{found.index}: serves {serves}{previous}; {count(found.documents, 'document')} in {found.documents_table}"]
     if found.control.state != "running":
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
@@ -117,6 +117,16 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
     lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
     return lines
+
+
+def refined_line(version: str, measures: Mapping[str, Any]) -> str:
+    """What a version that refines does and costs, beside what the gate says of it."""
+    return (
+        f"{measures['filled']:.1%} of {version} is filled: {measures['placed']:.1f} of the hits placed by it; "
+        f"{measures['embedding_ms']:.1f} ms to embed a query once more, {measures['distances_ms']:.1f} ms to compare {measures['depth']} documents; "
+        f"agreement with its own nearest {measures['agreement_candidate']:.3f}, without it {measures['agreement_baseline']:.3f}, "
+        "which decides nothing"
+    )
 
 
 def sample_lines(index: str, found: Sampled) -> list[str]:
@@ -202,6 +212,9 @@ def _version_notes(version: VersionStatus) -> list[str]:
     if version.gate is not None and version.is_live:
         stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")
+    if version.refine_gate is not None and version.is_live:
+        stale = f" (stale: {version.refine_gate.stale})" if version.refine_gate.stale else ""
+        notes.append(f"refine gate of {version.name}: {version.refine_gate.sentence}{stale}")
     if version.chunker and version.is_live:
         notes.append(f"chunks of {version.name}: {version.chunker}")
     if version.spent:

@@ -7,8 +7,9 @@ decides, since that is what will be served; exact search beside it tells what th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import psycopg
 
 from embed_pipeline.catalog import evidence, serving, versions
 from embed_pipeline.catalog.evidence import Present
+from embed_pipeline.catalog.route import Kind, Route
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, shape
-from embed_pipeline.embedders.protocol import Urgency
+from embed_pipeline.embedders.protocol import Urgency, Vectors
 from embed_pipeline.errors import HoldoutError, IllegalTransition
-from embed_pipeline.evaluate import metrics, report
+from embed_pipeline.evaluate import metrics, refine_gate, report
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout, require_known_documents
 from embed_pipeline.evaluate.measured import Measured, Ranking, Searches, measure
 from embed_pipeline.evaluate.statistics import overlap_at_k
@@ -48,10 +50,16 @@ class GateResult:
     measures: dict[str, Any]
     table: str
     draw: Callable[[], bytes] | None
+    route: Kind = "direct"
 
 
-def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None) -> GateResult:
-    """Judge `name` now and store the evidence. IllegalTransition when it is not complete, HoldoutError when the set cannot judge."""
+def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None, *, route: Kind = "direct") -> GateResult:
+    """Judge `name` now and store the evidence. IllegalTransition when it is not complete, HoldoutError when the set cannot judge.
+
+    `route`: what is judged of it, that it serves itself, or that it refines what serves; CutoverRefused where it cannot do that.
+    """
+    if route == "refine":
+        return _run_refine(index, name, progress)
     with index.connection() as conn:
         # As it is searched here, which is what is judged.
         version = index.space(index.version(conn, name)).version
@@ -62,9 +70,7 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
         now = present(conn, index, version)
         if index.spec.holdout is None:
             return _without_holdout(conn, index, version, now)
-        holdout = load_holdout(index.spec.holdout.path)
-        unknown = census.missing_ids(conn, index.source, sorted(holdout.document_ids()))
-        require_known_documents(holdout, unknown)
+        holdout = _holdout(conn, index, index.spec.holdout.path)
         total = 2 * len(holdout.queries) * (2 if now.baseline_version else 1)
         counter = _Counter(progress, total)
         candidate = _measure(conn, index, version, holdout, counter)
@@ -74,8 +80,37 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
         return _judge(conn, index, version, now, holdout, candidate, baseline)
 
 
-def present(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Present:
+def _run_refine(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None) -> GateResult:
+    """Judge what serves, refined by `name`, against what serves alone."""
+    with index.connection() as conn:
+        version = index.space(index.version(conn, name)).version
+        now = present(conn, index, version, "refine")
+        _refuse_doubts(conn, index)
+        if index.spec.holdout is None:
+            raise _nothing_to_judge_by(index, f"{now.baseline_version} refined by {name}")
+        holdout = _holdout(conn, index, index.spec.holdout.path)
+        serves = versions.get(conn, index.name, str(now.baseline_version))
+        counter, depth = _Counter(progress, 4 * len(holdout.queries)), _depth(index)
+        queries = _queries(index, serves, holdout), _queries(index, version, holdout)
+        baseline = _search(conn, index, serves, queries[0], counter)
+        route = Route(serves.name, name, now.depth)
+        candidate, measures = refine_gate.candidate(conn, index, route, queries, depth, counter.add)
+        agreed = refine_gate.agreement(conn, index, version, queries[1], depth, candidate, baseline)
+        measures |= {
+            "depth": now.depth,
+            "filled": now.filled,
+            "embedding_ms": refine_gate.embedding_ms(index, version, holdout),
+            "agreement_candidate": agreed[0],
+            "agreement_baseline": agreed[1],
+        }
+        return _judge(conn, index, version, now, holdout, candidate, baseline, measures)
+
+
+def present(conn: psycopg.Connection, index: OpenIndex, version: Version, route: Kind = "direct") -> Present:
     """The world that evidence about `version` describes, as it is now, and the version as it is searched."""
+    if route == "refine":
+        sha256 = None if index.spec.holdout is None else load_holdout(index.spec.holdout.path).sha256
+        return replace(refine_gate.present(conn, index, version), holdout_sha256=sha256)
     pointer = serving.read(conn, index.name)
     ann = index.store(version).ann_index(conn)
     return Present(
@@ -105,25 +140,44 @@ def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
         )
 
 
+def _holdout(conn: psycopg.Connection, index: OpenIndex, path: Path) -> Holdout:
+    holdout = load_holdout(path)
+    unknown = census.missing_ids(conn, index.source, sorted(holdout.document_ids()))
+    require_known_documents(holdout, unknown)
+    return holdout
+
+
 def _measure(conn: psycopg.Connection, index: OpenIndex, version: Version, holdout: Holdout, counter: _Counter) -> Measured:
-    space = index.space(version)
-    embedder, store = space.embedder, space.store
-    depth = max(metrics.parse_metric(name).cutoff for name in _names(index))
+    return _search(conn, index, version, _queries(index, version, holdout), counter)
+
+
+def _queries(index: OpenIndex, version: Version, holdout: Holdout) -> dict[str, Vectors]:
+    """The vectors of the held-out queries in the version's space."""
     ids = list(holdout.queries)
-    answer = embedder.embed_queries([holdout.queries[query_id] for query_id in ids], Urgency.CHECK)
+    answer = index.space(version).embedder.embed_queries([holdout.queries[query_id] for query_id in ids], Urgency.CHECK)
     if answer.rejected:
         position, reason = next(iter(answer.rejected.items()))
         raise HoldoutError(
             f"{len(answer.rejected)} held-out queries have no vector in {version.name}; first {ids[position]!r}: {reason}.",
             next_step="Remove them from the held-out set, or declare too_long: truncate.",
         )
-    queries = dict(zip(holdout.queries, answer.vectors, strict=True))
+    return dict(zip(holdout.queries, answer.vectors, strict=True))
+
+
+def _search(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, queries: dict[str, Vectors], counter: _Counter
+) -> Measured:
+    store, depth = index.space(version).store, _depth(index)
     search = Searches(
         ann=lambda vector: store.search(conn, vector, depth),
         exact=lambda vectors: store.search_exact(conn, vectors, depth),
         counted=counter.add,
     )
     return measure(version.name, queries, search, depth)
+
+
+def _depth(index: OpenIndex) -> int:
+    return max(metrics.parse_metric(name).cutoff for name in _names(index))
 
 
 def _names(index: OpenIndex) -> list[str]:
@@ -143,13 +197,15 @@ def _judge(
     holdout: Holdout,
     candidate: Measured,
     baseline: Measured | None,
+    more: dict[str, Any] | None = None,
 ) -> GateResult:
+    """Judge what was measured and store the evidence, with `more` of what else was measured."""
     gate = index.spec.gate
     rule = GateRule(gate.metric, gate.margin, gate.confidence, gate.min_queries, gate.floor)
     scores = _scores(gate.metric, holdout, candidate.ann)
     baseline_scores = None if baseline is None else _scores(gate.metric, holdout, baseline.ann)
     verdict = judge(
-        baseline_scores, scores, rule, candidate_name=version.name, baseline_name=baseline.version if baseline else ""
+        baseline_scores, scores, rule, candidate_name=candidate.version, baseline_name=baseline.version if baseline else ""
     )
     depth = metrics.parse_metric(gate.metric).cutoff
     outcome, sentence = verdict.outcome, verdict.sentence
@@ -157,7 +213,7 @@ def _judge(
     if ann_recall < gate.min_ann_recall:
         outcome = "fail"
         sentence = (
-            f"fail: the ANN index of {version.name} finds {ann_recall:.3f} of the exact top {depth}, below "
+            f"fail: the ANN index of {candidate.version} finds {ann_recall:.3f} of the exact top {depth}, below "
             f"min_ann_recall {gate.min_ann_recall:.3f}; raise hnsw.ef_search. Relevance: {verdict.sentence}"
         )
     rows = [
@@ -182,6 +238,7 @@ def _judge(
         "confidence": gate.confidence,
         "rows": [asdict(row) for row in rows],
     }
+    measures |= more or {}
     evidence_id = _store(conn, index, version, now, outcome, sentence, measures)
     baseline_name = None if baseline is None else baseline.version
     differences = (
@@ -195,12 +252,20 @@ def _judge(
         sentence=sentence,
         evidence_id=evidence_id,
         measures=measures,
-        table=report.markdown_table(rows, candidate_name=version.name, baseline_name=baseline_name, confidence=gate.confidence),
+        table=report.markdown_table(
+            rows, candidate_name=candidate.version, baseline_name=baseline_name, confidence=gate.confidence
+        ),
         draw=cache(
             partial(
-                report.plot_png, rows, differences, candidate_name=version.name, baseline_name=baseline_name, margin=gate.margin
+                report.plot_png,
+                rows,
+                differences,
+                candidate_name=candidate.version,
+                baseline_name=baseline_name,
+                margin=gate.margin,
             )
         ),
+        route=now.route,
     )
 
 
@@ -221,13 +286,17 @@ def _measures(holdout: Holdout, candidate: Measured, baseline: Measured | None, 
 def _without_holdout(conn: psycopg.Connection, index: OpenIndex, version: Version, now: Present) -> GateResult:
     """The first version of an index may serve without judgements: there is nothing it could be worse than."""
     if now.baseline_version is not None or index.spec.gate.floor is not None:
-        raise HoldoutError(
-            f"Index {index.name!r} declares no held-out set, so nothing can judge {version.name}.",
-            next_step="Declare holdout.path in its defs.yaml: queries with graded judgements.",
-        )
+        raise _nothing_to_judge_by(index, version.name)
     sentence = f"pass: {version.name} is the first version of {index.name} and no held-out set is declared; nothing was compared."
     evidence_id = _store(conn, index, version, now, "pass", sentence, {})
     return GateResult(index.name, version.name, None, "pass", sentence, evidence_id, {}, "", None)
+
+
+def _nothing_to_judge_by(index: OpenIndex, what: str) -> HoldoutError:
+    return HoldoutError(
+        f"Index {index.name!r} declares no held-out set, so nothing can judge {what}.",
+        next_step="Declare holdout.path in its defs.yaml: queries with graded judgements.",
+    )
 
 
 def _store(

@@ -1,4 +1,4 @@
-"""From the serving pointer to what a query goes through: the version that serves, its vectors and its model, as one look found them."""
+"""From the serving pointer to what a query goes through: vectors and models of each version of the route, as one look found them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import psycopg
 
 from embed_pipeline.catalog import serving, versions
 from embed_pipeline.catalog.accounts import Terms
+from embed_pipeline.catalog.route import Route
 from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import inspect
@@ -26,13 +27,34 @@ logger = logging.getLogger("embed_pipeline.search")
 
 
 @dataclass(frozen=True)
+class Refining:
+    """The version that puts in order what is found in another one's vectors."""
+
+    version: Version
+    store: VersionStore
+    embedder: VersionEmbedder
+    depth: int
+
+
+@dataclass(frozen=True)
 class Serving:
-    """What one look at the pointer gave: everything that a query needs, from one version."""
+    """What one look at the pointer gave: everything that a query needs, of one version and of the one that refines it.
+
+    `note`: why this machine leaves out the version that refines on the serving route; empty while it does not.
+    """
 
     generation: int
     version: Version
     store: VersionStore
     embedder: VersionEmbedder
+    refining: Refining | None = None
+    note: str = ""
+
+    @property
+    def route(self) -> Route:
+        """What a query of this machine goes through."""
+        by = self.refining
+        return Route(self.version.name) if by is None else Route(self.version.name, by.version.name, by.depth)
 
 
 class Resolver:
@@ -51,6 +73,8 @@ class Resolver:
         self._lock = threading.Lock()
         self._behind: str | None = None
         """The fingerprint that serves, while this machine lacks its model."""
+        self._unrefined: str | None = None
+        """The fingerprint of the version that refines what serves, while this machine lacks its model."""
 
     def forked(self) -> None:
         """See `forks.Holder`."""
@@ -76,7 +100,37 @@ class Resolver:
         if name is not None:
             return Serving(pointer.generation, version, space.store, space.embedder)
         space, embedder = self._followed(conn, pointer, space)
-        return Serving(pointer.generation, space.version, space.store, embedder)
+        refining, note = None, ""
+        if pointer.route is not None and space.version.name == pointer.version:
+            refining, note = self._refining(conn, pointer.route)
+        return Serving(pointer.generation, space.version, space.store, embedder, refining, note)
+
+    def _refining(self, conn: psycopg.Connection, route: Route) -> tuple[Refining | None, str]:
+        """The version that refines on this route, or why there is none here: then the list stays as it is, and no search fails."""
+        if route.refine is None or route.depth is None:
+            return None, ""
+        version = versions.get(conn, self._index, route.refine)
+        if not version.is_live:
+            return None, f"{version.name} is retired."
+        try:
+            space = self.spaces.of(version)
+            found = Refining(space.version, space.store, self.spaces.try_model(space), route.depth)
+        except NO_MODEL as problem:
+            return None, self._say_unrefined(version, str(problem))
+        except psycopg.errors.InsufficientPrivilege as problem:
+            # Of its account with a provider: this role may search, and not ask that model.
+            return None, self._say_unrefined(version, f"This role may not use {version.name}: {problem.diag.message_primary}.")
+        self._unrefined = None
+        return found, ""
+
+    def _say_unrefined(self, version: Version, why: str) -> str:
+        """In the log, once for each version; returns `why`."""
+        with self._lock:
+            if self._unrefined == version.fingerprint:
+                return why
+            self._unrefined = version.fingerprint
+        logger.warning("%s is refined by %s, and searches of this machine are not: %s", self._index, version.name, why)
+        return why
 
     def _followed(self, conn: psycopg.Connection, pointer: Pointer, space: Space) -> tuple[Space, VersionEmbedder]:
         """The space that serves; while this machine lacks its model, the one that served before, as long as that is live."""

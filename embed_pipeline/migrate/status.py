@@ -74,6 +74,8 @@ class VersionStatus:
     another: str = ""
     """Whose its vectors are, where they are not this ledger's, and what to do; nothing of theirs is counted then."""
     gate: GateState | None = None
+    refine_gate: GateState | None = None
+    """The latest evidence that it may refine what serves, as far as it is filled."""
     chunker: str = ""
     spent: Mapping[Kind, Spent] = field(default_factory=dict)
     """What its provider was asked and paid for, by kind of work, in all runs and processes; empty where nobody is paid."""
@@ -178,11 +180,12 @@ def status_of(spec: IndexSpec) -> IndexStatus:
         ]
         found = (*registered.values(), *declared)
         held, doubts = _control(conn, seen), _doubts(conn, seen)
+        pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
         return IndexStatus(
             index=spec.name,
             documents_table=seen.spec.source().table,
             documents=documents,
-            serving=serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0),
+            serving=pointer,
             control=held,
             versions=found,
             events=_events(conn, spec.name) if seen.has_catalog else (),
@@ -199,6 +202,8 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 max_dead_letters=spec.gate.max_dead_letters,
                 soak_seconds=spec.retire.soak_seconds,
                 doubted=bool(doubts),
+                route=pointer.route,
+                may_refine=spec.while_building.refine,
             ),
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
             doubts=doubts,
@@ -321,6 +326,9 @@ def _version(
         another=another,
         untold=standing.untold(index, version) if has_vectors else "",
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
+        refine_gate=_gate_state(
+            conn, index, version, evidence.latest(conn, index.name, version.name, "refine"), unusable=unusable or not has_vectors
+        ),
         chunker=_chunker(version.declared),
         spent=spent,
     )
@@ -342,9 +350,9 @@ def _gate_state(
     if latest is None:
         return None
     stale = "the documents cannot be read" if unusable else None
-    if not unusable and version.state in ("ready", "standby"):
+    if not unusable and (version.state in ("ready", "standby") or (latest.route == "refine" and version.state == "building")):
         try:
-            now = gate.present(conn, index, version)
+            now = gate.present(conn, index, version, latest.route)
             stale = evidence.staleness(latest, now, index.spec.gate.max_row_change)
         except EmbedPipelineError as problem:
             # A held-out set that cannot be read must not hide the rest of the status.

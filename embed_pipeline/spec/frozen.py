@@ -27,6 +27,7 @@ INDEX: Mapping[str, Fate] = {
     "model_check": "free",
     "holdout": "free",
     "gate": "free",
+    "while_building": "free",
     "backfill": "free",
     "reconcile": "free",
     "throttle": "free",

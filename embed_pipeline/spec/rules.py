@@ -105,6 +105,15 @@ class ThrottleSpec(Declared):
         return bool(self.standbys or self.slots or self.wait_for_autovacuum) or any(limit is not None for limit in limits)
 
 
+class WhileBuildingSpec(Declared):
+    """What a version may do for searches before it is complete; each after its own gate, by `cutover --route`."""
+
+    refine: bool = Field(False, description="put in order what is found in the version that serves (docs/routes.md)")
+    depth: int = Field(
+        200, ge=10, le=1000, description="so many places of each list; larger finds more, and every search reads so many vectors"
+    )
+
+
 class RetireSpec(Declared):
     """What must have passed before a version's vectors may go."""
 

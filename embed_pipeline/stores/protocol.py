@@ -332,6 +332,14 @@ class VersionStore(Protocol):
         """The `k` nearest documents to each of many queries, compared with every vector: what an index is measured by."""
         ...
 
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        """Of these documents, how far those are that this version has: the nearest passage counts, smaller is nearer. Compared one by one.
+
+        One whose change is still to be worked off is left out, since what is stored is of an older text; and so is what has no distance.
+        Whether a document is still there nobody asks here: the ids are of a search, which has.
+        """
+        ...
+
     def count(self, conn: psycopg.Connection) -> int:
         """Documents that have vectors."""
         ...

@@ -134,6 +134,16 @@ FROM {table} AS v
 WHERE {among} {settings}
 ORDER BY {nearness} LIMIT {rows}
 
+-- name: distances
+-- Of these documents alone, and so without an ANN index. One statement: vectors, and what waits for them, as of one moment. A value, not
+-- EXISTS: see suspect_pending.
+SELECT v.doc_id, min((v.embedding OPERATOR({schema}.{operator}) %(query)b)::double precision)
+FROM {table} AS v
+WHERE v.doc_id = ANY (%(doc_ids)s::text[])
+  AND (SELECT true FROM embed_pipeline.pending AS p
+       WHERE p.index_name || '' = {index} AND p.version || '' = {version} AND p.doc_id = v.doc_id) IS NULL
+GROUP BY v.doc_id
+
 -- name: graph_settings
 -- For this transaction, and before the scan begins: a condition without a row of the table is asked once, ahead of it. In a statement of
 -- their own they would cost a round trip, or as much of the client's time as the search itself.

@@ -311,6 +311,10 @@ class PgvectorStore:
                 return found
             gone |= more
 
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        with self._unless_retired():
+            return self._nearest.distances(conn, query, doc_ids) if doc_ids else {}
+
     @contextmanager
     def _writing(self, conn: psycopg.Connection) -> Iterator[None]:
         """One write transaction. It ends by itself when its worker freezes."""

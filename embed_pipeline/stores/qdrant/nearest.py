@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,24 @@ class Nearest:
                 ids = self._present(conn)
             asked *= MORE
 
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        """How far these documents are, of those that are here and up to date.
+
+        What waits is asked for before the points: what is worked off in between has then been written, and is read as it is now.
+        """
+        values = {"index": self._version.index, "version": self._version.name, "doc_ids": list(doc_ids)}
+        try:
+            waiting = {doc_id for (doc_id,) in conn.execute(queries("waiting"), values)}
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise may_not_search(problem) from problem
+        signal("distances.waiting")
+        wanted = {point_id(doc_id): doc_id for doc_id in doc_ids if doc_id not in waiting}
+        if not wanted:
+            return {}
+        found = self._points(query, len(wanted), True, None, list(wanted), with_payload=False)
+        apart = [(wanted[_id(point)], _distance(self._version.distance, point.score)) for point in found]
+        return {doc_id: distance for doc_id, distance in apart if not math.isnan(distance)}
+
     def _visible(
         self, conn: psycopg.Connection, hits: list[Hit], k: int, among: Selection, conditions: tuple[filters.Condition, ...]
     ) -> list[Hit]:
@@ -104,6 +124,19 @@ class Nearest:
     def _ask(
         self, query: Vectors, limit: int, exact: bool, condition: models.Filter | None, among: list[PointId] | None
     ) -> list[Hit]:
+        found = self._points(query, limit, exact, condition, among)
+        return [_hit(point, self._place, self._version, query) for point in found]
+
+    def _points(
+        self,
+        query: Vectors,
+        limit: int,
+        exact: bool,
+        condition: models.Filter | None,
+        among: list[PointId] | None,
+        *,
+        with_payload: bool = True,
+    ) -> list[models.ScoredPoint]:
         values = np.asarray(query, dtype=np.float32).tolist()
         ef_search = max(limit, self._version.declared.hnsw.ef_search)
         # Local mode compares with everything, and warns about parameters that it does not use.
@@ -112,7 +145,7 @@ class Nearest:
         if among is not None:
             must: list[models.Condition] = [models.HasIdCondition(has_id=among)]
             wanted = models.Filter(must=must if condition is None else [*must, condition])
-        found = self._engine.call(
+        return self._engine.call(
             lambda client: (
                 client.query_points(
                     self._place.collection,
@@ -121,13 +154,12 @@ class Nearest:
                     limit=limit,
                     query_filter=wanted,
                     search_params=params,
-                    with_payload=[KEY],
+                    with_payload=[KEY] if with_payload else False,
                     # Which passage of a document was the nearest, Qdrant does not say.
-                    with_vectors=[self._place.vector] if self._version.is_chunked else False,
+                    with_vectors=[self._place.vector] if with_payload and self._version.is_chunked else False,
                 ).points
             )
         )
-        return [_hit(point, self._place, self._version, query) for point in found]
 
     def _gone(self, conn: psycopg.Connection, doc_ids: list[str]) -> set[str]:
         """Every hit is looked up: a writer that was frozen may have brought back what nothing announces any more."""
@@ -153,6 +185,10 @@ def may_not_search(problem: psycopg.errors.InsufficientPrivilege) -> Configurati
         f"This role may not search here: {problem.diag.message_primary}.",
         next_step="Grant it SELECT on all tables of the schema embed_pipeline.",
     )
+
+
+def _id(point: models.ScoredPoint) -> PointId:
+    return point.id if isinstance(point.id, int) else str(point.id)
 
 
 def _hit(point: models.ScoredPoint, place: Place, version: Version, query: Vectors) -> Hit:

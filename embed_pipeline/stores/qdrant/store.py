@@ -343,11 +343,19 @@ class QdrantStore:
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
     ) -> list[Hit]:
         with self._points.unless_retired():
-            try:
-                self._own.require(conn, self.place.collection, to_read=True)
-            except psycopg.errors.InsufficientPrivilege as problem:
-                raise nearest.may_not_search(problem) from problem
+            self._require_ours_to_read(conn)
             return self._nearest.search(conn, query, k, exact=exact, among=among)
+
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        with self._points.unless_retired():
+            self._require_ours_to_read(conn)
+            return self._nearest.distances(conn, query, doc_ids) if doc_ids else {}
+
+    def _require_ours_to_read(self, conn: psycopg.Connection) -> None:
+        try:
+            self._own.require(conn, self.place.collection, to_read=True)
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise nearest.may_not_search(problem) from problem
 
     def _require_ours(self, conn: psycopg.Connection) -> None:
         """What another ledger has written is not what this version holds."""
