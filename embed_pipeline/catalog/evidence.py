@@ -12,7 +12,6 @@ from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.postgres.storable import storable, storable_json
 
-
 # A version that refines is judged as far as it is filled: what it does to the rest, nobody has seen (docs/routes.md).
 TENTH = 0.1
 

@@ -25,6 +25,7 @@ COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "proven
 NOTHING_BYPASSED = "nothing_bypassed"
 DEAD_LETTERS = "dead_letters"
 SAME_MODEL = "same_model"
+REFINE_NOT_WORSE = "refine_not_worse"
 
 
 def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -136,6 +137,26 @@ def held_out_recall(result: GateResult) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=result.outcome == "pass",
         check_name=HELD_OUT_RECALL,
+        description=result.sentence,
+        metadata=metadata.verdict(result),
+    )
+
+
+def refine_not_worse_spec(spec: IndexSpec, asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """What the gate of a refine route promises to answer."""
+    gate = spec.gate
+    description = (
+        f"{gate.metric} of what serves, refined, is not worse than without by {gate.margin:g} or more, at {100 * gate.confidence:g} % "
+        f"confidence, on at least {gate.min_queries} held-out queries."
+    )
+    return dg.AssetCheckSpec(REFINE_NOT_WORSE, asset=asset, description=description, blocking=True)
+
+
+def refine_not_worse(result: GateResult) -> dg.AssetCheckResult:
+    """The gate's verdict on a refine route. Undecided is not passed."""
+    return dg.AssetCheckResult(
+        passed=result.outcome == "pass",
+        check_name=REFINE_NOT_WORSE,
         description=result.sentence,
         metadata=metadata.verdict(result),
     )

@@ -55,6 +55,8 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
     jobs: list[Job] = []
     for version in spec.versions:
         jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
+    for version in spec.may_refine:
+        jobs += [refine_gate_job(spec, version), refine_job(spec, version)]
     control_jobs = [rollback_job(spec), pause_job(spec), resume_job(spec), abort_job(spec)]
     adoption = [adopt_job(spec)] if spec.store.adopted() else []
     asked = [model_check_job(spec)] if spec.asks_providers else []
@@ -91,6 +93,29 @@ def cutover_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(names.evaluation(version), names.serving),
         config={"ops": {op_name(names.serving): {"config": {"version": version}}}},
         description=f"Judge {version} and, if every check passes, serve {spec.name} with it.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def refine_gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge what serves, refined by the version as it is now."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.refine_gate_job(version),
+        selection=dg.AssetSelection.assets(names.refinement(version)),
+        description=f"Judge whether {version}, as far as it is filled, may refine what serves {spec.name}. Serving is not touched.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def refine_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge the refinement and, if its check passes, serve by it."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.refine_job(version),
+        selection=dg.AssetSelection.assets(names.refinement(version), names.serving),
+        config={"ops": {op_name(names.serving): {"config": {"version": version, "route": "refine"}}}},
+        description=f"Judge what serves {spec.name}, refined by {version} as far as it is filled, and if the check passes serve it so.",
         executor_def=dg.in_process_executor,
     )
 
@@ -169,7 +194,7 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
             done = cutover.rollback(index, reason_of(context.run_id, config.reason), accept_stale=config.accept_stale)
         context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
         context.add_output_metadata(metadata.moved(done))
-        context.log.info(f"{done.version} serves {spec.name} again, generation {done.generation}.")
+        context.log.info(f"{done.route} serves {spec.name} again, generation {done.generation}.")
         if done.stale:
             context.log.warning(
                 f"{len(done.stale)} documents of {done.version} were not brought up to date first; the audit names them."

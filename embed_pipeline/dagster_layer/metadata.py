@@ -138,6 +138,7 @@ def moved(done: Moved) -> Metadata:
     shown: Metadata = {
         "version": done.version,
         "previous": done.previous or "none",
+        "route": str(done.route),
         "generation": done.generation,
         "seconds": round(done.seconds, 3),
     } | doubts(done.doubts)

@@ -41,6 +41,9 @@ class Names:
     def evaluation(self, version: str) -> dg.AssetKey:
         return dg.AssetKey([self.index, "evaluation", version])
 
+    def refinement(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "refinement", version])
+
     @property
     def backfill_pool(self) -> str:
         """Only backfills take slots of it, so that they can never starve the dual-writes."""
@@ -109,6 +112,12 @@ class Names:
 
     def cutover_job(self, version: str) -> str:
         return f"cutover_{self.index}__{version}"
+
+    def refine_gate_job(self, version: str) -> str:
+        return f"refine_gate_{self.index}__{version}"
+
+    def refine_job(self, version: str) -> str:
+        return f"refine_{self.index}__{version}"
 
     def retire_job(self, version: str) -> str:
         return f"retire_{self.index}__{version}"

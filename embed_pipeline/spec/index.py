@@ -63,6 +63,11 @@ class IndexSpec(Declared):
         """Whether a version's model is a provider's, which may change it behind its name."""
         return any(version.is_remote for version in self.versions.values())
 
+    @property
+    def may_refine(self) -> list[str]:
+        """The versions that may put in order what is found in another one: all but the first, where that is declared."""
+        return list(self.versions)[1:] if self.while_building.refine else []
+
     def source(self) -> DocumentsSpec:
         """The declared documents table, or the one that this package makes itself."""
         if self.documents is not None:
