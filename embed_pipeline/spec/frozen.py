@@ -27,6 +27,7 @@ INDEX: Mapping[str, Fate] = {
     "model_check": "free",
     "holdout": "free",
     "gate": "free",
+    "adapter": "free",
     "backfill": "free",
     "reconcile": "free",
     "throttle": "free",

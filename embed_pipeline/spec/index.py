@@ -8,7 +8,7 @@ from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, ModelCheckSpec, PriceSpec
 from embed_pipeline.spec.base import Declared, Name
 from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec, StoreSpec
-from embed_pipeline.spec.rules import BackfillSpec, GateSpec, HoldoutSpec, ReconcileSpec, RetireSpec, ThrottleSpec
+from embed_pipeline.spec.rules import AdapterSpec, BackfillSpec, GateSpec, HoldoutSpec, ReconcileSpec, RetireSpec, ThrottleSpec
 from embed_pipeline.spec.version import VersionSpec
 
 
@@ -32,6 +32,7 @@ class IndexSpec(Declared):
     model_check: ModelCheckSpec = ModelCheckSpec()
     holdout: HoldoutSpec | None = None
     gate: GateSpec = GateSpec()
+    adapter: AdapterSpec = AdapterSpec()
     backfill: BackfillSpec = BackfillSpec()
     reconcile: ReconcileSpec = ReconcileSpec()
     throttle: ThrottleSpec = ThrottleSpec()
