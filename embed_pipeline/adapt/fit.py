@@ -47,7 +47,7 @@ class Fitted:
     kind: Kind
     pairs: int
     held_out: int
-    agreements: dict[str, Agreement]
+    agreements: dict[Kind, Agreement]
     unseen: int
     sentence: str
 
@@ -103,7 +103,7 @@ def fit(index: OpenIndex, name: str, kind: Kind | None = None) -> Fitted:
         kind=best,
         pairs=len(found),
         held_out=int(held_out.sum()),
-        agreements={each: values for each, values in tried.items()},
+        agreements=tried,
         unseen=unseen,
         sentence=sentence,
     )

@@ -236,6 +236,34 @@ CREATE TABLE embed_pipeline.adapters (
 );
 CREATE INDEX adapters_latest ON embed_pipeline.adapters (index_name, from_version, to_version, id DESC);
 
+-- What the held-out queries said of a migration while it was on its way: one row for each time that they were asked. `arms`: what each way to
+-- serve would have answered; `forecast`: what the whole of it will take, as far as that was known.
+CREATE TABLE embed_pipeline.curve_points (
+    id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name           text NOT NULL,
+    version              text NOT NULL,
+    fingerprint          text NOT NULL,
+    baseline_version     text NOT NULL,
+    baseline_fingerprint text NOT NULL,
+    occasion             text NOT NULL CHECK (occasion IN ('preview', 'tenth', 'asked')),
+    documents            bigint NOT NULL,
+    of_documents         bigint NOT NULL,
+    partitions           integer NOT NULL,
+    of_partitions        integer NOT NULL,
+    usd                  double precision,
+    seconds              double precision NOT NULL,
+    holdout_sha256       text NOT NULL,
+    metric               text NOT NULL,
+    queries              integer NOT NULL,
+    confidence           double precision NOT NULL,
+    arms                 jsonb NOT NULL,
+    forecast             jsonb NOT NULL DEFAULT '{{}}',
+    measured_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, baseline_version) REFERENCES embed_pipeline.index_versions
+);
+CREATE INDEX curve_points_of_version ON embed_pipeline.curve_points (index_name, version, id);
+
 CREATE TABLE embed_pipeline.serving_pointer (
     index_name       text PRIMARY KEY REFERENCES embed_pipeline.indexes,
     version          text,
@@ -429,6 +457,8 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.coverage_checks
     FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.adapters
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.curve_points
     FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
 
 -- An adapter is of the two spaces as they are registered: what claims to be of others would map queries into nowhere.
