@@ -100,6 +100,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
     for version in found.versions:
         lines += [f"  {line}" for line in _version_notes(version)]
+    lines += [f"  {each}" for each in found.adapters]
     if found.comparison is not None:
         lines.append(f"  last full comparison {found.comparison.at:%Y-%m-%d %H:%M:%S}: {found.comparison.sentence}")
     if found.events:
