@@ -1,1 +1,1 @@
-"""Answers while two versions are there: what puts one version's list in order by another."""
+"""Between two spaces: one version's list put in order by another, maps from the new space into the old, and what a migration is worth."""

@@ -212,6 +212,62 @@ CREATE TABLE embed_pipeline.coverage_checks (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 
+-- Maps from the space of one version into that of another, for a bridge: a query of the new model (from) goes into the old index (to). What is
+-- stored is never changed: a route names the row that was judged. Numbers are float32, little-endian; of `weights`, row by row of `from`.
+CREATE TABLE embed_pipeline.adapters (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name       text NOT NULL,
+    from_version     text NOT NULL,
+    from_fingerprint text NOT NULL,
+    from_dimensions  integer NOT NULL,
+    to_version       text NOT NULL,
+    to_fingerprint   text NOT NULL,
+    to_dimensions    integer NOT NULL,
+    kind             text NOT NULL CHECK (kind IN ('procrustes', 'procrustes_centred', 'low_rank_affine')),
+    weights          bytea NOT NULL,
+    bias             bytea,
+    pairs            integer NOT NULL CHECK (pairs >= 300),
+    pairs_sha256     text NOT NULL CHECK (length(pairs_sha256) = 64),
+    measures         jsonb NOT NULL DEFAULT '{{}}',
+    fitted_by        text NOT NULL DEFAULT current_user,
+    fitted_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK (from_version <> to_version AND from_fingerprint <> to_fingerprint),
+    CHECK (octet_length(weights)::bigint = 4 * from_dimensions::bigint * to_dimensions),
+    CHECK ((bias IS NULL) = (kind = 'procrustes')),
+    CHECK (octet_length(bias) = 4 * to_dimensions),
+    FOREIGN KEY (index_name, from_version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, to_version) REFERENCES embed_pipeline.index_versions
+);
+CREATE INDEX adapters_latest ON embed_pipeline.adapters (index_name, from_version, to_version, id DESC);
+
+-- What the held-out queries said of a migration while it was on its way: one row for each time that they were asked. `arms`: what each way to
+-- serve would have answered; `forecast`: what the whole of it will take, as far as that was known.
+CREATE TABLE embed_pipeline.curve_points (
+    id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name           text NOT NULL,
+    version              text NOT NULL,
+    fingerprint          text NOT NULL,
+    baseline_version     text NOT NULL,
+    baseline_fingerprint text NOT NULL,
+    occasion             text NOT NULL CHECK (occasion IN ('preview', 'tenth', 'asked')),
+    documents            bigint NOT NULL,
+    of_documents         bigint NOT NULL,
+    partitions           integer NOT NULL,
+    of_partitions        integer NOT NULL,
+    usd                  double precision,
+    seconds              double precision NOT NULL,
+    holdout_sha256       text NOT NULL,
+    metric               text NOT NULL,
+    queries              integer NOT NULL,
+    confidence           double precision NOT NULL,
+    arms                 jsonb NOT NULL,
+    forecast             jsonb NOT NULL DEFAULT '{{}}',
+    measured_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, baseline_version) REFERENCES embed_pipeline.index_versions
+);
+CREATE INDEX curve_points_of_version ON embed_pipeline.curve_points (index_name, version, id);
+
 -- The route that queries go through, and the one before: the version whose vectors are searched, and where a version refines it, which one and
 -- how deep. All of it moves at once, and the generation with it.
 CREATE TABLE embed_pipeline.serving_pointer (
@@ -464,6 +520,33 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline
     FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.coverage_checks
     FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.adapters
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.curve_points
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+
+-- An adapter is of the two spaces as they are registered: what claims to be of others would map queries into nowhere.
+CREATE FUNCTION embed_pipeline.check_adapter() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
+DECLARE
+    source embed_pipeline.index_versions;
+    target embed_pipeline.index_versions;
+    hint   text := format('Use: embed-pipeline fit %s %s', NEW.index_name, NEW.from_version);
+BEGIN
+    SELECT * INTO source FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.from_version;
+    SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.to_version;
+    IF (source.fingerprint, source.dimensions, target.fingerprint, target.dimensions)
+       IS DISTINCT FROM (NEW.from_fingerprint, NEW.from_dimensions, NEW.to_fingerprint, NEW.to_dimensions) THEN
+        RAISE EXCEPTION 'index %: the adapter is not of % and % as they are registered', NEW.index_name, NEW.from_version, NEW.to_version
+            USING ERRCODE = 'check_violation', HINT = hint;
+    END IF;
+    IF source.distance <> 'cosine' OR target.distance <> 'cosine' THEN
+        RAISE EXCEPTION 'index %: an adapter is between spaces of cosine distance, not from % to %',
+            NEW.index_name, source.distance, target.distance USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $check$;
+CREATE TRIGGER check_adapter BEFORE INSERT ON embed_pipeline.adapters
+    FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_adapter();
 
 -- Reads are noted at most every ten seconds for a version, so that retire can refuse while somebody still reads it.
 CREATE FUNCTION embed_pipeline.note_read(read_index text, read_version text) RETURNS void

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embed_pipeline.cli import progress, render
-from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config
-from embed_pipeline.errors import CatalogError, EmbedPipelineError
+from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config, write_plot
+from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from embed_pipeline.catalog.route import Kind
     from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
@@ -92,8 +90,14 @@ def plan(index: str, version: str, config: Path, as_json: bool) -> None:
 @click.argument("index")
 @click.argument("version")
 @click.option("--partition", "partitions", metavar="KEY", multiple=True, help="Fill only this partition; may be given again.")
+@click.option(
+    "--first",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Embed the documents whose ids are in FILE, one a line, before the partitions.",
+)
 @with_config
-def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path, as_json: bool) -> None:
+def backfill(index: str, version: str, partitions: tuple[str, ...], first: Path | None, config: Path, as_json: bool) -> None:
     """Fill VERSION from history; registers it first. Run it again to go on: what is there is not embedded again.
 
     When every partition is filled the ANN index is built and the version is ready. Where its vectors are gone (somebody has dropped or emptied
@@ -105,6 +109,7 @@ def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path
 
     output = Output(as_json)
     spec = one_index(config, index)
+    wanted_first = [] if first is None else _ids(first)
     started = time.monotonic()
     with opened(spec) as opened_index:
         with opened_index.connection() as conn:
@@ -112,6 +117,7 @@ def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path
         again = refill.make_again(opened_index, version, lambda found: output.note(found.sentence))
         with opened_index.connection() as conn:
             todo = list(dict.fromkeys(partitions)) or unfilled(conn, opened_index, version)
+        _embed_first(output, opened_index, version, wanted_first)
         reports = _fill(output, opened_index, version, todo)
         if again is not None and again.by_queue:
             refill.work_off(opened_index, version)
@@ -133,10 +139,37 @@ def _require_version(index: OpenIndex, conn: Any, name: str) -> None:
         raise
 
 
+def _ids(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+        raise ConfigurationError(
+            f"--first: {file} cannot be read: {reason}.", next_step="Give a text file with one id a line."
+        ) from None
+    return [line for line in lines if line]
+
+
+def _embed_first(output: Output, index: OpenIndex, version: str, doc_ids: list[str]) -> None:
+    """Through the version's queue, as a change would be: partitions stay key ranges, and find these documents done."""
+    from embed_pipeline.migrate import ahead
+
+    if not doc_ids:
+        return
+    with index.connection() as conn:
+        found = ahead.look(conn, index, version, doc_ids)
+    if found.known < found.asked:
+        output.note(f"{render.count(found.asked - found.known, 'id')} of --first are of no document.")
+    output.note(found.sentence)
+    ahead.embed(index, found, lambda reason: output.note(f"waiting: {reason}") if reason else None)
+
+
 def _fill(output: Output, index: OpenIndex, version: str, todo: list[str]) -> list[Any]:
+    from embed_pipeline.adapt.preview import Tenths, told
     from embed_pipeline.migrate.backfill import Progress, fill_partition, submit_ahead
 
     submit_ahead(index, version, todo)
+    tenths = Tenths(index, version)
     reports = []
     for number, key in enumerate(todo, start=1):
         with progress.shown(f"{index.name}.{version} partition {key} ({number} of {len(todo)})") as tell:
@@ -150,6 +183,13 @@ def _fill(output: Output, index: OpenIndex, version: str, todo: list[str]) -> li
             f"partition {key}: {render.count(report.documents, 'document')}, {render.number(report.written)} written, "
             f"{render.number(report.rejected)} rejected in {render.duration(report.seconds)} ({number} of {len(todo)})"
         )
+        try:
+            curve = tenths.partition_filled()
+        except EmbedPipelineError as problem:
+            output.note(told(problem))
+        else:
+            if curve is not None:
+                output.note(render.point_line(curve))
     return reports
 
 
@@ -234,22 +274,8 @@ def gate(ctx: click.Context, index: str, version: str, route: Kind, plot: Path |
     del values["draw"], values["table"]
     output.result(values)
     if plot is not None:
-        _write_plot(output, plot, found.draw)
+        write_plot(output, plot, found.draw, kept="the evidence")
     ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
-
-
-def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) -> None:
-    if draw is None:
-        output.note("there is nothing to draw: no held-out set was used.")
-        return
-    try:
-        path.write_bytes(draw())
-    except OSError as problem:
-        raise EmbedPipelineError(
-            f"The picture cannot be written to {path} ({problem.strerror}); the evidence is stored.",
-            next_step="Name another file with --plot.",
-        ) from None
-    output.note(f"picture in {path}")
 
 
 @click.command(cls=Verb)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embed_pipeline.adapt.curve import Curve
     from embed_pipeline.catalog.accounts import AccountState
     from embed_pipeline.catalog.control import ThrottleState
     from embed_pipeline.migrate.cost import Cost
@@ -99,6 +100,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
     for version in found.versions:
         lines += [f"  {line}" for line in _version_notes(version)]
+    lines += [f"  {each}" for each in found.adapters]
     if found.comparison is not None:
         lines.append(f"  last full comparison {found.comparison.at:%Y-%m-%d %H:%M:%S}: {found.comparison.sentence}")
     if found.events:
@@ -266,6 +268,8 @@ def plan_lines(found: Plan) -> list[str]:
         f"ANN index {size(found.disk.ann_index)} (estimated from {found.disk.basis})"
     )
     lines.append(f"  gate        {found.gate.metric}: {found.gate.sentence}")
+    if found.curve is not None:
+        lines += [f"  {'curve' if n == 0 else '':<12}{line.strip()}" for n, line in enumerate(curve_lines(found.curve))]
     lines += [f"  {'locks' if n == 0 else '':<12}{lock}" for n, lock in enumerate(found.locks)]
     lines += [f"  warning     {warning}" for warning in found.warnings]
     lines.append(f"  next: {found.next_command}")
@@ -281,6 +285,18 @@ def _cost_lines(cost: Cost) -> list[str]:
     if cost.seconds is not None:
         lines.append(f"  limits      at least {duration(cost.seconds)} under the declared limits of account {cost.account}")
     return lines
+
+
+def curve_lines(curve: Curve) -> list[str]:
+    """The cost curve as a table, and its sentence of advice."""
+    return [*(f"  {line}" for line in table(curve.header, curve.rows())), f"advice: {curve.advice}"]
+
+
+def point_line(curve: Curve) -> str:
+    """The newest point in one line."""
+    point = curve.points[-1]
+    arms = ", ".join(f"{arm.replace('_', ' ')} {each.mean:.3f}" for arm, each in point.arms.items())
+    return f"cost curve at {point.partitions} of {point.of_partitions} partitions: {curve.metric}: {arms}"
 
 
 def coverage_lines(found: dict[str, Coverage]) -> list[str]:

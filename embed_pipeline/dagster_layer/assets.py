@@ -7,6 +7,8 @@
                └─> model_check (with a version of a provider)
     embeddings/v2 ─> refinement/v2 ─> serving (with while_building.refine)
 
+`bridges.py` has what an index with several versions has besides: adapters, and the cost curve.
+
 No IO managers: vectors go to the store, and what an asset hands to Dagster is what a person wants to see.
 """
 
@@ -21,6 +23,7 @@ import dagster as dg
 from embed_pipeline.catalog import evidence
 from embed_pipeline.catalog.route import Kind
 from embed_pipeline.dagster_layer import checks, metadata
+from embed_pipeline.dagster_layer.bridges import TenthPoints
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import Lines, reason_of, say_doubts, working_on
 from embed_pipeline.evaluate import gate
@@ -110,6 +113,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
     again = refill.make_again(index, version, lambda found: context.log.warning(found.sentence))
     backfill.submit_ahead(index, version, context.partition_keys)
     say_doubts(context.log, index)
+    tenths = TenthPoints(context, index, version)
     for done, partition in enumerate(context.partition_keys, start=1):
         report = backfill.fill_partition(index, version, partition, lambda progress: lines.say(metadata.progress_line(progress)))
         with index.connection() as conn:
@@ -120,6 +124,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
             f"partition {partition} is filled: {report.written} written, {report.rejected} rejected, "
             f"{report.truncated} truncated; {unfilled} partitions left, about {shown['seconds left']:.0f} s"
         )
+        tenths.partition_filled()
     if again is not None and again.by_queue:
         refill.work_off(index, version)
 

@@ -10,6 +10,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
+from embed_pipeline.dagster_layer.bridges import fresh_checks
 from embed_pipeline.dagster_layer.names import Names, op_name, op_of
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
 from embed_pipeline.migrate import adopt, cutover, dead_letters, retire
@@ -137,7 +138,7 @@ def compare_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
     names = Names(spec.name)
     return dg.define_asset_job(
         names.compare_job,
-        selection=dg.AssetSelection.assets(names.comparison),
+        selection=dg.AssetSelection.assets(names.comparison) | dg.AssetSelection.checks(*fresh_checks(spec)),
         description=f"Compare every document of {spec.name} with every vector; queue what differs, and say so.",
         executor_def=dg.in_process_executor,
     )

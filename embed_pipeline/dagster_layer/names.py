@@ -44,6 +44,13 @@ class Names:
     def refinement(self, version: str) -> dg.AssetKey:
         return dg.AssetKey([self.index, "refinement", version])
 
+    def adapter(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "adapter", version])
+
+    @property
+    def cost_curve(self) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "cost_curve"])
+
     @property
     def backfill_pool(self) -> str:
         """Only backfills take slots of it, so that they can never starve the dual-writes."""
@@ -106,6 +113,12 @@ class Names:
 
     def backfill_schedule(self, version: str) -> str:
         return f"{self.index}__{version}_backfill"
+
+    def fit_job(self, version: str) -> str:
+        return f"fit_{self.index}__{version}"
+
+    def preview_job(self, version: str) -> str:
+        return f"preview_{self.index}__{version}"
 
     def gate_job(self, version: str) -> str:
         return f"gate_{self.index}__{version}"

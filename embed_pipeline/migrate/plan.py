@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from embed_pipeline.catalog import evidence, serving
+from embed_pipeline.adapt.curve import Curve
+from embed_pipeline.catalog import curve_points, evidence, serving
 from embed_pipeline.catalog.accounts import Price, Terms
 from embed_pipeline.catalog.desk import Desk
 from embed_pipeline.catalog.versions import Version
@@ -100,6 +101,8 @@ class Plan:
     next_command: str
     cost: Cost | None = None
     """What the provider will bill; None where nobody is paid."""
+    curve: Curve | None = None
+    """What the held-out queries have said of this migration so far; None before its preview."""
 
 
 def plan(spec: IndexSpec, name: str) -> Plan:
@@ -141,6 +144,7 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 ),
                 next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
                 cost=cost,
+                curve=_curve(seen, name),
             )
         finally:
             embedder.close()
@@ -241,6 +245,14 @@ def _gate_plan(seen: Look, name: str) -> GatePlan:
         f"{available} queries; about {needed} decide with a probability of {100 * POWER:g} % at margin {rule.margin:g} when the "
         f"two are equal (from the spread that the gate of {judged} measured): {verdict}",
     )
+
+
+def _curve(seen: Look, name: str) -> Curve | None:
+    serves = serving.read(seen.conn, seen.spec.name).version if seen.has_catalog else None
+    if serves is None or serves == name:
+        return None
+    points = curve_points.listed(seen.conn, seen.spec.name, name, serves)
+    return Curve.of(seen.spec.name, name, serves, seen.spec.gate.margin, points)
 
 
 def _measured_spread(seen: Look, name: str) -> tuple[str, float] | None:

@@ -9,7 +9,8 @@ from typing import Literal
 
 import psycopg
 
-from embed_pipeline.catalog import accounts, control, dead_letters, evidence, partitions, searchers, serving, versions
+from embed_pipeline.adapt import age
+from embed_pipeline.catalog import accounts, adapters, control, dead_letters, evidence, partitions, searchers, serving, versions
 from embed_pipeline.catalog.accounts import AccountState, Kind
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
@@ -134,6 +135,8 @@ class IndexStatus:
     """Processes that search and lack the model of a live version: by version."""
     old_transactions: tuple[str, ...] = ()
     """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
+    adapters: tuple[str, ...] = ()
+    """Of each adapter into what serves, whether it still fits what was written since it was fitted."""
     accounts: tuple[AccountState, ...] = ()
     """The accounts that its live versions are paid from."""
     warnings: tuple[str, ...] = ()
@@ -217,6 +220,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 for each in searchers.left_behind(conn, version)
             ),
             old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
+            adapters=() if seen.unusable is not None else _adapters(conn, seen),
             accounts=_accounts(conn, seen),
             warnings=seen.warnings,
         )
@@ -272,6 +276,20 @@ def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
     used = [version.declared for version in seen.registered if version.is_live]
     declared = {spec.account_name: seen.spec.account(spec) for spec in used}
     return tuple(accounts.account_state(conn, name, account) for name, account in declared.items() if name is not None)
+
+
+def _adapters(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
+    serves = serving.read(conn, seen.spec.name).version if seen.registered else None
+    if serves is None or seen.index is None:
+        return ()
+    found = []
+    for version in seen.registered:
+        if version.is_live and adapters.latest(conn, seen.spec.name, version.name, serves) is not None:
+            try:
+                found.append(age.adapter_fresh(seen.index, version.name).sentence)
+            except EmbedPipelineError as problem:
+                found.append(problem.message)
+    return tuple(found)
 
 
 def _version(

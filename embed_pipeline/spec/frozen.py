@@ -28,6 +28,7 @@ INDEX: Mapping[str, Fate] = {
     "holdout": "free",
     "gate": "free",
     "while_building": "free",
+    "adapter": "free",
     "backfill": "free",
     "reconcile": "free",
     "throttle": "free",

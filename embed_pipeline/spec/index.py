@@ -9,6 +9,7 @@ from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, ModelCheckSpec
 from embed_pipeline.spec.base import Declared, Name
 from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec, StoreSpec
 from embed_pipeline.spec.rules import (
+    AdapterSpec,
     BackfillSpec,
     GateSpec,
     HoldoutSpec,
@@ -41,6 +42,7 @@ class IndexSpec(Declared):
     holdout: HoldoutSpec | None = None
     gate: GateSpec = GateSpec()
     while_building: WhileBuildingSpec = WhileBuildingSpec()
+    adapter: AdapterSpec = AdapterSpec()
     backfill: BackfillSpec = BackfillSpec()
     reconcile: ReconcileSpec = ReconcileSpec()
     throttle: ThrottleSpec = ThrottleSpec()

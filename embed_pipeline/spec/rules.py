@@ -30,6 +30,12 @@ class GateSpec(Declared):
     max_row_change: float = Field(0.05, ge=0, le=1, description="share by which the row count may move before evidence is stale")
 
 
+class AdapterSpec(Declared):
+    """From how much the map of a bridge is fitted."""
+
+    pairs: int = Field(2_000, ge=300, le=100_000, description="passages that both versions have a vector of, drawn at random")
+
+
 class BackfillSpec(Declared):
     """How history is filled."""
 

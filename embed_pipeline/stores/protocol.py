@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -63,10 +64,14 @@ MissingDocument = tuple[str, str, bytes]
 
 @dataclass(frozen=True)
 class StoredVectors:
-    """What is stored of one document: the hash of its text, and its vectors [passages, dimensions] in the order of the passages."""
+    """What is stored of one document: the hash of its text, and its vectors [passages, dimensions] in the order of the passages.
+
+    `offsets`: where each passage starts and ends in the text; None: the vector is of the whole document.
+    """
 
     source_hash: bytes
     vectors: NDArray[np.float32]
+    offsets: tuple[tuple[int, int], ...] | None = None
 
 
 class Hit(NamedTuple):
@@ -285,6 +290,10 @@ class VersionStore(Protocol):
 
     def stored_vectors(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> dict[str, StoredVectors]:
         """The vectors of those of these documents that have some, as they are stored."""
+        ...
+
+    def written_since(self, conn: psycopg.Connection, moment: datetime, limit: int) -> list[str]:
+        """Up to `limit` documents whose vectors were written after `moment`. Looks at everything that is stored, without its vectors."""
         ...
 
     def labels(self, conn: psycopg.Connection) -> Labels:

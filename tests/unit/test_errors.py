@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from embed_pipeline.errors import (
+    AdapterRefused,
     AnotherLedger,
     ChangesOvertook,
     CutoverRefused,
@@ -21,7 +22,9 @@ from tests.harness import errors_page
 from tests.harness.rooms import PACKAGE
 from tests.unit.test_docs import tables
 
-WITH_REASONS = {each.__name__: each.code for each in (AnotherLedger, ChangesOvertook, CutoverRefused, RetireRefused, Stopped)}
+WITH_REASONS = {
+    each.__name__: each.code for each in (AdapterRefused, AnotherLedger, ChangesOvertook, CutoverRefused, RetireRefused, Stopped)
+}
 
 
 def raised() -> Iterator[tuple[str, str, frozenset[str]]]:

@@ -84,8 +84,12 @@ DELETE FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[])
 SELECT doc_id, source_hash FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) AND chunk = 0
 
 -- name: stored_vectors
-SELECT doc_id, source_hash, array_agg(embedding::real[] ORDER BY chunk)
+SELECT doc_id, source_hash, array_agg(embedding::real[] ORDER BY chunk), array_agg(passage_start ORDER BY chunk),
+       array_agg(passage_end ORDER BY chunk)
 FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) GROUP BY doc_id, source_hash
+
+-- name: written_since
+SELECT v.doc_id FROM {table} AS v WHERE v.chunk = 0 AND v.embedded_at > %(moment)s ORDER BY v.embedded_at DESC, v.doc_id LIMIT %(limit)s
 
 -- name: whole_hashes
 -- With passages: of documents of which every passage is there.

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import psycopg
@@ -210,6 +211,20 @@ def stored_ids(engine: Engine, place: Place) -> Iterator[list[str]]:
     """The ids of the documents that have the version's vector, in portions."""
     for page in _scroll(engine, place, _with_vector(place), vectors=False, payload=f"{KEY}.doc_id"):
         yield [_doc_id(point) for point in page]
+
+
+def written_since(engine: Engine, place: Place, version: Version, moment: datetime, limit: int) -> list[str]:
+    """Ids of documents whose vector of this version was written after a moment."""
+    later = models.FieldCondition(
+        key=f"{KEY}.versions.{version.name}.embedded_at", range=models.DatetimeRange(gt=moment.astimezone(timezone.utc))
+    )
+    wanted = models.Filter(must=[models.HasVectorCondition(has_vector=place.vector), later])
+    found: list[str] = []
+    for page in _scroll(engine, place, wanted, vectors=False, payload=f"{KEY}.doc_id"):
+        found += [_doc_id(point) for point in page]
+        if len(found) >= limit:
+            break
+    return found[:limit]
 
 
 def count(engine: Engine, place: Place) -> int:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -282,8 +283,14 @@ class QdrantStore:
             digest, vector = self._points.hash(point), point.vectors.get(self.place.vector)
             if digest is not None and vector is not None:
                 vectors = np.asarray(vector, dtype=np.float32).reshape(-1, self.version.dimensions)
-                found[doc_id] = StoredVectors(bytes.fromhex(digest), vectors)
+                offsets = point.versions[self.version.name].get("offsets")
+                passages = None if offsets is None else tuple((int(start), int(end)) for start, end in offsets)
+                found[doc_id] = StoredVectors(bytes.fromhex(digest), vectors, passages)
         return found
+
+    def written_since(self, conn: psycopg.Connection, moment: datetime, limit: int) -> list[str]:
+        with self._points.unless_retired():
+            return compare_points.written_since(self._engine, self.place, self.version, moment, limit)
 
     def compare(
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
