@@ -55,7 +55,8 @@ class Answer:
     """Hits, the best first, and the one route that the query went through. They are all of `version`, and so is each distance: nearest
     first, unless another version has put them in order (`route.refine`), which then has given `placed` of them their place.
 
-    `note`: why that version was left out, although the serving route names it.
+    On a bridge the query is another version's, mapped into the space that is searched (`route.queries`). `note`: why the other version of the
+    serving route was left out.
     """
 
     version: str
@@ -154,7 +155,7 @@ class Searcher:
         most, among = _asked(k, where, with_documents, visible_only)
 
         def ask(serving: Serving) -> Answer:
-            query = self._query(serving.version, serving.embedder, text)
+            query = self._in_its_space(serving, text)
             if serving.refining is None:
                 return self._ask(serving, query, most, among, exact)
             return self._refined(serving, serving.refining, text, query, most, among, exact)
@@ -164,7 +165,7 @@ class Searcher:
     def embed(self, text: str, version: str | None = None) -> QueryVector:
         """The query vector of `text` with its space, to keep or to search with later."""
         serving = self._resolve(version)
-        query = self._query(serving.version, serving.embedder, text)
+        query = self._in_its_space(serving, text)
         return QueryVector(serving.version.name, serving.version.fingerprint, query)
 
     def search_vector(
@@ -235,6 +236,12 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _in_its_space(self, serving: Serving, text: str) -> Vectors:
+        """The query in the space that is searched: embedded there, or mapped into it by the adapter of a bridge."""
+        if serving.bridge is None:
+            return self._query(serving.version, serving.embedder, text)
+        return serving.bridge.adapter.map.apply(self._query(serving.bridge.version, serving.bridge.embedder, text))
+
     def _query(self, version: Version, embedder: VersionEmbedder, text: str) -> Vectors:
         vector = self._cache.get(version.fingerprint, text)
         if vector is None:
@@ -246,14 +253,17 @@ class Searcher:
         """Search in one version's vectors."""
         from embed_pipeline.catalog.route import Route
 
-        version = serving.version
+        version, bridge = serving.version, serving.bridge
+        route = Route(version.name) if bridge is None else serving.route
 
         def ask(conn: psycopg.Connection) -> Sequence[Hit]:
             self._note_read(conn, version.name)
+            if bridge is not None:
+                self._note_read(conn, bridge.version.name)
             return serving.store.search(conn, vector, k, exact=exact, among=among)
 
         hits = self._sessions.run(ask)
-        return Answer(version.name, version.fingerprint, serving.generation, hits, Route(version.name), note=note or serving.note)
+        return Answer(version.name, version.fingerprint, serving.generation, hits, route, note=note or serving.note)
 
     def _refined(
         self, serving: Serving, by: Refining, text: str, vector: Vectors, k: int, among: Selection, exact: bool

@@ -35,6 +35,7 @@ class Evidence:
     expired: bool
     route: Kind = "direct"
     depth: int | None = None
+    adapter: int | None = None
 
     @property
     def filled(self) -> float:
@@ -54,6 +55,7 @@ class Present:
     ef_search: int
     route: Kind = "direct"
     depth: int | None = None
+    adapter: int | None = None
     filled: float | None = None
     """Of a refine route: the share of the documents that the refining version has."""
 
@@ -77,6 +79,8 @@ def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | 
         return f"it judged {evidence.documents} documents, and there are {now.documents} now"
     if evidence.depth != now.depth:
         return f"it judged a depth of {evidence.depth}, and {now.depth} is declared now"
+    if evidence.adapter != now.adapter:
+        return f"it judged adapter {evidence.adapter}, and {now.adapter} was fitted since"
     if now.filled is not None and abs(now.filled - evidence.filled) > TENTH:
         return f"it judged {evidence.version} while {evidence.filled:.0%} of it was filled, and {now.filled:.0%} is now"
     return None
@@ -112,6 +116,7 @@ def store(
         "measures": storable_json(conn, measures),
         "route": present.route,
         "depth": present.depth,
+        "adapter": present.adapter,
         "max_age_seconds": max_age_seconds,
     }
     row = conn.execute(queries("insert_evidence"), values).fetchone()

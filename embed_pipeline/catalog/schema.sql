@@ -191,10 +191,13 @@ CREATE TABLE embed_pipeline.gate_evidence (
     created_by           text NOT NULL DEFAULT current_user,
     created_at           timestamptz NOT NULL DEFAULT now(),
     valid_until          timestamptz NOT NULL,
-    -- What was judged: `version` by itself, or the serving version with the first places of its lists put in order by `version`.
-    route                text NOT NULL DEFAULT 'direct' CHECK (route IN ('direct', 'refine')),
+    -- What was judged: `version` by itself; the serving version with the first places of its lists put in order by `version`; or the serving
+    -- version's vectors, asked by queries of `version` that an adapter has mapped into their space.
+    route                text NOT NULL DEFAULT 'direct' CHECK (route IN ('direct', 'refine', 'bridge')),
     refine_depth         integer CHECK (refine_depth BETWEEN 1 AND 1000),
+    adapter_id           bigint,
     CHECK ((route = 'refine') = (refine_depth IS NOT NULL)),
+    CHECK ((route = 'bridge') = (adapter_id IS NOT NULL)),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, route, id DESC);
@@ -268,16 +271,21 @@ CREATE TABLE embed_pipeline.curve_points (
 );
 CREATE INDEX curve_points_of_version ON embed_pipeline.curve_points (index_name, version, id);
 
--- The route that queries go through, and the one before: the version whose vectors are searched, and where a version refines it, which one and
--- how deep. All of it moves at once, and the generation with it.
+-- The route that queries go through, and the one before: the version whose vectors are searched; where a version refines it, which one and how
+-- deep; where queries of another version are mapped into its space, which one's and by which adapter. All of it moves at once, and the generation
+-- with it.
 CREATE TABLE embed_pipeline.serving_pointer (
     index_name       text PRIMARY KEY REFERENCES embed_pipeline.indexes,
     version          text,
     refine_version   text CHECK (refine_version <> version),
     refine_depth     integer CHECK (refine_depth BETWEEN 1 AND 1000),
+    query_version    text CHECK (query_version <> version),
+    adapter_id       bigint REFERENCES embed_pipeline.adapters,
     previous_version text,
     previous_refine_version text,
     previous_refine_depth   integer,
+    previous_query_version  text,
+    previous_adapter_id     bigint,
     generation       bigint NOT NULL DEFAULT 0,
     move             text CHECK (move IN ('cutover', 'rollback')),
     evidence_id      bigint REFERENCES embed_pipeline.gate_evidence,
@@ -287,9 +295,11 @@ CREATE TABLE embed_pipeline.serving_pointer (
     stale_accepted   bigint NOT NULL DEFAULT 0 CHECK (stale_accepted >= 0),
     changed_at       timestamptz NOT NULL DEFAULT now(),
     CHECK ((refine_version IS NULL) = (refine_depth IS NULL)),
-    CHECK (refine_version IS NULL OR version IS NOT NULL),
+    CHECK ((query_version IS NULL) = (adapter_id IS NULL)),
+    CHECK (num_nonnulls(refine_version, query_version) = 0 OR (version IS NOT NULL AND num_nonnulls(refine_version, query_version) = 1)),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions,
-    FOREIGN KEY (index_name, refine_version) REFERENCES embed_pipeline.index_versions
+    FOREIGN KEY (index_name, refine_version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, query_version) REFERENCES embed_pipeline.index_versions
 );
 
 CREATE TABLE embed_pipeline.audit_events (
@@ -349,8 +359,8 @@ BEGIN
         END IF;
         -- Whoever moves the pointer to such a route shares this row's lock first: one of the two sees what the other has done.
         IF NEW.state = 'retired' AND EXISTS (SELECT FROM embed_pipeline.serving_pointer p
-                                             WHERE p.index_name = NEW.index_name AND p.refine_version = NEW.version) THEN
-            RAISE EXCEPTION 'version %.% refines what serves', OLD.index_name, OLD.version
+                                             WHERE p.index_name = NEW.index_name AND NEW.version IN (p.refine_version, p.query_version)) THEN
+            RAISE EXCEPTION 'version %.% is on the route that serves', OLD.index_name, OLD.version
                 USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline rollback %s', OLD.index_name);
         END IF;
         NEW.state_since := now();
@@ -402,7 +412,12 @@ DECLARE
     coverage embed_pipeline.coverage_checks;
     stale    text[];
     hint     text := format('Use: embed-pipeline cutover %s %s', NEW.index_name, NEW.version);
-    refines  text := CASE WHEN NEW.refine_version IS NOT NULL THEN ' --route refine' ELSE '' END;
+    adapter  embed_pipeline.adapters;
+    kind     text := CASE WHEN NEW.adapter_id IS NOT NULL THEN 'bridge' WHEN NEW.refine_version IS NOT NULL THEN 'refine' ELSE 'direct' END;
+    -- The version that makes a route more than its index version.
+    other    text := coalesce(NEW.refine_version, NEW.query_version);
+    route    text := CASE kind WHEN 'refine' THEN concat_ws(' refined by ', NEW.version, NEW.refine_version)
+                     WHEN 'bridge' THEN concat_ws(' asked by ', NEW.version, NEW.query_version) ELSE NEW.version END;
 BEGIN
     IF TG_OP = 'INSERT' THEN
         IF NEW.version IS NOT NULL OR NEW.generation <> 0 THEN
@@ -410,31 +425,41 @@ BEGIN
         END IF;
         RETURN NEW;
     END IF;
-    IF (NEW.version, NEW.refine_version, NEW.refine_depth) IS NOT DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth) THEN
+    IF (NEW.version, NEW.refine_version, NEW.refine_depth, NEW.query_version, NEW.adapter_id) IS NOT DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth, OLD.query_version, OLD.adapter_id) THEN
         IF (NEW.generation, NEW.stale_accepted) <> (OLD.generation, OLD.stale_accepted) THEN
             RAISE EXCEPTION 'the generation of % moves only with its route', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
         -- Forgotten when a version of it is retired. Another one is what a rollback would take for the route that served before.
-        IF (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth)
-           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth)
-           AND num_nonnulls(NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth) > 0 THEN
+        IF (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth, NEW.previous_query_version, NEW.previous_adapter_id)
+           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth, OLD.previous_query_version, OLD.previous_adapter_id)
+           AND num_nonnulls(NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth, NEW.previous_query_version, NEW.previous_adapter_id) > 0 THEN
             RAISE EXCEPTION 'the route before of % changes only with its route', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
         RETURN NEW;
     END IF;
     IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL
-       OR (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth)
-          IS DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth)
+       OR (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth, NEW.previous_query_version, NEW.previous_adapter_id)
+          IS DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth, OLD.query_version, OLD.adapter_id)
        OR (NEW.version = OLD.version
            AND (NEW.mark, NEW.coverage_id, NEW.stale_accepted) IS DISTINCT FROM (OLD.mark, OLD.coverage_id, OLD.stale_accepted)) THEN
         RAISE EXCEPTION 'the serving pointer of % was moved by hand', NEW.index_name USING ERRCODE = 'check_violation', HINT = hint;
     END IF;
-    IF NEW.refine_version IS NOT NULL THEN
+    IF other IS NOT NULL THEN
         PERFORM FROM embed_pipeline.index_versions v
-        WHERE v.index_name = NEW.index_name AND v.version = NEW.refine_version AND v.state <> 'retired' FOR SHARE;
+        WHERE v.index_name = NEW.index_name AND v.version = other AND v.state <> 'retired' FOR SHARE;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'index %: % is not live, and so cannot refine %', NEW.index_name, NEW.refine_version, NEW.version
+            RAISE EXCEPTION 'index %: % is not live, and so % cannot serve', NEW.index_name, other, route
                 USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline status %s', NEW.index_name);
+        END IF;
+    END IF;
+    IF NEW.adapter_id IS NOT NULL THEN
+        SELECT * INTO adapter FROM embed_pipeline.adapters a WHERE a.id = NEW.adapter_id;
+        IF (adapter.index_name, adapter.from_version, adapter.to_version) IS DISTINCT FROM (NEW.index_name, NEW.query_version, NEW.version)
+           OR (adapter.from_fingerprint, adapter.to_fingerprint) IS DISTINCT FROM (
+               (SELECT v.fingerprint FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.query_version),
+               (SELECT v.fingerprint FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.version)) THEN
+            RAISE EXCEPTION 'index %: adapter % does not lead from % into %', NEW.index_name, NEW.adapter_id, NEW.query_version, NEW.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline fit %s %s', NEW.index_name, NEW.query_version);
         END IF;
     END IF;
     IF NEW.version IS DISTINCT FROM OLD.version THEN
@@ -460,39 +485,39 @@ BEGIN
         END IF;
     END IF;
     IF NEW.move = 'rollback' THEN
-        IF (NEW.version, NEW.refine_version, NEW.refine_depth)
-           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth) THEN
-            RAISE EXCEPTION 'index %: % is not the route that served before', NEW.index_name,
-                concat_ws(' refined by ', NEW.version, NEW.refine_version)
+        IF (NEW.version, NEW.refine_version, NEW.refine_depth, NEW.query_version, NEW.adapter_id)
+           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth, OLD.previous_query_version, OLD.previous_adapter_id) THEN
+            RAISE EXCEPTION 'index %: % is not the route that served before', NEW.index_name, route
                 USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline rollback %s', NEW.index_name);
         END IF;
         RETURN NEW;
     END IF;
-    -- Without what refined it, a version serves by the evidence that brought it to serve.
-    IF NEW.version = OLD.version AND NEW.refine_version IS NULL THEN
+    -- By itself again, a version serves by the evidence that brought it to serve.
+    IF NEW.version = OLD.version AND kind = 'direct' THEN
         RETURN NEW;
     END IF;
     SELECT * INTO judged FROM embed_pipeline.index_versions v
-        WHERE v.index_name = NEW.index_name AND v.version = coalesce(NEW.refine_version, NEW.version);
+        WHERE v.index_name = NEW.index_name AND v.version = coalesce(other, NEW.version);
     SELECT * INTO evidence FROM embed_pipeline.gate_evidence e WHERE e.id = NEW.evidence_id;
     IF evidence.id IS NULL OR evidence.outcome <> 'pass' OR evidence.valid_until < clock_timestamp()
        OR (evidence.index_name, evidence.version, evidence.fingerprint)
           IS DISTINCT FROM (NEW.index_name, judged.version, judged.fingerprint)
        OR evidence.baseline_version IS DISTINCT FROM OLD.version
-       OR (evidence.route = 'refine') IS DISTINCT FROM (NEW.refine_version IS NOT NULL)
-       OR evidence.refine_depth IS DISTINCT FROM NEW.refine_depth
-       -- It refines what was judged beside it, and that is what serves.
-       OR (NEW.refine_version IS NOT NULL AND NEW.version IS DISTINCT FROM OLD.version) THEN
+       OR (evidence.route, evidence.refine_depth, evidence.adapter_id) IS DISTINCT FROM (kind, NEW.refine_depth, NEW.adapter_id)
+       -- It was judged beside what serves, and over its vectors.
+       OR (kind <> 'direct' AND NEW.version IS DISTINCT FROM OLD.version) THEN
         RAISE EXCEPTION 'index %: no fresh, passing evidence for % against %',
-            NEW.index_name, concat_ws(' refined by ', NEW.version, NEW.refine_version), coalesce(OLD.version, 'nothing')
-            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version, refines);
+            NEW.index_name, route, coalesce(OLD.version, 'nothing')
+            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version,
+                                                             CASE kind WHEN 'direct' THEN '' ELSE ' --route ' || kind END);
     END IF;
     RETURN NEW;
 END $check$;
 CREATE TRIGGER check_pointer_move BEFORE INSERT OR UPDATE ON embed_pipeline.serving_pointer
     FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_move();
 
--- A version that begins or ceases to refine changes no state, so the audit hears of it here, whoever moves the pointer.
+-- A version that begins or ceases to refine, or to be asked through an adapter, changes no state: the audit hears of it here, whoever moves the
+-- pointer.
 CREATE FUNCTION embed_pipeline.audit_route() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $audit$
 DECLARE
     why jsonb := coalesce(nullif(current_setting('embed_pipeline.why', true), ''), '{{}}')::jsonb;
@@ -501,13 +526,15 @@ BEGIN
     VALUES (NEW.index_name, NEW.version, 'route', coalesce(why ->> 'actor', session_user), coalesce(why ->> 'reason', ''),
             NEW.evidence_id, jsonb_build_object(
                 'move', NEW.move, 'generation', NEW.generation,
-                'route', jsonb_build_object('version', NEW.version, 'refine', NEW.refine_version, 'depth', NEW.refine_depth),
-                'before', jsonb_build_object('version', OLD.version, 'refine', OLD.refine_version, 'depth', OLD.refine_depth)));
+                'route', jsonb_build_object('version', NEW.version, 'refine', NEW.refine_version, 'depth', NEW.refine_depth,
+                                             'queries', NEW.query_version, 'adapter', NEW.adapter_id),
+                'before', jsonb_build_object('version', OLD.version, 'refine', OLD.refine_version, 'depth', OLD.refine_depth,
+                                             'queries', OLD.query_version, 'adapter', OLD.adapter_id)));
     PERFORM set_config('embed_pipeline.why', '', true);
     RETURN NULL;
 END $audit$;
 CREATE TRIGGER audit_route AFTER UPDATE ON embed_pipeline.serving_pointer
-    FOR EACH ROW WHEN (OLD.generation <> NEW.generation AND coalesce(OLD.refine_version, NEW.refine_version) IS NOT NULL)
+    FOR EACH ROW WHEN (OLD.generation <> NEW.generation AND num_nonnulls(OLD.refine_version, NEW.refine_version, OLD.adapter_id, NEW.adapter_id) > 0)
     EXECUTE FUNCTION embed_pipeline.audit_route();
 
 CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
@@ -813,8 +840,9 @@ CREATE VIEW embed_pipeline.versions AS
 CREATE VIEW embed_pipeline.serving AS
     SELECT p.index_name, p.version, v.fingerprint, v.model_name, v.model_version, v.dimensions, p.generation, p.previous_version,
            p.evidence_id, p.stale_accepted, p.changed_at,
-           CASE WHEN p.refine_version IS NOT NULL THEN 'refine' WHEN p.version IS NOT NULL THEN 'direct' END AS route,
-           p.refine_version, r.fingerprint AS refine_fingerprint, p.refine_depth, p.previous_refine_version
+           CASE WHEN p.refine_version IS NOT NULL THEN 'refine' WHEN p.adapter_id IS NOT NULL THEN 'bridge' WHEN p.version IS NOT NULL THEN 'direct' END AS route,
+           p.refine_version, r.fingerprint AS refine_fingerprint, p.refine_depth, p.previous_refine_version,
+           p.query_version, p.adapter_id, p.previous_query_version
     FROM embed_pipeline.serving_pointer p
     LEFT JOIN embed_pipeline.index_versions v USING (index_name, version)
     LEFT JOIN embed_pipeline.index_versions r ON r.index_name = p.index_name AND r.version = p.refine_version;
@@ -825,7 +853,7 @@ CREATE VIEW embed_pipeline.queue AS
 
 CREATE VIEW embed_pipeline.evidence AS
     SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, measures,
-           created_by, created_at, valid_until, route, refine_depth
+           created_by, created_at, valid_until, route, refine_depth, adapter_id
     FROM embed_pipeline.gate_evidence;
 
 CREATE VIEW embed_pipeline.events AS

@@ -34,14 +34,9 @@ class Pointer:
     @classmethod
     def of(cls, row: tuple[Any, ...] | None) -> Pointer:
         """A row of the queries `pointer` and `lock_pointer`. An index that never served has no version and generation 0."""
-        version, refine, depth, previous, previous_refine, previous_depth, generation = row or (*[None] * 6, 0)
-        return cls(
-            version,
-            previous,
-            generation,
-            None if version is None else Route(version, refine, depth),
-            None if previous is None else Route(previous, previous_refine, previous_depth),
-        )
+        now, before, generation = (row[:5], row[5:10], row[10]) if row else ((None,), (None,), 0)
+        route, previous = (None if each[0] is None else Route(*each) for each in (now, before))
+        return cls(now[0], before[0], generation, route, previous)
 
 
 @dataclass(frozen=True)
@@ -100,6 +95,8 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
                 "version": version,
                 "refine": wanted.target.refine,
                 "depth": wanted.target.depth,
+                "queries": wanted.target.queries,
+                "adapter": wanted.target.adapter,
                 "generation": wanted.generation,
                 "move": wanted.move,
                 "evidence_id": wanted.evidence_id,

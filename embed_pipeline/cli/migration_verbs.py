@@ -23,10 +23,11 @@ STALE_NAMED = 5
 
 by_route = click.option(
     "--route",
-    type=click.Choice(["direct", "refine"]),
+    type=click.Choice(["direct", "refine", "bridge"]),
     default="direct",
     show_default=True,
-    help="direct: VERSION serves. refine: it puts in order what is found in the version that serves, as far as it is filled.",
+    help="direct: VERSION serves. refine: it puts in order what is found in the version that serves, as far as it is filled. bridge: its "
+    "queries are mapped into the vectors of the version that serves.",
 )
 
 
@@ -265,8 +266,8 @@ def gate(ctx: click.Context, index: str, version: str, route: Kind, plot: Path |
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
         found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"), route=route)
     output.text(found.sentence)
-    if found.route == "refine":
-        output.text(render.refined_line(found.version, found.measures))
+    if found.route != "direct":
+        output.text(render.beside_line(found.version, found.route, found.measures))
     if found.table:
         output.text("")
         output.text(found.table.rstrip())
@@ -288,8 +289,9 @@ def gate(ctx: click.Context, index: str, version: str, route: Kind, plot: Path |
 def cutover(index: str, version: str, route: Kind, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
     """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage.
 
-    With --route refine the version that serves goes on to, and VERSION, complete or not, puts in order what is found in it; needs passing
-    evidence of gate --route refine. To name the version that serves takes that back.
+    With --route refine the version that serves goes on to, and VERSION, complete or not, puts in order what is found in it; with --route bridge
+    queries are VERSION's, mapped by the adapter that was fitted last. Each needs passing evidence of gate with the same --route. To name the
+    version that serves takes that back.
     """
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.migrate.open_index import opened
@@ -331,9 +333,13 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
             f"{render.count(len(moved.stale), 'document')} of {moved.version} could not be brought up to date first: {named}. "
             f"They stay queued; the audit names them all."
         )
-    refines = None if moved.route is None else moved.route.refine
+    refines = None if moved.route is None else moved.route.other
     for each in moved.left_behind:
-        left = f"not refined, without the model of {refines}" if refines else f"left behind, without the model of {moved.version}"
+        left = (
+            f"not on that route, without the model of {refines}"
+            if refines
+            else f"left behind, without the model of {moved.version}"
+        )
         output.note(f"{left}: {each}")
     for reason in moved.doubts:
         output.note(f"doubt: {reason}. {render.DOUBTED}: embed-pipeline sync {moved.index} --full")

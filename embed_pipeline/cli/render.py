@@ -121,13 +121,19 @@ def status_lines(found: IndexStatus) -> list[str]:
     return lines
 
 
-def refined_line(version: str, measures: Mapping[str, Any]) -> str:
-    """What a version that refines does and costs, beside what the gate says of it."""
+def beside_line(version: str, route: str, measures: Mapping[str, Any]) -> str:
+    """What a version does on a route beside what serves, and costs, with what the gate does not go by."""
+    agreement = (
+        f"agreement with its own nearest {measures['agreement_candidate']:.3f}, without it {measures['agreement_baseline']:.3f}, "
+        "which decides nothing"
+    )
+    if route == "bridge":
+        unseen = f"; {count(measures['not found'], 'document')} that it leads to none of" if measures["not found"] else ""
+        return f"adapter {measures['adapter']} ({measures['kind']}) from {count(measures['pairs'], 'pair')}; {agreement}{unseen}"
     return (
         f"{measures['filled']:.1%} of {version} is filled: {measures['placed']:.1f} of the hits placed by it; "
         f"{measures['embedding_ms']:.1f} ms to embed a query once more, {measures['distances_ms']:.1f} ms to compare {measures['depth']} documents; "
-        f"agreement with its own nearest {measures['agreement_candidate']:.3f}, without it {measures['agreement_baseline']:.3f}, "
-        "which decides nothing"
+        f"{agreement}"
     )
 
 
@@ -214,9 +220,10 @@ def _version_notes(version: VersionStatus) -> list[str]:
     if version.gate is not None and version.is_live:
         stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")
-    if version.refine_gate is not None and version.is_live:
-        stale = f" (stale: {version.refine_gate.stale})" if version.refine_gate.stale else ""
-        notes.append(f"refine gate of {version.name}: {version.refine_gate.sentence}{stale}")
+    for kind, judged in (("refine", version.refine_gate), ("bridge", version.bridge_gate)):
+        if judged is not None and version.is_live:
+            stale = f" (stale: {judged.stale})" if judged.stale else ""
+            notes.append(f"{kind} gate of {version.name}: {judged.sentence}{stale}")
     if version.chunker and version.is_live:
         notes.append(f"chunks of {version.name}: {version.chunker}")
     if version.spent:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import dagster as dg
 
 from embed_pipeline.catalog import evidence
-from embed_pipeline.catalog.route import Kind
+from embed_pipeline.catalog.route import kind_of
 from embed_pipeline.dagster_layer import checks, metadata
-from embed_pipeline.dagster_layer.bridges import TenthPoints
+from embed_pipeline.dagster_layer.bridges import TenthPoints, followers
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import Lines, reason_of, say_doubts, working_on
 from embed_pipeline.evaluate import gate
@@ -45,8 +45,8 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 
 class CutoverConfig(dg.Config):
-    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search lack its model. `route` refine: what
-    serves goes on to, and the version puts in order what is found."""
+    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search lack its model. `route`: direct, or
+    refine or bridge, where what serves goes on to and the version puts in order what is found, or asks."""
 
     version: str | None = None
     reason: str = ""
@@ -199,7 +199,7 @@ def refinement_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         key=key,
         # Of as many partitions as are filled: it is judged while the others are not.
         deps=[names.embeddings(version)],
-        check_specs=[checks.refine_not_worse_spec(spec, key)],
+        check_specs=[checks.not_worse_spec(spec, key, checks.REFINE_NOT_WORSE)],
         group_name=spec.name,
         kinds=_kinds(spec, spec.versions[version]),
         tags={"embed_pipeline/version": version},
@@ -211,7 +211,8 @@ def refinement_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         with working_on(spec) as index:
             result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"), route="refine")
         (context.log.info if result.outcome == "pass" else context.log.error)(result.sentence)
-        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=[checks.refine_not_worse(result)])
+        found = checks.not_worse(result, checks.REFINE_NOT_WORSE)
+        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=[found])
 
     return refine
 
@@ -225,6 +226,7 @@ def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         deps=[
             *(names.evaluation(version) for version in spec.versions),
             *(names.refinement(version) for version in spec.may_refine),
+            *(names.bridge(version) for version in followers(spec)),
         ],
         group_name=spec.name,
         kinds={"postgres"},
@@ -234,8 +236,8 @@ def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
     )
     def serve(context: dg.AssetExecutionContext, config: CutoverConfig) -> Materialized:
         target = config.version or list(spec.versions)[-1]
-        kind: Kind = "refine" if config.route == "refine" else "direct"
         with working_on(spec) as index:
+            kind = kind_of(config.route)
             done = cutover.cutover(index, target, reason_of(context.run.run_id, config.reason), anyway=config.anyway, route=kind)
             with index.connection() as conn:
                 proof = evidence.latest(conn, spec.name, target, kind)

@@ -12,10 +12,11 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from embed_pipeline.adapt import age, fit, preview
 from embed_pipeline.adapt.curve import Curve
-from embed_pipeline.dagster_layer import metadata
+from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.names import Names, op_name
 from embed_pipeline.dagster_layer.work import Lines, working_on
 from embed_pipeline.errors import AdapterRefused, CatalogError, EmbedPipelineError
+from embed_pipeline.evaluate import gate
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.spec import IndexSpec
 
@@ -43,7 +44,8 @@ def followers(spec: IndexSpec) -> list[str]:
 def bridge_assets(spec: IndexSpec) -> list[dg.AssetsDefinition]:
     """The adapter of each version that follows another, and the curve of the index."""
     adapters = [adapter_asset(spec, version) for version in followers(spec)]
-    return [*adapters, cost_curve_asset(spec)] if adapters else []
+    bridges = [bridge_asset(spec, version) for version in followers(spec)]
+    return [*adapters, *bridges, cost_curve_asset(spec)] if adapters else []
 
 
 def bridge_checks(spec: IndexSpec) -> list[dg.AssetChecksDefinition]:
@@ -55,7 +57,7 @@ def bridge_jobs(spec: IndexSpec) -> list[UnresolvedAssetJobDefinition]:
     """Fit an adapter, and preview a migration: for people and pipelines."""
     found = []
     for version in followers(spec):
-        found += [fit_job(spec, version), preview_job(spec, version)]
+        found += [fit_job(spec, version), preview_job(spec, version), bridge_gate_job(spec, version), bridge_job(spec, version)]
     return found
 
 
@@ -63,6 +65,53 @@ def fresh_checks(spec: IndexSpec) -> list[dg.AssetCheckKey]:
     """What runs with the full comparison."""
     names = Names(spec.name)
     return [dg.AssetCheckKey(names.adapter(version), ADAPTER_FRESH) for version in followers(spec)]
+
+
+def bridge_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
+    """The gate's answer about what serves, asked by queries of one version."""
+    names = Names(spec.name)
+    key = names.bridge(version)
+
+    @dg.asset(
+        key=key,
+        deps=[names.adapter(version)],
+        check_specs=[checks.not_worse_spec(spec, key, checks.BRIDGE_NOT_WORSE)],
+        group_name=spec.name,
+        tags={"embed_pipeline/version": version},
+        description=f"May what serves {spec.name} be asked by queries of `{version}`, mapped by the newest adapter? Judged against its own queries.",
+    )
+    def judge(context: dg.AssetExecutionContext) -> Materialized:
+        lines = Lines(context.log)
+        with working_on(spec) as index:
+            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"), route="bridge")
+        (context.log.info if result.outcome == "pass" else context.log.error)(result.sentence)
+        found = checks.not_worse(result, checks.BRIDGE_NOT_WORSE)
+        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=[found])
+
+    return judge
+
+
+def bridge_gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge the bridge; serving is not touched."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.bridge_gate_job(version),
+        selection=dg.AssetSelection.assets(names.bridge(version)),
+        description=f"Judge whether what serves {spec.name} may be asked by queries of {version}. Serving is not touched.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def bridge_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge the bridge and, if its check passes, serve by it."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.bridge_job(version),
+        selection=dg.AssetSelection.assets(names.bridge(version), names.serving),
+        config={"ops": {op_name(names.serving): {"config": {"version": version, "route": "bridge"}}}},
+        description=f"Judge what serves {spec.name}, asked by queries of {version}, and if the check passes serve it so.",
+        executor_def=dg.in_process_executor,
+    )
 
 
 def adapter_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:

@@ -26,6 +26,7 @@ NOTHING_BYPASSED = "nothing_bypassed"
 DEAD_LETTERS = "dead_letters"
 SAME_MODEL = "same_model"
 REFINE_NOT_WORSE = "refine_not_worse"
+BRIDGE_NOT_WORSE = "bridge_not_worse"
 
 
 def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -142,21 +143,22 @@ def held_out_recall(result: GateResult) -> dg.AssetCheckResult:
     )
 
 
-def refine_not_worse_spec(spec: IndexSpec, asset: dg.AssetKey) -> dg.AssetCheckSpec:
-    """What the gate of a refine route promises to answer."""
+def not_worse_spec(spec: IndexSpec, asset: dg.AssetKey, name: str) -> dg.AssetCheckSpec:
+    """What the gate of a route beside what serves promises to answer."""
     gate = spec.gate
+    how = "refined" if name == REFINE_NOT_WORSE else "asked by mapped queries"
     description = (
-        f"{gate.metric} of what serves, refined, is not worse than without by {gate.margin:g} or more, at {100 * gate.confidence:g} % "
+        f"{gate.metric} of what serves, {how}, is not worse than without by {gate.margin:g} or more, at {100 * gate.confidence:g} % "
         f"confidence, on at least {gate.min_queries} held-out queries."
     )
-    return dg.AssetCheckSpec(REFINE_NOT_WORSE, asset=asset, description=description, blocking=True)
+    return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
 
 
-def refine_not_worse(result: GateResult) -> dg.AssetCheckResult:
-    """The gate's verdict on a refine route. Undecided is not passed."""
+def not_worse(result: GateResult, name: str) -> dg.AssetCheckResult:
+    """The gate's verdict on such a route. Undecided is not passed."""
     return dg.AssetCheckResult(
         passed=result.outcome == "pass",
-        check_name=REFINE_NOT_WORSE,
+        check_name=name,
         description=result.sentence,
         metadata=metadata.verdict(result),
     )

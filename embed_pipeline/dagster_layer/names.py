@@ -44,6 +44,9 @@ class Names:
     def refinement(self, version: str) -> dg.AssetKey:
         return dg.AssetKey([self.index, "refinement", version])
 
+    def bridge(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "bridge", version])
+
     def adapter(self, version: str) -> dg.AssetKey:
         return dg.AssetKey([self.index, "adapter", version])
 
@@ -125,6 +128,12 @@ class Names:
 
     def cutover_job(self, version: str) -> str:
         return f"cutover_{self.index}__{version}"
+
+    def bridge_gate_job(self, version: str) -> str:
+        return f"bridge_gate_{self.index}__{version}"
+
+    def bridge_job(self, version: str) -> str:
+        return f"bridge_{self.index}__{version}"
 
     def refine_gate_job(self, version: str) -> str:
         return f"refine_gate_{self.index}__{version}"

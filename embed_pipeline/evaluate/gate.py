@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from embed_pipeline.catalog import evidence, serving, versions
+from embed_pipeline.catalog import adapters, evidence, serving, versions
 from embed_pipeline.catalog.evidence import Present
 from embed_pipeline.catalog.route import Kind, Route
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, shape
 from embed_pipeline.embedders.protocol import Urgency, Vectors
 from embed_pipeline.errors import HoldoutError, IllegalTransition
-from embed_pipeline.evaluate import metrics, refine_gate, report
+from embed_pipeline.evaluate import beside, metrics, refine_gate, report
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout, require_known_documents
 from embed_pipeline.evaluate.measured import Measured, Ranking, Searches, measure
 from embed_pipeline.evaluate.statistics import overlap_at_k
@@ -56,10 +56,11 @@ class GateResult:
 def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None, *, route: Kind = "direct") -> GateResult:
     """Judge `name` now and store the evidence. IllegalTransition when it is not complete, HoldoutError when the set cannot judge.
 
-    `route`: what is judged of it, that it serves itself, or that it refines what serves; CutoverRefused where it cannot do that.
+    `route`: what is judged of it, that it serves itself, that it refines what serves, or that its queries are mapped into what serves.
+    CutoverRefused or AdapterRefused where it cannot do that.
     """
-    if route == "refine":
-        return _run_refine(index, name, progress)
+    if route != "direct":
+        return _run_beside(index, name, route, progress)
     with index.connection() as conn:
         # As it is searched here, which is what is judged.
         version = index.space(index.version(conn, name)).version
@@ -80,25 +81,31 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
         return _judge(conn, index, version, now, holdout, candidate, baseline)
 
 
-def _run_refine(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None) -> GateResult:
-    """Judge what serves, refined by `name`, against what serves alone."""
+def _run_beside(index: OpenIndex, name: str, kind: Kind, progress: Callable[[int, int], None] | None) -> GateResult:
+    """Judge what `name` makes of what serves, refined or asked by it, against what serves alone."""
     with index.connection() as conn:
         version = index.space(index.version(conn, name)).version
-        now = present(conn, index, version, "refine")
+        now = present(conn, index, version, kind)
+        route = Route(str(now.baseline_version), name, now.depth)
+        if now.adapter is not None:
+            route = Route(str(now.baseline_version), queries=name, adapter=now.adapter)
         _refuse_doubts(conn, index)
         if index.spec.holdout is None:
-            raise _nothing_to_judge_by(index, f"{now.baseline_version} refined by {name}")
+            raise _nothing_to_judge_by(index, str(route))
         holdout = _holdout(conn, index, index.spec.holdout.path)
-        serves = versions.get(conn, index.name, str(now.baseline_version))
+        serves = versions.get(conn, index.name, route.version)
         counter, depth = _Counter(progress, 4 * len(holdout.queries)), _depth(index)
         queries = _queries(index, serves, holdout), _queries(index, version, holdout)
         baseline = _search(conn, index, serves, queries[0], counter)
-        route = Route(serves.name, name, now.depth)
-        candidate, measures = refine_gate.candidate(conn, index, route, queries, depth, counter.add)
+        if kind == "refine":
+            candidate, measures = refine_gate.candidate(conn, index, route, queries, depth, counter.add)
+            measures |= {"depth": now.depth, "filled": now.filled}
+        else:
+            candidate, measures = _bridged(conn, index, route, serves, queries[1], counter)
+            # Written since the old model is gone, or set aside by it: a bridge leads to none of them.
+            measures["not found"] = max(now.documents - index.store(serves).count(conn), 0)
         agreed = refine_gate.agreement(conn, index, version, queries[1], depth, candidate, baseline)
         measures |= {
-            "depth": now.depth,
-            "filled": now.filled,
             "embedding_ms": refine_gate.embedding_ms(index, version, holdout),
             "agreement_candidate": agreed[0],
             "agreement_baseline": agreed[1],
@@ -106,11 +113,23 @@ def _run_refine(index: OpenIndex, name: str, progress: Callable[[int, int], None
         return _judge(conn, index, version, now, holdout, candidate, baseline, measures)
 
 
+def _bridged(
+    conn: psycopg.Connection, index: OpenIndex, route: Route, serves: Version, queries: dict[str, Vectors], counter: _Counter
+) -> tuple[Measured, dict[str, Any]]:
+    """What the vectors that serve answer to queries of another space, mapped by the adapter; and on what that was fitted."""
+    assert route.adapter is not None
+    adapter = adapters.read(conn, index.name, route.adapter)
+    assert adapter is not None
+    mapped = {query_id: adapter.map.apply(vector) for query_id, vector in queries.items()}
+    found = replace(_search(conn, index, serves, mapped, counter), version=str(route))
+    return found, {"adapter": adapter.id, "pairs": adapter.pairs, "kind": adapter.kind}
+
+
 def present(conn: psycopg.Connection, index: OpenIndex, version: Version, route: Kind = "direct") -> Present:
     """The world that evidence about `version` describes, as it is now, and the version as it is searched."""
-    if route == "refine":
+    if route != "direct":
         sha256 = None if index.spec.holdout is None else load_holdout(index.spec.holdout.path).sha256
-        return replace(refine_gate.present(conn, index, version), holdout_sha256=sha256)
+        return beside.present(conn, index, version, route, sha256)
     pointer = serving.read(conn, index.name)
     ann = index.store(version).ann_index(conn)
     return Present(

@@ -17,15 +17,12 @@ import psycopg
 
 from embed_pipeline.adapt import refine
 from embed_pipeline.catalog import versions
-from embed_pipeline.catalog.evidence import Present
 from embed_pipeline.catalog.route import Route
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import census
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.evaluate.holdout import Holdout
 from embed_pipeline.evaluate.measured import Measured, Searches, measure
 from embed_pipeline.evaluate.statistics import overlap_at_k
-from embed_pipeline.migrate import refining
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.stores.protocol import Hit
 
@@ -39,24 +36,6 @@ class _Times:
 
     distances: list[float] = field(default_factory=list)
     placed: list[int] = field(default_factory=list)
-
-
-def present(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Present:
-    """The world that evidence about the route describes. Its list comes out of the ANN index of what serves."""
-    route = refining.wanted(conn, index, version)
-    serves = index.space(index.version(conn, route.version)).version
-    ann, documents = index.store(serves).ann_index(conn), census.count(conn, index.source)
-    return Present(
-        fingerprint=version.fingerprint,
-        baseline_version=serves.name,
-        holdout_sha256=None,
-        documents=documents,
-        ann_index=None if ann is None else ann.oid,
-        ef_search=serves.declared.hnsw.ef_search,
-        route="refine",
-        depth=route.depth,
-        filled=refining.filled(conn, index, version, documents),
-    )
 
 
 def candidate(

@@ -20,8 +20,8 @@ from embed_pipeline.catalog.serving import Flip, Move, Pointer
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
-from embed_pipeline.evaluate import gate
-from embed_pipeline.migrate import dual_write, model_check, readers, refining, verify
+from embed_pipeline.evaluate import beside, gate
+from embed_pipeline.migrate import dual_write, model_check, readers, verify
 from embed_pipeline.migrate.dual_write import Drained
 from embed_pipeline.migrate.open_index import OpenIndex
 from embed_pipeline.migrate.outage import Line
@@ -34,6 +34,9 @@ NAMED = 5
 # A TRUNCATE or ALTER TABLE of the application that is under way is waited for; one of this age was forgotten.
 LOCKED_SECONDS = 5.0
 MOVED_TABLES = ("embed_pipeline.serving_pointer", "embed_pipeline.index_versions")
+
+
+MAY: dict[Kind, str] = {"direct": "serve", "refine": "refine what serves", "bridge": "ask what serves"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Moved:
 def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = False, route: Kind = "direct") -> Moved:
     """Serve `name` from now on. Needs a ready version, fresh passing evidence and complete coverage; there is no flag to skip any.
 
-    `route` refine: what serves goes on to, and `name`, complete or not, puts in order what is found; needs passing evidence for that. A version
-    that is refined serves by itself again when it is named here, without new evidence.
+    `route`: what serves goes on to; refine: `name`, complete or not, puts in order what is found; bridge: queries are `name`'s, mapped by an
+    adapter. Each needs passing evidence for that. The version that serves does so by itself again when it is named here, without new evidence.
 
     `anyway`: also where processes that search lack its model; the audit names them.
     AliasNotUpdated after the move: it stands, and readers who go by the store's alias hear of it from the same command.
@@ -69,10 +72,10 @@ def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = Fal
     with index.connection() as conn, only_mover(conn, index):
         version = index.version(conn, name)
         pointer = serving.read(conn, index.name)
-        if route == "refine":
-            return _refine(conn, index, version, pointer, reason)
+        if route != "direct":
+            return _beside(conn, index, version, route, pointer, reason, anyway=anyway)
         if pointer.version == name and pointer.route != Route(name):
-            return _reroute(conn, index, pointer, Route(name), "cutover", None, reason or "refined no longer")
+            return _reroute(conn, index, pointer, Route(name), "cutover", None, reason or f"by itself, not {pointer.route}")
         if pointer.version == name:
             # The cutover before may have moved the pointer and died before it told anyone.
             readers.tell(index)
@@ -97,9 +100,11 @@ def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = Fal
         return replace(moved, left_behind=left_behind)
 
 
-def _refine(conn: psycopg.Connection, index: OpenIndex, version: Version, pointer: Pointer, reason: str) -> Moved:
-    """What serves goes on to; what is found in it is put in order by `version` as far as that is filled."""
-    route = refining.wanted(conn, index, version)
+def _beside(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, kind: Kind, pointer: Pointer, reason: str, *, anyway: bool
+) -> Moved:
+    """What serves goes on to, and `version` with it: what is found is put in order by it, or its queries are what is asked."""
+    route = beside.wanted(conn, index, version, kind)
     if pointer.route == route:
         raise CutoverRefused(
             f"{route} serves {index.name} already.",
@@ -108,9 +113,13 @@ def _refine(conn: psycopg.Connection, index: OpenIndex, version: Version, pointe
         )
     _refuse_doubts(conn, index)
     _refuse_changed_model(conn, index, version)
-    passing = require_evidence(conn, index, version, "refine")
+    passing = require_evidence(conn, index, version, kind)
+    # Who lacks the model of what refines goes on without it; of a bridge it is the only one.
+    left_behind = tuple(map(str, searchers.left_behind(conn, version)))
+    if kind == "bridge":
+        left_behind = _left_behind(conn, version, pointer.version, anyway=anyway)
     moved = _reroute(conn, index, pointer, route, "cutover", passing.id, reason)
-    return replace(moved, left_behind=tuple(map(str, searchers.left_behind(conn, version))))
+    return replace(moved, left_behind=left_behind)
 
 
 def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Moved:
@@ -129,13 +138,6 @@ def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Mo
             )
         assert pointer.previous_route is not None
         version, route = index.version(conn, pointer.previous), pointer.previous_route
-        if route.refine is not None and not index.version(conn, route.refine).is_live:
-            # Forgotten when it was retired; a database that somebody has changed by hand is refused here in a sentence.
-            raise CutoverRefused(
-                f"There is no way back to {route} of {index.name}: {route.refine} is retired.",
-                next_step=f"Run: embed-pipeline status {index.name}",
-                reason="nothing_before",
-            )
         _require_ann_index(conn, index, version)
         doubts = tuple(doubt.reason for doubt in shape.look(conn, index.source, index.name))
         unable = tuple(map(str, searchers.left_behind(conn, version)))
@@ -153,7 +155,7 @@ def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Versio
     mend = f"Run: embed-pipeline gate {index.name} {version.name}{'' if route == 'direct' else f' --route {route}'}"
     if found is None:
         raise CutoverRefused(
-            f"There is no evidence that {version.name} may {'serve' if route == 'direct' else 'refine what serves'} {index.name}.",
+            f"There is no evidence that {version.name} may {MAY[route]} {index.name}.",
             next_step=mend,
             reason="no_evidence",
         )

@@ -13,22 +13,7 @@ from embed_pipeline.migrate.open_index import OpenIndex
 
 def wanted(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Route:
     """What serves, refined by `version` as it is declared. CutoverRefused where that is nothing, retired, or not declared."""
-    serves = serving.read(conn, index.name).version
-    if serves is None or serves == version.name:
-        raise CutoverRefused(
-            f"{version.name} serves {index.name} itself, so there is nothing that it could refine."
-            if serves
-            else f"{index.name} serves nothing yet, so there is nothing that {version.name} could refine.",
-            next_step=f"Run: embed-pipeline status {index.name}",
-            reason="nothing_to_refine",
-        )
-    if not version.is_live:
-        raise CutoverRefused(
-            f"{version.name} of {index.name} is {version.state}; only a live version is kept up to date, and can refine another.",
-            next_step=f"Run: embed-pipeline status {index.name}",
-            reason="not_live",
-            state=version.state,
-        )
+    serves = require_beside(conn, index, version, "refined by it")
     declared = index.spec.while_building
     if not declared.refine:
         raise CutoverRefused(
@@ -42,3 +27,24 @@ def wanted(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Rout
 def filled(conn: psycopg.Connection, index: OpenIndex, version: Version, documents: int) -> float:
     """The share of the documents that the version has."""
     return index.store(version).count(conn) / max(documents, 1)
+
+
+def require_beside(conn: psycopg.Connection, index: OpenIndex, version: Version, what: str) -> str:
+    """The version that serves, where `version` is another one and live; CutoverRefused says why it cannot be on a route beside it."""
+    serves = serving.read(conn, index.name).version
+    if serves is None or serves == version.name:
+        raise CutoverRefused(
+            f"{version.name} serves {index.name} itself, so there is nothing that could be {what}."
+            if serves
+            else f"{index.name} serves nothing yet, so there is nothing that could be {what}.",
+            next_step=f"Run: embed-pipeline status {index.name}",
+            reason="nothing_beside",
+        )
+    if not version.is_live:
+        raise CutoverRefused(
+            f"{version.name} of {index.name} is {version.state}; only a live version is kept up to date, and can be on a route.",
+            next_step=f"Run: embed-pipeline status {index.name}",
+            reason="not_live",
+            state=version.state,
+        )
+    return serves

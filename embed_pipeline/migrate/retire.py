@@ -93,11 +93,11 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
             reason="serves",
         )
     route = serving.read(conn, index.name).route
-    if route is not None and route.refine == version.name:
+    if route is not None and route.other == version.name:
         raise RetireRefused(
-            f"{version.name} refines {route.version}, which serves {index.name}.",
+            f"{version.name} is on the route that serves {index.name}: {route}.",
             next_step=f"Run: embed-pipeline cutover {index.name} {route.version}; then the same command again.",
-            reason="refines",
+            reason="on_the_route",
         )
     rules = index.spec.retire
     names = {"index": index.name, "version": version.name}

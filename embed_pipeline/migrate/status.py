@@ -77,6 +77,8 @@ class VersionStatus:
     gate: GateState | None = None
     refine_gate: GateState | None = None
     """The latest evidence that it may refine what serves, as far as it is filled."""
+    bridge_gate: GateState | None = None
+    """The latest evidence that its queries may be mapped into what serves."""
     chunker: str = ""
     spent: Mapping[Kind, Spent] = field(default_factory=dict)
     """What its provider was asked and paid for, by kind of work, in all runs and processes; empty where nobody is paid."""
@@ -347,6 +349,9 @@ def _version(
         refine_gate=_gate_state(
             conn, index, version, evidence.latest(conn, index.name, version.name, "refine"), unusable=unusable or not has_vectors
         ),
+        bridge_gate=_gate_state(
+            conn, index, version, evidence.latest(conn, index.name, version.name, "bridge"), unusable=unusable or not has_vectors
+        ),
         chunker=_chunker(version.declared),
         spent=spent,
     )
@@ -368,7 +373,7 @@ def _gate_state(
     if latest is None:
         return None
     stale = "the documents cannot be read" if unusable else None
-    if not unusable and (version.state in ("ready", "standby") or (latest.route == "refine" and version.state == "building")):
+    if not unusable and (version.state in ("ready", "standby") or (latest.route != "direct" and version.state == "building")):
         try:
             now = gate.present(conn, index, version, latest.route)
             stale = evidence.staleness(latest, now, index.spec.gate.max_row_change)

@@ -207,7 +207,7 @@ def test_evidence_is_stale_by_a_tenth(app: psycopg.Connection, open_served: Open
 @pytest.mark.parametrize(
     ("which", "overrides", "refused"),
     [
-        ("v1", REFINES, "v1 serves docs itself"),
+        ("v1", REFINES, "v1 serves docs itself, so there is nothing that could be refined by it"),
         ("v2", {}, "does not declare that a version which is not complete refines"),
     ],
 )
@@ -220,7 +220,7 @@ def test_refusals(open_served: Open, which: str, overrides: dict[str, Any], refu
 
 def test_nothing_serves_yet(open_docs: Open) -> None:
     index = open_docs("v1", **REFINES)
-    with pytest.raises(CutoverRefused, match="serves nothing yet, so there is nothing that v1 could refine"):
+    with pytest.raises(CutoverRefused, match="serves nothing yet, so there is nothing that could be refined by it"):
         gate.run(index, "v1", route="refine")
 
 
@@ -245,9 +245,9 @@ def test_another_depth_is_another_route(app: psycopg.Connection, refined: OpenIn
 
 def test_what_a_route_goes_through_is_not_retired(app: psycopg.Connection, refined: OpenIndex) -> None:
     """Neither by the verb nor by hand; once nothing is refined by it, it may go, and the way back to it goes along."""
-    with pytest.raises(RetireRefused, match="v2 refines v1, which serves docs"):
+    with pytest.raises(RetireRefused, match="v2 is on the route that serves docs: v1 refined by v2"):
         retire.retire(refined, "v2", confirm="v2")
-    with pytest.raises(psycopg.errors.CheckViolation, match=r"version docs\.v2 refines what serves"):
+    with pytest.raises(psycopg.errors.CheckViolation, match=r"version docs\.v2 is on the route that serves"):
         app.execute("UPDATE embed_pipeline.index_versions SET state = 'retired' WHERE version = 'v2'")
     cutover.cutover(refined, "v1")
     assert route(app) == (Route("v1"), REFINED, 3)
@@ -307,7 +307,8 @@ def test_the_audit_hears_of_every_route(app: psycopg.Connection, refined: OpenIn
     rows = app.execute(
         "SELECT version, reason, evidence_id IS NOT NULL, detail FROM embed_pipeline.events WHERE event = 'route' ORDER BY id"
     ).fetchall()
-    direct, both = {"version": "v1", "refine": None, "depth": None}, {"version": "v1", "refine": "v2", "depth": 20}
+    none = {"queries": None, "adapter": None}
+    direct, both = {"version": "v1", "refine": None, "depth": None} | none, {"version": "v1", "refine": "v2", "depth": 20} | none
     assert rows == [
         ("v1", "", True, {"move": "cutover", "generation": 2, "route": both, "before": direct}),
         ("v1", "it was too slow", False, {"move": "rollback", "generation": 3, "route": direct, "before": both}),
@@ -333,7 +334,14 @@ def test_command_line(half: OpenIndex, tmp_path: Path) -> None:
     assert "refine gate of v2: pass" in shown
     found = json.loads(run("status", "docs", "--json"))
     found = found[0] if isinstance(found, list) else found
-    assert found["serving"]["route"] == {"version": "v1", "refine": "v2", "depth": 20, "kind": "refine"}
+    assert found["serving"]["route"] == {
+        "version": "v1",
+        "refine": "v2",
+        "depth": 20,
+        "queries": None,
+        "adapter": None,
+        "kind": "refine",
+    }
     assert json.loads(run("search", "docs", TEXT, "--json"))["route"]["kind"] == "refine"
     assert "v1 serves docs (generation 3), v1 refined by v2 did before" in run("rollback", "docs")
 

@@ -214,7 +214,7 @@ def test_a_retire_that_commits_before_the_route_does(
     with ThreadPoolExecutor(1) as pool:
         flip = in_another_thread(app, pool, lambda: cutover.cutover(index, "v2", route="refine"))
         second_app.commit()
-        with pytest.raises(CutoverRefused, match="v2 is not live, and so cannot refine v1"):
+        with pytest.raises(CutoverRefused, match="v2 is not live, and so v1 refined by v2 cannot serve"):
             flip.result()
     assert serving.read(app, "docs").route == Route("v1")
 
@@ -232,7 +232,7 @@ def test_a_route_that_commits_before_the_retire_does(
     with psycopg.connect(index.url, autocommit=True) as third, ThreadPoolExecutor(1) as pool:
         retired = in_another_thread(app, pool, lambda: third.execute(RETIRE))
         second_app.commit()
-        with pytest.raises(psycopg.errors.CheckViolation, match="refines what serves"):
+        with pytest.raises(psycopg.errors.CheckViolation, match="is on the route that serves"):
             retired.result()
     assert serving.read(app, "docs").route == REFINED
 
