@@ -26,16 +26,16 @@ DOCUMENTS = 320
 
 
 @pytest.fixture
-def fitted(app: psycopg.Connection, open_docs: Open, tmp_path: Path) -> OpenIndex:
+def fitted(app: psycopg.Connection, open_docs: Open, holdout: Path) -> OpenIndex:
     """v1 serves; v2 is v1's space in other axes, and an adapter leads back exactly."""
-    return prepared(app, open_docs, tmp_path, NEW)
+    return prepared(app, open_docs, holdout, NEW)
 
 
-def prepared(app: psycopg.Connection, open_docs: Open, folder: Path, new: dict[str, Any]) -> OpenIndex:
+def prepared(app: psycopg.Connection, open_docs: Open, holdout: Path, new: dict[str, Any]) -> OpenIndex:
     write_documents(app, 1, DOCUMENTS)
-    holdout = {"path": str(write_holdout(folder / "asked.jsonl", 40))}
-    serve(open_docs(versions={"v1": OLD}, holdout=holdout), "v1")
-    index = open_docs(versions={"v1": OLD, "v2": new}, holdout=holdout)
+    write_holdout(holdout, 40)
+    serve(open_docs(versions={"v1": OLD}), "v1")
+    index = open_docs(versions={"v1": OLD, "v2": new})
     fill(index, "v2")
     fit.fit(index, "v2")
     return index
@@ -65,10 +65,10 @@ def test_the_old_vectors_answer_the_new_queries(fitted: OpenIndex) -> None:
         assert searcher.search(text(7), 3).route == Route("v1")
 
 
-def test_a_losing_bridge_is_refused(app: psycopg.Connection, open_docs: Open, tmp_path: Path) -> None:
+def test_a_losing_bridge_is_refused(app: psycopg.Connection, open_docs: Open, holdout: Path) -> None:
     """Two models that know nothing of each other: the map leads nowhere, and the gate says so."""
     index = prepared(
-        app, open_docs, tmp_path, {"provider": OLD["provider"], "model_name": "other", "dimensions": 16, "options": {"salt": "x"}}
+        app, open_docs, holdout, {"provider": OLD["provider"], "model_name": "other", "dimensions": 16, "options": {"salt": "x"}}
     )
     result = gate.run(index, "v2", route="bridge")
     assert result.outcome == "fail"
