@@ -34,7 +34,7 @@ from embed_pipeline.search import Searcher
 from embed_pipeline.spec import IndexSpec
 
 SHARES = (0, 1, 5, 10, 25, 50, 75, 100)
-K, MERGED, RANK_CONSTANT = 10, 100, 60
+K, RANK_CONSTANT = 10, 60
 TIMED = 150
 
 
@@ -157,7 +157,7 @@ def _merged(index: OpenIndex, queries: dict[str, Any]) -> float:
     """Recall of both versions' lists, each of what that version has, merged by reciprocal rank."""
     with index.connection() as conn:
         lists = [
-            index.store(index.version(conn, name)).search_exact(conn, vectors, MERGED)
+            index.store(index.version(conn, name)).search_exact(conn, vectors, index.spec.while_building.depth)
             for name, vectors in zip(("v1", "v2"), queries["spaces"], strict=True)
         ]
     found = []
