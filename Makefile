@@ -10,7 +10,7 @@ STORE ?= pgvector
 LAYOUT ?= collections
 SOAK_SEED ?= 20
 SOAK_SECONDS ?= 20
-BENCHES := backfill wal application changes removals freshness searcher cutover gate neighbour
+BENCHES := backfill wal application changes removals freshness searcher cutover gate neighbour routes adapters
 BENCH ?=
 SLICE_SECONDS ?= 60
 # Bytecode is kept: without it each of the hundreds of processes of a test run compiles every library anew.

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.dual_write import sync as sync
     from embed_pipeline.migrate.evidence_of import GateEvidence as GateEvidence
     from embed_pipeline.migrate.evidence_of import evidence as evidence
-    from embed_pipeline.migrate.gate import GateResult as GateResult
     from embed_pipeline.migrate.gate import run as gate
     from embed_pipeline.migrate.loading import load as load
     from embed_pipeline.migrate.loading import open_to_load as open_to_load
     from embed_pipeline.migrate.opening import opened as opened
     from embed_pipeline.migrate.retire import retire as retire
+    from embed_pipeline.migrate.verdicts import GateResult as GateResult
     from embed_pipeline.migrate.verify import reconcile as reconcile
     from embed_pipeline.migrate.verify import verify as verify
     from embed_pipeline.report.plan import plan as plan
@@ -44,7 +44,7 @@ _LAZY = {
     "AsyncSearcher": "search",
     "EmbeddingIndex": "dagster_layer.component",
     "GateEvidence": "migrate.evidence_of",
-    "GateResult": "migrate.gate",
+    "GateResult": "migrate.verdicts",
     "Hit": "stores.protocol",
     "IndexStatus": "report.status",
     "Moved": "migrate.cutover",

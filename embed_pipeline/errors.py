@@ -108,6 +108,10 @@ class ChangesOvertook(CutoverRefused):
     """Changes from before the mark became pending again in the last moment: nothing was moved, and trying again is right."""
 
 
+class AdapterRefused(EmbedPipelineError):
+    """No map between two versions' spaces was fitted, for the reason given. Nothing was changed."""
+
+
 class RetireRefused(EmbedPipelineError):
     """The version's vectors were kept, for the reason given."""
 

@@ -18,18 +18,25 @@ import numpy as np
 import psycopg
 
 from embed_pipeline import forks
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError, VersionRetired, WrongSpace
+from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
+from embed_pipeline.signals import signal
 
 if TYPE_CHECKING:
+    from embed_pipeline.adapt.refine import Refined
+    from embed_pipeline.catalog.route import Route
+    from embed_pipeline.catalog.versions import Version
     from embed_pipeline.documents.selection import Selection
+    from embed_pipeline.embedders.checked import VersionEmbedder
     from embed_pipeline.embedders.protocol import Vectors
-    from embed_pipeline.index.resolver import Serving
+    from embed_pipeline.index.resolver import Refining, Serving
     from embed_pipeline.index.space import OwnPlace
     from embed_pipeline.stores.protocol import Hit
 
 LISTEN_SECONDS = 5.0
 # How long a closed searcher is waited for to say that it searches no more, where a cutover would be refused because of it.
 FAREWELL_SECONDS = 2.0
+# So long a model that has failed is not asked to refine again.
+AGAIN_SECONDS = 60.0
 # More hits than that are an export, and no search.
 MOST_HITS = 100_000
 
@@ -45,12 +52,20 @@ class QueryVector:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits, nearest first, and the one version they were ranked in."""
+    """Hits, the best first, and the one route that the query went through. They are all of `version`, and so is each distance: nearest
+    first, unless another version has put them in order (`route.refine`), which then has given `placed` of them their place.
+
+    On a bridge the query is another version's, mapped into the space that is searched (`route.queries`). `note`: why the other version of the
+    serving route was left out.
+    """
 
     version: str
     fingerprint: str
     generation: int
     hits: Sequence[Hit]
+    route: Route
+    placed: int = 0
+    note: str = ""
 
 
 class Searcher:
@@ -58,7 +73,8 @@ class Searcher:
 
     The pointer is cached; a background connection hears of a flip by NOTIFY, and the cache is never trusted for longer than
     `refresh_seconds`. A reader that resolved just before a flip finishes in the old version, which stays until it is retired. One whose
-    machine lacks the new version's model goes on with the version before while that is live; the log and `Answer.version` say so.
+    machine lacks the new version's model goes on with the version before while that is live; the log and `Answer.version` say so. Where the
+    serving route is refined by a version whose model it lacks, it goes on without that one; the log and `Answer.note` say so.
     """
 
     def __init__(
@@ -102,6 +118,8 @@ class Searcher:
         self._resolved: dict[str | None, tuple[Serving, float]] = {}
         """What a look gave, by the version asked for, and when it began; None: what serves."""
         self._noted: dict[str, float] = {}
+        self._unasked: dict[str, tuple[float, EmbedderError]] = {}
+        """By fingerprint, what the model of a version that refines has failed with, and when."""
         self._listener: threading.Thread | None = None
 
     def _listen_on(self) -> None:
@@ -137,14 +155,18 @@ class Searcher:
         most, among = _asked(k, where, with_documents, visible_only)
 
         def ask(serving: Serving) -> Answer:
-            return self._ask(serving, self._query(serving, text), most, among, exact)
+            query = self._in_its_space(serving, text)
+            if serving.refining is None:
+                return self._ask(serving, query, most, among, exact)
+            return self._refined(serving, serving.refining, text, query, most, among, exact)
 
         return self._asked_twice(version, ask)
 
     def embed(self, text: str, version: str | None = None) -> QueryVector:
         """The query vector of `text` with its space, to keep or to search with later."""
         serving = self._resolve(version)
-        return QueryVector(serving.version.name, serving.version.fingerprint, self._query(serving, text))
+        query = self._in_its_space(serving, text)
+        return QueryVector(serving.version.name, serving.version.fingerprint, query)
 
     def search_vector(
         self,
@@ -214,20 +236,73 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _query(self, serving: Serving, text: str) -> Vectors:
-        fingerprint = serving.version.fingerprint
-        vector = self._cache.get(fingerprint, text)
+    def _in_its_space(self, serving: Serving, text: str) -> Vectors:
+        """The query in the space that is searched: embedded there, or mapped into it by the adapter of a bridge."""
+        if serving.bridge is None:
+            return self._query(serving.version, serving.embedder, text)
+        return serving.bridge.adapter.map.apply(self._query(serving.bridge.version, serving.bridge.embedder, text))
+
+    def _query(self, version: Version, embedder: VersionEmbedder, text: str) -> Vectors:
+        vector = self._cache.get(version.fingerprint, text)
         if vector is None:
-            vector = serving.embedder.embed_query(text)
-            self._cache.put(fingerprint, text, vector)
+            vector = embedder.embed_query(text)
+            self._cache.put(version.fingerprint, text, vector)
         return vector
 
-    def _ask(self, serving: Serving, vector: Vectors, k: int, among: Selection, exact: bool) -> Answer:
+    def _ask(self, serving: Serving, vector: Vectors, k: int, among: Selection, exact: bool, note: str = "") -> Answer:
+        """Search in one version's vectors."""
+        from embed_pipeline.catalog.route import Route
+
+        version, bridge = serving.version, serving.bridge
+        route = Route(version.name) if bridge is None else serving.route
+
         def ask(conn: psycopg.Connection) -> Sequence[Hit]:
-            self._note_read(conn, serving.version.name)
+            self._note_read(conn, version.name)
+            if bridge is not None:
+                self._note_read(conn, bridge.version.name)
             return serving.store.search(conn, vector, k, exact=exact, among=among)
 
-        return Answer(serving.version.name, serving.version.fingerprint, serving.generation, self._sessions.run(ask))
+        hits = self._sessions.run(ask)
+        return Answer(version.name, version.fingerprint, serving.generation, hits, route, note=note or serving.note)
+
+    def _refined(
+        self, serving: Serving, by: Refining, text: str, vector: Vectors, k: int, among: Selection, exact: bool
+    ) -> Answer:
+        """Search in one version's vectors, and have another put in order what is found. Without that other one no search fails."""
+        from embed_pipeline.adapt import refine
+        from embed_pipeline.catalog.route import Route
+
+        try:
+            other = self._other_query(by, text)
+        except EmbedPipelineError as problem:
+            return self._ask(serving, vector, k, among, exact, note=str(problem))
+
+        def ask(conn: psycopg.Connection) -> Refined:
+            self._note_read(conn, serving.version.name)
+            hits = serving.store.search(conn, vector, max(k, by.depth), exact=exact, among=among)
+            signal("search.listed")
+            try:
+                self._note_read(conn, by.version.name)
+                return refine.put_in_order(conn, by.store, other, hits, k, by.depth)
+            except EmbedPipelineError as problem:
+                return refine.Refined(hits[:k], note=str(problem))
+            except psycopg.errors.InsufficientPrivilege as problem:
+                return refine.Refined(hits[:k], note=f"This role may not read {by.version.name}: {problem.diag.message_primary}.")
+
+        found, version = self._sessions.run(ask), serving.version
+        route = Route(version.name) if found.note else serving.route
+        return Answer(version.name, version.fingerprint, serving.generation, found.hits, route, len(found.placed), found.note)
+
+    def _other_query(self, by: Refining, text: str) -> Vectors:
+        """The query in the space of the version that refines. A model that has failed is left alone for a while: each search would wait for it."""
+        failed = self._unasked.get(by.version.fingerprint)
+        if failed is not None and time.monotonic() - failed[0] < AGAIN_SECONDS:
+            raise failed[1]
+        try:
+            return self._query(by.version, by.embedder, text)
+        except EmbedderError as problem:
+            self._unasked[by.version.fingerprint] = (time.monotonic(), problem)
+            raise
 
     def _resolve(self, version: str | None) -> Serving:
         found = self._resolved.get(version)

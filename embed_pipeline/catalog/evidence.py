@@ -9,12 +9,15 @@ from typing import Any
 
 import psycopg
 
+from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.postgres.storable import storable, storable_json
 
 NAMED = 3
 # A share that is a sum may miss the limit that it equals by the last binary digits.
 ROUNDING = 1e-9
+# A version that refines is judged as far as it is filled: what it does to the rest, nobody has seen (docs/routes.md).
+TENTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Evidence:
     created_at: datetime
     valid_until: datetime
     expired: bool
+    route: Kind = "direct"
+    depth: int | None = None
+    adapter: int | None = None
+
+    @property
+    def filled(self) -> float:
+        """The share of the documents of which the version had vectors."""
+        return self.vectors / max(self.documents, 1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,11 @@ class Present:
     ef_search: int
     rule: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
+    route: Kind = "direct"
+    depth: int | None = None
+    adapter: int | None = None
+    filled: float | None = None
+    """Of a refine route: the share of the documents that the refining version has."""
 
     @property
     def judged(self) -> dict[str, Any]:
@@ -95,6 +111,12 @@ def staleness(evidence: Evidence, now: Present, max_row_change: float) -> str | 
         return f"{evidence.baseline_version}, which it compared with, is searched otherwise: {moved}"
     if abs(now.documents - evidence.documents) > max_row_change * max(evidence.documents, 1):
         return f"it judged {evidence.documents} documents, and there are {now.documents} now"
+    if evidence.depth != now.depth:
+        return f"it judged a depth of {evidence.depth}, and {now.depth} is declared now"
+    if evidence.adapter != now.adapter:
+        return f"it judged adapter {evidence.adapter}, and {now.adapter} was fitted since"
+    if now.filled is not None and abs(now.filled - evidence.filled) > TENTH:
+        return f"it judged {evidence.version} while {evidence.filled:.0%} of it was filled, and {now.filled:.0%} is now"
     return None
 
 
@@ -170,12 +192,18 @@ def store(
         "ef_search": present.ef_search,
         "judged": storable_json(conn, present.judged | {"documents": counts}),
         "measures": storable_json(conn, measures),
+        "route": present.route,
+        "depth": present.depth,
+        "adapter": present.adapter,
         "max_age_seconds": max_age_seconds,
     }
     row = conn.execute(queries("insert_evidence"), values).fetchone()
     assert row is not None
     evidence_id = int(row[0])
-    conn.execute(queries("forget_judged_documents"), {"index": index, "version": version, "evidence_id": evidence_id})
+    conn.execute(
+        queries("forget_judged_documents"),
+        {"index": index, "version": version, "route": present.route, "evidence_id": evidence_id},
+    )
     doc_ids, hashes = texts.doc_ids, {**texts.judged, **texts.sampled}
     kept = {
         "evidence_id": evidence_id,
@@ -189,9 +217,9 @@ def store(
     return evidence_id
 
 
-def latest(conn: psycopg.Connection, index: str, version: str) -> Evidence | None:
-    """The newest evidence about a version, whatever its outcome."""
-    row = conn.execute(queries("latest_evidence"), {"index": index, "version": version}).fetchone()
+def latest(conn: psycopg.Connection, index: str, version: str, route: Kind = "direct") -> Evidence | None:
+    """The newest evidence about a version on a kind of route, whatever its outcome."""
+    row = conn.execute(queries("latest_evidence"), {"index": index, "version": version, "route": route}).fetchone()
     return None if row is None else Evidence(*row)
 
 

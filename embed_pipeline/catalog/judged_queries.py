@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.types.json import Jsonb
 
+from embed_pipeline.catalog.route import Kind
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.postgres.storable import storable, storable_json
 
@@ -41,9 +42,9 @@ class QueryRow:
         return self.judgements.get(doc_id, 0) > 0
 
 
-def keep(conn: psycopg.Connection, evidence_id: int, index: str, version: str, rows: Sequence[QueryRow]) -> None:
+def keep(conn: psycopg.Connection, evidence_id: int, index: str, version: str, route: Kind, rows: Sequence[QueryRow]) -> None:
     """Keep the rows of the newest evidence, in the transaction that stores it; those of older evidence go, but for what serves by it."""
-    conn.execute(queries("forget_older"), {"index": index, "version": version, "evidence_id": evidence_id})
+    conn.execute(queries("forget_older"), {"index": index, "version": version, "route": route, "evidence_id": evidence_id})
     values = [
         {
             "evidence_id": evidence_id,

@@ -1,7 +1,7 @@
 -- name: forget_older
 -- What the pointer was last moved by stays: somebody may want to see what it was.
 DELETE FROM embed_pipeline.judged_queries j USING embed_pipeline.gate_evidence e
-WHERE e.id = j.evidence_id AND e.index_name = %(index)s AND e.version = %(version)s AND e.id < %(evidence_id)s
+WHERE e.id = j.evidence_id AND e.index_name = %(index)s AND e.version = %(version)s AND e.route = %(route)s AND e.id < %(evidence_id)s
   AND NOT EXISTS (SELECT FROM embed_pipeline.serving_pointer p WHERE p.index_name = %(index)s AND p.evidence_id = e.id)
 
 -- name: keep_query

@@ -69,22 +69,32 @@ INSERT INTO embed_pipeline.audit_events (index_name, version, event, from_state,
 VALUES (%(index)s, %(version)s, %(event)s, %(from_state)s, %(to_state)s, %(actor)s, %(reason)s, %(evidence_id)s, %(detail)s)
 
 -- name: pointer
-SELECT version, previous_version, generation FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s
+SELECT version, refine_version, refine_depth, query_version, adapter_id, previous_version, previous_refine_version, previous_refine_depth,
+       previous_query_version, previous_adapter_id, generation
+FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s
 
 -- name: lock_pointer
-SELECT version, previous_version, generation FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s FOR UPDATE
+SELECT version, refine_version, refine_depth, query_version, adapter_id, previous_version, previous_refine_version, previous_refine_depth,
+       previous_query_version, previous_adapter_id, generation
+FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s FOR UPDATE
 
 -- name: begin_flip
 SELECT set_config('lock_timeout', %(milliseconds)s, true), set_config('embed_pipeline.actor', %(actor)s, true)
 
 -- name: move_pointer
+-- Where the version stays, so does what it was taken into service with.
 UPDATE embed_pipeline.serving_pointer
-SET version = %(version)s, previous_version = version, generation = generation + 1, move = %(move)s, evidence_id = %(evidence_id)s,
-    coverage_id = %(coverage_id)s, mark = %(mark)s, stale_accepted = %(stale)s, changed_at = clock_timestamp()
+SET version = %(version)s, refine_version = %(refine)s, refine_depth = %(depth)s, query_version = %(queries)s, adapter_id = %(adapter)s,
+    previous_version = version, previous_refine_version = refine_version, previous_refine_depth = refine_depth,
+    previous_query_version = query_version, previous_adapter_id = adapter_id, generation = generation + 1, move = %(move)s,
+    evidence_id = %(evidence_id)s, coverage_id = coalesce(%(coverage_id)s, coverage_id), mark = coalesce(%(mark)s, mark),
+    stale_accepted = coalesce(%(stale)s, stale_accepted), changed_at = clock_timestamp()
 WHERE index_name = %(index)s AND generation = %(generation)s
 
 -- name: forget_previous
-UPDATE embed_pipeline.serving_pointer SET previous_version = NULL WHERE index_name = %(index)s AND previous_version = %(version)s
+UPDATE embed_pipeline.serving_pointer SET previous_version = NULL, previous_refine_version = NULL, previous_refine_depth = NULL,
+    previous_query_version = NULL, previous_adapter_id = NULL
+WHERE index_name = %(index)s AND %(version)s IN (previous_version, previous_refine_version, previous_query_version)
 
 -- name: notify_serving
 SELECT pg_notify('embed_pipeline_serving', %(index)s)
@@ -92,16 +102,16 @@ SELECT pg_notify('embed_pipeline_serving', %(index)s)
 -- name: insert_evidence
 INSERT INTO embed_pipeline.gate_evidence
     (index_name, version, fingerprint, baseline_version, baseline_fingerprint, outcome, sentence, holdout_sha256, documents, vectors,
-     ann_index, ef_search, judged, measures, valid_until)
+     ann_index, ef_search, judged, measures, route, refine_depth, adapter_id, valid_until)
 VALUES (%(index)s, %(version)s, %(fingerprint)s, %(baseline_version)s, %(baseline_fingerprint)s, %(outcome)s, %(sentence)s,
-        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(ef_search)s, %(judged)s, %(measures)s,
-        clock_timestamp() + make_interval(secs => %(max_age_seconds)s))
+        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(ef_search)s, %(judged)s, %(measures)s, %(route)s, %(depth)s,
+        %(adapter)s, clock_timestamp() + make_interval(secs => %(max_age_seconds)s))
 RETURNING id
 
 -- name: latest_evidence
 SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, ann_index::bigint, ef_search, judged,
-       measures, created_at, valid_until, valid_until < clock_timestamp() AS expired
-FROM embed_pipeline.gate_evidence WHERE index_name = %(index)s AND version = %(version)s ORDER BY id DESC LIMIT 1
+       measures, created_at, valid_until, valid_until < clock_timestamp() AS expired, route, refine_depth, adapter_id
+FROM embed_pipeline.gate_evidence WHERE index_name = %(index)s AND version = %(version)s AND route = %(route)s ORDER BY id DESC LIMIT 1
 
 -- name: keep_judged_documents
 INSERT INTO embed_pipeline.judged_documents (evidence_id, doc_id, source_hash, judged, sampled)
@@ -109,9 +119,9 @@ SELECT %(evidence_id)s, w.* FROM unnest(%(doc_ids)s::text[], %(hashes)s::bytea[]
     AS w(doc_id, source_hash, judged, sampled)
 
 -- name: forget_judged_documents
--- Of evidence that newer one about the same version stands before.
+-- Of evidence that newer one about the same version and kind of route stands before.
 DELETE FROM embed_pipeline.judged_documents j USING embed_pipeline.gate_evidence e
-WHERE e.id = j.evidence_id AND e.index_name = %(index)s AND e.version = %(version)s AND e.id < %(evidence_id)s
+WHERE e.id = j.evidence_id AND e.index_name = %(index)s AND e.version = %(version)s AND e.route = %(route)s AND e.id < %(evidence_id)s
 
 -- name: judged_documents
 SELECT doc_id, source_hash, judged, sampled FROM embed_pipeline.judged_documents WHERE evidence_id = %(evidence_id)s ORDER BY doc_id

@@ -194,9 +194,16 @@ CREATE TABLE embed_pipeline.gate_evidence (
     created_by           text NOT NULL DEFAULT current_user,
     created_at           timestamptz NOT NULL DEFAULT now(),
     valid_until          timestamptz NOT NULL,
+    -- What was judged: `version` by itself; the serving version with the first places of its lists put in order by `version`; or the serving
+    -- version's vectors, asked by queries of `version` that an adapter has mapped into their space.
+    route                text NOT NULL DEFAULT 'direct' CHECK (route IN ('direct', 'refine', 'bridge')),
+    refine_depth         integer CHECK (refine_depth BETWEEN 1 AND 1000),
+    adapter_id           bigint,
+    CHECK ((route = 'refine') = (refine_depth IS NOT NULL)),
+    CHECK ((route = 'bridge') = (adapter_id IS NOT NULL)),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
-CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, id DESC);
+CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, route, id DESC);
 
 -- The texts that a verdict was about: of every judged document, and of a sample of all documents. Kept for the newest evidence of a version.
 CREATE TABLE embed_pipeline.judged_documents (
@@ -236,10 +243,77 @@ CREATE TABLE embed_pipeline.coverage_checks (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 
+-- Maps from the space of one version into that of another, for a bridge: a query of the new model (from) goes into the old index (to). What is
+-- stored is never changed: a route names the row that was judged. Numbers are float32, little-endian; of `weights`, row by row of `from`.
+CREATE TABLE embed_pipeline.adapters (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name       text NOT NULL,
+    from_version     text NOT NULL,
+    from_fingerprint text NOT NULL,
+    from_dimensions  integer NOT NULL,
+    to_version       text NOT NULL,
+    to_fingerprint   text NOT NULL,
+    to_dimensions    integer NOT NULL,
+    kind             text NOT NULL CHECK (kind IN ('procrustes', 'procrustes_centred', 'low_rank_affine')),
+    weights          bytea NOT NULL,
+    bias             bytea,
+    pairs            integer NOT NULL CHECK (pairs >= 300),
+    pairs_sha256     text NOT NULL CHECK (length(pairs_sha256) = 64),
+    measures         jsonb NOT NULL DEFAULT '{{}}',
+    fitted_by        text NOT NULL DEFAULT current_user,
+    fitted_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK (from_version <> to_version AND from_fingerprint <> to_fingerprint),
+    CHECK (octet_length(weights)::bigint = 4 * from_dimensions::bigint * to_dimensions),
+    CHECK ((bias IS NULL) = (kind = 'procrustes')),
+    CHECK (octet_length(bias) = 4 * to_dimensions),
+    FOREIGN KEY (index_name, from_version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, to_version) REFERENCES embed_pipeline.index_versions
+);
+CREATE INDEX adapters_latest ON embed_pipeline.adapters (index_name, from_version, to_version, id DESC);
+
+-- What the held-out queries said of a migration while it was on its way: one row for each time that they were asked. `arms`: what each way to
+-- serve would have answered; `forecast`: what the whole of it will take, as far as that was known.
+CREATE TABLE embed_pipeline.curve_points (
+    id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    index_name           text NOT NULL,
+    version              text NOT NULL,
+    fingerprint          text NOT NULL,
+    baseline_version     text NOT NULL,
+    baseline_fingerprint text NOT NULL,
+    occasion             text NOT NULL CHECK (occasion IN ('preview', 'tenth', 'asked')),
+    documents            bigint NOT NULL,
+    of_documents         bigint NOT NULL,
+    partitions           integer NOT NULL,
+    of_partitions        integer NOT NULL,
+    usd                  double precision,
+    seconds              double precision NOT NULL,
+    holdout_sha256       text NOT NULL,
+    metric               text NOT NULL,
+    queries              integer NOT NULL,
+    confidence           double precision NOT NULL,
+    arms                 jsonb NOT NULL,
+    forecast             jsonb NOT NULL DEFAULT '{{}}',
+    measured_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, baseline_version) REFERENCES embed_pipeline.index_versions
+);
+CREATE INDEX curve_points_of_version ON embed_pipeline.curve_points (index_name, version, id);
+
+-- The route that queries go through, and the one before: the version whose vectors are searched; where a version refines it, which one and how
+-- deep; where queries of another version are mapped into its space, which one's and by which adapter. All of it moves at once, and the generation
+-- with it.
 CREATE TABLE embed_pipeline.serving_pointer (
     index_name       text PRIMARY KEY REFERENCES embed_pipeline.indexes,
     version          text,
+    refine_version   text CHECK (refine_version <> version),
+    refine_depth     integer CHECK (refine_depth BETWEEN 1 AND 1000),
+    query_version    text CHECK (query_version <> version),
+    adapter_id       bigint REFERENCES embed_pipeline.adapters,
     previous_version text,
+    previous_refine_version text,
+    previous_refine_depth   integer,
+    previous_query_version  text,
+    previous_adapter_id     bigint,
     generation       bigint NOT NULL DEFAULT 0,
     move             text CHECK (move IN ('cutover', 'rollback')),
     evidence_id      bigint REFERENCES embed_pipeline.gate_evidence,
@@ -248,7 +322,12 @@ CREATE TABLE embed_pipeline.serving_pointer (
     -- Documents up to the mark that the version had not brought up to date when the last move took it into service: a rollback was told to.
     stale_accepted   bigint NOT NULL DEFAULT 0 CHECK (stale_accepted >= 0),
     changed_at       timestamptz NOT NULL DEFAULT now(),
-    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+    CHECK ((refine_version IS NULL) = (refine_depth IS NULL)),
+    CHECK ((query_version IS NULL) = (adapter_id IS NULL)),
+    CHECK (num_nonnulls(refine_version, query_version) = 0 OR (version IS NOT NULL AND num_nonnulls(refine_version, query_version) = 1)),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, refine_version) REFERENCES embed_pipeline.index_versions,
+    FOREIGN KEY (index_name, query_version) REFERENCES embed_pipeline.index_versions
 );
 
 CREATE TABLE embed_pipeline.audit_events (
@@ -306,6 +385,12 @@ BEGIN
                 USING ERRCODE = 'check_violation',
                       HINT = 'The states are building, ready, active, standby, retired, in this order; standby may become active again.';
         END IF;
+        -- Whoever moves the pointer to such a route shares this row's lock first: one of the two sees what the other has done.
+        IF NEW.state = 'retired' AND EXISTS (SELECT FROM embed_pipeline.serving_pointer p
+                                             WHERE p.index_name = NEW.index_name AND NEW.version IN (p.refine_version, p.query_version)) THEN
+            RAISE EXCEPTION 'version %.% is on the route that serves', OLD.index_name, OLD.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline rollback %s', OLD.index_name);
+        END IF;
         NEW.state_since := now();
     END IF;
     RETURN NEW;
@@ -350,11 +435,17 @@ CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipelin
 
 CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 DECLARE
-    target   embed_pipeline.index_versions;
+    judged   embed_pipeline.index_versions;
     evidence embed_pipeline.gate_evidence;
     coverage embed_pipeline.coverage_checks;
     stale    text[];
     hint     text := format('Use: embed-pipeline cutover %s %s', NEW.index_name, NEW.version);
+    adapter  embed_pipeline.adapters;
+    kind     text := CASE WHEN NEW.adapter_id IS NOT NULL THEN 'bridge' WHEN NEW.refine_version IS NOT NULL THEN 'refine' ELSE 'direct' END;
+    -- The version that makes a route more than its index version.
+    other    text := coalesce(NEW.refine_version, NEW.query_version);
+    route    text := CASE kind WHEN 'refine' THEN concat_ws(' refined by ', NEW.version, NEW.refine_version)
+                     WHEN 'bridge' THEN concat_ws(' asked by ', NEW.version, NEW.query_version) ELSE NEW.version END;
 BEGIN
     IF TG_OP = 'INSERT' THEN
         IF NEW.version IS NOT NULL OR NEW.generation <> 0 THEN
@@ -362,61 +453,117 @@ BEGIN
         END IF;
         RETURN NEW;
     END IF;
-    IF NEW.version IS NOT DISTINCT FROM OLD.version THEN
+    IF (NEW.version, NEW.refine_version, NEW.refine_depth, NEW.query_version, NEW.adapter_id) IS NOT DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth, OLD.query_version, OLD.adapter_id) THEN
         IF (NEW.generation, NEW.stale_accepted) <> (OLD.generation, OLD.stale_accepted) THEN
-            RAISE EXCEPTION 'the generation of % moves only with its version', NEW.index_name USING ERRCODE = 'check_violation';
+            RAISE EXCEPTION 'the generation of % moves only with its route', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
-        -- Forgotten when that version is retired. Another one is what a rollback would take for the version that served before.
-        IF NEW.previous_version <> OLD.previous_version OR (OLD.previous_version IS NULL AND NEW.previous_version IS NOT NULL) THEN
-            RAISE EXCEPTION 'the previous version of % changes only with its version', NEW.index_name USING ERRCODE = 'check_violation';
+        -- Forgotten when a version of it is retired. Another one is what a rollback would take for the route that served before.
+        IF (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth, NEW.previous_query_version, NEW.previous_adapter_id)
+           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth, OLD.previous_query_version, OLD.previous_adapter_id)
+           AND num_nonnulls(NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth, NEW.previous_query_version, NEW.previous_adapter_id) > 0 THEN
+            RAISE EXCEPTION 'the route before of % changes only with its route', NEW.index_name USING ERRCODE = 'check_violation';
         END IF;
         RETURN NEW;
     END IF;
     IF NEW.generation <> OLD.generation + 1 OR NEW.mark IS NULL OR NEW.move IS NULL
-       OR NEW.previous_version IS DISTINCT FROM OLD.version THEN
+       OR (NEW.previous_version, NEW.previous_refine_version, NEW.previous_refine_depth, NEW.previous_query_version, NEW.previous_adapter_id)
+          IS DISTINCT FROM (OLD.version, OLD.refine_version, OLD.refine_depth, OLD.query_version, OLD.adapter_id)
+       OR (NEW.version = OLD.version
+           AND (NEW.mark, NEW.coverage_id, NEW.stale_accepted) IS DISTINCT FROM (OLD.mark, OLD.coverage_id, OLD.stale_accepted)) THEN
         RAISE EXCEPTION 'the serving pointer of % was moved by hand', NEW.index_name USING ERRCODE = 'check_violation', HINT = hint;
     END IF;
-    SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.version;
-    SELECT * INTO coverage FROM embed_pipeline.coverage_checks c WHERE c.id = NEW.coverage_id;
-    IF coverage.id IS NULL OR (coverage.index_name, coverage.version) IS DISTINCT FROM (NEW.index_name, NEW.version)
-       OR coverage.differences > 0 OR coverage.checked_at < clock_timestamp() - interval '1 hour' THEN
-        RAISE EXCEPTION 'index %: no recent complete coverage of %', NEW.index_name, NEW.version
-            USING ERRCODE = 'check_violation', HINT = hint;
+    IF other IS NOT NULL THEN
+        PERFORM FROM embed_pipeline.index_versions v
+        WHERE v.index_name = NEW.index_name AND v.version = other AND v.state <> 'retired' FOR SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'index %: % is not live, and so % cannot serve', NEW.index_name, other, route
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline status %s', NEW.index_name);
+        END IF;
     END IF;
-    stale := ARRAY(SELECT q.doc_id::text FROM embed_pipeline.pending q
-                   WHERE q.index_name = NEW.index_name AND q.version = NEW.version AND q.since_seq <= NEW.mark ORDER BY q.since_seq);
-    IF cardinality(stale) > (CASE NEW.move WHEN 'rollback' THEN NEW.stale_accepted ELSE 0 END) THEN
-        RAISE EXCEPTION 'index %: changes up to % are still pending for %', NEW.index_name, NEW.mark, NEW.version
-            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline sync %s', NEW.index_name);
+    IF NEW.adapter_id IS NOT NULL THEN
+        SELECT * INTO adapter FROM embed_pipeline.adapters a WHERE a.id = NEW.adapter_id;
+        IF (adapter.index_name, adapter.from_version, adapter.to_version) IS DISTINCT FROM (NEW.index_name, NEW.query_version, NEW.version)
+           OR (adapter.from_fingerprint, adapter.to_fingerprint) IS DISTINCT FROM (
+               (SELECT v.fingerprint FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.query_version),
+               (SELECT v.fingerprint FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.version)) THEN
+            RAISE EXCEPTION 'index %: adapter % does not lead from % into %', NEW.index_name, NEW.adapter_id, NEW.query_version, NEW.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline fit %s %s', NEW.index_name, NEW.query_version);
+        END IF;
     END IF;
-    -- Whoever moves the pointer, and however: what is let pass is named.
-    NEW.stale_accepted := cardinality(stale);
-    IF cardinality(stale) > 0 THEN
-        INSERT INTO embed_pipeline.audit_events (index_name, version, event, actor, detail)
-        VALUES (NEW.index_name, NEW.version, 'stale accepted',
-                coalesce(nullif(current_setting('embed_pipeline.actor', true), ''), current_user),
-                jsonb_build_object('count', cardinality(stale), 'documents', stale));
+    IF NEW.version IS DISTINCT FROM OLD.version THEN
+        SELECT * INTO coverage FROM embed_pipeline.coverage_checks c WHERE c.id = NEW.coverage_id;
+        IF coverage.id IS NULL OR (coverage.index_name, coverage.version) IS DISTINCT FROM (NEW.index_name, NEW.version)
+           OR coverage.differences > 0 OR coverage.checked_at < clock_timestamp() - interval '1 hour' THEN
+            RAISE EXCEPTION 'index %: no recent complete coverage of %', NEW.index_name, NEW.version
+                USING ERRCODE = 'check_violation', HINT = hint;
+        END IF;
+        stale := ARRAY(SELECT q.doc_id::text FROM embed_pipeline.pending q
+                       WHERE q.index_name = NEW.index_name AND q.version = NEW.version AND q.since_seq <= NEW.mark ORDER BY q.since_seq);
+        IF cardinality(stale) > (CASE NEW.move WHEN 'rollback' THEN NEW.stale_accepted ELSE 0 END) THEN
+            RAISE EXCEPTION 'index %: changes up to % are still pending for %', NEW.index_name, NEW.mark, NEW.version
+                USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline sync %s', NEW.index_name);
+        END IF;
+        -- Whoever moves the pointer, and however: what is let pass is named.
+        NEW.stale_accepted := cardinality(stale);
+        IF cardinality(stale) > 0 THEN
+            INSERT INTO embed_pipeline.audit_events (index_name, version, event, actor, detail)
+            VALUES (NEW.index_name, NEW.version, 'stale accepted',
+                    coalesce(nullif(current_setting('embed_pipeline.actor', true), ''), current_user),
+                    jsonb_build_object('count', cardinality(stale), 'documents', stale));
+        END IF;
     END IF;
     IF NEW.move = 'rollback' THEN
-        IF NEW.version IS DISTINCT FROM OLD.previous_version THEN
-            RAISE EXCEPTION 'index %: % is not the version that served before', NEW.index_name, NEW.version
+        IF (NEW.version, NEW.refine_version, NEW.refine_depth, NEW.query_version, NEW.adapter_id)
+           IS DISTINCT FROM (OLD.previous_version, OLD.previous_refine_version, OLD.previous_refine_depth, OLD.previous_query_version, OLD.previous_adapter_id) THEN
+            RAISE EXCEPTION 'index %: % is not the route that served before', NEW.index_name, route
                 USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline rollback %s', NEW.index_name);
         END IF;
         RETURN NEW;
     END IF;
+    -- By itself again, a version serves by the evidence that brought it to serve.
+    IF NEW.version = OLD.version AND kind = 'direct' THEN
+        RETURN NEW;
+    END IF;
+    SELECT * INTO judged FROM embed_pipeline.index_versions v
+        WHERE v.index_name = NEW.index_name AND v.version = coalesce(other, NEW.version);
     SELECT * INTO evidence FROM embed_pipeline.gate_evidence e WHERE e.id = NEW.evidence_id;
     IF evidence.id IS NULL OR evidence.outcome <> 'pass' OR evidence.valid_until < clock_timestamp()
        OR (evidence.index_name, evidence.version, evidence.fingerprint)
-          IS DISTINCT FROM (NEW.index_name, NEW.version, target.fingerprint)
-       OR evidence.baseline_version IS DISTINCT FROM OLD.version THEN
+          IS DISTINCT FROM (NEW.index_name, judged.version, judged.fingerprint)
+       OR evidence.baseline_version IS DISTINCT FROM OLD.version
+       OR (evidence.route, evidence.refine_depth, evidence.adapter_id) IS DISTINCT FROM (kind, NEW.refine_depth, NEW.adapter_id)
+       -- It was judged beside what serves, and over its vectors.
+       OR (kind <> 'direct' AND NEW.version IS DISTINCT FROM OLD.version) THEN
         RAISE EXCEPTION 'index %: no fresh, passing evidence for % against %',
-            NEW.index_name, NEW.version, coalesce(OLD.version, 'nothing')
-            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s', NEW.index_name, NEW.version);
+            NEW.index_name, route, coalesce(OLD.version, 'nothing')
+            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version,
+                                                             CASE kind WHEN 'direct' THEN '' ELSE ' --route ' || kind END);
     END IF;
     RETURN NEW;
 END $check$;
 CREATE TRIGGER check_pointer_move BEFORE INSERT OR UPDATE ON embed_pipeline.serving_pointer
     FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_move();
+
+-- A version that begins or ceases to refine, or to be asked through an adapter, changes no state: the audit hears of it here, whoever moves the
+-- pointer.
+CREATE FUNCTION embed_pipeline.audit_route() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $audit$
+DECLARE
+    why jsonb := coalesce(nullif(current_setting('embed_pipeline.why', true), ''), '{{}}')::jsonb;
+BEGIN
+    INSERT INTO embed_pipeline.audit_events (index_name, version, event, actor, reason, evidence_id, detail)
+    VALUES (NEW.index_name, NEW.version, 'route', coalesce(why ->> 'actor', session_user), coalesce(why ->> 'reason', ''),
+            NEW.evidence_id, jsonb_build_object(
+                'move', NEW.move, 'generation', NEW.generation,
+                'route', jsonb_build_object('version', NEW.version, 'refine', NEW.refine_version, 'depth', NEW.refine_depth,
+                                             'queries', NEW.query_version, 'adapter', NEW.adapter_id),
+                'before', jsonb_build_object('version', OLD.version, 'refine', OLD.refine_version, 'depth', OLD.refine_depth,
+                                             'queries', OLD.query_version, 'adapter', OLD.adapter_id)));
+    PERFORM set_config('embed_pipeline.why', '', true);
+    RETURN NULL;
+END $audit$;
+CREATE TRIGGER audit_route AFTER UPDATE ON embed_pipeline.serving_pointer
+    FOR EACH ROW WHEN (OLD.generation <> NEW.generation AND num_nonnulls(OLD.refine_version, NEW.refine_version, OLD.adapter_id, NEW.adapter_id) > 0)
+    EXECUTE FUNCTION embed_pipeline.audit_route();
 
 CREATE FUNCTION embed_pipeline.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 BEGIN
@@ -431,6 +578,33 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline
 -- Rows of older evidence are deleted. That too many were, the counts in the evidence show.
 CREATE TRIGGER never_changed BEFORE UPDATE OR TRUNCATE ON embed_pipeline.judged_documents
     FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.adapters
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON embed_pipeline.curve_points
+    FOR EACH STATEMENT EXECUTE FUNCTION embed_pipeline.refuse_change();
+
+-- An adapter is of the two spaces as they are registered: what claims to be of others would map queries into nowhere.
+CREATE FUNCTION embed_pipeline.check_adapter() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
+DECLARE
+    source embed_pipeline.index_versions;
+    target embed_pipeline.index_versions;
+    hint   text := format('Use: embed-pipeline fit %s %s', NEW.index_name, NEW.from_version);
+BEGIN
+    SELECT * INTO source FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.from_version;
+    SELECT * INTO target FROM embed_pipeline.index_versions v WHERE v.index_name = NEW.index_name AND v.version = NEW.to_version;
+    IF (source.fingerprint, source.dimensions, target.fingerprint, target.dimensions)
+       IS DISTINCT FROM (NEW.from_fingerprint, NEW.from_dimensions, NEW.to_fingerprint, NEW.to_dimensions) THEN
+        RAISE EXCEPTION 'index %: the adapter is not of % and % as they are registered', NEW.index_name, NEW.from_version, NEW.to_version
+            USING ERRCODE = 'check_violation', HINT = hint;
+    END IF;
+    IF source.distance <> 'cosine' OR target.distance <> 'cosine' THEN
+        RAISE EXCEPTION 'index %: an adapter is between spaces of cosine distance, not from % to %',
+            NEW.index_name, source.distance, target.distance USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $check$;
+CREATE TRIGGER check_adapter BEFORE INSERT ON embed_pipeline.adapters
+    FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_adapter();
 
 -- Reads are noted at most every ten seconds for a version, so that retire can refuse while somebody still reads it.
 CREATE FUNCTION embed_pipeline.note_read(read_index text, read_version text) RETURNS void
@@ -634,6 +808,61 @@ BEGIN
     PERFORM set_config('hnsw.ef_search', ef_search, true), set_config('hnsw.iterative_scan', scan, true);
 END $search$;
 
+-- The read path for SQL where the serving route is refined: the caller brings the query twice, in the space of the version that is searched
+-- and in that of the version that refines it, both named in embed_pipeline.serving. `placed`: its place was given by the latter.
+CREATE FUNCTION embed_pipeline.search_refined(
+    index_name text, fingerprint text, query {vector_schema}.vector, refine_fingerprint text, refine_query {vector_schema}.vector,
+    k integer DEFAULT 10, exact boolean DEFAULT false
+) RETURNS TABLE (doc_id text, chunk integer, distance double precision, passage_start integer, passage_end integer, placed boolean)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $refined$
+DECLARE
+    route      embed_pipeline.serving_pointer;
+    refining   embed_pipeline.index_versions;
+    dimensions integer := cardinality($5::real[]);
+    vectors    text;
+    home       text;
+BEGIN
+    SELECT * INTO route FROM embed_pipeline.serving_pointer p WHERE p.index_name = $1;
+    SELECT * INTO refining FROM embed_pipeline.index_versions v WHERE v.index_name = $1 AND v.version = route.refine_version;
+    IF refining.version IS NULL OR refining.fingerprint IS DISTINCT FROM $4 THEN
+        RAISE EXCEPTION 'index % serves %, which no version of this space refines', $1,
+            coalesce(concat_ws(' refined by ', route.version, route.refine_version), 'nothing')
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Read embed_pipeline.serving: without a refine_version search with embed_pipeline.search.';
+    END IF;
+    IF dimensions IS DISTINCT FROM refining.dimensions THEN
+        RAISE EXCEPTION 'the query vector has % dimensions, version % of index % has %', dimensions, refining.version, $1, refining.dimensions
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of this version.';
+    END IF;
+    vectors := format('embed_pipeline.%I', $1 || '__' || refining.version);
+    IF to_regclass(vectors) IS NULL THEN
+        RAISE EXCEPTION 'the vectors of version % of index % are not in this database', refining.version, $1
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'Its store is elsewhere: search with embed_pipeline.Searcher, or ask that store (docs/reference/sql.md).';
+    END IF;
+    PERFORM embed_pipeline.note_read($1, refining.version);
+    SELECT quote_ident(n.nspname) INTO home
+        FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+    -- Listed first and compared then: what is worked off in between is newer, never older. What still waits to be is left where it is.
+    RETURN QUERY EXECUTE format(
+        'WITH l AS MATERIALIZED ('
+        '    SELECT s.* FROM embed_pipeline.search($1, $2, $3, $4, greatest($6, $7), $8) WITH ORDINALITY'
+        '    AS s(doc_id, chunk, distance, passage_start, passage_end, place)),'
+        ' n AS MATERIALIZED ('
+        '    SELECT v.doc_id, min((v.embedding OPERATOR(%1$s.%2$s) $5::%1$s.%3$s)::double precision) AS apart FROM %4$s v'
+        '    WHERE v.doc_id = ANY (ARRAY(SELECT l.doc_id FROM l WHERE l.place <= $7)) AND (SELECT true FROM embed_pipeline.pending p'
+        '        WHERE p.index_name || '''' = %5$L AND p.version || '''' = %6$L AND p.doc_id = v.doc_id) IS NULL'
+        '    GROUP BY v.doc_id HAVING min((v.embedding OPERATOR(%1$s.%2$s) $5::%1$s.%3$s)::double precision) <> ''NaN''),'
+        ' h AS (SELECT l.doc_id, l.place, row_number() OVER (ORDER BY l.place) AS nth_place,'
+        '              row_number() OVER (ORDER BY n.apart, l.place) AS nth FROM l JOIN n ON n.doc_id = l.doc_id)'
+        ' SELECT l.doc_id, l.chunk, l.distance, l.passage_start, l.passage_end, h.doc_id IS NOT NULL'
+        ' FROM l LEFT JOIN h ON h.doc_id = l.doc_id LEFT JOIN h AS held ON held.nth_place = h.nth'
+        ' ORDER BY coalesce(held.place, l.place) LIMIT $6',
+        home, CASE refining.distance WHEN 'cosine' THEN '<=>' WHEN 'inner_product' THEN '<#>' ELSE '<->' END, refining.precision,
+        vectors, $1, refining.version)
+        USING $1, route.version, $2, $3, $5, $6, route.refine_depth, $7;
+END $refined$;
+
 CREATE VIEW embed_pipeline.versions AS
     SELECT index_name, version, state, state_since, fingerprint, model_name, model_version, dimensions, precision, distance,
            partitions, created_at
@@ -641,9 +870,13 @@ CREATE VIEW embed_pipeline.versions AS
 
 CREATE VIEW embed_pipeline.serving AS
     SELECT p.index_name, p.version, v.fingerprint, v.model_name, v.model_version, v.dimensions, p.generation, p.previous_version,
-           p.evidence_id, p.stale_accepted, p.changed_at
+           p.evidence_id, p.stale_accepted, p.changed_at,
+           CASE WHEN p.refine_version IS NOT NULL THEN 'refine' WHEN p.adapter_id IS NOT NULL THEN 'bridge' WHEN p.version IS NOT NULL THEN 'direct' END AS route,
+           p.refine_version, r.fingerprint AS refine_fingerprint, p.refine_depth, p.previous_refine_version,
+           p.query_version, p.adapter_id, p.previous_query_version
     FROM embed_pipeline.serving_pointer p
-    LEFT JOIN embed_pipeline.index_versions v USING (index_name, version);
+    LEFT JOIN embed_pipeline.index_versions v USING (index_name, version)
+    LEFT JOIN embed_pipeline.index_versions r ON r.index_name = p.index_name AND r.version = p.refine_version;
 
 CREATE VIEW embed_pipeline.queue AS
     SELECT p.seq, p.index_name, p.version, p.doc_id, p.since, p.removed, p.attempts, p.last_error, c.who AS claimed_by
@@ -651,7 +884,7 @@ CREATE VIEW embed_pipeline.queue AS
 
 CREATE VIEW embed_pipeline.evidence AS
     SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, judged, measures,
-           created_by, created_at, valid_until
+           created_by, created_at, valid_until, route, refine_depth, adapter_id
     FROM embed_pipeline.gate_evidence;
 
 CREATE VIEW embed_pipeline.evidence_queries AS
@@ -991,7 +1224,7 @@ CREATE TABLE embed_pipeline.model_samples (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 
--- Readers may use the schema, and a new function is everybody's. Theirs are these five, and two of each index (documents/capture.sql): who may
+-- Readers may use the schema, and a new function is everybody's. Theirs are these six, and two of each index (documents/capture.sql): who may
 -- only read stops no migration, uses up no account, and lends no function of ours to a trigger on a table of its own
 -- (docs/how-to/least-privilege.md).
 DO $rights$
@@ -1000,7 +1233,7 @@ DECLARE
 BEGIN
     FOR ours IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'doubtful', 'gone', 'note_read', 'note_searcher'])
+        WHERE p.pronamespace = 'embed_pipeline'::regnamespace AND p.proname <> ALL (ARRAY['search', 'search_refined', 'doubtful', 'gone', 'note_read', 'note_searcher'])
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                           WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     LOOP

@@ -1,13 +1,14 @@
-"""The serving pointer: one row per index, moved by compare-and-set on its generation."""
+"""The serving pointer: one row per index that names the route of its queries, moved by compare-and-set on its generation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 
 from embed_pipeline.catalog import versions
+from embed_pipeline.catalog.route import Route
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused
@@ -22,21 +23,33 @@ LOCK_WAIT_MS = 5_000
 
 @dataclass(frozen=True)
 class Pointer:
+    """The version that serves and the one before, and the whole route of each; all None before the first cutover."""
+
     version: str | None
     previous: str | None
     generation: int
+    route: Route | None = None
+    previous_route: Route | None = None
+
+    @classmethod
+    def of(cls, row: tuple[Any, ...] | None) -> Pointer:
+        """A row of the queries `pointer` and `lock_pointer`. An index that never served has no version and generation 0."""
+        now, before, generation = (row[:5], row[5:10], row[10]) if row else ((None,), (None,), 0)
+        route, previous = (None if each[0] is None else Route(*each) for each in (now, before))
+        return cls(now[0], before[0], generation, route, previous)
 
 
 @dataclass(frozen=True)
 class Flip:
-    """Everything that one move of the pointer stands on."""
+    """Everything that one move of the pointer stands on. `mark` and `coverage_id` are of the version that is taken into service; None where
+    the move leaves it in service."""
 
     index: str
-    target: str
+    target: Route
     move: Move
     generation: int
-    mark: int
-    coverage_id: int
+    mark: int | None
+    coverage_id: int | None
     evidence_id: int | None
     reason: str
     accept_stale: int = 0
@@ -46,7 +59,7 @@ class Flip:
 def read(conn: psycopg.Connection, index: str) -> Pointer:
     """Where the pointer stands; an index that never served has no version and generation 0."""
     row = conn.execute(queries("pointer"), {"index": index}).fetchone()
-    return Pointer(None, None, 0) if row is None else Pointer(*row)
+    return Pointer.of(row)
 
 
 def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
@@ -58,39 +71,38 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
     """
     with conn.transaction():
         conn.execute(queries("begin_flip"), {"milliseconds": str(LOCK_WAIT_MS), "actor": storable(conn, versions.actor())})
-        row = conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone()
-        if row is None or row[2] != wanted.generation:
+        now = Pointer.of(conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone())
+        if now.generation != wanted.generation:
             raise CutoverRefused(
                 f"Somebody else moved the serving pointer of {wanted.index} meanwhile.",
                 next_step=f"Run: embed-pipeline status {wanted.index}",
                 reason="another_move",
             )
-        stale = queue.ids_up_to(conn, wanted.index, wanted.target, wanted.mark)
-        if len(stale) > wanted.accept_stale:
-            raise ChangesOvertook(
-                f"Changes up to the mark {wanted.mark} are pending again for {wanted.target}.",
-                next_step="Run the same command again.",
-                reason="changes_overtook",
-                waiting=len(stale),
+        version = wanted.target.version
+        stale = [] if wanted.mark is None else _stale(conn, wanted, wanted.mark)
+        if now.version not in (None, version):
+            versions.transition(conn, wanted.index, str(now.version), "standby", event=wanted.move, reason=wanted.reason)
+        if now.version != version:
+            versions.transition(
+                conn, wanted.index, version, "active", event=wanted.move, reason=wanted.reason, evidence_id=wanted.evidence_id
             )
-        current = row[0]
-        if current is not None:
-            versions.transition(conn, wanted.index, current, "standby", event=wanted.move, reason=wanted.reason)
-        versions.transition(
-            conn, wanted.index, wanted.target, "active", event=wanted.move, reason=wanted.reason, evidence_id=wanted.evidence_id
-        )
+        versions.say_why(conn, event=wanted.move, reason=wanted.reason, evidence_id=wanted.evidence_id)
         signal("cutover.half_moved")
         moved = conn.execute(
             queries("move_pointer"),
             {
                 "index": wanted.index,
-                "version": wanted.target,
+                "version": version,
+                "refine": wanted.target.refine,
+                "depth": wanted.target.depth,
+                "queries": wanted.target.queries,
+                "adapter": wanted.target.adapter,
                 "generation": wanted.generation,
                 "move": wanted.move,
                 "evidence_id": wanted.evidence_id,
                 "coverage_id": wanted.coverage_id,
                 "mark": wanted.mark,
-                "stale": len(stale),
+                "stale": None if wanted.mark is None else len(stale),
             },
         )
         if moved.rowcount != 1:
@@ -103,12 +115,23 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
     return stale
 
 
+def _stale(conn: psycopg.Connection, wanted: Flip, mark: int) -> list[str]:
+    stale = queue.ids_up_to(conn, wanted.index, wanted.target.version, mark)
+    if len(stale) > wanted.accept_stale:
+        raise ChangesOvertook(
+            f"Changes up to the mark {mark} are pending again for {wanted.target.version}.",
+            next_step="Run the same command again.",
+            reason="changes_overtook",
+            waiting=len(stale),
+        )
+    return stale
+
+
 def already_done(conn: psycopg.Connection, wanted: Flip) -> bool:
     """After a lost answer: whether this very flip was committed.
 
     Asked under the pointer's row lock: the server may still be at that commit, and then it is waited for.
     """
     with conn.transaction():
-        row = conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone()
-    now = Pointer(None, None, 0) if row is None else Pointer(*row)
-    return now.generation == wanted.generation + 1 and now.version == wanted.target
+        now = Pointer.of(conn.execute(queries("lock_pointer"), {"index": wanted.index}).fetchone())
+    return now.generation == wanted.generation + 1 and now.route == wanted.target

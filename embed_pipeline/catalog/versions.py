@@ -171,8 +171,13 @@ def transition(
             f"Version {name!r} of index {index!r} is {current} and cannot become {target}.",
             next_step=f"Run: embed-pipeline status {index}",
         )
+    say_why(conn, event=event, reason=reason, evidence_id=evidence_id)
+    conn.execute(queries("set_state"), {"index": index, "version": name, "state": target})
+    return current
+
+
+def say_why(conn: psycopg.Connection, *, event: str, reason: str, evidence_id: int | None) -> None:
+    """Who makes the next change of the caller's transaction, and why: the database writes its audit event."""
     said = {"actor": storable(conn, actor()), "reason": storable(conn, reason)}
     why = {"event": event, "evidence_id": evidence_id} | said
     conn.execute(queries("say_why"), {"why": json.dumps(why, ensure_ascii=False)})
-    conn.execute(queries("set_state"), {"index": index, "version": name, "state": target})
-    return current

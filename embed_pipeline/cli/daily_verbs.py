@@ -307,7 +307,10 @@ def _say_answer(output: Output, answer: Answer) -> None:
         ]
         for rank, hit in enumerate(answer.hits, start=1)
     ]
-    output.text(f"{answer.version} (fingerprint {answer.fingerprint[:12]}, generation {answer.generation})")
+    placed = f", {answer.placed} of {len(answer.hits)} placed by {answer.route.refine}" if answer.route.refine else ""
+    output.text(f"{answer.route} (fingerprint {answer.fingerprint[:12]}, generation {answer.generation}{placed})")
+    if answer.note:
+        output.note(f"not by the serving route: {answer.note}")
     _say(output, render.table(["rank", "document", "distance", "text"], rows) if rows else ["nothing found"])
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from embed_pipeline.cli import care_verbs, daily_verbs, holdout_verbs, migration_verbs, place_verbs
+from embed_pipeline.cli import bridge_verbs, care_verbs, daily_verbs, holdout_verbs, migration_verbs, place_verbs
 from embed_pipeline.cli.verb import INTERRUPTED
 
 EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided."
@@ -27,7 +27,14 @@ def cli() -> None:
     """Embedding migrations as schema migrations: change the model of a live search index without losing a query."""
 
 
-for verb in (*migration_verbs.VERBS, *holdout_verbs.VERBS, *daily_verbs.VERBS, *care_verbs.VERBS, *place_verbs.VERBS):
+for verb in (
+    *migration_verbs.VERBS,
+    *holdout_verbs.VERBS,
+    *daily_verbs.VERBS,
+    *care_verbs.VERBS,
+    *bridge_verbs.VERBS,
+    *place_verbs.VERBS,
+):
     cli.add_command(verb)
 
 

@@ -9,20 +9,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embed_pipeline.cli import progress, render
-from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config
-from embed_pipeline.errors import CatalogError, EmbedPipelineError
+from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config, write_plot
+from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from embed_pipeline.catalog.judged_queries import QueryRow
+    from embed_pipeline.catalog.route import Kind
     from embed_pipeline.index.handle import OpenIndex
     from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
-    from embed_pipeline.migrate.gate import GateResult
+    from embed_pipeline.migrate.verdicts import GateResult
 
 
 STALE_NAMED = 5
+
+by_route = click.option(
+    "--route",
+    type=click.Choice(["direct", "refine", "bridge"]),
+    default="direct",
+    show_default=True,
+    help="direct: VERSION serves. refine: it puts in order what is found in the version that serves, as far as it is filled. bridge: its "
+    "queries are mapped into the vectors of the version that serves.",
+)
 
 
 @click.command(cls=Verb)
@@ -85,8 +95,14 @@ def plan(index: str, version: str, config: Path, as_json: bool) -> None:
 @click.argument("index")
 @click.argument("version")
 @click.option("--partition", "partitions", metavar="KEY", multiple=True, help="Fill only this partition; may be given again.")
+@click.option(
+    "--first",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Embed the documents whose ids are in FILE, one a line, before the partitions.",
+)
 @with_config
-def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path, as_json: bool) -> None:
+def backfill(index: str, version: str, partitions: tuple[str, ...], first: Path | None, config: Path, as_json: bool) -> None:
     """Fill VERSION from history; registers it first. Run it again to go on: what is there is not embedded again.
 
     When every partition is filled the ANN index is built and the version is ready. Where its vectors are gone (somebody has dropped or emptied
@@ -98,6 +114,7 @@ def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path
 
     output = Output(as_json)
     spec = one_index(config, index)
+    wanted_first = [] if first is None else _ids(first)
     started = time.monotonic()
     with opened(spec) as opened_index:
         with opened_index.connection() as conn:
@@ -105,6 +122,7 @@ def backfill(index: str, version: str, partitions: tuple[str, ...], config: Path
         again = refill.make_again(opened_index, version, lambda found: output.note(found.sentence))
         with opened_index.connection() as conn:
             todo = list(dict.fromkeys(partitions)) or unfilled(conn, opened_index, version)
+        _embed_first(output, opened_index, version, wanted_first)
         reports = _fill(output, opened_index, version, todo)
         if again is not None and again.by_queue:
             refill.work_off(opened_index, version)
@@ -126,10 +144,37 @@ def _require_version(index: OpenIndex, conn: Any, name: str) -> None:
         raise
 
 
+def _ids(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+        raise ConfigurationError(
+            f"--first: {file} cannot be read: {reason}.", next_step="Give a text file with one id a line."
+        ) from None
+    return [line for line in lines if line]
+
+
+def _embed_first(output: Output, index: OpenIndex, version: str, doc_ids: list[str]) -> None:
+    """Through the version's queue, as a change would be: partitions stay key ranges, and find these documents done."""
+    from embed_pipeline.migrate import ahead
+
+    if not doc_ids:
+        return
+    with index.connection() as conn:
+        found = ahead.look(conn, index, version, doc_ids)
+    if found.known < found.asked:
+        output.note(f"{render.count(found.asked - found.known, 'id')} of --first are of no document.")
+    output.note(found.sentence)
+    ahead.embed(index, found, lambda reason: output.note(f"waiting: {reason}") if reason else None)
+
+
 def _fill(output: Output, index: OpenIndex, version: str, todo: list[str]) -> list[Any]:
     from embed_pipeline.migrate.backfill import Progress, fill_partition, submit_ahead
+    from embed_pipeline.migrate.preview import Tenths, told
 
     submit_ahead(index, version, todo)
+    tenths = Tenths(index, version)
     reports = []
     for number, key in enumerate(todo, start=1):
         with progress.shown(f"{index.name}.{version} partition {key} ({number} of {len(todo)})") as tell:
@@ -143,6 +188,13 @@ def _fill(output: Output, index: OpenIndex, version: str, todo: list[str]) -> li
             f"partition {key}: {render.count(report.documents, 'document')}, {render.number(report.written)} written, "
             f"{render.number(report.rejected)} rejected in {render.duration(report.seconds)} ({number} of {len(todo)})"
         )
+        try:
+            curve = tenths.partition_filled()
+        except EmbedPipelineError as problem:
+            output.note(told(problem))
+        else:
+            if curve is not None:
+                output.note(render.point_line(curve))
     return reports
 
 
@@ -205,6 +257,7 @@ def _backfill_summary(
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
+@by_route
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture of the metrics to this PNG.")
 @click.option(
     "--worst",
@@ -217,7 +270,15 @@ def _backfill_summary(
 @with_config
 @click.pass_context
 def gate(
-    ctx: click.Context, index: str, version: str, plot: Path | None, worst: int, markdown: bool, config: Path, as_json: bool
+    ctx: click.Context,
+    index: str,
+    version: str,
+    route: Kind,
+    plot: Path | None,
+    worst: int,
+    markdown: bool,
+    config: Path,
+    as_json: bool,
 ) -> None:
     """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
     from embed_pipeline.evaluate import per_query
@@ -226,7 +287,7 @@ def gate(
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
-        found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"))
+        found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"), route=route)
     shown = per_query.worst(found.queries, worst)
     for line in _verdict_lines(found, shown, markdown=markdown):
         output.text(line)
@@ -234,7 +295,7 @@ def gate(
     del values["draw"], values["table"], values["queries"]
     output.result(values | ({"worst": [per_query.as_values(row) for row in shown]} if worst else {}))
     if plot is not None:
-        _write_plot(output, plot, found.draw)
+        write_plot(output, plot, found.draw, kept="the evidence")
     ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
 
 
@@ -246,6 +307,8 @@ def _verdict_lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bo
         yield f"### Gate of {found.index} {found.version}: {found.outcome}"
         yield ""
     yield per_query.escaped(found.sentence) if markdown else found.sentence
+    if found.route != "direct":
+        yield render.beside_line(found.version, found.route, found.measures)
     if found.table:
         yield ""
         yield found.table.rstrip()
@@ -261,33 +324,25 @@ def _verdict_lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bo
             yield from per_query.as_text(row, metric, found.version, found.baseline)
 
 
-def _write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None) -> None:
-    if draw is None:
-        output.note("there is nothing to draw: no held-out set was used.")
-        return
-    try:
-        path.write_bytes(draw())
-    except OSError as problem:
-        raise EmbedPipelineError(
-            f"The picture cannot be written to {path} ({problem.strerror}); the evidence is stored.",
-            next_step="Name another file with --plot.",
-        ) from None
-    output.note(f"picture in {path}")
-
-
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
+@by_route
 @click.option("--anyway", is_flag=True, help="Leave behind the processes that search and lack its model; the audit names them.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
-def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
-    """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage."""
+def cutover(index: str, version: str, route: Kind, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
+    """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage.
+
+    With --route refine the version that serves goes on to, and VERSION, complete or not, puts in order what is found in it; with --route bridge
+    queries are VERSION's, mapped by the adapter that was fitted last. Each needs passing evidence of gate with the same --route. To name the
+    version that serves takes that back.
+    """
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.migrate.opening import opened
 
     with opened(one_index(config, index)) as opened_index:
-        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway), "cutover")
+        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway, route=route), "cutover")
 
 
 @click.command(cls=Verb)
@@ -302,7 +357,7 @@ def cutover(index: str, version: str, anyway: bool, reason: str, config: Path, a
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
 def rollback(index: str, accept_stale: int, reason: str, config: Path, as_json: bool) -> None:
-    """Serve the version that served before. It was written to all along, so nothing is lost."""
+    """Serve what served before, by the same route. It was written to all along, so nothing is lost."""
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.report.look import open_registered
 
@@ -311,9 +366,11 @@ def rollback(index: str, accept_stale: int, reason: str, config: Path, as_json: 
 
 
 def _say_moved(output: Output, moved: Moved, move: str) -> None:
-    before = f", {moved.previous} is standby" if moved.previous else ""
+    before = f", {moved.previous} is standby" if moved.previous not in (None, moved.version) else f", {moved.before} did before"
+    if moved.before is None:
+        before = ""
     output.text(
-        f"{moved.version} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
+        f"{moved.route} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
     )
     if moved.stale:
         named = ", ".join(moved.stale[:STALE_NAMED]) + (", ..." if len(moved.stale) > STALE_NAMED else "")
@@ -321,8 +378,14 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
             f"{render.count(len(moved.stale), 'document')} of {moved.version} could not be brought up to date first: {named}. "
             f"They stay queued; the audit names them all."
         )
+    refines = None if moved.route is None else moved.route.other
     for each in moved.left_behind:
-        output.note(f"left behind, without the model of {moved.version}: {each}")
+        left = (
+            f"not on that route, without the model of {refines}"
+            if refines
+            else f"left behind, without the model of {moved.version}"
+        )
+        output.note(f"{left}: {each}")
     for reason in moved.doubts:
         output.note(f"doubt: {reason}. {render.DOUBTED}: embed-pipeline sync {moved.index} --full")
     output.result({"move": move, **as_values(moved)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embed_pipeline.accounts.cost import Cost
     from embed_pipeline.accounts.terms import AccountState
+    from embed_pipeline.adapt.curve import Curve
     from embed_pipeline.catalog.control import ThrottleState
     from embed_pipeline.migrate.sample import Sampled
     from embed_pipeline.report.plan import Plan
@@ -81,8 +82,8 @@ def count(amount: int, one: str, many: str | None = None) -> str:
 def status_lines(found: IndexStatus) -> list[str]:
     """An index: what serves, its versions, its last events, and what to run now."""
     pointer = found.serving
-    serves = "nothing yet" if pointer.version is None else f"{pointer.version} (generation {pointer.generation})"
-    previous = f", {pointer.previous} before" if pointer.previous else ""
+    serves = "nothing yet" if pointer.route is None else f"{pointer.route} (generation {pointer.generation})"
+    previous = f", {pointer.previous_route} before" if pointer.previous_route else ""
     lines = [f"{found.index}: serves {serves}{previous}; {count(found.documents, 'document')} in {found.documents_table}"]
     if found.control.state != "running":
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
@@ -100,6 +101,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
     for version in found.versions:
         lines += [f"  {line}" for line in _version_notes(version)]
+    lines += [f"  {each}" for each in found.adapters]
     if found.comparison is not None:
         lines.append(f"  last full comparison {found.comparison.at:%Y-%m-%d %H:%M:%S}: {found.comparison.sentence}")
     if found.events:
@@ -118,6 +120,22 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
     lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
     return lines
+
+
+def beside_line(version: str, route: str, measures: Mapping[str, Any]) -> str:
+    """What a version does on a route beside what serves, and costs, with what the gate does not go by."""
+    agreement = (
+        f"agreement with its own nearest {measures['agreement_candidate']:.3f}, without it {measures['agreement_baseline']:.3f}, "
+        "which decides nothing"
+    )
+    if route == "bridge":
+        unseen = f"; {count(measures['not found'], 'document')} that it leads to none of" if measures["not found"] else ""
+        return f"adapter {measures['adapter']} ({measures['kind']}) from {count(measures['pairs'], 'pair')}; {agreement}{unseen}"
+    return (
+        f"{measures['filled']:.1%} of {version} is filled: {measures['placed']:.1f} of the hits placed by it; "
+        f"{measures['embedding_ms']:.1f} ms to embed a query once more, {measures['distances_ms']:.1f} ms to compare {measures['depth']} documents; "
+        f"{agreement}"
+    )
 
 
 def sample_lines(index: str, found: Sampled) -> list[str]:
@@ -203,6 +221,10 @@ def _version_notes(version: VersionStatus) -> list[str]:
     if version.gate is not None and version.is_live:
         stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
         notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")
+    for kind, judged in (("refine", version.refine_gate), ("bridge", version.bridge_gate)):
+        if judged is not None and version.is_live:
+            stale = f" (stale: {judged.stale})" if judged.stale else ""
+            notes.append(f"{kind} gate of {version.name}: {judged.sentence}{stale}")
     if version.chunker and version.is_live:
         notes.append(f"chunks of {version.name}: {version.chunker}")
     if version.spent:
@@ -257,6 +279,8 @@ def plan_lines(found: Plan) -> list[str]:
     )
     lines += [f"  {'store' if n == 0 else '':<12}{each}" for n, each in enumerate(found.place)]
     lines.append(f"  gate        {found.gate.metric}: {found.gate.sentence}")
+    if found.curve is not None:
+        lines += [f"  {'curve' if n == 0 else '':<12}{line.strip()}" for n, line in enumerate(curve_lines(found.curve))]
     lines += [f"  {'locks' if n == 0 else '':<12}{lock}" for n, lock in enumerate(found.locks)]
     lines += [f"  warning     {warning}" for warning in found.warnings]
     lines.append(f"  next: {found.next_command}")
@@ -272,6 +296,18 @@ def _cost_lines(cost: Cost) -> list[str]:
     if cost.seconds is not None:
         lines.append(f"  limits      at least {duration(cost.seconds)} under the declared limits of account {cost.account}")
     return lines
+
+
+def curve_lines(curve: Curve) -> list[str]:
+    """The cost curve as a table, and its sentence of advice."""
+    return [*(f"  {line}" for line in table(curve.header, curve.rows())), f"advice: {curve.advice}"]
+
+
+def point_line(curve: Curve) -> str:
+    """The newest point in one line."""
+    point = curve.points[-1]
+    arms = ", ".join(f"{arm.replace('_', ' ')} {each.mean:.3f}" for arm, each in point.arms.items())
+    return f"cost curve at {point.partitions} of {point.of_partitions} partitions: {curve.metric}: {arms}"
 
 
 def coverage_lines(found: dict[str, Coverage]) -> list[str]:

@@ -121,6 +121,21 @@ def one_index(config: Path, name: str) -> IndexSpec:
     return found[name]
 
 
+def write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None, *, kept: str) -> None:
+    """Write a picture; what it is of is kept in any case."""
+    if draw is None:
+        output.note("there is nothing to draw: no held-out set was used.")
+        return
+    try:
+        path.write_bytes(draw())
+    except OSError as problem:
+        raise EmbedPipelineError(
+            f"The picture cannot be written to {path} ({problem.strerror}); {kept} is stored.",
+            next_step="Name another file with --plot.",
+        ) from None
+    output.note(f"picture in {path}")
+
+
 def as_values(value: Any) -> Any:
     """A dataclass or a named tuple as a dictionary; what it holds as well."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

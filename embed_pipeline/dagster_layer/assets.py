@@ -5,6 +5,9 @@
                ├─> dual_write
                ├─> comparison
                └─> model_check (with a version of a provider)
+    embeddings/v2 ─> refinement/v2 ─> serving (with while_building.refine)
+
+`bridges.py` has what an index with several versions has besides: adapters, and the cost curve.
 
 No IO managers: vectors go to the store, and what an asset hands to Dagster is what a person wants to see.
 """
@@ -18,7 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import dagster as dg
 
 from embed_pipeline.catalog import evidence
+from embed_pipeline.catalog.route import kind_of
 from embed_pipeline.dagster_layer import checks, metadata
+from embed_pipeline.dagster_layer.bridges import TenthPoints, followers
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import Lines, reason_of, say_doubts, working_on
 from embed_pipeline.index.handle import OpenIndex
@@ -39,11 +44,13 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 
 class CutoverConfig(dg.Config):
-    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search lack its model."""
+    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search lack its model. `route`: direct, or
+    refine or bridge, where what serves goes on to and the version puts in order what is found, or asks."""
 
     version: str | None = None
     reason: str = ""
     anyway: bool = False
+    route: str = "direct"
 
 
 def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
@@ -51,6 +58,7 @@ def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [documents_asset(spec)]
     for version in spec.versions:
         assets += [embeddings_asset(spec, version), ann_index_asset(spec, version), evaluation_asset(spec, version)]
+    assets += [refinement_asset(spec, version) for version in spec.may_refine]
     asked = [model_check_asset(spec)] if spec.asks_providers else []
     return [*assets, serving_asset(spec), dual_write_asset(spec), comparison_asset(spec), *asked]
 
@@ -104,6 +112,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
     again = refill.make_again(index, version, lambda found: context.log.warning(found.sentence))
     backfill.submit_ahead(index, version, context.partition_keys)
     say_doubts(context.log, index)
+    tenths = TenthPoints(context, index, version)
     for done, partition in enumerate(context.partition_keys, start=1):
         report = backfill.fill_partition(index, version, partition, lambda progress: lines.say(metadata.progress_line(progress)))
         with index.connection() as conn:
@@ -114,6 +123,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
             f"partition {partition} is filled: {report.written} written, {report.rejected} rejected, "
             f"{report.truncated} truncated; {unfilled} partitions left, about {shown['seconds left']:.0f} s"
         )
+        tenths.partition_filled()
     if again is not None and again.by_queue:
         refill.work_off(index, version)
 
@@ -179,13 +189,44 @@ def evaluation_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     return evaluate
 
 
+def refinement_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
+    """The gate's answer about what serves, refined by one version as far as that is filled."""
+    names = Names(spec.name)
+    key = names.refinement(version)
+
+    @dg.asset(
+        key=key,
+        # Of as many partitions as are filled: it is judged while the others are not.
+        deps=[names.embeddings(version)],
+        check_specs=[checks.not_worse_spec(spec, key, checks.REFINE_NOT_WORSE)],
+        group_name=spec.name,
+        kinds=_kinds(spec, spec.versions[version]),
+        tags={"embed_pipeline/version": version},
+        description=f"May `{version}`, complete or not, put in order what is found in the version that serves {spec.name}? Judged against that "
+        "version alone. The evidence is kept, and stale when another tenth of the documents is filled.",
+    )
+    def refine(context: dg.AssetExecutionContext) -> Materialized:
+        lines = Lines(context.log)
+        with working_on(spec) as index:
+            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"), route="refine")
+        (context.log.info if result.outcome == "pass" else context.log.error)(result.sentence)
+        found = checks.not_worse(result, checks.REFINE_NOT_WORSE)
+        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=[found])
+
+    return refine
+
+
 def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
     """Which version serves. Materializing it is a cutover, and a cutover asks for its evidence itself."""
     names = Names(spec.name)
 
     @dg.asset(
         key=names.serving,
-        deps=[names.evaluation(version) for version in spec.versions],
+        deps=[
+            *(names.evaluation(version) for version in spec.versions),
+            *(names.refinement(version) for version in spec.may_refine),
+            *(names.bridge(version) for version in followers(spec)),
+        ],
         group_name=spec.name,
         kinds={"postgres"},
         description=f"The version that serves {spec.name}. To materialize it is to cut over, to the `version` of the run's "
@@ -195,11 +236,12 @@ def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
     def serve(context: dg.AssetExecutionContext, config: CutoverConfig) -> Materialized:
         target = config.version or list(spec.versions)[-1]
         with working_on(spec) as index:
-            done = cutover.cutover(index, target, reason_of(context.run.run_id, config.reason), anyway=config.anyway)
+            kind = kind_of(config.route)
+            done = cutover.cutover(index, target, reason_of(context.run.run_id, config.reason), anyway=config.anyway, route=kind)
             with index.connection() as conn:
-                proof = evidence.latest(conn, spec.name, target)
+                proof = evidence.latest(conn, spec.name, target, kind)
         shown = metadata.moved(done) | ({"sentence": proof.sentence} if proof is not None else {})
-        context.log.info(f"{done.version} serves {spec.name}, generation {done.generation}.")
+        context.log.info(f"{done.route} serves {spec.name}, generation {done.generation}.")
         return dg.MaterializeResult(metadata=shown)
 
     return serve

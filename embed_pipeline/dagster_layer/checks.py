@@ -14,8 +14,8 @@ import dagster as dg
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate.gate import GateResult
 from embed_pipeline.migrate.model_check import ModelCheck
+from embed_pipeline.migrate.verdicts import GateResult
 from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage
@@ -25,6 +25,8 @@ COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "proven
 NOTHING_BYPASSED = "nothing_bypassed"
 DEAD_LETTERS = "dead_letters"
 SAME_MODEL = "same_model"
+REFINE_NOT_WORSE = "refine_not_worse"
+BRIDGE_NOT_WORSE = "bridge_not_worse"
 
 
 def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -136,6 +138,27 @@ def held_out_recall(result: GateResult) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=result.outcome == "pass",
         check_name=HELD_OUT_RECALL,
+        description=result.sentence,
+        metadata=metadata.verdict(result),
+    )
+
+
+def not_worse_spec(spec: IndexSpec, asset: dg.AssetKey, name: str) -> dg.AssetCheckSpec:
+    """What the gate of a route beside what serves promises to answer."""
+    gate = spec.gate
+    how = "refined" if name == REFINE_NOT_WORSE else "asked by mapped queries"
+    description = (
+        f"{gate.metric} of what serves, {how}, is not worse than without by {gate.margin:g} or more, at {100 * gate.confidence:g} % "
+        f"confidence, on at least {gate.min_queries} held-out queries."
+    )
+    return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
+
+
+def not_worse(result: GateResult, name: str) -> dg.AssetCheckResult:
+    """The gate's verdict on such a route. Undecided is not passed."""
+    return dg.AssetCheckResult(
+        passed=result.outcome == "pass",
+        check_name=name,
         description=result.sentence,
         metadata=metadata.verdict(result),
     )

@@ -10,6 +10,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
+from embed_pipeline.dagster_layer.bridges import fresh_checks
 from embed_pipeline.dagster_layer.names import Names, op_name, op_of
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
 from embed_pipeline.migrate import adopt, cutover, dead_letters, retire
@@ -55,6 +56,8 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
     jobs: list[Job] = []
     for version in spec.versions:
         jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
+    for version in spec.may_refine:
+        jobs += [refine_gate_job(spec, version), refine_job(spec, version)]
     control_jobs = [rollback_job(spec), pause_job(spec), resume_job(spec), abort_job(spec)]
     adoption = [adopt_job(spec)] if spec.store.adopted() else []
     asked = [model_check_job(spec)] if spec.asks_providers else []
@@ -95,6 +98,29 @@ def cutover_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
     )
 
 
+def refine_gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge what serves, refined by the version as it is now."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.refine_gate_job(version),
+        selection=dg.AssetSelection.assets(names.refinement(version)),
+        description=f"Judge whether {version}, as far as it is filled, may refine what serves {spec.name}. Serving is not touched.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def refine_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge the refinement and, if its check passes, serve by it."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.refine_job(version),
+        selection=dg.AssetSelection.assets(names.refinement(version), names.serving),
+        config={"ops": {op_name(names.serving): {"config": {"version": version, "route": "refine"}}}},
+        description=f"Judge what serves {spec.name}, refined by {version} as far as it is filled, and if the check passes serve it so.",
+        executor_def=dg.in_process_executor,
+    )
+
+
 def dual_write_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
     """What the sensor requests."""
     names = Names(spec.name)
@@ -112,7 +138,7 @@ def compare_job(spec: IndexSpec) -> UnresolvedAssetJobDefinition:
     names = Names(spec.name)
     return dg.define_asset_job(
         names.compare_job,
-        selection=dg.AssetSelection.assets(names.comparison),
+        selection=dg.AssetSelection.assets(names.comparison) | dg.AssetSelection.checks(*fresh_checks(spec)),
         description=f"Compare every document of {spec.name} with every vector; queue what differs, and say so.",
         executor_def=dg.in_process_executor,
     )
@@ -169,7 +195,7 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
             done = cutover.rollback(index, reason_of(context.run_id, config.reason), accept_stale=config.accept_stale)
         context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
         context.add_output_metadata(metadata.moved(done))
-        context.log.info(f"{done.version} serves {spec.name} again, generation {done.generation}.")
+        context.log.info(f"{done.route} serves {spec.name} again, generation {done.generation}.")
         if done.stale:
             context.log.warning(
                 f"{len(done.stale)} documents of {done.version} were not brought up to date first; the audit names them."

@@ -7,14 +7,17 @@ from typing import Any
 
 import dagster as dg
 
+from embed_pipeline.adapt.age import Freshness
+from embed_pipeline.adapt.curve import Curve
 from embed_pipeline.evaluate.report import inline_image
 from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.migrate.dual_write import VersionSync
-from embed_pipeline.migrate.gate import GateResult
+from embed_pipeline.migrate.fit import Fitted
 from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.retire import Retired
+from embed_pipeline.migrate.verdicts import GateResult
 from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.spec import VersionSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage
@@ -126,6 +129,54 @@ def verdict(result: GateResult) -> Metadata:
     return shown
 
 
+def fitted(found: Fitted) -> Metadata:
+    """The adapter that is kept, and how every kind that was tried agreed on pairs held out."""
+    best = found.agreements[found.kind]
+    rows = [
+        f"| {kind} | {each.neighbours:.3f} | {each.keep_old:.3f} | {each.cosine:.3f} | {each.itself:.3f} |"
+        for kind, each in found.agreements.items()
+    ]
+    header = [
+        "| kind | new model's neighbours found | by the old model itself | cosine | nearest is itself |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    return {
+        "sentence": found.sentence,
+        "adapter": found.adapter_id,
+        "kind": found.kind,
+        "into": found.into,
+        "pairs": found.pairs,
+        "held out": found.held_out,
+        "agreement": best.neighbours,
+        "cosine": best.cosine,
+        "documents it cannot find": found.unseen,
+        "table": dg.MetadataValue.md("\n".join([*header, *rows])),
+    }
+
+
+def freshness(found: Freshness) -> Metadata:
+    """How well what was written since the fit agrees; the mean cosine gets a plot over time."""
+    shown: Metadata = {"adapter": found.adapter_id, "outcome": found.outcome, "pairs": found.pairs, "cosine then": found.then}
+    return shown if found.now is None else shown | {"cosine now": found.now}
+
+
+def cost_curve(curve: Curve) -> Metadata:
+    """The advice, the newest point's numbers, the table and the picture."""
+    point = curve.points[-1]
+    shown: Metadata = {
+        "advice": curve.advice,
+        "version": curve.version,
+        "documents": point.documents,
+        "of documents": point.of_documents,
+        "partitions": point.partitions,
+    }
+    shown |= {arm.replace("_", " "): each.mean for arm, each in point.arms.items()}
+    shown |= {} if point.usd is None else {"usd": round(point.usd, 6)}
+    shown["table"] = dg.MetadataValue.md(curve.table())
+    shown["plot"] = dg.MetadataValue.md(inline_image(curve.draw(), f"cost curve of {curve.version} of {curve.index}"))
+    return shown
+
+
 def numbers(measures: Mapping[str, Any]) -> Metadata:
     """The measures that are one number; rows of the table are shown as the table."""
     return {
@@ -140,6 +191,7 @@ def moved(done: Moved) -> Metadata:
     shown: Metadata = {
         "version": done.version,
         "previous": done.previous or "none",
+        "route": str(done.route),
         "generation": done.generation,
         "seconds": round(done.seconds, 3),
     } | doubts(done.doubts)

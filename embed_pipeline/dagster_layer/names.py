@@ -41,6 +41,19 @@ class Names:
     def evaluation(self, version: str) -> dg.AssetKey:
         return dg.AssetKey([self.index, "evaluation", version])
 
+    def refinement(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "refinement", version])
+
+    def bridge(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "bridge", version])
+
+    def adapter(self, version: str) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "adapter", version])
+
+    @property
+    def cost_curve(self) -> dg.AssetKey:
+        return dg.AssetKey([self.index, "cost_curve"])
+
     @property
     def backfill_pool(self) -> str:
         """Only backfills take slots of it, so that they can never starve the dual-writes."""
@@ -104,11 +117,29 @@ class Names:
     def backfill_schedule(self, version: str) -> str:
         return f"{self.index}__{version}_backfill"
 
+    def fit_job(self, version: str) -> str:
+        return f"fit_{self.index}__{version}"
+
+    def preview_job(self, version: str) -> str:
+        return f"preview_{self.index}__{version}"
+
     def gate_job(self, version: str) -> str:
         return f"gate_{self.index}__{version}"
 
     def cutover_job(self, version: str) -> str:
         return f"cutover_{self.index}__{version}"
+
+    def bridge_gate_job(self, version: str) -> str:
+        return f"bridge_gate_{self.index}__{version}"
+
+    def bridge_job(self, version: str) -> str:
+        return f"bridge_{self.index}__{version}"
+
+    def refine_gate_job(self, version: str) -> str:
+        return f"refine_gate_{self.index}__{version}"
+
+    def refine_job(self, version: str) -> str:
+        return f"refine_{self.index}__{version}"
 
     def retire_job(self, version: str) -> str:
         return f"retire_{self.index}__{version}"

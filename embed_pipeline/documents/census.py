@@ -80,6 +80,13 @@ def fitting_columns(conn: psycopg.Connection, source: Source, doc_ids: Sequence[
     return found
 
 
+def within(conn: psycopg.Connection, source: Source, doc_ids: Sequence[str], bounds: Sequence[KeyRange]) -> set[str]:
+    """Those of `doc_ids` that are documents of one of these ranges."""
+    values = {"doc_ids": list(doc_ids)}
+    parts = ("documents", "doc_id")
+    return {row[0] for each in bounds for row in _each(conn, source, each, "found_ids", parts, values)}
+
+
 def sample(conn: psycopg.Connection, source: Source, size: int) -> list[tuple[str, str]]:
     """(id, text) of `size` documents from everywhere in the table, the same ones each time while the ids stay the same."""
     ids = [source.id_of(key) for key in ranges.spread(conn, source, size)]

@@ -66,6 +66,10 @@ SELECT count(*), 0::bigint FROM {documents} AS d WHERE {in_range}
 -- name: ids
 SELECT array_agg({doc_id}) FROM {documents} AS d WHERE {in_range} HAVING count(*) > 0
 
+-- name: found_ids
+-- Compared as text: an id that could be no key at all is not there, and no error.
+SELECT {doc_id} FROM {documents} AS d WHERE {in_range} AND {doc_id} = ANY (%(doc_ids)s::text[])
+
 -- name: walk_keys
 -- The next keys in order, each with its number: every so-many-th, and the last one read.
 SELECT w.key, w.number

@@ -15,12 +15,13 @@ import psycopg
 from embed_pipeline.catalog import dead_letters, searchers, serving, versions
 from embed_pipeline.catalog import evidence as evidence_store
 from embed_pipeline.catalog.evidence import Evidence
-from embed_pipeline.catalog.serving import Flip, Move
+from embed_pipeline.catalog.route import Kind, Route
+from embed_pipeline.catalog.serving import Flip, Move, Pointer
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import dual_write, judged, model_check, readers, verify
+from embed_pipeline.migrate import beside, dual_write, judged, model_check, readers, verify
 from embed_pipeline.migrate.dual_write import Drained
 from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import holders, turns
@@ -32,6 +33,9 @@ NAMED = 5
 # A TRUNCATE or ALTER TABLE of the application that is under way is waited for; one of this age was forgotten.
 LOCKED_SECONDS = 5.0
 MOVED_TABLES = ("embed_pipeline.serving_pointer", "embed_pipeline.index_versions")
+
+
+MAY: dict[Kind, str] = {"direct": "serve", "refine": "refine what serves", "bridge": "ask what serves"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,18 @@ class Moved:
     stale: tuple[str, ...] = ()
     """Documents that the version had not brought up to date when it was taken into service, longest waiting first: the queue has them."""
     left_behind: tuple[str, ...] = ()
-    """Processes that search and lack its model: they go on with the version before while that is live, and then fail."""
+    """Processes that search and lack its model: they go on with the version before while that is live, and then fail. Of a version that
+    refines: they go on without it."""
+    route: Route | None = None
+    """What queries go through now."""
+    before: Route | None = None
 
 
-def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = False) -> Moved:
+def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = False, route: Kind = "direct") -> Moved:
     """Serve `name` from now on. Needs a ready version, fresh passing evidence and complete coverage; there is no flag to skip any.
+
+    `route`: what serves goes on to; refine: `name`, complete or not, puts in order what is found; bridge: queries are `name`'s, mapped by an
+    adapter. Each needs passing evidence for that. The version that serves does so by itself again when it is named here, without new evidence.
 
     `anyway`: also where processes that search lack its model; the audit names them.
     AliasNotUpdated after the move: it stands, and readers who go by the store's alias hear of it from the same command.
@@ -60,6 +71,10 @@ def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = Fal
     with index.connection() as conn, only_mover(conn, index):
         version = index.version(conn, name)
         pointer = serving.read(conn, index.name)
+        if route != "direct":
+            return _beside(conn, index, version, route, pointer, reason, anyway=anyway)
+        if pointer.version == name and pointer.route != Route(name):
+            return _reroute(conn, index, pointer, Route(name), "cutover", None, reason or f"by itself, not {pointer.route}")
         if pointer.version == name:
             # The cutover before may have moved the pointer and died before it told anyone.
             readers.tell(index)
@@ -80,7 +95,30 @@ def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = Fal
         _refuse_changed_model(conn, index, version)
         passing = require_evidence(conn, index, version)
         left_behind = _left_behind(conn, version, pointer.version, anyway=anyway)
-        return replace(_move(conn, index, version, "cutover", passing.id, reason), left_behind=left_behind)
+        moved = _move(conn, index, version, Route(name), "cutover", passing.id, reason)
+        return replace(moved, left_behind=left_behind)
+
+
+def _beside(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, kind: Kind, pointer: Pointer, reason: str, *, anyway: bool
+) -> Moved:
+    """What serves goes on to, and `version` with it: what is found is put in order by it, or its queries are what is asked."""
+    route = beside.wanted(conn, index, version, kind)
+    if pointer.route == route:
+        raise CutoverRefused(
+            f"{route} serves {index.name} already.",
+            next_step=f"Run: embed-pipeline status {index.name}",
+            reason="serves_already",
+        )
+    _refuse_doubts(conn, index)
+    _refuse_changed_model(conn, index, version)
+    passing = require_evidence(conn, index, version, kind)
+    # Who lacks the model of what refines goes on without it; of a bridge it is the only one.
+    left_behind = tuple(map(str, searchers.left_behind(conn, version)))
+    if kind == "bridge":
+        left_behind = _left_behind(conn, version, pointer.version, anyway=anyway)
+    moved = _reroute(conn, index, pointer, route, "cutover", passing.id, reason)
+    return replace(moved, left_behind=left_behind)
 
 
 def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Moved:
@@ -97,21 +135,28 @@ def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Mo
                 next_step=f"Run: embed-pipeline status {index.name}",
                 reason="nothing_before",
             )
-        version = index.version(conn, pointer.previous)
+        assert pointer.previous_route is not None
+        version, route = index.version(conn, pointer.previous), pointer.previous_route
         _require_ann_index(conn, index, version)
         doubts = tuple(doubt.reason for doubt in shape.look(conn, index.source, index.name))
         unable = tuple(map(str, searchers.left_behind(conn, version)))
-        moved = _move(conn, index, version, "rollback", None, reason or f"rollback from {pointer.version}", accept_stale)
+        why = reason or f"rollback from {pointer.route}"
+        if route.version == pointer.version:
+            moved = _reroute(conn, index, pointer, route, "rollback", None, why)
+        else:
+            moved = _move(conn, index, version, route, "rollback", None, why, accept_stale)
         return replace(moved, doubts=doubts, left_behind=unable)
 
 
-def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Evidence:
-    """The latest evidence about the version; CutoverRefused when there is none, it did not pass, or it is stale."""
-    found = evidence_store.latest(conn, index.name, version.name)
-    mend = f"Run: embed-pipeline gate {index.name} {version.name}"
+def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Version, route: Kind = "direct") -> Evidence:
+    """The latest evidence about the version on such a route; CutoverRefused when there is none, it did not pass, or it is stale."""
+    found = evidence_store.latest(conn, index.name, version.name, route)
+    mend = f"Run: embed-pipeline gate {index.name} {version.name}{'' if route == 'direct' else f' --route {route}'}"
     if found is None:
         raise CutoverRefused(
-            f"There is no evidence that {version.name} may serve {index.name}.", next_step=mend, reason="no_evidence"
+            f"There is no evidence that {version.name} may {MAY[route]} {index.name}.",
+            next_step=mend,
+            reason="no_evidence",
         )
     if found.outcome != "pass":
         raise CutoverRefused(
@@ -164,6 +209,7 @@ def _move(
     conn: psycopg.Connection,
     index: OpenIndex,
     version: Version,
+    route: Route,
     move: Move,
     evidence_id: int | None,
     reason: str,
@@ -189,7 +235,7 @@ def _move(
                 # Once more: the drain may have taken minutes, in which the documents became others than those that were judged.
                 evidence_id = require_evidence(conn, index, version).id
         signal("cutover.covered")
-        wanted = Flip(index.name, version.name, move, generation.generation, mark, coverage_id, evidence_id, reason, accept_stale)
+        wanted = Flip(index.name, route, move, generation.generation, mark, coverage_id, evidence_id, reason, accept_stale)
         try:
             stale = _flip(conn, index, wanted)
         except ChangesOvertook:
@@ -206,8 +252,30 @@ def _move(
             evidence_id=evidence_id,
             seconds=time.monotonic() - started,
             stale=tuple(stale),
+            route=route,
+            before=generation.route,
         )
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _reroute(
+    conn: psycopg.Connection, index: OpenIndex, pointer: Pointer, route: Route, move: Move, evidence_id: int | None, reason: str
+) -> Moved:
+    """Move the pointer to another route over the version that serves, which is as complete and as current as before."""
+    started = time.monotonic()
+    signal("cutover.rerouting")
+    _flip(conn, index, Flip(index.name, route, move, pointer.generation, None, None, evidence_id, reason))
+    readers.tell(index)
+    return Moved(
+        index=index.name,
+        version=route.version,
+        previous=pointer.version,
+        generation=pointer.generation + 1,
+        evidence_id=evidence_id,
+        seconds=time.monotonic() - started,
+        route=route,
+        before=pointer.route,
+    )
 
 
 def _not_drained(
@@ -276,7 +344,10 @@ def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> list[str]
                     next_step="Run the same command again.",
                     reason="connection_lost",
                 ) from lost
-            return line.repeat(lambda again: queue.ids_up_to(again, wanted.index, wanted.target, wanted.mark))
+            mark = wanted.mark
+            return (
+                [] if mark is None else line.repeat(lambda again: queue.ids_up_to(again, index.name, wanted.target.version, mark))
+            )
     except psycopg.errors.CheckViolation as refused:
         raise CutoverRefused(
             f"The database refused the {wanted.move}: {refused.diag.message_primary}.",

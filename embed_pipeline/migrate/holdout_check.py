@@ -11,8 +11,9 @@ from embed_pipeline.catalog import serving, versions
 from embed_pipeline.errors import HoldoutError
 from embed_pipeline.evaluate import metrics
 from embed_pipeline.evaluate.examine import Examined, Finding
+from embed_pipeline.index import held_out
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import asked, held_out
+from embed_pipeline.migrate import asked
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import psycopg
 
 from embed_pipeline.catalog import evidence, serving, versions
 from embed_pipeline.catalog.evidence import Evidence, Present, Texts
+from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
 from embed_pipeline.evaluate.holdout import load_holdout
 from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import beside, refining
 from embed_pipeline.spec import IndexSpec
 
 # Of so many documents the evidence keeps the hash: of all where there are no more. A share of 5 % is known to 0.5 % then (one standard error).
@@ -28,8 +30,12 @@ def rule(spec: IndexSpec) -> dict[str, Any]:
     return found if spec.holdout is None else found | {f"holdout.{name}": getattr(spec.holdout, name) for name in BELIEVES}
 
 
-def present(conn: psycopg.Connection, index: OpenIndex, version: Version, documents: int | None = None) -> Present:
-    """The world that evidence about `version` describes, as it is now, and the version as it is searched."""
+def present(
+    conn: psycopg.Connection, index: OpenIndex, version: Version, documents: int | None = None, route: Kind = "direct"
+) -> Present:
+    """The world that evidence about such a route of `version` describes, as it is now, and what is searched as it is searched."""
+    if route != "direct":
+        return _beside(conn, index, version, documents, route)
     pointer = serving.read(conn, index.name)
     serves = pointer.version if pointer.version != version.name else None
     searched = _searched(conn, index, version)
@@ -42,6 +48,27 @@ def present(conn: psycopg.Connection, index: OpenIndex, version: Version, docume
         ef_search=searched["hnsw.ef_search"],
         rule=rule(index.spec),
         baseline={} if serves is None else _searched(conn, index, versions.get(conn, index.name, serves)),
+    )
+
+
+def _beside(conn: psycopg.Connection, index: OpenIndex, version: Version, documents: int | None, kind: Kind) -> Present:
+    """Of a route beside what serves: what is found comes out of the ANN index of what serves."""
+    route = beside.wanted(conn, index, version, kind)
+    searched = _searched(conn, index, index.space(index.version(conn, route.version)).version)
+    there = census.count(conn, index.source) if documents is None else documents
+    return Present(
+        fingerprint=version.fingerprint,
+        baseline_version=route.version,
+        holdout_sha256=None if index.spec.holdout is None else load_holdout(index.spec.holdout.path).sha256,
+        documents=there,
+        ann_index=searched["ann_index"],
+        ef_search=searched["hnsw.ef_search"],
+        rule=rule(index.spec),
+        baseline=searched,
+        route=kind,
+        depth=route.depth,
+        adapter=route.adapter,
+        filled=refining.filled(conn, index, version, there) if kind == "refine" else None,
     )
 
 
@@ -58,7 +85,7 @@ def texts(conn: psycopg.Connection, index: OpenIndex, judged: Collection[str]) -
 
 def staleness(conn: psycopg.Connection, index: OpenIndex, version: Version, found: Evidence) -> str | None:
     """Why evidence about `version` no longer describes what would serve; None while it does."""
-    now, allowed = present(conn, index, version), index.spec.gate.max_row_change
+    now, allowed = present(conn, index, version, route=found.route), index.spec.gate.max_row_change
     stale = evidence.staleness(found, now, allowed)
     if stale is not None:
         return stale

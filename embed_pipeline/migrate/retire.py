@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from embed_pipeline.catalog import dead_letters, holdout_vectors, versions
+from embed_pipeline.catalog import dead_letters, holdout_vectors, serving, versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import RetireRefused
@@ -92,6 +92,13 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
             f"{version.name} serves {index.name}.",
             next_step="Cut over to another version first; see embed-pipeline status.",
             reason="serves",
+        )
+    route = serving.read(conn, index.name).route
+    if route is not None and route.other == version.name:
+        raise RetireRefused(
+            f"{version.name} is on the route that serves {index.name}: {route}.",
+            next_step=f"Run: embed-pipeline cutover {index.name} {route.version}; then the same command again.",
+            reason="on_the_route",
         )
     rules = index.spec.retire
     names = {"index": index.name, "version": version.name}

@@ -7,7 +7,7 @@ the sample's documents.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import slices
+from embed_pipeline.documents.drawn import drawn
 from embed_pipeline.documents.texts import DocumentText
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.protocol import Urgency, Vectors
@@ -58,17 +59,6 @@ def sample(index: OpenIndex, name: str | None, size: int) -> list[Sampled]:
     with index.connection() as conn:
         chosen = [index.version(conn, name)] if name else versions.live_versions(conn, index.name)
         return [_sampled(conn, index, version, size) for version in chosen]
-
-
-def drawn(ids: Iterable[str], size: int, chance: random.Random) -> list[str]:
-    """`size` of the ids, or all where there are fewer; each with the same probability, in one pass."""
-    kept: list[str] = []
-    for number, doc_id in enumerate(ids):
-        if number < size:
-            kept.append(doc_id)
-        elif (place := chance.randrange(number + 1)) < size:
-            kept[place] = doc_id
-    return kept
 
 
 def _sampled(conn: psycopg.Connection, index: OpenIndex, version: Version, size: int) -> Sampled:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embed_pipeline.catalog.control import Control
+from embed_pipeline.catalog.route import Route
 from embed_pipeline.migrate.frozen import Difference
 from embed_pipeline.report.version_status import VersionStatus
 
@@ -39,11 +40,14 @@ def next_command(
     max_dead_letters: int,
     soak_seconds: float,
     doubted: bool = False,
+    route: Route | None = None,
+    may_refine: bool = False,
 ) -> Next:
     """What to run now, and why. Pure: the first of these that applies.
 
-    A hold by a person; documents to load; a doubt; a retire to finish; a serving version that is behind; the version under way; a
-    standby version that has soaked. Of several versions under way the most advanced one that can still pass is meant.
+    A hold by a person; documents to load; a doubt; a retire to finish; a serving version that is behind; a refine route to be judged, again
+    or first; the version under way; a standby version that has soaked. Of several versions under way the most advanced one that can still
+    pass is meant.
     """
     say = _Commands(index)
     if any(version.another for version in found):
@@ -71,6 +75,9 @@ def next_command(
             f"{active.pending} changes wait for {active.name}, which serves, for up to {active.oldest_pending_seconds:.0f} s",
         )
     candidate = _under_way(found)
+    refining = _refining(say, found, candidate, route, may_refine=may_refine)
+    if refining is not None:
+        return refining
     if candidate is not None:
         return _advance(say, candidate, max_dead_letters)
     behind = sum(version.pending for version in found)
@@ -110,6 +117,32 @@ def _under_way(found: Sequence[VersionStatus]) -> VersionStatus | None:
 
     candidates = [version for version in reversed(found) if rank(version) >= 0]
     return min(candidates, key=rank, default=None)
+
+
+def _refining(
+    say: _Commands, found: Sequence[VersionStatus], candidate: VersionStatus | None, route: Route | None, *, may_refine: bool
+) -> Next | None:
+    """What to do about a version that refines what serves, or could while it is being filled; None where that is to go on."""
+    if route is None:
+        return None
+    if route.refine is not None:
+        by = next(version for version in found if version.name == route.refine)
+        judged = by.refine_gate
+        if judged is None or judged.stale is not None:
+            why = f"{route} serves, and its evidence is stale: {judged.stale}" if judged else f"{route} serves without evidence"
+            return Next(say("gate", by.name, "--route", "refine"), why)
+        if judged.outcome != "pass":
+            return Next(say("cutover", route.version), f"{route} serves, and its last gate did not pass: {judged.outcome}")
+        return None
+    if not may_refine or candidate is None or candidate.state != "building" or candidate.stored == 0:
+        return None
+    judged = candidate.refine_gate
+    if judged is None or judged.stale is not None:
+        why = f"{candidate.name} is partly filled and may refine {route.version}, which has not been judged as it is now"
+        return Next(say("gate", candidate.name, "--route", "refine"), why)
+    if judged.outcome == "pass":
+        return Next(say("cutover", candidate.name, "--route", "refine"), f"{candidate.name} passed its gate as a refinement")
+    return None
 
 
 def _has_failed(version: VersionStatus) -> bool:

@@ -9,7 +9,8 @@ from statistics import NormalDist
 from embed_pipeline.accounts.cost import Cost, cost_of
 from embed_pipeline.accounts.meter import RateLimiter
 from embed_pipeline.accounts.terms import Price, Terms
-from embed_pipeline.catalog import evidence, serving
+from embed_pipeline.adapt.curve import Curve
+from embed_pipeline.catalog import curve_points, evidence, serving
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
 from embed_pipeline.embedders.checked import VersionEmbedder
@@ -19,7 +20,8 @@ from embed_pipeline.evaluate.statistics import required_queries
 from embed_pipeline.evaluate.verdict import POWER
 from embed_pipeline.flow import speed
 from embed_pipeline.flow.speed import Sample
-from embed_pipeline.migrate import held_out, register
+from embed_pipeline.index import held_out
+from embed_pipeline.migrate import register
 from embed_pipeline.postgres.connection import resolve_url
 from embed_pipeline.report.look import Look, look
 from embed_pipeline.spec import IndexSpec, VersionSpec
@@ -63,6 +65,8 @@ class Plan:
     next_command: str
     cost: Cost | None = None
     """What the provider will bill; None where nobody is paid."""
+    curve: Curve | None = None
+    """What the held-out queries have said of this migration so far; None before its preview."""
 
 
 def plan(spec: IndexSpec, name: str) -> Plan:
@@ -105,6 +109,7 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 ),
                 next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
                 cost=cost,
+                curve=_curve(seen, name),
             )
         finally:
             embedder.close()
@@ -167,6 +172,14 @@ def _gate_plan(seen: Look, name: str) -> GatePlan:
         f"{available} queries; about {needed} decide with a probability of {100 * POWER:g} % at margin {rule.margin:g} when the "
         f"two are equal (from the spread that the gate of {judged} measured): {verdict}",
     )
+
+
+def _curve(seen: Look, name: str) -> Curve | None:
+    serves = serving.read(seen.conn, seen.spec.name).version if seen.has_catalog else None
+    if serves is None or serves == name:
+        return None
+    points = curve_points.listed(seen.conn, seen.spec.name, name, serves)
+    return Curve.of(seen.spec.name, name, serves, seen.spec.gate.margin, points)
 
 
 def _measured_spread(seen: Look, name: str) -> tuple[str, float] | None:

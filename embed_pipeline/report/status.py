@@ -11,7 +11,8 @@ import psycopg
 
 from embed_pipeline.accounts import terms
 from embed_pipeline.accounts.terms import AccountState, Kind
-from embed_pipeline.catalog import control, dead_letters, evidence, partitions, searchers, serving, versions
+from embed_pipeline.adapt import age
+from embed_pipeline.catalog import adapters, control, dead_letters, evidence, partitions, searchers, serving, versions
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Pointer
@@ -79,6 +80,8 @@ class IndexStatus:
     """Processes that search and lack the model of a live version: by version."""
     old_transactions: tuple[str, ...] = ()
     """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
+    adapters: tuple[str, ...] = ()
+    """Of each adapter into what serves, whether it still fits what was written since it was fitted."""
     accounts: tuple[AccountState, ...] = ()
     """The accounts that its live versions are paid from."""
     warnings: tuple[str, ...] = ()
@@ -125,11 +128,12 @@ def status_of(spec: IndexSpec) -> IndexStatus:
         ]
         found = (*registered.values(), *declared)
         held, doubts = _control(conn, seen), _doubts(conn, seen)
+        pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
         return IndexStatus(
             index=spec.name,
             documents_table=seen.spec.source().table,
             documents=documents,
-            serving=serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0),
+            serving=pointer,
             control=held,
             versions=found,
             events=_events(conn, spec.name) if seen.has_catalog else (),
@@ -146,6 +150,8 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 max_dead_letters=spec.gate.max_dead_letters,
                 soak_seconds=spec.retire.soak_seconds,
                 doubted=bool(doubts),
+                route=pointer.route,
+                may_refine=spec.while_building.refine,
             ),
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
             doubts=doubts,
@@ -159,6 +165,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 for each in searchers.left_behind(conn, version)
             ),
             old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
+            adapters=() if seen.unusable is not None else _adapters(conn, seen),
             accounts=_accounts(conn, seen),
             warnings=seen.warnings,
         )
@@ -214,6 +221,20 @@ def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
     used = [version.declared for version in seen.registered if version.is_live]
     declared = {spec.account_name: seen.spec.account(spec) for spec in used}
     return tuple(terms.account_state(conn, name, account) for name, account in declared.items() if name is not None)
+
+
+def _adapters(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
+    serves = serving.read(conn, seen.spec.name).version if seen.registered else None
+    if serves is None or seen.index is None:
+        return ()
+    found = []
+    for version in seen.registered:
+        if version.is_live and adapters.latest(conn, seen.spec.name, version.name, serves) is not None:
+            try:
+                found.append(age.adapter_fresh(seen.index, version.name).sentence)
+            except EmbedPipelineError as problem:
+                found.append(problem.message)
+    return tuple(found)
 
 
 def _version(
@@ -272,6 +293,12 @@ def _version(
         unasked=unasked,
         untold=standing.untold(index, version) if has_vectors else "",
         gate=_gate_state(conn, index, version, evidence.latest(conn, index.name, version.name), unusable=unusable),
+        refine_gate=_gate_state(
+            conn, index, version, evidence.latest(conn, index.name, version.name, "refine"), unusable=unusable or not has_vectors
+        ),
+        bridge_gate=_gate_state(
+            conn, index, version, evidence.latest(conn, index.name, version.name, "bridge"), unusable=unusable or not has_vectors
+        ),
         chunker=_chunker(version.declared),
         spent=spent,
     )
@@ -293,7 +320,7 @@ def _gate_state(
     if latest is None:
         return None
     stale = "the documents cannot be read" if unusable else None
-    if not unusable and version.state in ("ready", "standby"):
+    if not unusable and (version.state in ("ready", "standby") or (latest.route != "direct" and version.state == "building")):
         try:
             stale = judged.staleness(conn, index, version, latest)
         except EmbedPipelineError as problem:

@@ -54,6 +54,10 @@ class VersionStatus:
     unasked: str = ""
     """Why its store could not be asked, and what to do; nothing of it is known then."""
     gate: GateState | None = None
+    refine_gate: GateState | None = None
+    """The latest evidence that it may refine what serves, as far as it is filled."""
+    bridge_gate: GateState | None = None
+    """The latest evidence that its queries may be mapped into what serves."""
     chunker: str = ""
     spent: Mapping[Kind, Spent] = field(default_factory=dict)
     """What its provider was asked and paid for, by kind of work, in all runs and processes; empty where nobody is paid."""

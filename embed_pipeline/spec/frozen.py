@@ -27,6 +27,8 @@ INDEX: Mapping[str, Fate] = {
     "model_check": "free",
     "holdout": "free",
     "gate": "free",
+    "while_building": "free",
+    "adapter": "free",
     "backfill": "free",
     "reconcile": "free",
     "throttle": "free",

@@ -9,7 +9,16 @@ from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, ModelCheckSpec
 from embed_pipeline.spec.base import Declared, Name
 from embed_pipeline.spec.collection_config import OF_A_COLLECTION
 from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec, QdrantSpec, StoreSpec
-from embed_pipeline.spec.rules import BackfillSpec, GateSpec, HoldoutSpec, ReconcileSpec, RetireSpec, ThrottleSpec
+from embed_pipeline.spec.rules import (
+    AdapterSpec,
+    BackfillSpec,
+    GateSpec,
+    HoldoutSpec,
+    ReconcileSpec,
+    RetireSpec,
+    ThrottleSpec,
+    WhileBuildingSpec,
+)
 from embed_pipeline.spec.version import VersionSpec
 
 
@@ -33,6 +42,8 @@ class IndexSpec(Declared):
     model_check: ModelCheckSpec = ModelCheckSpec()
     holdout: HoldoutSpec | None = None
     gate: GateSpec = GateSpec()
+    while_building: WhileBuildingSpec = WhileBuildingSpec()
+    adapter: AdapterSpec = AdapterSpec()
     backfill: BackfillSpec = BackfillSpec()
     reconcile: ReconcileSpec = ReconcileSpec()
     throttle: ThrottleSpec = ThrottleSpec()
@@ -67,6 +78,11 @@ class IndexSpec(Declared):
     def asks_providers(self) -> bool:
         """Whether a version's model is a provider's, which may change it behind its name."""
         return any(version.is_remote for version in self.versions.values())
+
+    @property
+    def may_refine(self) -> list[str]:
+        """The versions that may put in order what is found in another one: all but the first, where that is declared."""
+        return list(self.versions)[1:] if self.while_building.refine else []
 
     def source(self) -> DocumentsSpec:
         """The declared documents table, or the one that this package makes itself."""

@@ -53,6 +53,12 @@ class GateSpec(Declared):
         return self
 
 
+class AdapterSpec(Declared):
+    """From how much the map of a bridge is fitted."""
+
+    pairs: int = Field(2_000, ge=300, le=100_000, description="passages that both versions have a vector of, drawn at random")
+
+
 class BackfillSpec(Declared):
     """How history is filled."""
 
@@ -126,6 +132,15 @@ class ThrottleSpec(Declared):
         """Whether anything of the server has to be read at all."""
         limits = (self.max_wal_bytes_per_second, self.max_active_backends, self.max_queue_age_seconds)
         return bool(self.standbys or self.slots or self.wait_for_autovacuum) or any(limit is not None for limit in limits)
+
+
+class WhileBuildingSpec(Declared):
+    """What a version may do for searches before it is complete; each after its own gate, by `cutover --route`."""
+
+    refine: bool = Field(False, description="put in order what is found in the version that serves (docs/routes.md)")
+    depth: int = Field(
+        200, ge=10, le=1000, description="so many places of each list; larger finds more, and every search reads so many vectors"
+    )
 
 
 class RetireSpec(Declared):

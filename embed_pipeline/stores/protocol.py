@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -60,10 +61,14 @@ class EmbeddedBatch:
 
 @dataclass(frozen=True)
 class StoredVectors:
-    """What is stored of one document: the hash of its text, and its vectors [passages, dimensions] in the order of the passages."""
+    """What is stored of one document: the hash of its text, and its vectors [passages, dimensions] in the order of the passages.
+
+    `offsets`: where each passage starts and ends in the text; None: the vector is of the whole document.
+    """
 
     source_hash: bytes
     vectors: NDArray[np.float32]
+    offsets: tuple[tuple[int, int], ...] | None = None
 
 
 class Hit(NamedTuple):
@@ -288,6 +293,10 @@ class VersionStore(Protocol):
         """The vectors of those of these documents that have some, as they are stored."""
         ...
 
+    def written_since(self, conn: psycopg.Connection, moment: datetime, limit: int) -> list[str]:
+        """Up to `limit` documents whose vectors were written after `moment`. Looks at everything that is stored, without its vectors."""
+        ...
+
     def labels(self, conn: psycopg.Connection) -> Labels:
         """Look at the provenance that is stored beside every vector."""
         ...
@@ -331,6 +340,14 @@ class VersionStore(Protocol):
 
     def search_exact(self, conn: psycopg.Connection, queries: Vectors, k: int) -> list[list[Hit]]:
         """The `k` nearest documents to each of many queries, compared with every vector: what an index is measured by."""
+        ...
+
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        """Of these documents, how far those are that this version has: the nearest passage counts, smaller is nearer. Compared one by one.
+
+        One whose change is still to be worked off is left out, since what is stored is of an older text; and so is what has no distance.
+        Whether a document is still there nobody asks here: the ids are of a search, which has.
+        """
         ...
 
     def count(self, conn: psycopg.Connection) -> int:

@@ -116,6 +116,26 @@ class WordsEmbedder(FakeEmbedder):
         return total
 
 
+class TurnedEmbedder(WordsEmbedder):
+    """The vectors of a WordsEmbedder of `narrow` dimensions and the same salt, turned into other axes, or more of them: another space in which
+    everything is as near as it was."""
+
+    def __init__(self, *, dimensions: int, narrow: int, turn: int = 0, **shared: Any) -> None:
+        super().__init__(dimensions=narrow, **shared)
+        found, _ = np.linalg.qr(np.random.default_rng(turn).standard_normal((dimensions, narrow)))
+        self._turn = found.T.astype(np.float32)
+        self.dimensions = dimensions
+
+    def embed(self, texts: Sequence[str], role: Role) -> Embedded:
+        narrow, self.dimensions = self._turn.shape[0], self._turn.shape[0]
+        try:
+            answer = super().embed(texts, role)
+        finally:
+            self.dimensions = self._turn.shape[1]
+        assert answer.vectors.shape[1] == narrow
+        return Embedded(answer.vectors @ self._turn, answer.rejected)
+
+
 def asked_texts(calls_file: Path) -> list[str]:
     """The texts of a `calls_file`, in the order asked; none when nothing was asked."""
     return calls_file.read_text(encoding="utf-8").splitlines() if calls_file.exists() else []

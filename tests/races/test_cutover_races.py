@@ -12,6 +12,7 @@ import pytest
 
 from embed_pipeline import signals
 from embed_pipeline.catalog import serving, versions
+from embed_pipeline.catalog.route import Route
 from embed_pipeline.errors import CutoverRefused, IllegalTransition, Stopped
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, verify
@@ -177,7 +178,7 @@ def test_two_cutovers(app: psycopg.Connection, judged: OpenIndex) -> None:
 
 def test_pointer_moved_by_another_is_seen(app: psycopg.Connection, judged: OpenIndex) -> None:
     """Without the lock (its connection died silently) the compare-and-set still lets only one through."""
-    wanted = serving.Flip("docs", "v2", "cutover", generation=0, mark=1, coverage_id=1, evidence_id=1, reason="")
+    wanted = serving.Flip("docs", Route("v2"), "cutover", generation=0, mark=1, coverage_id=1, evidence_id=1, reason="")
     with pytest.raises(CutoverRefused, match="Somebody else moved"):
         serving.flip(app, wanted)
 
@@ -218,7 +219,7 @@ def test_hand_made_flip_without_passing_evidence_is_refused(app: psycopg.Connect
     index = open_served("v1", "v2")
     fill(index, "v2")
     coverage_id = verify.record_coverage(app, index, "v2", verify.verify(index, "v2")["v2"])
-    wanted = serving.Flip("docs", "v2", "cutover", 1, mark=0, coverage_id=coverage_id, evidence_id=None, reason="by hand")
+    wanted = serving.Flip("docs", Route("v2"), "cutover", 1, mark=0, coverage_id=coverage_id, evidence_id=None, reason="by hand")
     with pytest.raises(psycopg.errors.CheckViolation, match="no fresh, passing evidence for v2 against v1"):
         serving.flip(app, wanted)
     assert pointer(app) == ("v1", 1)

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from qdrant_client import QdrantClient, models
 
+from embed_pipeline.documents.drawn import drawn
 from embed_pipeline.errors import VectorsGone
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, sample, verify
@@ -84,11 +85,11 @@ def test_every_document_is_drawn_alike() -> None:
     chance = random.Random(1)
     counts = np.zeros(20)
     for _ in range(4_000):
-        for doc_id in sample.drawn(map(str, range(20)), 5, chance):
+        for doc_id in drawn(map(str, range(20)), 5, chance):
             counts[int(doc_id)] += 1
     assert counts.sum() == 20_000
     assert np.all(np.abs(counts - 1_000) < 150)
-    assert sample.drawn(["a", "b"], 5, chance) == ["a", "b"]
+    assert drawn(["a", "b"], 5, chance) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from embed_pipeline.errors import (
+    AdapterRefused,
     AnotherLedger,
     ChangesOvertook,
     CutoverRefused,
@@ -23,7 +24,8 @@ from tests.harness.rooms import PACKAGE
 from tests.unit.test_docs import tables
 
 WITH_REASONS = {
-    each.__name__: each.code for each in (AnotherLedger, ChangesOvertook, CutoverRefused, GateRefused, RetireRefused, Stopped)
+    each.__name__: each.code
+    for each in (AdapterRefused, AnotherLedger, ChangesOvertook, CutoverRefused, GateRefused, RetireRefused, Stopped)
 }
 
 

@@ -23,6 +23,7 @@ FLOORS = (
     ("stores",),
     ("throttle", "evaluate"),
     ("index",),
+    ("adapt",),
     ("flow", "search"),
     ("migrate",),
     ("report",),

@@ -6,8 +6,9 @@ give and they are not, every vector is compared, so that k documents are found w
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Sequence, Set
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import psycopg
@@ -42,6 +43,7 @@ FEW = 10_000
 EVERYBODY = 2
 """Why a hit is looked up: every one is (embed_pipeline.doubtful). 1: it is pending as removed, 0: it is not looked up."""
 
+T = TypeVar("T")
 Mode = Literal["index", "all", "among"]
 Row = tuple[str, int, float, int | None, int | None, int]
 # So many statements are kept composed. An application asks for few different numbers of documents.
@@ -63,22 +65,39 @@ class Nearest:
             "table": version.table,
             "operator": sql.SQL(OPERATORS[version.distance]),
         }
-        named = {"index": sql.Literal(version.index), "version": sql.Literal(version.name)}
-        self._suspect = queries("suspect", pending=queries("suspect_pending", **named), **named)
+        self._named = {"index": sql.Literal(version.index), "version": sql.Literal(version.name)}
+        self._suspect = queries("suspect", pending=queries("suspect_pending", **self._named), **self._named)
 
     def search(self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool, among: Selection) -> list[Hit]:
         """The `k` nearest documents of the selection, fewer only where there are no more."""
         values: dict[str, Any] = {"query": self._wrapped(query)}
-        try:
-            return self._found(conn, values, k, exact, among)
-        except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
-            # Somebody has moved the extension to another schema since it was looked up.
-            self._forget_operator()
-        return self._found(conn, values, k, exact, among)
+        return self._with_operator(conn, lambda: self._found(conn, values, k, exact, among))
+
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        """How far these documents are, of those that are here and up to date."""
+        values = {"query": self._wrapped(query), "doc_ids": list(doc_ids)}
+
+        def ask() -> dict[str, float]:
+            rows = conn.execute(queries("distances", **self._parts, **self._named), values, binary=True).fetchall()
+            return {doc_id: distance for doc_id, distance in rows if not math.isnan(distance)}
+
+        return self._with_operator(conn, ask)
+
+    def _with_operator(self, conn: psycopg.Connection, ask: Callable[[], T]) -> T:
+        """What `ask` returns, with pgvector's operator where it is now."""
+        for may_have_moved in (True, False):
+            if "schema" not in self._parts:
+                self._parts = self._parts | {"schema": sql.Identifier(vector_schema(conn))}
+            try:
+                return ask()
+            except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+                if not may_have_moved:
+                    raise
+                # Somebody has moved the extension to another schema since it was looked up.
+                self._forget_operator()
+        raise AssertionError("unreachable: the second try returns or raises")
 
     def _found(self, conn: psycopg.Connection, values: dict[str, Any], k: int, exact: bool, among: Selection) -> list[Hit]:
-        if "schema" not in self._parts:
-            self._parts = self._parts | {"schema": sql.Identifier(vector_schema(conn))}
         if among.is_everything:
             try:
                 return self._unfiltered(conn, values, k, exact, among)

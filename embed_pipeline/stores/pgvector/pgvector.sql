@@ -84,8 +84,12 @@ DELETE FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[])
 SELECT doc_id, source_hash FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) AND chunk = 0
 
 -- name: stored_vectors
-SELECT doc_id, source_hash, array_agg(embedding::real[] ORDER BY chunk)
+SELECT doc_id, source_hash, array_agg(embedding::real[] ORDER BY chunk), array_agg(passage_start ORDER BY chunk),
+       array_agg(passage_end ORDER BY chunk)
 FROM {table} WHERE doc_id = ANY (%(doc_ids)s::text[]) GROUP BY doc_id, source_hash
+
+-- name: written_since
+SELECT v.doc_id FROM {table} AS v WHERE v.chunk = 0 AND v.embedded_at > %(moment)s ORDER BY v.embedded_at DESC, v.doc_id LIMIT %(limit)s
 
 -- name: whole_hashes
 -- With passages: of documents of which every passage is there.
@@ -133,6 +137,16 @@ SELECT v.doc_id, v.chunk, (v.embedding OPERATOR({schema}.{operator}) %(query)b):
 FROM {table} AS v
 WHERE {among} {settings}
 ORDER BY {nearness} LIMIT {rows}
+
+-- name: distances
+-- Of these documents alone, and so without an ANN index. One statement: vectors, and what waits for them, as of one moment. A value, not
+-- EXISTS: see suspect_pending.
+SELECT v.doc_id, min((v.embedding OPERATOR({schema}.{operator}) %(query)b)::double precision)
+FROM {table} AS v
+WHERE v.doc_id = ANY (%(doc_ids)s::text[])
+  AND (SELECT true FROM embed_pipeline.pending AS p
+       WHERE p.index_name || '' = {index} AND p.version || '' = {version} AND p.doc_id = v.doc_id) IS NULL
+GROUP BY v.doc_id
 
 -- name: graph_settings
 -- For this transaction, and before the scan begins: a condition without a row of the table is asked once, ahead of it. In a statement of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -215,7 +216,19 @@ class PgvectorStore:
         with self._unless_retired(), unhurried(conn):
             rows = conn.execute(queries("stored_vectors", table=self.version.table), {"doc_ids": list(doc_ids)}).fetchall()
         # Of a document whose passages carry several hashes some are of an older text: any of them shows that.
-        return {doc_id: StoredVectors(bytes(digest), np.asarray(vectors, dtype=np.float32)) for doc_id, digest, vectors in rows}
+        return {
+            doc_id: StoredVectors(
+                bytes(digest),
+                np.asarray(vectors, dtype=np.float32),
+                None if starts[0] is None else tuple(zip(starts, ends, strict=True)),
+            )
+            for doc_id, digest, vectors, starts, ends in rows
+        }
+
+    def written_since(self, conn: psycopg.Connection, moment: datetime, limit: int) -> list[str]:
+        with self._unless_retired(), unhurried(conn):
+            query = queries("written_since", table=self.version.table)
+            return [doc_id for (doc_id,) in conn.execute(query, {"moment": moment, "limit": limit})]
 
     def compare(
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
@@ -313,6 +326,10 @@ class PgvectorStore:
             if not more:
                 return found
             gone |= more
+
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        with self._unless_retired():
+            return self._nearest.distances(conn, query, doc_ids) if doc_ids else {}
 
     @contextmanager
     def _writing(self, conn: psycopg.Connection) -> Iterator[None]:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import psycopg
@@ -219,6 +220,26 @@ def stored_ids(engine: Engine, place: Place) -> Iterator[list[str]]:
     """The ids of the documents that have the version's vector, in portions."""
     for page in _scroll(engine, place, _with_vector(place), vectors=False, payload=[f"{KEY}.doc_id"]):
         yield [_doc_id(point) for point in page]
+
+
+def written_since(engine: Engine, place: Place, version: Version, moment: datetime, limit: int) -> list[str]:
+    """Ids of documents whose vector of this version was written after a moment."""
+    field = f"{KEY}.versions.{version.name}.embedded_at"
+    must: list[models.Condition] = [models.HasVectorCondition(has_vector=place.vector)]
+    # The field has no index: where the server wants one for every filter, all points are looked at here.
+    if not engine.limits(place.collection).filters_indexed_only:
+        must.append(models.FieldCondition(key=field, range=models.DatetimeRange(gt=moment.astimezone(timezone.utc))))
+    found: list[str] = []
+    for page in _scroll(engine, place, models.Filter(must=must), vectors=False, payload=[f"{KEY}.doc_id", field]):
+        found += [_doc_id(point) for point in page if _written(point, version) > moment]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _written(point: Stored, version: Version) -> datetime:
+    said = point.versions.get(version.name, {}).get("embedded_at")
+    return datetime.min.replace(tzinfo=timezone.utc) if said is None else datetime.fromisoformat(said)
 
 
 def count(engine: Engine, place: Place) -> int:

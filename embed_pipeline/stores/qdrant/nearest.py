@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -112,6 +113,28 @@ class Nearest:
                 ids = self._present(conn)
             asked *= MORE
 
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        """How far these documents are, of those that are here and up to date.
+
+        What waits is asked for before the points: what is worked off in between has then been written, and is read as it is now.
+        """
+        values = {"index": self._version.index, "version": self._version.name, "doc_ids": list(doc_ids)}
+        try:
+            waiting = {doc_id for (doc_id,) in conn.execute(queries("waiting"), values)}
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise may_not_search(problem) from problem
+        signal("distances.waiting")
+        wanted = {point_id(doc_id): doc_id for doc_id in doc_ids if doc_id not in waiting}
+        if not wanted:
+            return {}
+        these = _within(None, list(wanted))
+        if not self._limits().allows_exact:
+            scanned = scan(self._engine, self._place, self._version, np.atleast_2d(query), len(wanted), these)[0]
+            return {hit.doc_id: hit.distance for hit in scanned if not math.isnan(hit.distance)}
+        found = self._points(query, len(wanted), True, these, with_payload=False)
+        apart = [(wanted[_id(point)], _distance(self._version.distance, point.score)) for point in found]
+        return {doc_id: distance for doc_id, distance in apart if not math.isnan(distance)}
+
     def _visible(
         self, conn: psycopg.Connection, hits: list[Hit], k: int, among: Selection, conditions: tuple[filters.Condition, ...]
     ) -> list[Hit]:
@@ -148,10 +171,21 @@ class Nearest:
     def _ask(
         self, query: Vectors, limit: int, exact: bool, condition: models.Filter | None, among: list[PointId] | None
     ) -> list[Hit]:
-        values = np.asarray(query, dtype=np.float32).tolist()
-        limits, wanted = self._limits(), _within(condition, among)
-        params = self._params(limits, limit, exact)
         hits: dict[str, Hit] = {}
+        for point in self._points(query, limit, exact, _within(condition, among)):
+            hit = _hit(point, self._place, self._version, query)
+            # Between two pages a document may have moved.
+            hits.setdefault(hit.doc_id, hit)
+        return sorted(hits.values(), key=lambda hit: hit.distance)
+
+    def _points(
+        self, query: Vectors, limit: int, exact: bool, wanted: models.Filter | None, *, with_payload: bool = True
+    ) -> list[models.ScoredPoint]:
+        """The nearest points, in pages of what the collection gives at once."""
+        values = np.asarray(query, dtype=np.float32).tolist()
+        limits = self._limits()
+        params = self._params(limits, limit, exact)
+        points: list[models.ScoredPoint] = []
         most = limits.page(limit)
         for offset in range(0, limit, most):
             page = min(most, limit - offset)
@@ -165,18 +199,16 @@ class Nearest:
                         offset=offset or None,
                         query_filter=wanted,
                         search_params=params,
-                        with_payload=[KEY],
+                        with_payload=[KEY] if with_payload else False,
                         # Which passage of a document was the nearest, Qdrant does not say.
-                        with_vectors=[self._place.vector] if self._version.is_chunked else False,
+                        with_vectors=[self._place.vector] if with_payload and self._version.is_chunked else False,
                     ).points
                 )
             )
-            # Between two pages a document may have moved.
-            for hit in (_hit(point, self._place, self._version, query) for point in found):
-                hits.setdefault(hit.doc_id, hit)
+            points += found
             if len(found) < page:
                 break
-        return sorted(hits.values(), key=lambda hit: hit.distance) if most < limit else list(hits.values())
+        return points
 
     def _params(self, limits: Limits, limit: int, exact: bool) -> models.SearchParams | None:
         """As every reader of this version searches, the gate included."""
@@ -221,6 +253,10 @@ def may_not_search(problem: psycopg.errors.InsufficientPrivilege) -> Configurati
         f"This role may not search here: {problem.diag.message_primary}.",
         next_step="Grant it SELECT on all tables of the schema embed_pipeline.",
     )
+
+
+def _id(point: models.ScoredPoint) -> PointId:
+    return point.id if isinstance(point.id, int) else str(point.id)
 
 
 def _hit(point: models.ScoredPoint, place: Place, version: Version, query: Vectors) -> Hit:

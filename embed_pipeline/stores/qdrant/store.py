@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -292,8 +293,14 @@ class QdrantStore:
             digest, vector = self._points.hash(point), point.vectors.get(self.place.vector)
             if digest is not None and vector is not None:
                 vectors = np.asarray(vector, dtype=np.float32).reshape(-1, self.version.dimensions)
-                found[doc_id] = StoredVectors(bytes.fromhex(digest), vectors)
+                offsets = point.versions[self.version.name].get("offsets")
+                passages = None if offsets is None else tuple((int(start), int(end)) for start, end in offsets)
+                found[doc_id] = StoredVectors(bytes.fromhex(digest), vectors, passages)
         return found
+
+    def written_since(self, conn: psycopg.Connection, moment: datetime, limit: int) -> list[str]:
+        with self._points.unless_retired():
+            return compare_points.written_since(self._engine, self.place, self.version, moment, limit)
 
     def compare(
         self, conn: psycopg.Connection, ranges: Sequence[KeyRange], *, orphans: bool, since: Horizon | None = None
@@ -355,11 +362,19 @@ class QdrantStore:
         self, conn: psycopg.Connection, query: Vectors, k: int, *, exact: bool = False, among: Selection = EVERYTHING
     ) -> list[Hit]:
         with self._points.unless_retired():
-            try:
-                self._own.require(conn, self.place.collection, to_read=True)
-            except psycopg.errors.InsufficientPrivilege as problem:
-                raise nearest.may_not_search(problem) from problem
+            self._require_ours_to_read(conn)
             return self._nearest.search(conn, query, k, exact=exact, among=among)
+
+    def distances(self, conn: psycopg.Connection, query: Vectors, doc_ids: Sequence[str]) -> dict[str, float]:
+        with self._points.unless_retired():
+            self._require_ours_to_read(conn)
+            return self._nearest.distances(conn, query, doc_ids) if doc_ids else {}
+
+    def _require_ours_to_read(self, conn: psycopg.Connection) -> None:
+        try:
+            self._own.require(conn, self.place.collection, to_read=True)
+        except psycopg.errors.InsufficientPrivilege as problem:
+            raise nearest.may_not_search(problem) from problem
 
     def _require_ours(self, conn: psycopg.Connection) -> None:
         """What another ledger has written is not what this version holds."""

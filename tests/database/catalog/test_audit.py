@@ -57,7 +57,7 @@ def test_a_move_by_hand_is_in_the_audit(
         ("UPDATE embed_pipeline.index_versions SET version = 'v3' WHERE version = 'v1'", "immutable"),
         (
             "UPDATE embed_pipeline.serving_pointer SET previous_version = 'v1'",
-            "previous version of docs changes only with its version",
+            "route before of docs changes only with its route",
         ),
     ],
 )

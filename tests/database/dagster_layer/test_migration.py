@@ -314,3 +314,38 @@ def test_a_database_that_does_not_answer_is_one_sentence(declare: Declare, run: 
     failed = docs.job("gate_docs__v1")
     assert "PostgreSQL at postgresql://someone:***@127.0.0.1:1/nowhere is not available" in sentence(failed)
     assert not any("secret" in str(event) for event in failed.all_events)
+
+
+def test_refined_while_it_is_filled(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """Half of v2 puts in order what is found in v1: judged by its own blocking check, served, taken back, and judged again at each tenth."""
+    run(declare(V1)).find_serving("v1")
+    docs = run(declare(V1_V2, while_building={"refine": True, "depth": 10}))
+    assert docs.backfill("v2", "00", "01").success
+    judged = docs.job("refine_gate_docs__v2")
+    assert judged.success
+    assert checks(judged) == {"refine_not_worse": True}
+    verdict = materialized(judged, "docs", "refinement", "v2")
+    assert verdict["outcome"] == "pass"
+    assert verdict["filled"] == pytest.approx(0.5)
+    moved = docs.job("refine_docs__v2")
+    assert moved.success
+    assert materialized(moved, "docs", "serving")["route"] == "v1 refined by v2"
+    assert pointer(app) == "v1"
+    back = docs.job("rollback_docs")
+    assert materialized(back, "docs", "serving")["route"] == "v1"
+    docs.fill("v2")
+    serving = {"ops": {"docs__serving": {"config": {"version": "v2", "route": "refine"}}}}
+    stale = docs.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        run_config=serving, instance=docs.instance, raise_on_error=False, asset_selection=[dg.AssetKey(["docs", "serving"])]
+    )
+    assert "judged v2 while 50% of it was filled" in sentence(stale)
+
+
+def test_a_worse_refinement_is_not_served(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    run(declare(V1)).find_serving("v1")
+    docs = run(declare(V1_WORSE, while_building={"refine": True, "depth": 40}))
+    docs.fill("worse")
+    refused = docs.job("refine_docs__worse")
+    assert not refused.success
+    assert checks(refused) == {"refine_not_worse": False}
+    assert app.execute("SELECT route FROM embed_pipeline.serving").fetchone() == ("direct",)

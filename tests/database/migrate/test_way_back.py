@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from embed_pipeline.catalog import serving, versions
+from embed_pipeline.catalog.route import Route
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import CutoverRefused, DatabaseUnavailable, VectorsGone
 from embed_pipeline.index.handle import OpenIndex
@@ -129,10 +130,10 @@ def test_the_database_lets_only_a_rollback_pass_and_only_as_many_as_it_was_told(
     for kind, stale in (("rollback", 0), ("cutover", 5)):
         with pytest.raises(psycopg.errors.CheckViolation, match="still pending for v1"):
             app.execute(move, {"move": kind, "mark": mark, "coverage": coverage, "stale": stale})
-    with pytest.raises(psycopg.errors.CheckViolation, match="moves only with its version"):
+    with pytest.raises(psycopg.errors.CheckViolation, match="moves only with its route"):
         app.execute("UPDATE embed_pipeline.serving_pointer SET stale_accepted = 5")
     with pytest.raises(CutoverRefused, match="Changes up to the mark"):
-        serving.flip(app, serving.Flip("docs", "v1", "rollback", 2, mark, coverage, None, "too few", accept_stale=0))
+        serving.flip(app, serving.Flip("docs", Route("v1"), "rollback", 2, mark, coverage, None, "too few", accept_stale=0))
     assert (serving.read(app, "docs").version, events(app, "stale accepted")) == ("v2", [])
 
 

@@ -242,22 +242,22 @@ def wrong_catalog(conn: psycopg.Connection) -> list[str]:
     """Whether the audit tells one legal history, each transition once, that ends in the states and the pointer as they are."""
     found = []
     states: dict[str, str | None] = {}
-    served: list[str] = []
     for name, before, after in _transitions(conn):
         if before != states.get(name) or (before, after) not in LEGAL:
             found.append(f"the audit says {name} went from {before} to {after} when it was {states.get(name)}")
         states[name] = after
-        if after == "active":
-            served.append(name)
+    served = _routes(conn)
     found += [f"the audit says {name} was served without evidence" for (name,) in conn.execute(UNPROVEN)]
     found += [f"the audit says {name} became {state} by hand" for name, state in conn.execute(BY_HAND)]
     now = {version.name: version.state for version in versions(conn)}
     if now != states:
         found.append(f"the versions are {now}, the audit ends with {states}")
     active = [name for name, state in now.items() if state == "active"]
-    pointer = conn.execute("SELECT version, generation FROM embed_pipeline.serving_pointer WHERE index_name = 'docs'").fetchone()
-    expected = (served[-1] if served else None, len(served))
-    if pointer != expected or active != served[-1:]:
+    pointer = conn.execute(
+        "SELECT version, refine_version, generation FROM embed_pipeline.serving_pointer WHERE index_name = 'docs'"
+    ).fetchone()
+    expected = (*(served[-1] if served else (None, None)), len(served))
+    if pointer != expected or active != [version for version, _ in served[-1:]]:
         found.append(f"the pointer says {pointer}, active are {active}, the audit says {expected}")
     return found
 
@@ -270,6 +270,24 @@ def _transitions(conn: psycopg.Connection) -> list[tuple[str, str | None, str]]:
     ).fetchall()
 
 
+def _routes(conn: psycopg.Connection) -> list[tuple[str, str | None]]:
+    """What served in each generation, by the audit: a version, and the one that refined it.
+
+    A move to another version is told by the states; one where something refines, before or after, by an event of its own as well.
+    """
+    found: list[tuple[str, str | None]] = []
+    rows = conn.execute(
+        "SELECT version, event = 'route', detail #>> '{route,refine}', (detail ->> 'generation')::integer FROM embed_pipeline.audit_events "
+        "WHERE index_name = 'docs' AND (to_state = 'active' OR event = 'route') ORDER BY id"
+    )
+    for version, is_route, refine, generation in rows:
+        if is_route and generation == len(found):
+            found[-1] = (version, refine)
+        else:
+            found.append((version, refine))
+    return found
+
+
 def wrong_answers(
     conn: psycopg.Connection, records: Iterable[dict[str, object]], late_seconds: float, *, anchors: bool = True
 ) -> list[str]:
@@ -279,7 +297,7 @@ def wrong_answers(
     must be found by whatever serves. An answer for which its record knows how many documents there are has so many.
     """
     known = {version.name: version for version in versions(conn)}
-    served = [name for name, _, after in _transitions(conn) if after == "active"]
+    served = _routes(conn)
     retired = dict(
         conn.execute(
             "SELECT version, extract(epoch FROM at)::double precision FROM embed_pipeline.audit_events "
@@ -295,7 +313,11 @@ def wrong_answers(
 
 
 def _wrong_answer(
-    record: dict[str, object], known: dict[str, Registered], served: list[str], retired: dict[str, float], late_seconds: float
+    record: dict[str, object],
+    known: dict[str, Registered],
+    served: list[tuple[str, str | None]],
+    retired: dict[str, float],
+    late_seconds: float,
 ) -> Iterator[str]:
     version = known[str(record["version"])]
     if record["fingerprint"] != version.fingerprint:
@@ -303,8 +325,15 @@ def _wrong_answer(
     if record["asked"] not in (None, version.name):
         yield f"{record['asked']} was asked and {version.name} answered"
     generation = int(str(record["generation"]))
-    if record["asked"] is None and version.name != served[generation - 1]:
-        yield f"{version.name} answered in generation {generation}, which is of {served[generation - 1]}"
+    serves, refines = served[generation - 1]
+    if record["asked"] is None and version.name != serves:
+        yield f"{version.name} answered in generation {generation}, which is of {serves}"
+    taken, by = record.get("route", (version.name, None))  # type: ignore[misc]
+    if taken != version.name or (record["asked"] is not None and by is not None):
+        yield f"{version.name} answered and names the route of {taken} and {by}"
+    # Without the other version the list is what it is; then the answer says why.
+    if record["asked"] is None and by != refines and not (by is None and record.get("note")):
+        yield f"an answer in generation {generation}, which {refines} refines, was refined by {by}"
     if float(str(record["at"])) > retired.get(version.name, float("inf")) + late_seconds:
         yield f"{version.name} answered after it was retired"
     hits: list[tuple[str, float]] = record["hits"]  # type: ignore[assignment]

@@ -52,6 +52,8 @@ def note(record: Record, answer: Answer) -> None:
         "version": answer.version,
         "fingerprint": answer.fingerprint,
         "generation": answer.generation,
+        "route": [answer.route.version, answer.route.refine],
+        "note": answer.note,
         "hits": [(hit.doc_id, hit.distance) for hit in answer.hits],
     }
 

@@ -88,7 +88,7 @@ BROKEN = {
     "no ANN index": ("DROP INDEX embed_pipeline.docs__v1__hnsw", "is active, and has no valid ANN index"),
     "a generation too many": (
         "SET session_replication_role = replica; UPDATE embed_pipeline.serving_pointer SET generation = generation + 1",
-        "the pointer says ('v1', 2)",
+        "the pointer says ('v1', None, 2)",
     ),
 }
 # What is written after a first look at a right index.

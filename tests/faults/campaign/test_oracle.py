@@ -102,11 +102,15 @@ BROKEN = {
     ),
     "a generation too many": (
         UNCHECKED + "UPDATE embed_pipeline.serving_pointer SET generation = generation + 1",
-        "the pointer says ('v1', 2)",
+        "the pointer says ('v1', None, 2)",
     ),
     "a pointer to nothing": (
         UNCHECKED + "UPDATE embed_pipeline.serving_pointer SET version = NULL",
-        "the pointer says (None, 1)",
+        "the pointer says (None, None, 1)",
+    ),
+    "a route that is not told": (
+        UNCHECKED + "UPDATE embed_pipeline.serving_pointer SET refine_version = 'v9', refine_depth = 20",
+        "the pointer says ('v1', 'v9', 1)",
     ),
 }
 

@@ -70,9 +70,12 @@ def test_assets_and_their_dependencies(definitions: dg.Definitions) -> None:
         "docs/ann_index/v2": ["docs/embeddings/v2"],
         "docs/evaluation/v1": ["docs/ann_index/v1"],
         "docs/evaluation/v2": ["docs/ann_index/v2"],
-        "docs/serving": ["docs/evaluation/v1", "docs/evaluation/v2"],
+        "docs/serving": ["docs/bridge/v2", "docs/evaluation/v1", "docs/evaluation/v2"],
         "docs/dual_write": ["docs/documents"],
         "docs/comparison": ["docs/documents"],
+        "docs/adapter/v2": ["docs/embeddings/v2"],
+        "docs/bridge/v2": ["docs/adapter/v2"],
+        "docs/cost_curve": ["docs/documents"],
     }
     assert not graph.get(dg.AssetKey(["docs", "documents"])).is_materializable
 
@@ -94,7 +97,12 @@ def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(d
     found = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     names = ("coverage", "provenance", "ann_recall", "held_out_recall")
     judging = {(f"docs/evaluation/{version}", name) for version in ("v1", "v2") for name in names}
-    assert found == judging | {("docs/comparison", "nothing_bypassed"), ("docs/dual_write", "dead_letters")}
+    judging |= {("docs/bridge/v2", "bridge_not_worse")}
+    assert found == judging | {
+        ("docs/comparison", "nothing_bypassed"),
+        ("docs/dual_write", "dead_letters"),
+        ("docs/adapter/v2", "adapter_fresh"),
+    }
     blocking = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys if graph.get(key).blocking}
     assert blocking == judging
 
@@ -104,7 +112,7 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     of_versions = {f"{verb}_docs__{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
     of_the_index = {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs", "abort_docs"}
-    of_the_index |= {"retry_dead_letters_docs"}
+    of_the_index |= {"retry_dead_letters_docs", "fit_docs__v2", "preview_docs__v2", "bridge_gate_docs__v2", "bridge_docs__v2"}
     assert jobs == of_versions | of_the_index
     (sensor,) = repository.sensor_defs
     assert (sensor.name, sensor.minimum_interval_seconds) == ("docs_dual_write", 5)
@@ -142,7 +150,8 @@ def test_names_of_two_indexes_never_meet() -> None:
     repository = definitions.get_repository_def()
     of_versions = sum(map(len, declared.values()))
     assert len({each.name for each in repository.schedule_defs}) == of_versions + len(indexes)
-    assert len(repository.get_all_jobs()) == 1 + 4 * of_versions + 7 * len(indexes), "with Dagster's own"
+    following = of_versions - len(indexes)
+    assert len(repository.get_all_jobs()) == 1 + 4 * of_versions + 4 * following + 7 * len(indexes), "with Dagster's own"
 
 
 def load(folder: Path, text: str = DECLARATION) -> EmbeddingIndex:
@@ -250,3 +259,16 @@ def test_the_assets_of_another_project_are_refused(tmp_path: Path, monkeypatch: 
         refuse_another_projects_assets(tmp_path / "here")
     monkeypatch.syspath_prepend(str(tmp_path / "here"))
     refuse_another_projects_assets(tmp_path / "here")
+
+
+def test_a_refinement_is_there_where_it_is_declared() -> None:
+    declared = IndexSpec.model_validate(SPEC.model_dump() | {"while_building": {"refine": True}})
+    definitions = build_definitions(declared)
+    graph = definitions.resolve_asset_graph()
+    key = dg.AssetKey(["docs", "refinement", "v2"])
+    assert graph.get(key).parent_keys == {dg.AssetKey(["docs", "embeddings", "v2"])}
+    assert key in graph.get(dg.AssetKey(["docs", "serving"])).parent_keys
+    assert graph.get(dg.AssetCheckKey(key, "refine_not_worse")).blocking
+    jobs = {job.name for job in definitions.get_repository_def().get_all_jobs()}
+    assert {"refine_gate_docs__v2", "refine_docs__v2"} <= jobs
+    assert not any(each.endswith("refine_docs__v1") for each in jobs)

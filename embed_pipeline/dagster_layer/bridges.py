@@ -1,0 +1,239 @@
+"""What leads from one version to the next: the adapter of a bridge, whether it still fits, and the cost curve of a migration.
+
+An index with one version has none of them.
+"""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets and ops as objects.
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from embed_pipeline.adapt import age
+from embed_pipeline.adapt.curve import Curve
+from embed_pipeline.dagster_layer import checks, metadata
+from embed_pipeline.dagster_layer.names import Names, op_name
+from embed_pipeline.dagster_layer.work import Lines, working_on
+from embed_pipeline.errors import AdapterRefused, CatalogError, EmbedPipelineError
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate import fit, gate, preview
+from embed_pipeline.spec import IndexSpec
+
+# Dagster recognises the bare class only, not MaterializeResult[...].
+if TYPE_CHECKING:
+    Materialized: TypeAlias = dg.MaterializeResult[Any]
+else:
+    Materialized = dg.MaterializeResult
+
+ADAPTER_FRESH = "adapter_fresh"
+
+
+class CurveConfig(dg.Config):
+    """Which migration is asked about; `embed`: first embed what the held-out queries find, at most a hundred documents for each, for money."""
+
+    version: str | None = None
+    embed: bool = False
+
+
+def followers(spec: IndexSpec) -> list[str]:
+    """The versions that could follow another one: all but the first declared."""
+    return list(spec.versions)[1:]
+
+
+def bridge_assets(spec: IndexSpec) -> list[dg.AssetsDefinition]:
+    """The adapter of each version that follows another, and the curve of the index."""
+    adapters = [adapter_asset(spec, version) for version in followers(spec)]
+    bridges = [bridge_asset(spec, version) for version in followers(spec)]
+    return [*adapters, *bridges, cost_curve_asset(spec)] if adapters else []
+
+
+def bridge_checks(spec: IndexSpec) -> list[dg.AssetChecksDefinition]:
+    """Whether each adapter still fits. Run with the full comparison: that is when somebody looks for what nobody changed on purpose."""
+    return [adapter_fresh_check(spec, version) for version in followers(spec)]
+
+
+def bridge_jobs(spec: IndexSpec) -> list[UnresolvedAssetJobDefinition]:
+    """Fit an adapter, and preview a migration: for people and pipelines."""
+    found = []
+    for version in followers(spec):
+        found += [fit_job(spec, version), preview_job(spec, version), bridge_gate_job(spec, version), bridge_job(spec, version)]
+    return found
+
+
+def fresh_checks(spec: IndexSpec) -> list[dg.AssetCheckKey]:
+    """What runs with the full comparison."""
+    names = Names(spec.name)
+    return [dg.AssetCheckKey(names.adapter(version), ADAPTER_FRESH) for version in followers(spec)]
+
+
+def bridge_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
+    """The gate's answer about what serves, asked by queries of one version."""
+    names = Names(spec.name)
+    key = names.bridge(version)
+
+    @dg.asset(
+        key=key,
+        deps=[names.adapter(version)],
+        check_specs=[checks.not_worse_spec(spec, key, checks.BRIDGE_NOT_WORSE)],
+        group_name=spec.name,
+        tags={"embed_pipeline/version": version},
+        description=f"May what serves {spec.name} be asked by queries of `{version}`, mapped by the newest adapter? Judged against its own queries.",
+    )
+    def judge(context: dg.AssetExecutionContext) -> Materialized:
+        lines = Lines(context.log)
+        with working_on(spec) as index:
+            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"), route="bridge")
+        (context.log.info if result.outcome == "pass" else context.log.error)(result.sentence)
+        found = checks.not_worse(result, checks.BRIDGE_NOT_WORSE)
+        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=[found])
+
+    return judge
+
+
+def bridge_gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge the bridge; serving is not touched."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.bridge_gate_job(version),
+        selection=dg.AssetSelection.assets(names.bridge(version)),
+        description=f"Judge whether what serves {spec.name} may be asked by queries of {version}. Serving is not touched.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def bridge_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Judge the bridge and, if its check passes, serve by it."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.bridge_job(version),
+        selection=dg.AssetSelection.assets(names.bridge(version), names.serving),
+        config={"ops": {op_name(names.serving): {"config": {"version": version, "route": "bridge"}}}},
+        description=f"Judge what serves {spec.name}, asked by queries of {version}, and if the check passes serve it so.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def adapter_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
+    """The map that takes a version's queries into the index that serves."""
+    names = Names(spec.name)
+
+    @dg.asset(
+        key=names.adapter(version),
+        deps=[dg.AssetDep(names.embeddings(version), partition_mapping=dg.AllPartitionMapping())],
+        group_name=spec.name,
+        kinds={"python"},
+        tags={"embed_pipeline/version": version},
+        description=f"A map that takes queries of `{version}` into the index that serves {spec.name}, fitted on passages that both have. "
+        "It serves nothing by itself: the gate judges the bridge like any other way to serve.",
+    )
+    def fit_adapter(context: dg.AssetExecutionContext) -> Materialized:
+        with working_on(spec) as index:
+            found = fit.fit(index, version)
+        context.log.info(found.sentence)
+        return dg.MaterializeResult(metadata=metadata.fitted(found))
+
+    return fit_adapter
+
+
+def adapter_fresh_check(spec: IndexSpec, version: str) -> dg.AssetChecksDefinition:
+    """Of the newest adapter, whether what was written since agrees as well. A warning: the bridge still answers."""
+    names = Names(spec.name)
+
+    @dg.asset_check(
+        asset=names.adapter(version),
+        name=ADAPTER_FRESH,
+        blocking=False,
+        description=f"Passages written since the adapter of {version} was fitted agree as well as those held out at its fit.",
+    )
+    def fresh(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        with working_on(spec, register_new=False) as index:
+            try:
+                found = age.adapter_fresh(index, version)
+            except (AdapterRefused, CatalogError) as problem:
+                # Without an adapter, or before the version is registered, there is nothing that could age.
+                other = isinstance(problem, AdapterRefused) and problem.fields["reason"] == "other_fingerprint"
+                return dg.AssetCheckResult(passed=not other, severity=dg.AssetCheckSeverity.WARN, description=problem.message)
+        context.log.info(found.sentence)
+        return dg.AssetCheckResult(
+            passed=found.outcome != "stale",
+            severity=dg.AssetCheckSeverity.WARN,
+            description=found.sentence,
+            metadata=metadata.freshness(found),
+        )
+
+    return fresh
+
+
+def cost_curve_asset(spec: IndexSpec) -> dg.AssetsDefinition:
+    """What each way to serve is worth against what it takes. A backfill materializes it at each tenth of its partitions, too."""
+    names = Names(spec.name)
+
+    @dg.asset(
+        key=names.cost_curve,
+        deps=[names.documents],
+        group_name=spec.name,
+        kinds={"python"},
+        description=f"What the held-out queries of {spec.name} say of the migration to `version` (else the newest declared one): answers "
+        "against documents, money and time. With `embed` it is begun by a preview; the backfill adds a point at every tenth.",
+    )
+    def draw_curve(context: dg.AssetExecutionContext, config: CurveConfig) -> Materialized:
+        lines = Lines(context.log)
+        version = config.version or list(spec.versions)[-1]
+        with working_on(spec) as index:
+            if not config.embed:
+                curve = preview.measure(index, version)
+            else:
+                pool = preview.pool(index, version)
+                context.log.info(pool.sentence)
+                found = preview.preview(index, pool, lambda reason: lines.say(f"waiting: {reason}") if reason else None)
+                context.log.info(found.sentence)
+                curve = found.curve
+        context.log.info(curve.advice)
+        return dg.MaterializeResult(metadata=metadata.cost_curve(curve))
+
+    return draw_curve
+
+
+class TenthPoints:
+    """Logs the curve of a version whose backfill has filled another tenth. A point that cannot be measured stops no backfill."""
+
+    def __init__(self, context: dg.AssetExecutionContext, index: OpenIndex, version: str) -> None:
+        self._context = context
+        self._key = Names(index.name).cost_curve
+        self._tenths = preview.Tenths(index, version)
+
+    def partition_filled(self) -> Curve | None:
+        """Called after each partition."""
+        try:
+            curve = self._tenths.partition_filled()
+        except EmbedPipelineError as problem:
+            self._context.log.warning(preview.told(problem))
+            return None
+        if curve is not None:
+            self._context.log_event(dg.AssetMaterialization(self._key, metadata=metadata.cost_curve(curve)))
+        return curve
+
+
+def fit_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Fit the map of a bridge."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.fit_job(version),
+        selection=dg.AssetSelection.assets(names.adapter(version)).without_checks(),
+        description=f"Fit the map from {version}'s queries into the index that serves {spec.name}. Embeds nothing, and serves nothing.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def preview_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
+    """Begin the curve of a migration. Launching it is the word that it may pay."""
+    names = Names(spec.name)
+    return dg.define_asset_job(
+        names.preview_job(version),
+        selection=dg.AssetSelection.assets(names.cost_curve),
+        config={"ops": {op_name(names.cost_curve): {"config": {"version": version, "embed": True}}}},
+        description=f"Foretell what {version} is worth to {spec.name}: embeds what the held-out queries find now, at most a hundred "
+        "documents for each, and pays for them once.",
+        executor_def=dg.in_process_executor,
+    )

@@ -1,0 +1,240 @@
+"""From what was measured to a verdict, with everything a person wants to see of it; kept as evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from embed_pipeline.catalog import evidence, judged_queries, versions
+from embed_pipeline.catalog.evidence import Present, Texts
+from embed_pipeline.catalog.judged_queries import QueryRow
+from embed_pipeline.catalog.route import Kind
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.errors import HoldoutError
+from embed_pipeline.evaluate import metrics, per_query, report
+from embed_pipeline.evaluate import scores as scores_of
+from embed_pipeline.evaluate.examine import Examined
+from embed_pipeline.evaluate.measured import Measured, Ranking
+from embed_pipeline.evaluate.statistics import overlap_at_k
+from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
+from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate.baseline import Baseline
+
+# Shown beside the metric that decides.
+REPORTED = ("recall@10", "nDCG@10", "RR@10")
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The verdict with everything that a person or a pipeline wants to see of it.
+
+    `queries`: what each held-out query found, which is kept with the evidence.
+    `threshold`: what a threshold on scores that was tuned on the version that serves would do to this one; empty where that is not known.
+    `draw`: makes the picture of it as a PNG, for those who show one; None when no held-out set was used.
+    """
+
+    index: str
+    version: str
+    baseline: str | None
+    outcome: Outcome
+    sentence: str
+    evidence_id: int
+    measures: dict[str, Any]
+    table: str
+    draw: Callable[[], bytes] | None
+    queries: tuple[QueryRow, ...] = ()
+    threshold: str = ""
+    route: Kind = "direct"
+
+
+def names(index: OpenIndex) -> list[str]:
+    return list(dict.fromkeys([index.spec.gate.metric, *REPORTED]))
+
+
+def _scores(metric: str, examined: Examined, ranking: Ranking) -> list[float]:
+    """Of every query that says something different, in one order."""
+    return examined.by_cluster(metrics.per_query(metric, examined.holdout.judgements, ranking))
+
+
+def judge_measured(
+    conn: psycopg.Connection,
+    index: OpenIndex,
+    version: Version,
+    now: Present,
+    texts: Texts,
+    examined: Examined,
+    candidate: Measured,
+    compared: Baseline,
+    more: dict[str, Any] | None = None,
+) -> GateResult:
+    """Judge what was measured and store the evidence, with `more` of what else was measured."""
+    gate, baseline = index.spec.gate, compared.measured
+    assert index.spec.holdout is not None
+    rule = GateRule(gate.metric, gate.margin, gate.confidence, gate.min_queries, gate.floor, index.spec.holdout.min_baseline)
+    scores = _scores(gate.metric, examined, candidate.ann)
+    baseline_scores = None if baseline is None else _scores(gate.metric, examined, baseline.ann)
+    verdict = judge(
+        baseline_scores, scores, rule, candidate_name=candidate.version, baseline_name=baseline.version if baseline else ""
+    )
+    depth = metrics.parse_metric(gate.metric).cutoff
+    outcome, sentence = verdict.outcome, verdict.sentence
+    ann_recall = candidate.ann_recall(depth)
+    if ann_recall < gate.min_ann_recall:
+        outcome = "fail"
+        sentence = (
+            f"fail: the ANN index of {candidate.version} finds {ann_recall:.3f} of the exact top {depth}, below "
+            f"min_ann_recall {gate.min_ann_recall:.3f}; raise hnsw.ef_search. Relevance: {verdict.sentence}"
+        )
+    sentence = " ".join([sentence, *(finding.sentence for finding in examined.findings), *compared.notes])
+    rows = [
+        report.metric_row(
+            name,
+            None if baseline is None else _scores(name, examined, baseline.ann),
+            _scores(name, examined, candidate.ann),
+            confidence=gate.confidence,
+        )
+        for name in names(index)
+    ]
+    measures = _measures(examined, candidate, baseline, gate.metric, depth) | {
+        "metric": gate.metric,
+        "mean_baseline": verdict.mean_baseline,
+        "mean_candidate": verdict.mean_candidate,
+        "difference": verdict.difference,
+        "lower": verdict.lower,
+        "upper": verdict.upper,
+        "queries": verdict.queries,
+        "queries_written": len(examined.holdout.queries),
+        "findings": [asdict(finding) for finding in examined.findings],
+        "missing_documents": len(examined.missing),
+        "floor_alone": compared.alone or None,
+        "queries_needed": verdict.queries_needed,
+        "margin": gate.margin,
+        "confidence": gate.confidence,
+        "rows": [asdict(row) for row in rows],
+    }
+    queries = per_query.rows(examined, gate.metric, candidate, baseline)
+    measures |= more or {}
+    # What refines gives places and no scores.
+    scored = [] if baseline is None or now.route == "refine" else [scores_of.of_baseline(queries, baseline.version)]
+    if now.route != "refine":
+        scored.append(scores_of.of_candidate(queries, candidate.version))
+    tuned = None if now.route == "refine" else scores_of.threshold(queries)
+    measures["scores"] = {"versions": [asdict(each) for each in scored], "threshold": None if tuned is None else asdict(tuned)}
+    evidence_id = _store(conn, index, version, now, texts, outcome, sentence, measures, queries)
+    baseline_name = None if baseline is None else baseline.version
+    table = report.markdown_table(rows, candidate_name=candidate.version, baseline_name=baseline_name, confidence=gate.confidence)
+    differences = (
+        None if baseline_scores is None else [after - before for before, after in zip(baseline_scores, scores, strict=True)]
+    )
+    return GateResult(
+        index=index.name,
+        version=version.name,
+        baseline=baseline_name,
+        outcome=outcome,
+        sentence=sentence,
+        evidence_id=evidence_id,
+        measures=measures,
+        table=f"{table}\n{scores_of.markdown_table(scored)}",
+        threshold="" if tuned is None or baseline_name is None else tuned.sentence(candidate.version, baseline_name),
+        draw=cache(
+            partial(
+                report.plot_png,
+                rows,
+                differences,
+                candidate_name=candidate.version,
+                baseline_name=baseline_name,
+                margin=gate.margin,
+            )
+        ),
+        queries=tuple(queries),
+        route=now.route,
+    )
+
+
+def _measures(examined: Examined, candidate: Measured, baseline: Measured | None, metric: str, depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "ann_recall": candidate.ann_recall(depth),
+        "exact_candidate": float(np.mean(_scores(metric, examined, candidate.exact))),
+        "unjudged": metrics.unjudged_at_k(examined.holdout.judgements, candidate.ann, depth),
+    }
+    if baseline is not None:
+        found["ann_recall_baseline"] = baseline.ann_recall(depth)
+        found["exact_baseline"] = float(np.mean(_scores(metric, examined, baseline.exact)))
+        # Information, no gate: a better model should disagree; about zero points to a wrong prefix or misaligned rows.
+        found["overlap"] = overlap_at_k(baseline.ann, candidate.ann, depth)
+    return found
+
+
+def without_holdout(conn: psycopg.Connection, index: OpenIndex, version: Version, now: Present, texts: Texts) -> GateResult:
+    """The first version of an index may serve without judgements: there is nothing it could be worse than."""
+    if now.baseline_version is not None or index.spec.gate.floor is not None:
+        raise nothing_to_judge_by(index, version.name)
+    sentence = f"pass: {version.name} is the first version of {index.name} and no held-out set is declared; nothing was compared."
+    evidence_id = _store(conn, index, version, now, texts, "pass", sentence, {})
+    return GateResult(index.name, version.name, None, "pass", sentence, evidence_id, {}, "", None)
+
+
+def nothing_to_judge_by(index: OpenIndex, name: str) -> HoldoutError:
+    return HoldoutError(
+        f"Index {index.name!r} declares no held-out set, so nothing can judge {name}.",
+        next_step="Declare holdout.path in its defs.yaml: queries with graded judgements.",
+    )
+
+
+def _store(
+    conn: psycopg.Connection,
+    index: OpenIndex,
+    version: Version,
+    now: Present,
+    texts: Texts,
+    outcome: Outcome,
+    sentence: str,
+    measures: dict[str, Any],
+    queries: Sequence[QueryRow] = (),
+) -> int:
+    baseline = None if now.baseline_version is None else versions.get(conn, index.name, now.baseline_version)
+    with conn.transaction():
+        evidence_id = evidence.store(
+            conn,
+            index.name,
+            version.name,
+            present=now,
+            texts=texts,
+            baseline_fingerprint=None if baseline is None else baseline.fingerprint,
+            outcome=outcome,
+            sentence=sentence,
+            vectors=index.store(version).count(conn),
+            measures=measures,
+            max_age_seconds=index.spec.gate.max_age_seconds,
+        )
+        judged_queries.keep(conn, evidence_id, index.name, version.name, now.route, queries)
+        alone = measures.get("floor_alone")
+        versions.record_event(
+            conn,
+            index.name,
+            f"gate {outcome}",
+            version=version.name,
+            reason=sentence,
+            evidence_id=evidence_id,
+            detail={"floor_alone": alone} if alone else None,
+        )
+    return evidence_id
+
+
+class Counter:
+    """Counts searches for whoever shows progress."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def add(self, searches: int) -> None:
+        self._done += searches
+        if self._progress is not None:
+            self._progress(self._done, self._total)
