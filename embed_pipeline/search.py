@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import psycopg
@@ -145,20 +145,24 @@ class Searcher:
         exact: bool = False,
         with_documents: bool | Sequence[str] = False,
         visible_only: bool = False,
+        min_score: float | Literal["declared"] | None = None,
     ) -> Answer:
         """The `k` documents nearest to `text`, by the serving version or by a named live one; fewer only where there are no more.
 
         `where` filters by the documents' columns: a value, None, a list of these, or a range `{"gte": ..., "lt": ...}`.
         `with_documents`: hits bring `document`, the text and all columns, or the text and the named ones. `visible_only`: no document
-        that row security hides from this role. WrongSpace, CatalogError and ConfigurationError refuse; nothing is guessed.
+        that row security hides from this role. `min_score`: no hit whose `score` is lower; "declared": than what the version that is searched
+        declares, and none is left out where it declares nothing. WrongSpace, CatalogError and ConfigurationError refuse; nothing is guessed.
         """
         most, among = _asked(k, where, with_documents, visible_only)
 
         def ask(serving: Serving) -> Answer:
             query = self._in_its_space(serving, text)
             if serving.refining is None:
-                return self._ask(serving, query, most, among, exact)
-            return self._refined(serving, serving.refining, text, query, most, among, exact)
+                answer = self._ask(serving, query, most, among, exact)
+            else:
+                answer = self._refined(serving, serving.refining, text, query, most, among, exact)
+            return _at_least(answer, serving.version.declared.min_score if min_score == "declared" else min_score)
 
         return self._asked_twice(version, ask)
 
@@ -177,12 +181,14 @@ class Searcher:
         exact: bool = False,
         with_documents: bool | Sequence[str] = False,
         visible_only: bool = False,
+        min_score: float | Literal["declared"] | None = None,
     ) -> Answer:
         """Search with a vector made before. It meets the vectors of its own version or none: WrongSpace says which it is not."""
         most, among = _asked(k, where, with_documents, visible_only)
 
         def ask(serving: Serving) -> Answer:
-            return self._ask(serving, self._checked(serving, query), most, among, exact)
+            answer = self._ask(serving, self._checked(serving, query), most, among, exact)
+            return _at_least(answer, serving.version.declared.min_score if min_score == "declared" else min_score)
 
         return self._asked_twice(query.version, ask)
 
@@ -383,6 +389,11 @@ def _asked(
     if not 1 <= most <= MOST_HITS:
         raise ConfigurationError(f"k is {k!r}, and a search gives from 1 to {MOST_HITS:,} documents.", next_step="Ask for k=10.")
     return most, Selection.of(where, with_documents, visible_only)
+
+
+def _at_least(answer: Answer, score: float | None) -> Answer:
+    """The answer without the hits that score less. `placed` still counts those of the whole list."""
+    return answer if score is None else replace(answer, hits=[hit for hit in answer.hits if hit.score >= score])
 
 
 class AsyncSearcher:

@@ -91,6 +91,7 @@ VERSION: Mapping[str, Fate] = {
     "batch_size": "free",
     "max_in_flight": "free",
     "hnsw": "free",
+    "min_score": "free",
     "store_config": "free",
 }
 

@@ -103,6 +103,10 @@ class VersionSpec(Declared):
         None, ge=1, le=512, description="calls of the embedder at once in a backfill; absent: 1, of a provider 32"
     )
     hnsw: HnswSpec = HnswSpec()
+    min_score: float | None = Field(
+        None,
+        description='what a hit has to score for `search(min_score="declared")`: a threshold means something in one space only',
+    )
     store_config: dict[str, Any] = Field(
         default_factory=dict,
         description="how Qdrant keeps and searches this version, in the words of its API, over store.collection_config",

@@ -105,6 +105,26 @@ def test_rare_filter_over_an_ann_index(app: psycopg.Connection, open_docs: Open)
         assert {hit.doc_id for hit in searcher.search(TEXT, 3, where={"views": 5}).hits} == {"20", "2000", "2900"}
 
 
+def test_a_threshold_is_of_the_version_that_is_searched(open_docs: Open) -> None:
+    """Declared anew it counts at the next look, without another space; each version has its own, and one without leaves nothing out."""
+    spaces = [
+        {"provider": "tests.harness.fakes:HashEmbedder", "model_name": salt, "dimensions": 16, "options": {"salt": salt}}
+        for salt in ("v1", "v2")
+    ]
+    serve(open_docs(versions={"v1": spaces[0] | {"min_score": -0.001}}), "v1")
+    index = open_docs(versions={"v1": spaces[0] | {"min_score": -0.001}, "v2": spaces[1]})
+    fill(index, "v2")
+    with Searcher("docs", index.url, refresh_seconds=0) as searcher:
+        assert [hit.doc_id for hit in searcher.search(TEXT, 5, min_score="declared").hits] == ["7"]
+        assert [hit.doc_id for hit in searcher.search_vector(searcher.embed(TEXT), 5, min_score="declared").hits] == ["7"]
+        assert len(searcher.search(TEXT, 5, min_score="declared", version="v2").hits) == 5
+        scores = [hit.score for hit in searcher.search(TEXT, 5).hits]
+        assert len(scores) == 5
+        assert len(searcher.search(TEXT, 5, min_score=scores[2]).hits) == 3
+        open_docs(versions={"v1": spaces[0] | {"min_score": scores[1]}})
+        assert len(searcher.search(TEXT, 5, min_score="declared").hits) == 2
+
+
 def test_query_vector_of_another_version_is_refused(searcher: Searcher) -> None:
     """The same dimension would compute, and mean nothing."""
     query = searcher.embed(TEXT, "v2")
