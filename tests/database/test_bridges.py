@@ -63,6 +63,26 @@ def test_the_old_vectors_answer_the_new_queries(fitted: OpenIndex) -> None:
         assert searcher.search(text(7), 3).route == Route("v1")
 
 
+def test_the_old_model_is_gone(app: psycopg.Connection, open_docs: Open, holdout: Path, tmp_path: Path) -> None:
+    """The road that a bridge is for: v1 is measured by the vectors of these queries that were kept when it still answered."""
+    gone = tmp_path / "gone"
+    old = OLD | {"options": {"raise_while": str(gone)}}
+    write_documents(app, 1, DOCUMENTS)
+    write_holdout(holdout, 40)
+    serve(open_docs(versions={"v1": old}), "v1")
+    index = open_docs(versions={"v1": old, "v2": NEW})
+    fill(index, "v2")
+    gone.touch()
+    fit.fit(index, "v2")
+    result = gate.run(index, "v2", route="bridge")
+    assert result.outcome == "pass", result.sentence
+    assert "The model of v1 does not answer" in result.sentence
+    assert "as they were kept" in result.sentence
+    assert cutover.cutover(index, "v2", route="bridge").route == Route("v1", queries="v2", adapter=1)
+    with Searcher("docs", index.url, refresh_seconds=0) as searcher:
+        assert searcher.search(text(7), 1).hits[0].doc_id == "7"
+
+
 def test_a_losing_bridge_is_refused(app: psycopg.Connection, open_docs: Open, holdout: Path) -> None:
     """Two models that know nothing of each other: the map leads nowhere, and the gate says so."""
     index = prepared(
