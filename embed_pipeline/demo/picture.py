@@ -10,16 +10,17 @@ from embed_pipeline.demo.trap import TrapPoint
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the reader over all its queries: when it ended (seconds), recall, and which versions answered."""
+    """One round of the reader over all its queries: when it ended (seconds), recall, which versions answered, and whether all of it was refined."""
 
     at: float
     recall: float
     versions: tuple[str, ...]
+    is_refined: bool = False
 
 
 def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, str]], documents: int, path: Path) -> None:
-    """The same documents and queries in both panels. Left: the in-place overwrite, by share done. Right: what the reader measured during
-    our migration, with its steps."""
+    """The same documents and queries in both panels. Left: by the share done, the in-place overwrite, and the old lists put in order by what is
+    done. Right: what the reader measured during our migration, with its steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -29,8 +30,9 @@ def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, st
     shares = [100 * point.share for point in trap]
     left.plot(shares, [point.old_queries for point in trap], "o-", color="#b3392f", label="queries by the old model")
     left.plot(shares, [point.new_queries for point in trap], "o--", color="#d98b5f", label="queries by the new model")
-    left.set_title(f"Overwritten in place (a copy of the same {documents:,} documents)")
-    left.set_xlabel("vectors overwritten, %")
+    left.plot(shares, [point.refined for point in trap], "o-", color="#2f6fb3", label="old and new beside each other, refined")
+    left.set_title(f"Overwritten in place, and refined (a copy of the same {documents:,} documents)", fontsize=10)
+    left.set_xlabel("documents embedded by the new model, %")
     left.set_ylabel("recall@10")
     left.legend(frameon=False, fontsize=8)
     right.step([each.at for each in rounds], [each.recall for each in rounds], where="post", color="#2f6fb3")

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,9 +150,11 @@ def _show_trap(console: Console, stage: Stage, index: OpenIndex, story: Story, w
         story.trap = trap.overwrite_in_place(stage.scratch(conn), vectors, watched, *models)
     story.documents = len(vectors)
     console.print(f"{len(vectors):,} vectors overwritten by the new model's. Every request succeeds:")
-    console.print("  overwritten   recall@10, old query model   new query model")
+    console.print("  overwritten   recall@10, old query model   new query model   both, refined")
     for point in story.trap:
-        console.print(f"  {point.share:>10.0%}   {point.old_queries:>26.3f}   {point.new_queries:>15.3f}")
+        console.print(
+            f"  {point.share:>10.0%}   {point.old_queries:>26.3f}   {point.new_queries:>15.3f}   {point.refined:>13.3f}"
+        )
 
 
 def _migrate(
@@ -163,7 +166,7 @@ def _migrate(
     with opened(stage.spec) as index:
         console.print("v2 is declared and registered: every write reaches both versions from here on.")
         actors.append(traffic.start_dual_write(place, stage))
-        _backfill(console, stage, index, "v2")
+        _backfill(console, stage, index, "v2", halfway=lambda: _refine(console, index, place, story))
         _verify(console, index, "after the backfill")
         story.mark("gate")
         console.print("The gate compares v2 with v1 on the held-out queries ...")
@@ -175,7 +178,9 @@ def _migrate(
             console.print(f"{step} ...")
             moved = cutover.rollback(index) if step == "rollback" else cutover.cutover(index, "v2", "demo")
             story.mark(step)
-            console.print(f"{step}: {moved.version} serves, generation {moved.generation}, in {moved.seconds:.2f} s.")
+            console.print(
+                f"{step}: {moved.route or moved.version} serves, generation {moved.generation}, in {moved.seconds:.2f} s."
+            )
             _print_told(console, stage, index)
             _await_rounds(place, 1)
             _verify(console, index, f"after the {step}, with edits since")
@@ -188,13 +193,25 @@ def _migrate(
         _await_rounds(place, 1)
 
 
+def _refine(console: Console, index: OpenIndex, place: Place, story: Story) -> None:
+    """What is there of v2 puts in order what v1 finds, while the rest is still being embedded."""
+    console.print("Half of v2 is there. The gate asks whether it may put in order already what v1 finds ...")
+    result = gate.run(index, "v2", route="refine")
+    console.print(result.sentence)
+    story.facts["refine_gate"] = result.sentence
+    moved = cutover.cutover(index, "v2", "demo", route="refine")
+    story.mark("refine")
+    console.print(f"cutover --route refine: {moved.route} serves, generation {moved.generation}. The backfill goes on ...")
+    _await_rounds(place, 1)
+
+
 def _print_told(console: Console, stage: Stage, index: OpenIndex) -> None:
     told = stage.told(index)
     if told:
         console.print(f"  {told}", highlight=False)
 
 
-def _backfill(console: Console, stage: Stage, index: OpenIndex, name: str) -> None:
+def _backfill(console: Console, stage: Stage, index: OpenIndex, name: str, halfway: Callable[[], None] | None = None) -> None:
     console.print(f"Embedding every document with {name}'s model ...")
     columns = (TextColumn("backfill " + name), BarColumn(), MofNCompleteColumn(), TextColumn("documents"), TimeRemainingColumn())
     started = time.monotonic()
@@ -202,8 +219,11 @@ def _backfill(console: Console, stage: Stage, index: OpenIndex, name: str) -> No
         total = census.count(conn, index.source)
         task = bar.add_task(name, total=total)
         done = 0
-        for key in backfill.unfilled(conn, index, name):
+        keys = backfill.unfilled(conn, index, name)
+        for number, key in enumerate(keys):
             before = done
+            if halfway is not None and number == len(keys) // 2:
+                halfway()
 
             def show(progress: backfill.Progress, before: int = before) -> None:
                 bar.update(task, completed=before + progress.written + progress.rejected)
@@ -267,12 +287,14 @@ def _rounds(answers: list[dict[str, object]], story: Story) -> list[Round]:
         part = answers[start : start + QUERIES_OF_THE_READER]
         found = sum(bool(answer.get("found")) for answer in part) / len(part)
         versions = tuple(sorted({str(answer.get("version")) for answer in part}))
-        rounds.append(Round(float(str(part[-1]["at"])) - story.started, found, versions))
+        is_refined = all(answer.get("route") == "refine" for answer in part)
+        rounds.append(Round(float(str(part[-1]["at"])) - story.started, found, versions, is_refined))
     return rounds
 
 
 def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: list[Round]) -> None:
     before = [each.recall for each in rounds if each.versions == ("v1",)]
+    refined = [each.recall for each in rounds if each.is_refined]
     after = [each.recall for each in rounds if each.versions == ("v2",)]
     lowest = min(each.recall for each in rounds)
     written = json.loads(place.notes("writer").read_text())
@@ -280,6 +302,7 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: li
     picture.draw(story.trap, rounds, [(at - story.started, name) for at, name in story.marks], story.documents, path)
     story.facts |= {
         "recall_v1": before[0],
+        "recall_refined": refined[-1] if refined else None,
         "recall_lowest": lowest,
         "recall_v2": after[-1],
         "trap_lowest": min(point.old_queries for point in story.trap),
@@ -295,7 +318,8 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: li
         f"{written['deleted']} deletes) and a reader asked {story.facts['answers']} queries.\n"
         f"Requests that failed: {len(errors) if isinstance(errors, list) else errors}. "
         f"Answers ranked in more than one space: {story.facts['mixed_answers']}.\n"
-        f"recall@10 on the same {QUERIES_OF_THE_READER} queries: {before[0]:.2f} at first, {lowest:.2f} at the lowest, {after[-1]:.2f} at the end. "
+        f"recall@10 on the same {QUERIES_OF_THE_READER} queries: {before[0]:.2f} at first, "
+        f"{f'{refined[-1]:.2f} refined by what was there of v2, ' if refined else ''}{lowest:.2f} at the lowest, {after[-1]:.2f} at the end. "
         f"The naive way fell to {story.facts['trap_lowest']:.2f}.\n"
     )
     if errors or story.facts["mixed_answers"]:

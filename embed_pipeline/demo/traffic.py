@@ -183,6 +183,7 @@ def read_all_along(place: Place, spec: IndexSpec, questions: list[tuple[str, str
                 answer = searcher.search(text, 10)
                 note |= {
                     "version": answer.version,
+                    "route": answer.route.kind,
                     "found": any(hit.doc_id == wanted for hit in answer.hits),
                     "seconds": round(time.time() - started, 4),
                     "one_space": in_one_space(checking, stage, searcher, text, answer, known, started),
