@@ -141,6 +141,7 @@ FOR_EVERYBODY = {
 # And of these those that a role with SELECT on our tables may run besides. They run with the caller's own rights.
 FOR_READERS = {
     "search": "reads the version's table with the caller's rights",
+    "search_refined": "reads the tables of both versions with the caller's rights",
     "doubtful": "reads what is announced with the caller's rights",
 }
 
