@@ -85,10 +85,13 @@ class StoreSpec(Declared):
 
 
 def declaration_of(kind: str) -> type[StoreSpec]:
-    """The model of what is declared of a kind. ValueError where none has this name; ConfigurationError where it is half added."""
+    """The model of what is declared of a kind. Raises ConfigurationError where none has this name, or where it is half added."""
     module = KINDS.get(kind)
     if module is None:
-        raise ValueError(f"there is no kind of store {kind!r}; use {', '.join(KINDS)}")
+        raise ConfigurationError(
+            f"There is no kind of store {kind!r} in this process; there are {', '.join(KINDS)}.",
+            next_step="Use one of these, or import the module that adds it.",
+        )
     found = getattr(getattr(import_module(module), "KIND", None), "spec", None)
     if not (isinstance(found, type) and issubclass(found, StoreSpec)):
         raise ConfigurationError(
@@ -104,14 +107,22 @@ def declaration_of(kind: str) -> type[StoreSpec]:
     return found
 
 
-def read_store(declared: Any) -> StoreSpec:
-    """The store as it is declared, or as the catalog keeps it (`model_dump(mode="json")`)."""
-    if isinstance(declared, StoreSpec):
-        return declared
-    if not isinstance(declared, Mapping):
+def read_store(kept: Mapping[str, Any]) -> StoreSpec:
+    """The store as the catalog keeps it (`model_dump(mode="json")`)."""
+    kind = kept.get("kind", DEFAULT_KIND)
+    return declaration_of(kind).model_validate({"kind": kind} | dict(kept))
+
+
+def _declared(value: Any) -> StoreSpec:
+    """The store as it is declared. ValueError is pydantic's to report, with its place in the declaration."""
+    if isinstance(value, StoreSpec):
+        return value
+    if not isinstance(value, Mapping):
         raise ValueError("must say which kind of store it is, and what that needs")
-    kind = declared.get("kind", DEFAULT_KIND)
-    return declaration_of(str(kind)).model_validate({"kind": kind} | dict(declared))
+    kind = value.get("kind", DEFAULT_KIND)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"there is no kind of store {kind!r}; use {', '.join(KINDS)}")
+    return read_store(value)
 
 
 class _ByKind:
@@ -121,7 +132,7 @@ class _ByKind:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         # `any`: each is written by its own kind's fields, not by those that all kinds share.
         whole = core_schema.simple_ser_schema("any")
-        return core_schema.no_info_plain_validator_function(read_store, serialization=whole)
+        return core_schema.no_info_plain_validator_function(_declared, serialization=whole)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

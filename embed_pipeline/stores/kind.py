@@ -62,11 +62,7 @@ def kind_of(store: StoreSpec) -> StoreKind[Any]:
 
 def kind_named(name: str) -> StoreKind[Any]:
     """The same by its name, as the catalog keeps it."""
-    try:
-        declaration_of(name)
-    except ValueError as unknown:
-        said = str(unknown)
-        raise ConfigurationError(f"{said[0].upper()}{said[1:]}.", next_step="Add its line to KINDS in this process.") from None
+    declaration_of(name)
     found = import_module(KINDS[name]).KIND
     if not isinstance(found, StoreKind):
         raise ConfigurationError(
