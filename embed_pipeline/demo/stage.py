@@ -14,7 +14,7 @@ from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.spec import IndexSpec
 
-StoreKind = Literal["pgvector", "qdrant"]
+StageKind = Literal["pgvector", "qdrant"]
 LayoutKind = Literal["collections", "named_vectors"]
 
 

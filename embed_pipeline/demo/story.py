@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.demo import corpus, picture, traffic, trap
 from embed_pipeline.demo.picture import Round
-from embed_pipeline.demo.stage import LayoutKind, Stage, StoreKind
+from embed_pipeline.demo.stage import LayoutKind, Stage, StageKind
 from embed_pipeline.demo.stages import set_up
 from embed_pipeline.demo.traffic import Actor, Place, queries
 from embed_pipeline.documents import census
@@ -60,7 +60,7 @@ def run(
     config: Path = Path("assets"),
     console: Console | None = None,
     *,
-    store: StoreKind = "pgvector",
+    store: StageKind = "pgvector",
     layout: LayoutKind = "collections",
 ) -> dict[str, object]:
     """Run the demo on index `docs` of `config`; returns its facts. EmbedPipelineError when any promise was broken.

@@ -19,7 +19,7 @@ from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders import registry as embedders
 from embed_pipeline.embedders.checked import VersionEmbedder, fingerprint_of
 from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, WrongSpace
-from embed_pipeline.spec import LOCAL, HnswSpec, PgvectorSpec, QdrantSpec, VersionSpec
+from embed_pipeline.spec import LOCAL, HnswSpec, StoreSpec, VersionSpec
 from embed_pipeline.stores import registry as stores
 from embed_pipeline.stores.protocol import VersionStore
 
@@ -69,7 +69,7 @@ class Spaces:
         self._url = url
         self._terms = terms
         self._own = own
-        self._place: tuple[PgvectorSpec | QdrantSpec, Source] | None = None
+        self._place: tuple[StoreSpec, Source] | None = None
         self._stores: dict[tuple[str, str, HnswSpec], VersionStore] = {}
         self._left: list[VersionStore] = []
         self._limiter: RateLimiter | None = None
@@ -89,7 +89,7 @@ class Spaces:
         forks.abandon(*self._models.values(), self._lock, self._opening)
         self._begin()
 
-    def settle(self, store: PgvectorSpec | QdrantSpec, source: Source, *, in_use: bool = False) -> None:
+    def settle(self, store: StoreSpec, source: Source, *, in_use: bool = False) -> None:
         """Where vectors and documents are from now on. The stores that were open are used no more; of those that somebody may still be at
         (`in_use`) `close` sees to it that they are closed."""
         with self._lock:

@@ -13,12 +13,10 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import split_name
 from embed_pipeline.errors import CatalogError
-from embed_pipeline.spec import DocumentsSpec, IndexSpec, PgvectorSpec, QdrantSpec, read_store
+from embed_pipeline.spec import DocumentsSpec, IndexSpec, StoreSpec, read_store
 from embed_pipeline.spec import frozen as fates
 
 SHOWN = 80
-
-Store = PgvectorSpec | QdrantSpec
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Registered:
     """What the catalog has of an index's declaration."""
 
     documents: DocumentsSpec
-    store: Store
+    store: StoreSpec
     versions: tuple[Version, ...]
     terms: Terms
 
@@ -72,8 +70,9 @@ def not_yet_set(known: Registered, spec: IndexSpec) -> list[Difference]:
     found = _differing(
         "documents", fates.DOCUMENTS, known.documents.model_dump(mode="json"), spec.source().model_dump(mode="json"), "free"
     )
-    table = fates.QDRANT if isinstance(spec.store, QdrantSpec) else fates.PGVECTOR
-    found += _differing("store", table, known.store.model_dump(mode="json"), spec.store.model_dump(mode="json"), "free")
+    found += _differing(
+        "store", spec.store.fates, known.store.model_dump(mode="json"), spec.store.model_dump(mode="json"), "free"
+    )
     for version in known.versions:
         if version.is_live and version.name in spec.versions:
             was, now = _flat(version.settings), _flat(spec.versions[version.name].settings())
@@ -112,16 +111,11 @@ def of_store(known: Registered, spec: IndexSpec) -> list[Difference]:
     was, now = known.store, spec.store
     if was.kind != now.kind:
         return [Difference("store.kind", was.kind, now.kind)]
-
-    def facts(store: Store) -> dict[str, Any]:
-        own = {"collection": spec.name} if isinstance(store, QdrantSpec) and store.collection is None else {}
-        return store.model_dump(mode="json", exclude={"adopt"}) | own
-
-    found = _differing("store", fates.QDRANT if isinstance(now, QdrantSpec) else fates.PGVECTOR, facts(was), facts(now))
+    found = _differing("store", now.fates, was.facts(spec.name), now.facts(spec.name))
     before, after = was.adopted(), now.adopted()
     live = {version.name for version in known.versions if version.is_live}
     if any(before.get(name) != after.get(name) for name in live & {*before, *after}):
-        found.append(Difference("store.adopt", _shown(was.model_dump()["adopt"]), _shown(now.model_dump()["adopt"])))
+        found.append(Difference("store.adopt", _shown(was.model_dump().get("adopt")), _shown(now.model_dump().get("adopt"))))
     return found
 
 

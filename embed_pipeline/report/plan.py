@@ -25,8 +25,7 @@ from embed_pipeline.migrate import register
 from embed_pipeline.postgres.connection import resolve_url
 from embed_pipeline.report.look import Look, look
 from embed_pipeline.spec import IndexSpec, VersionSpec
-from embed_pipeline.stores import footprint
-from embed_pipeline.stores.footprint import Disk
+from embed_pipeline.stores.kind import Disk, kind_of
 from embed_pipeline.throttle import pressure
 
 
@@ -97,9 +96,9 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                 text_bytes=text_bytes,
                 partitions=known[name].partitions if name in known else spec.partitions,
                 sample=sample,
-                disk=footprint.disk(spec.store, documents, declared, sample.chunks_per_document),
+                disk=kind_of(spec.store).disk(spec.store, documents, declared, sample.chunks_per_document),
                 chunker="" if declared.chunker is None else str(declared.chunker),
-                place=footprint.collection(spec.store, seen.spec.source(), name, declared),
+                place=kind_of(spec.store).made(spec.store, seen.spec.source(), name, declared),
                 locks=locks(spec, armed=bool(known)),
                 gate=_gate_plan(seen, name),
                 warnings=(
@@ -128,7 +127,8 @@ def locks(spec: IndexSpec, *, armed: bool) -> tuple[str, ...]:
     return (
         *begin,
         "registration of a version: nothing of the documents",
-        *footprint.locks(spec.store, table),
+        f"backfill and dual-write: none on rows of {table}; they read it as any SELECT does, for some milliseconds at a time",
+        f"ANN index: {kind_of(spec.store).ann_locks}",
         "cutover and rollback: one row of the catalog; the documents are not touched",
         "retire: the version's own rows and table; the documents are not touched",
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, PriceSpec
 from embed_pipeline.spec.base import is_name
 from embed_pipeline.spec.index import IndexSpec, partition_keys
-from embed_pipeline.spec.places import AdoptSpec, DocumentsSpec, PgvectorSpec, QdrantSpec, read_store
+from embed_pipeline.spec.places import DocumentsSpec, PgvectorSpec, QdrantSpec
 from embed_pipeline.spec.providers import PROVIDERS
 from embed_pipeline.spec.rules import HoldoutSpec, ThrottleSpec
+from embed_pipeline.spec.stores import KINDS, AdoptSpec, StoreSpec, declaration_of, read_store
 from embed_pipeline.spec.version import LOCAL, MOST_CHARACTERS, NOT_IDENTITY, ChunkerSpec, HnswSpec, VersionSpec
 
 __all__ = [
+    "KINDS",
     "LOCAL",
     "MOST_CHARACTERS",
     "NOT_IDENTITY",
@@ -29,8 +31,10 @@ __all__ = [
     "PgvectorSpec",
     "PriceSpec",
     "QdrantSpec",
+    "StoreSpec",
     "ThrottleSpec",
     "VersionSpec",
+    "declaration_of",
     "is_name",
     "partition_keys",
     "read_store",

@@ -1,7 +1,8 @@
 """What of a declaration is frozen once it is registered, and what takes effect whenever it is changed: every field of it, in one place.
 
 A frozen fact decides what stored vectors and hashes mean, or where they are: another value would leave them behind. How a changed one is
-refused: `migrate/frozen.py`. The tables name every field of their models (tests/unit/test_frozen.py).
+refused: `migrate/frozen.py`. The tables name every field of their models (tests/unit/test_frozen.py). Those of a kind of store stand beside its
+fields (`StoreSpec.fates`).
 """
 
 from __future__ import annotations
@@ -42,24 +43,6 @@ DOCUMENTS: Mapping[str, Fate] = {
     "payload": "free",
     "payload_object": "free",
     "payload_indexes": "free",
-}
-
-PGVECTOR: Mapping[str, Fate] = {"kind": "frozen"}
-
-# The server may move, and so may limits and timeouts. What was adopted stays while its version lives.
-QDRANT: Mapping[str, Fate] = {
-    "kind": "frozen",
-    "url": "free",
-    "path": "free",
-    "layout": "frozen",
-    "collection": "frozen",
-    "api_key_env": "free",
-    "timeout_seconds": "free",
-    "max_update_queue": "free",
-    "max_queued_points": "free",
-    "max_yellow_seconds": "free",
-    "collection_config": "free",
-    "adopt": "frozen",
 }
 
 # Free is what steers speed or the ANN index, or says where a file is, and leaves every vector as it is.

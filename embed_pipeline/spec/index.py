@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, ModelCheckSpec, PriceSpec
 from embed_pipeline.spec.base import Declared, Name
-from embed_pipeline.spec.collection_config import OF_A_COLLECTION
-from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec, QdrantSpec, StoreSpec
+from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, PgvectorSpec
 from embed_pipeline.spec.rules import (
     AdapterSpec,
     BackfillSpec,
@@ -19,6 +18,7 @@ from embed_pipeline.spec.rules import (
     ThrottleSpec,
     WhileBuildingSpec,
 )
+from embed_pipeline.spec.stores import AnyStore
 from embed_pipeline.spec.version import VersionSpec
 
 
@@ -32,7 +32,7 @@ class IndexSpec(Declared):
     documents: DocumentsSpec | None = Field(
         None, description="absent: public.<name> (id, title, text, metadata), made on first use"
     )
-    store: StoreSpec = PgvectorSpec()
+    store: AnyStore = PgvectorSpec()
     pgvector: PgvectorServerSpec = PgvectorServerSpec()
     partitions: int = Field(64, ge=1, le=10_000)
     versions: dict[Name, VersionSpec] = Field(min_length=1)
@@ -51,27 +51,8 @@ class IndexSpec(Declared):
 
     @model_validator(mode="after")
     def _store_takes_every_version(self) -> IndexSpec:
-        kind = self.store.kind
         for name, version in self.versions.items():
-            limit = self.store.max_dimensions[version.precision]
-            if version.dimensions > limit:
-                raise ValueError(
-                    f"versions.{name}.dimensions: an index over {version.precision} in {kind} takes at most {limit} dimensions, "
-                    f"not {version.dimensions}"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _store_config_has_its_store(self) -> IndexSpec:
-        for name, version in self.versions.items():
-            if version.store_config and not isinstance(self.store, QdrantSpec):
-                raise ValueError(f"versions.{name}.store_config: only for kind qdrant, not for {self.store.kind}")
-            of_all = [each for each in OF_A_COLLECTION if each in version.store_config]
-            if of_all and isinstance(self.store, QdrantSpec) and self.store.layout == "named_vectors":
-                raise ValueError(
-                    f"versions.{name}.store_config.{of_all[0]}: of the whole collection, which all versions share in named_vectors; "
-                    "declare it in store.collection_config"
-                )
+            self.store.require(name, version)
         return self
 
     @property

@@ -1,15 +1,18 @@
-"""The documents table and the store of the vectors, as declared."""
+"""The documents table, and the stores of the vectors that come with this package, as declared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from embed_pipeline.spec.base import Columns, Declared, IndexKind, Name, PayloadColumns, plain_url
-from embed_pipeline.spec.collection_config import collection_config
+from embed_pipeline.spec.base import Columns, Declared, IndexKind, PayloadColumns, plain_url
+from embed_pipeline.spec.collection_config import OF_A_COLLECTION, collection_config
+from embed_pipeline.spec.frozen import Fate
+from embed_pipeline.spec.stores import AdoptSpec, StoreSpec
+from embed_pipeline.spec.version import VersionSpec
 
 
 class DocumentsSpec(Declared):
@@ -72,52 +75,38 @@ class PgvectorServerSpec(Declared):
         return accept
 
 
-class PgvectorSpec(Declared):
+class PgvectorSpec(StoreSpec):
     """Vectors in tables of the same database. Searches filter by the documents' own columns."""
 
     # An HNSW index takes up to 2,000 dimensions for vector and 4,000 for halfvec (pgvector's README, "Reference").
     max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 2_000, "halfvec": 4_000}
-    carries_payload: ClassVar[bool] = False
+    fates: ClassVar[Mapping[str, Fate]] = {"kind": "frozen"}
 
     kind: Literal["pgvector"] = "pgvector"
 
-    @property
-    def is_one_process(self) -> bool:
-        """Whether one process at a time can open it."""
-        return False
 
-    def place(self, index: str) -> str:
-        """What may not change while the index lives, in words: another place would leave every stored vector behind."""
-        return self.kind
-
-    def adopted(self) -> Mapping[str, AdoptSpec]:
-        """Versions whose vectors were there before, by name: none."""
-        return {}
-
-    def text_field(self) -> str | None:
-        """Payload field that repeats the document's text: none."""
-        return None
-
-    def anchored(self, folder: Path) -> PgvectorSpec:
-        """Relative paths made absolute from `folder`: there are none."""
-        return self
-
-
-class AdoptSpec(Declared):
-    """A collection that was there before: it becomes a version as it is, and nothing is embedded again."""
-
-    version: Name
-    collection: str = Field(min_length=1)
-    vector: str = Field("", description="name of the vector; empty: the collection's unnamed one")
-    text: str = Field(min_length=1, description="payload field that holds the document's text")
-
-
-class QdrantSpec(Declared):
+class QdrantSpec(StoreSpec):
     """Vectors in Qdrant, each point one document with its provenance in the payload. PostgreSQL stays ledger and control plane."""
 
     # What the server accepts as the size of a vector (Qdrant's API, VectorParams), whatever its datatype.
     max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 65_536, "halfvec": 65_536}
     carries_payload: ClassVar[bool] = True
+    takes_store_config: ClassVar[bool] = True
+    # The server may move, and so may limits and timeouts. What was adopted stays while its version lives.
+    fates: ClassVar[Mapping[str, Fate]] = {
+        "kind": "frozen",
+        "url": "free",
+        "path": "free",
+        "layout": "frozen",
+        "collection": "frozen",
+        "api_key_env": "free",
+        "timeout_seconds": "free",
+        "max_update_queue": "free",
+        "max_queued_points": "free",
+        "max_yellow_seconds": "free",
+        "collection_config": "free",
+        "adopt": "frozen",
+    }
 
     kind: Literal["qdrant"]
     url: str | None = Field(None, description="the server; absent: local mode, in this process and without an ANN index")
@@ -157,36 +146,31 @@ class QdrantSpec(Declared):
 
     @property
     def is_one_process(self) -> bool:
-        """Whether one process at a time can open it: local mode's folder."""
+        """Local mode's folder."""
         return self.url is None
 
     def place(self, index: str) -> str:
-        """What may not change while the index lives, in words. The server may move, and so may limits and timeouts."""
+        """The server may move, and so may limits and timeouts."""
         return f"{self.kind}, layout {self.layout}, collection {self.collection or index}"
 
+    def facts(self, index: str) -> dict[str, Any]:
+        """What is adopted is compared by itself: it may change when its version is retired."""
+        return self.model_dump(mode="json", exclude={"adopt"}) | {"collection": self.collection or index}
+
     def adopted(self) -> Mapping[str, AdoptSpec]:
-        """Versions whose vectors were there before, by name."""
         return {} if self.adopt is None else {self.adopt.version: self.adopt}
 
     def text_field(self) -> str | None:
-        """Payload field that repeats the document's text, in the points of every version: readers of an adopted collection know it."""
         return None if self.adopt is None else self.adopt.text
 
-    def anchored(self, folder: Path) -> QdrantSpec:
-        """Relative paths made absolute from `folder`."""
+    def anchored(self, folder: Path) -> Self:
         return self if self.path is None else self.model_copy(update={"path": (folder / self.path).resolve()})
 
-
-def _with_kind(value: Any) -> Any:
-    return {"kind": "pgvector"} | value if isinstance(value, dict) else value
-
-
-StoreSpec = Annotated[PgvectorSpec | QdrantSpec, Field(discriminator="kind"), BeforeValidator(_with_kind)]
-"""Where vectors live: one kind of store and what it needs."""
-
-_STORE: TypeAdapter[PgvectorSpec | QdrantSpec] = TypeAdapter(StoreSpec)
-
-
-def read_store(kept: Any) -> PgvectorSpec | QdrantSpec:
-    """The store as the catalog keeps it (`model_dump(mode="json")`)."""
-    return _STORE.validate_python(kept)
+    def require(self, name: str, version: VersionSpec) -> None:
+        super().require(name, version)
+        of_all = [each for each in OF_A_COLLECTION if each in version.store_config]
+        if of_all and self.layout == "named_vectors":
+            raise ValueError(
+                f"versions.{name}.store_config.{of_all[0]}: of the whole collection, which all versions share in named_vectors; "
+                "declare it in store.collection_config"
+            )

@@ -1,8 +1,6 @@
-"""Maps a declared store kind to its implementation. Each is imported on first use."""
+"""From a declared store to an open one, and the view over the versions whose vectors are in tables."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 import psycopg
 
@@ -10,28 +8,21 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres import turns
-from embed_pipeline.spec import PgvectorSpec, QdrantSpec
+from embed_pipeline.spec import StoreSpec
+from embed_pipeline.stores.kind import kind_named, kind_of
 from embed_pipeline.stores.protocol import VersionStore
 
 VIEWS_TURN = "embed_pipeline.provenance"
 
 
-def open_store(store: PgvectorSpec | QdrantSpec, version: Version, source: Source) -> VersionStore:
+def open_store(store: StoreSpec, version: Version, source: Source) -> VersionStore:
     """The store that holds the vectors of `version`."""
-    if isinstance(store, PgvectorSpec):
-        from embed_pipeline.stores.pgvector.store import PgvectorStore
-
-        return PgvectorStore(version, source)
-    from embed_pipeline.stores.qdrant.store import QdrantStore
-
-    return QdrantStore(version, source, store)
+    return kind_of(store).load()(version, source, store)
 
 
-def load(store: PgvectorSpec | QdrantSpec) -> None:
+def load(store: StoreSpec) -> None:
     """Import the kind now: a client takes seconds to import, and a store may be opened next under the documents lock."""
-    import_module(
-        "embed_pipeline.stores.pgvector.store" if isinstance(store, PgvectorSpec) else "embed_pipeline.stores.qdrant.store"
-    )
+    kind_of(store).load()
 
 
 def refresh_views(conn: psycopg.Connection) -> None:
@@ -40,7 +31,7 @@ def refresh_views(conn: psycopg.Connection) -> None:
 
     # Views over several indexes are replaced one after another, whoever registers.
     turns.wait_in_transaction(conn, VIEWS_TURN)
-    in_tables = [index for index, kind in conn.execute(queries("list_indexes")).fetchall() if kind == "pgvector"]
+    in_tables = [index for index, kind in conn.execute(queries("list_indexes")).fetchall() if kind_named(kind).in_tables]
     live = [version for index in in_tables for version in versions.live_versions(conn, index)]
     # One whose table somebody has dropped must not keep the others out of sight.
     replace_provenance(conn, [version for version in live if _has_table(conn, version)])

@@ -9,15 +9,20 @@ from qdrant_client import models
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.stores.pgvector.store import PgvectorStore
 from embed_pipeline.stores.qdrant.store import QdrantStore
+from embed_pipeline.testing.store import MemoryStore
 from tests.harness.articles import stored
 
 
 def hashes(index: OpenIndex, app: psycopg.Connection, name: str) -> dict[str, str]:
     """doc_id -> source_hash of every vector of the version."""
     store = _store(index, name)
-    if not isinstance(store, QdrantStore):
+    if isinstance(store, PgvectorStore):
         return stored(app, name)
+    if isinstance(store, MemoryStore):
+        with index.connection() as conn:
+            return {doc_id: entry.source_hash.hex() for doc_id, entry in store.room(conn).entries.items()}
     found = {}
     for record in points(index, name):
         vectors = record.vector if isinstance(record.vector, dict) else {"": record.vector}

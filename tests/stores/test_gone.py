@@ -15,23 +15,27 @@ from embed_pipeline.migrate import backfill, cutover, dual_write, refill, standi
 from embed_pipeline.migrate.refill import Again
 from embed_pipeline.report.status import status
 from embed_pipeline.stores.qdrant.store import QdrantStore
+from embed_pipeline.testing.store import MemoryStore
 from tests.harness.articles import DOCUMENTS, change, fill, require_consistent, serve
 from tests.harness.stores import Declared
 
 Open = Callable[..., OpenIndex]
-PLACES = ["pgvector", "local-collections", "local-named_vectors"]
+PLACES = ["pgvector", "memory", "local-collections", "local-named_vectors"]
 
 
 @pytest.fixture(params=PLACES)
 def store(request: pytest.FixtureRequest, qdrant_at: Callable[[str], Declared]) -> Declared:
-    return {"kind": "pgvector"} if request.param == "pgvector" else qdrant_at(request.param)
+    return {"kind": request.param} if request.param in ("pgvector", "memory") else qdrant_at(request.param)
 
 
 def remove(index: OpenIndex, app: psycopg.Connection, name: str) -> None:
     """What somebody does by hand: the table, the collection, or the named vector of a shared one."""
     with index.connection() as conn:
         held = index.store(versions.get(conn, index.name, name))
-    if not isinstance(held, QdrantStore):
+    if isinstance(held, MemoryStore):
+        with index.connection() as conn:
+            held.drop(conn)
+    elif not isinstance(held, QdrantStore):
         app.execute(f"DROP TABLE embed_pipeline.docs__{name} CASCADE")  # type: ignore[arg-type]
     elif held.place.shared:
         held._engine.call(lambda client: client.delete_vector_name(held.place.collection, held.place.vector))
@@ -42,7 +46,10 @@ def remove(index: OpenIndex, app: psycopg.Connection, name: str) -> None:
 def empty(index: OpenIndex, app: psycopg.Connection, name: str) -> None:
     with index.connection() as conn:
         held = index.store(versions.get(conn, index.name, name))
-    if not isinstance(held, QdrantStore):
+    if isinstance(held, MemoryStore):
+        with index.connection() as conn:
+            held.room(conn).entries.clear()
+    elif not isinstance(held, QdrantStore):
         app.execute(f"TRUNCATE embed_pipeline.docs__{name}")  # type: ignore[arg-type]
     else:
         everything = models.FilterSelector(filter=models.Filter())

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from embed_pipeline.spec import IndexSpec
-from embed_pipeline.stores import footprint
+from embed_pipeline.stores.kind import kind_of
 
 VERSION = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "m", "dimensions": 128}
 SCALAR = {"scalar": {"type": "int8", "quantile": 0.99}}
@@ -39,7 +39,11 @@ def test_what_the_api_has_is_taken() -> None:
         ({}, {"store_config": {"quantization_config": {"scalar": {"type": "int7"}}}}, "store_config.quantization_config"),
         ({}, {"store_config": {"search_params": {"hnsw_ef": 7}}}, "store_config.search_params.hnsw_ef"),
         ({"layout": "named_vectors"}, {"store_config": {"shard_number": 3}}, "declare it in store.collection_config"),
-        ({"kind": "pgvector"}, {"store_config": {"on_disk": True}}, "only for kind qdrant, not for pgvector"),
+        (
+            {"kind": "pgvector"},
+            {"store_config": {"on_disk": True}},
+            "versions.v1.store_config: a store of kind pgvector takes none",
+        ),
     ],
 )
 def test_what_the_api_has_not_is_refused_when_it_is_read(store: dict[str, Any], version: dict[str, Any], words: str) -> None:
@@ -66,12 +70,12 @@ def test_a_payload_column_with_its_index() -> None:
 )
 def test_the_bytes_of_a_plan_count_what_is_quantized(config: dict[str, Any], quantized: int) -> None:
     spec = read({}, {"store_config": {"quantization_config": config}} if config else {})
-    assert footprint.disk(spec.store, 1_000, spec.versions["v1"]).quantized == quantized
+    assert kind_of(spec.store).disk(spec.store, 1_000, spec.versions["v1"], 1.0).quantized == quantized
 
 
 def test_a_plan_says_how_the_collection_is_made() -> None:
     spec = read({"collection_config": {"on_disk_payload": True}}, {"store_config": {"search_params": {"indexed_only": True}}})
-    collection, indexes, searched = footprint.collection(spec.store, spec.source(), "v1", spec.versions["v1"])
+    collection, indexes, searched = kind_of(spec.store).made(spec.store, spec.source(), "v1", spec.versions["v1"])
     assert collection == "collection: as declared (on_disk_payload: true), else like the one that serves"
     assert "embed_pipeline.deleted_at (float), embed_pipeline.versions.v1.partition (integer)" in indexes
     assert searched == 'searched with {"indexed_only": true}'
@@ -79,5 +83,5 @@ def test_a_plan_says_how_the_collection_is_made() -> None:
     adopted = read({"adopt": adopt})
     assert (
         "made before it is first asked by them"
-        in footprint.collection(adopted.store, adopted.source(), "v1", adopted.versions["v1"])[1]
+        in kind_of(adopted.store).made(adopted.store, adopted.source(), "v1", adopted.versions["v1"])[1]
     )

@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 import embed_pipeline
 from embed_pipeline.catalog.states import STATES, TRANSITIONS
 from embed_pipeline.configuration import COMPONENT_TYPE, parse_index
-from embed_pipeline.spec import AccountSpec, IndexSpec, PriceSpec, VersionSpec
+from embed_pipeline.spec import KINDS, AccountSpec, IndexSpec, PriceSpec, StoreSpec, VersionSpec, declaration_of
 from tests.harness import python_page, rooms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +187,8 @@ def attributes(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
     """(path, default) of every attribute of a declaration; of a mapping by name those of one entry, like `versions.V`."""
     for name, field in model.model_fields.items():
         inner = [each for each in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_model(each)]
+        if field.annotation is StoreSpec:
+            inner = [declaration_of(kind) for kind in KINDS]
         if name in ENTRIES:
             entry, letter = ENTRIES[name]
             yield name, _shown(field.get_default(call_default_factory=True))

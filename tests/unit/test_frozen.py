@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import pytest
 from pydantic import BaseModel
 
-from embed_pipeline.spec import NOT_IDENTITY, DocumentsSpec, IndexSpec, PgvectorSpec, QdrantSpec, VersionSpec, frozen
+from embed_pipeline.spec import KINDS, NOT_IDENTITY, DocumentsSpec, IndexSpec, VersionSpec, declaration_of, frozen
 
 TABLES: list[tuple[type[BaseModel], Mapping[str, frozen.Fate]]] = [
     (IndexSpec, frozen.INDEX),
     (DocumentsSpec, frozen.DOCUMENTS),
-    (PgvectorSpec, frozen.PGVECTOR),
-    (QdrantSpec, frozen.QDRANT),
+    *((kind, kind.fates) for kind in map(declaration_of, KINDS)),
     (VersionSpec, frozen.VERSION),
 ]
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("catalog",),
     ("accounts",),
     ("stores",),
-    ("throttle", "evaluate"),
+    ("throttle", "evaluate", "testing"),
     ("index",),
     ("adapt",),
     ("flow", "search"),

@@ -89,7 +89,7 @@ STORE = {"kind": "qdrant", "url": "http://127.0.0.1:6333"}
 @pytest.mark.parametrize(
     ("store", "words"),
     [
-        ({"kind": "other"}, "does not match any of the expected tags"),
+        ({"kind": "other"}, "there is no kind of store 'other'; use pgvector, qdrant"),
         ({"kind": "pgvector", "url": "http://x"}, "Extra inputs are not permitted"),
         (STORE | {"url": "127.0.0.1:6333"}, "must begin with http"),
         (STORE | {"url": "https://user:secret@host"}, "must hold no user, password or key"),

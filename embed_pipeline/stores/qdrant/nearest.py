@@ -20,6 +20,7 @@ from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.distances import distances_to
 from embed_pipeline.stores.protocol import Hit
 from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
@@ -29,7 +30,7 @@ from embed_pipeline.stores.qdrant.limits import Limits
 from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.place import Place
 from embed_pipeline.stores.qdrant.points import PointId, stored
-from embed_pipeline.stores.qdrant.scanning import distances_to, hit_of, scan
+from embed_pipeline.stores.qdrant.scanning import hit_of, scan
 
 # By how much more is asked for when too many of the hits are gone.
 MORE = 4

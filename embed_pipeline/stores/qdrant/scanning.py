@@ -9,6 +9,7 @@ from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.embedders.protocol import Vectors
+from embed_pipeline.stores.distances import distances_to
 from embed_pipeline.stores.protocol import Hit
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.own_fields import KEY
@@ -58,17 +59,6 @@ def _hits(points: list[Stored], rows: list[np.ndarray], version: Version, query:
     return [
         hit_of(point, version, chunk, float(each[chunk])) for point, chunk, each in zip(points, nearest, distances, strict=True)
     ]
-
-
-def distances_to(rows: np.ndarray, query: Vectors, kind: str) -> np.ndarray:
-    """Of every row: smaller is nearer, the same number that pgvector gives."""
-    values = np.asarray(query, dtype=np.float32)
-    if kind == "l2":
-        return np.asarray(np.linalg.norm(rows - values, axis=1))
-    if kind == "cosine":
-        lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(values)
-        return np.asarray(1.0 - rows @ values / np.where(lengths == 0, 1.0, lengths))
-    return np.asarray(-(rows @ values))
 
 
 def hit_of(point: Stored, version: Version, chunk: int, distance: float) -> Hit:

@@ -19,7 +19,7 @@ from embed_pipeline.report.look import look
 from embed_pipeline.report.plan import plan, spread_of
 from embed_pipeline.report.status import status_of
 from embed_pipeline.spec import IndexSpec, PgvectorSpec, QdrantSpec, VersionSpec
-from embed_pipeline.stores import footprint
+from embed_pipeline.stores.kind import kind_of
 from tests.harness.articles import DOCUMENTS, QUERIES, declared, fill, serve
 from tests.harness.fakes import asked_texts
 
@@ -163,13 +163,14 @@ def test_the_disk_estimate_is_near_to_what_postgresql_takes(
     size = "pg_total_relation_size('embed_pipeline.docs__v1'), pg_relation_size('embed_pipeline.h')"
     row = app.execute(f"SELECT {size}").fetchone()  # type: ignore[arg-type]
     assert row is not None
-    found = footprint.disk(PgvectorSpec(), rows, spec)
+    found = kind_of(PgvectorSpec()).disk(PgvectorSpec(), rows, spec, 1.0)
     assert found.vectors + found.documents == pytest.approx(row[0] - row[1], rel=0.1)
     assert found.ann_index == pytest.approx(row[1], rel=0.1)
 
 
 def test_a_version_in_qdrant_is_estimated_by_its_own_rule() -> None:
     version = VersionSpec.model_validate(fake("v1") | {"dimensions": 100, "precision": "halfvec"})
-    found = footprint.disk(QdrantSpec(kind="qdrant"), 1000, version, chunks_per_document=2.0)
+    store = QdrantSpec(kind="qdrant")
+    found = kind_of(store).disk(store, 1000, version, 2.0)
     assert (found.vectors, found.ann_index) == (400_000, 200_000)
-    assert "CREATE INDEX" not in " ".join(footprint.locks(QdrantSpec(kind="qdrant"), "public.articles"))
+    assert "CREATE INDEX" not in kind_of(store).ann_locks

@@ -1,0 +1,27 @@
+"""pgvector as a kind of store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.documents.source import Source
+from embed_pipeline.spec import PgvectorSpec
+from embed_pipeline.stores.kind import StoreKind
+from embed_pipeline.stores.pgvector import footprint
+from embed_pipeline.stores.protocol import VersionStore
+
+
+def _load() -> Callable[[Version, Source, PgvectorSpec], VersionStore]:
+    from embed_pipeline.stores.pgvector.store import PgvectorStore
+
+    return lambda version, source, store: PgvectorStore(version, source)
+
+
+KIND = StoreKind(
+    PgvectorSpec,
+    _load,
+    footprint.disk,
+    "CREATE INDEX CONCURRENTLY on the version's own table; the documents are not touched",
+    in_tables=True,
+)
