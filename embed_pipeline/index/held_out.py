@@ -10,6 +10,7 @@ from embed_pipeline.evaluate import examine, metrics
 from embed_pipeline.evaluate.examine import Examined, World
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout
 from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.spec import IndexSpec
 
 # Of so many ids that are no document it is looked what else they could be.
 LOOKED_UP = 1_000
@@ -17,7 +18,12 @@ LOOKED_UP = 1_000
 
 def declared(index: OpenIndex) -> Holdout | None:
     """The held-out set as its file has it; None where none is declared."""
-    return None if index.spec.holdout is None else load_holdout(index.spec.holdout.path)
+    return of(index.spec)
+
+
+def of(spec: IndexSpec) -> Holdout | None:
+    """The same of a declaration, with the columns that its gate makes slices of."""
+    return None if spec.holdout is None else load_holdout(spec.holdout.path, tuple(spec.gate.slices))
 
 
 def examined(conn: psycopg.Connection, index: OpenIndex, holdout: Holdout, documents: int | None = None) -> Examined:
