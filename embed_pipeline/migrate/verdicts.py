@@ -16,7 +16,7 @@ from embed_pipeline.catalog.judged_queries import QueryRow
 from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate import metrics, per_query, report, slices
+from embed_pipeline.evaluate import latency, metrics, per_query, report, slices
 from embed_pipeline.evaluate import scores as scores_of
 from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.measured import Measured, Ranking
@@ -123,7 +123,8 @@ def judge_measured(
         "slices": [asdict(each) for each in sliced],
     }
     queries = per_query.rows(examined, gate.metric, candidate, baseline)
-    measures |= more or {}
+    timed = [latency.of(each) for each in (baseline, candidate) if each is not None]
+    measures |= latency.measures(timed[-1], timed[0] if baseline is not None else None) | (more or {})
     # What refines gives places and no scores.
     scored = [] if baseline is None or now.route == "refine" else [scores_of.of_baseline(queries, baseline.version)]
     if now.route != "refine":
@@ -135,6 +136,7 @@ def judge_measured(
     tables = [
         report.markdown_table(rows, candidate_name=candidate.version, baseline_name=baseline_name, confidence=gate.confidence),
         slices.markdown_table(sliced, candidate_name=candidate.version, baseline_name=baseline_name),
+        latency.markdown_table(timed),
         scores_of.markdown_table(scored),
     ]
     differences = (

@@ -33,7 +33,11 @@ def test_a_slice_decides(place: Place, run: Run) -> None:
     assert "All queries together: pass: " in ran.out
     assert "| slice | queries | v1 | v2 | difference | one-sided bounds | decides |" in ran.out
     assert "\n| lang de | 10 | " in ran.out
-    found = run("gate", "docs", "v2", "--json").value["measures"]["slices"]
+    assert "\n| search, ms | searches | p50 | p95 | p99 |\n| --- | ---: | ---: | ---: | ---: |\n| v1 | 30 | " in ran.out
+    measures = run("gate", "docs", "v2", "--json").value["measures"]
+    for ending in ("", "_baseline"):
+        assert 0 < measures[f"search_p50_ms{ending}"] <= measures[f"search_p95_ms{ending}"] <= measures[f"search_p99_ms{ending}"]
+    found = measures["slices"]
     assert [(each["value"], each["queries"], each["margin"]) for each in found] == [("en", 20, 0.01), ("de", 10, None)]
     assert run("cutover", "docs", "v2").code == 1
 
