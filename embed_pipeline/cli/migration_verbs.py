@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from embed_pipeline.cli import progress, render
-from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config, write_plot
+from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config, write, write_plot
 from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 
 STALE_NAMED = 5
+# So many queries are on a page of the gate, where nobody says how many.
+ON_PAGE = 10
 
 by_route = click.option(
     "--route",
@@ -267,6 +270,11 @@ def _backfill_summary(
     help="Show the N queries that lost most, both answers side by side.",
 )
 @click.option("--markdown", is_flag=True, help="Print the verdict as Markdown, for a pull request.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the verdict to this file as one page: picture, tables, and the queries of --worst (10 without it).",
+)
 @with_config
 @click.pass_context
 def gate(
@@ -277,6 +285,7 @@ def gate(
     plot: Path | None,
     worst: int,
     markdown: bool,
+    html: Path | None,
     config: Path,
     as_json: bool,
 ) -> None:
@@ -284,6 +293,7 @@ def gate(
     from embed_pipeline.evaluate import per_query
     from embed_pipeline.migrate import gate as judging
     from embed_pipeline.migrate.opening import opened
+    from embed_pipeline.report import gate_page
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
@@ -296,6 +306,9 @@ def gate(
     output.result(values | ({"worst": [per_query.as_values(row) for row in shown]} if worst else {}))
     if plot is not None:
         write_plot(output, plot, found.draw, kept="the evidence")
+    if html is not None:
+        page = gate_page.page(found, per_query.worst(found.queries, worst or ON_PAGE), datetime.now(UTC))
+        write(output, html, page.encode(), what="page", option="--html", kept="the evidence")
     ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from tests.database.cli.conftest import Place, Ran, version
+from tests.harness.html import Seen
 
 Run = Callable[..., Ran]
 
@@ -92,3 +93,21 @@ def test_the_verdict_as_markdown(place: Place, run: Run) -> None:
         ran.out,
         re.M,
     )
+
+
+def test_the_verdict_as_one_page(place: Place, run: Run) -> None:
+    serve(place, run)
+    assert run("backfill", "docs", "v2").code == 0
+    path = place.folder / "gate.html"
+    ran = run("gate", "docs", "v2", "--html", str(path), "--json")
+    assert ran.code == 0
+    assert f"page in {path}" in ran.err
+    seen = Seen(path.read_text(encoding="utf-8"))
+    for expected in (ran.value["sentence"], ran.value["threshold"], "Search, milliseconds", "Scores", "Queries that lost most"):
+        assert expected in seen.text
+    assert len(seen.named("h3")) == 10
+    assert len(seen.named("img")) == 1
+    ran = run("gate", "docs", "v2", "--html", str(place.folder / "none" / "gate.html"))
+    assert ran.code == 1
+    assert "The page cannot be written to" in ran.err
+    assert "Name another file with --html." in ran.err
