@@ -66,23 +66,30 @@ def load_holdout(path: Path, columns: Sequence[str] = ()) -> Holdout:
         return _load_beir(path, columns)
     if not path.is_file():
         raise HoldoutError(f"There is no held-out set at {path}.", next_step="Correct holdout.path in defs.yaml.")
+    collector = Collector(path, columns)
+    for where, row in rows_of(path, columns):
+        collector.add(where, row)
+    return collector.finish()
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where each row of a file is, and what it says: `query`, `doc_id`, what else a held-out set knows, and `columns` where they are there."""
     loaders = {".parquet": _parquet_rows, ".csv": _csv_rows}
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return _load_jsonl(path, columns)
-    if suffix not in loaders:
+        yield from _json_lines(Collector(path))
+    elif suffix in loaders:
+        for number, row in enumerate(loaders[suffix](path, columns), start=1):
+            yield f"row {number}", row
+    else:
         raise HoldoutError(
             f"{path} is no format of a held-out set that can be read.",
             next_step="Give a .parquet, .csv or .jsonl file, or a BEIR folder.",
         )
-    collector = _Collector(path, columns)
-    for number, row in enumerate(loaders[suffix](path, columns), start=1):
-        collector.add(f"row {number}", row)
-    return collector.finish()
 
 
-class _Collector:
-    """Gathers checked judgements and refuses what contradicts an earlier one."""
+class Collector:
+    """Gathers checked judgements and refuses what contradicts an earlier one. `path`: what a refusal names."""
 
     def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
         self.path = path
@@ -258,14 +265,7 @@ def _rows(table: Any) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, values, strict=True))
 
 
-def _load_jsonl(path: Path, columns: Sequence[str]) -> Holdout:
-    collector = _Collector(path, columns)
-    for where, row in _json_lines(collector):
-        collector.add(where, row)
-    return collector.finish()
-
-
-def _json_lines(collector: _Collector) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(collector: Collector) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in _lines(collector.path, "JSONL"):
         where = f"line {number}"
         try:
@@ -298,7 +298,7 @@ def _load_beir(folder: Path, columns: Sequence[str]) -> Holdout:
             f"The folder {folder} holds both qrels.tsv and qrels/test.tsv.", next_step="Keep the one that is meant."
         )
     texts, rows = _beir_queries(queries_path)
-    collector = _Collector(qrels_paths[0], columns)
+    collector = Collector(qrels_paths[0], columns)
     for where, (query, doc_id, grade) in _qrels_rows(collector):
         query_id = collector.identifier(where, "query-id", query)
         if query_id not in texts:
@@ -311,7 +311,7 @@ def _load_beir(folder: Path, columns: Sequence[str]) -> Holdout:
 
 def _beir_queries(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """The text of each query, and whatever else its line says."""
-    collector, rows = _Collector(path), dict[str, dict[str, Any]]()
+    collector, rows = Collector(path), dict[str, dict[str, Any]]()
     for where, row in _json_lines(collector):
         key = "_id" if "_id" in row else "id"
         for name in (key, "text"):
@@ -324,7 +324,7 @@ def _beir_queries(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]
     return collector.queries, rows
 
 
-def _qrels_rows(collector: _Collector) -> Iterator[tuple[str, list[str]]]:
+def _qrels_rows(collector: Collector) -> Iterator[tuple[str, list[str]]]:
     header_seen = False
     for number, line in _lines(collector.path, "TSV"):
         where, cells = f"line {number}", line.split("\t")
