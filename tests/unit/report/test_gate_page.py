@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from embed_pipeline.migrate.verdicts import GateResult
 from embed_pipeline.report.gate_page import page
 from tests.harness.html import Seen
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AT = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 HOSTILE = """</td><script src="https://evil.example/x.js">alert('1')</script><img src=x onerror="y"> & \x07\u202e"""
 PNG = b"\x89PNG\r\n\x1a\n of a picture"
@@ -103,3 +107,24 @@ def test_without_a_baseline_there_is_one_answer() -> None:
     seen = Seen(page(result(baseline=None, measures=measures), [alone], AT))
     assert "Queries that found least" in seen.text
     assert "None" not in seen.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on the PATH")
+def test_in_a_browser(tmp_path: Path) -> None:
+    """Nothing of an application's text runs, what a person should read is there, and the page prints."""
+    script = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    written = tmp_path / "gate.html"
+    written.write_text(page(result(sentence=script), [row(query=script, relevant=script)], AT), encoding="utf-8")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"]
+
+    def browse(*what: str) -> str:
+        command = [str(CHROMIUM), *quiet, *what, written.as_uri()]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    seen = Seen(browse("--dump-dom"))
+    assert "Gate of docs v2: fail" in seen.text
+    assert "document.title = 'run'" in seen.text
+    assert not seen.named("script")
+    assert len(seen.named("img")) == 1
+    browse(f"--print-to-pdf={tmp_path / 'gate.pdf'}")
+    assert (tmp_path / "gate.pdf").read_bytes().startswith(b"%PDF")
