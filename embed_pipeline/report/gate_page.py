@@ -13,6 +13,7 @@ from embed_pipeline.evaluate import per_query
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.judged_queries import Hits, QueryRow
+    from embed_pipeline.evaluate.ef_curve import EfCurve
     from embed_pipeline.migrate.verdicts import GateResult
 
 
@@ -38,8 +39,8 @@ img { max-width: 100%; } p.small { color: #444; font-size: .9rem; }
 """
 
 
-def page(found: GateResult, worst: Sequence[QueryRow], made_at: datetime) -> str:
-    """The whole page; `worst` are the queries that it shows."""
+def page(found: GateResult, worst: Sequence[QueryRow], made_at: datetime, curve: EfCurve | None = None) -> str:
+    """The whole page; `worst` are the queries that it shows, and `curve` what was measured besides."""
     title = f"Gate of {found.index} {found.version}: {found.outcome}"
     outcome = _tag("span", found.outcome, class_=f"outcome {found.outcome}")
     body = [
@@ -49,6 +50,7 @@ def page(found: GateResult, worst: Sequence[QueryRow], made_at: datetime) -> str
         *_picture(found, title),
         *_tables(found),
         *([_tag("p", found.threshold)] if found.threshold else []),
+        *([] if curve is None else _curve(curve)),
         *_queries(found, worst),
         *_measures(found.measures),
     ]
@@ -108,6 +110,15 @@ def _tables(found: GateResult) -> list[Html]:
         *_section("Search, milliseconds", ["version", "p50", "p95", "p99"], time_rows, 1),
         *_section("Scores", ["of", "version", "queries", "5 %", "median", "95 %"], score_rows, 2),
     ]
+
+
+def _curve(curve: EfCurve) -> list[Html]:
+    rows = [
+        [str(each.ef_search), f"{each.recall:.4f}", *(f"{at:.2f}" for at in (each.took.p50, each.took.p95, each.took.p99))]
+        for each in curve.points
+    ]
+    header = ["ef_search", "ANN recall", "p50, ms", "p95, ms", "p99, ms"]
+    return [*_section("What ef_search buys", header, rows, 0), _tag("p", curve.sentence)]
 
 
 def _queries(found: GateResult, worst: Sequence[QueryRow]) -> list[Html]:
