@@ -22,7 +22,7 @@ from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.measured import Measured, Ranking
 from embed_pipeline.evaluate.slices import Slice, SliceRule
 from embed_pipeline.evaluate.statistics import overlap_at_k
-from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
+from embed_pipeline.evaluate.verdict import GateRule, Outcome, Verdict, judge
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.baseline import Baseline
 
@@ -83,14 +83,7 @@ def judge_measured(
         baseline_scores, scores, rule, candidate_name=candidate.version, baseline_name=baseline.version if baseline else ""
     )
     depth = metrics.parse_metric(gate.metric).cutoff
-    outcome, sentence = verdict.outcome, verdict.sentence
-    ann_recall = candidate.ann_recall(depth)
-    if ann_recall < gate.min_ann_recall:
-        outcome = "fail"
-        sentence = (
-            f"fail: the ANN index of {candidate.version} finds {ann_recall:.3f} of the exact top {depth}, below "
-            f"min_ann_recall {gate.min_ann_recall:.3f}; raise hnsw.ef_search. Relevance: {verdict.sentence}"
-        )
+    outcome, sentence = _by_index(verdict, candidate, depth, gate.min_ann_recall, now.route)
     sliced = _sliced(index, examined, candidate, baseline, rule)
     meant = any(each.margin is not None for each in gate.slices.values())
     outcome, sentence = slices.joined(outcome, sentence, sliced, declared=meant)
@@ -164,6 +157,18 @@ def judge_measured(
         ),
         queries=tuple(queries),
         route=now.route,
+    )
+
+
+def _by_index(verdict: Verdict, candidate: Measured, depth: int, least: float, route: Kind) -> tuple[Outcome, str]:
+    """The verdict, unless the ANN index that would serve finds too little of what is there."""
+    ann_recall = candidate.ann_recall(depth)
+    if ann_recall >= least:
+        return verdict.outcome, verdict.sentence
+    how_far = " (gate --ef-curve shows how far)" if route == "direct" else ""
+    return "fail", (
+        f"fail: the ANN index of {candidate.version} finds {ann_recall:.3f} of the exact top {depth}, below min_ann_recall {least:.3f}; "
+        f"raise hnsw.ef_search{how_far}. Relevance: {verdict.sentence}"
     )
 
 

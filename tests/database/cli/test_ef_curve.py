@@ -13,7 +13,8 @@ DOCUMENTS = 2_000
 
 def test_a_poor_graph_finds_more_with_more_candidates(place: Place, run: Run) -> None:
     """Two neighbours for each vector: with ten candidates a search is lost in it."""
-    place.declare(versions={"v1": version(hnsw={"m": 2, "ef_construction": 4, "ef_search": 60})}, gate={"min_ann_recall": 0.0})
+    poor = version(hnsw={"m": 2, "ef_construction": 4, "ef_search": 60})
+    place.declare(versions={"v1": poor}, gate={"min_ann_recall": 0.0})
     rows = [{"id": n, "text": text_of(n)} for n in range(DOCUMENTS)]
     (place.folder / "many.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     place.write_holdout(120)
@@ -34,6 +35,12 @@ def test_a_poor_graph_finds_more_with_more_candidates(place: Place, run: Run) ->
     shown = run("gate", "docs", "v1", "--ef-curve").out
     assert "\n| 60 (declared) | " in shown
     assert "The smallest ef_search tried that finds 0.000 of the exact top 10 in v1 is 10; 60 is declared." in shown
+
+    place.declare(versions={"v1": poor}, gate={"min_ann_recall": 1.0})
+    refused = run("gate", "docs", "v1")
+    assert refused.code == 1
+    assert refused.out.startswith("fail: the ANN index of v1 finds 0.")
+    assert "raise hnsw.ef_search (gate --ef-curve shows how far). Relevance: pass: " in refused.out
 
 
 def test_where_there_is_no_graph_of_its_own(place: Place, run: Run) -> None:
