@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embed_pipeline.configuration import load_indexes as load_indexes
     from embed_pipeline.dagster_layer.component import EmbeddingIndex as EmbeddingIndex
+    from embed_pipeline.evaluate.from_log import from_log as holdout_from_log
     from embed_pipeline.index.handle import OpenIndex as OpenIndex
     from embed_pipeline.migrate.ann_index import build as build_ann_index
     from embed_pipeline.migrate.backfill import fill_partition as fill_partition
@@ -57,6 +58,7 @@ _LAZY = {
     "evidence": "migrate.evidence_of",
     "fill_partition": "migrate.backfill",
     "gate": "migrate.gate:run",
+    "holdout_from_log": "evaluate.from_log:from_log",
     "load": "migrate.loading",
     "load_indexes": "configuration",
     "open_to_load": "migrate.loading",
@@ -89,6 +91,7 @@ __all__ = [
     "evidence",
     "fill_partition",
     "gate",
+    "holdout_from_log",
     "load",
     "load_indexes",
     "open_to_load",

@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embed_pipeline.cli import progress, render
+from embed_pipeline.cli import gate_lines, progress, render
 from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config, write_plot
 from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from embed_pipeline.catalog.judged_queries import QueryRow
     from embed_pipeline.catalog.route import Kind
     from embed_pipeline.index.handle import OpenIndex
     from embed_pipeline.migrate.adopt import Adopted
     from embed_pipeline.migrate.cutover import Moved
-    from embed_pipeline.migrate.verdicts import GateResult
 
 
 STALE_NAMED = 5
@@ -267,6 +263,14 @@ def _backfill_summary(
     help="Show the N queries that lost most, both answers side by side.",
 )
 @click.option("--markdown", is_flag=True, help="Print the verdict as Markdown, for a pull request.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the verdict to this file as one page: picture, tables, and the queries of --worst (10 without it).",
+)
+@click.option(
+    "--ef-curve", is_flag=True, help="Measure other values of hnsw.ef_search too: what they find, and how long they take."
+)
 @with_config
 @click.pass_context
 def gate(
@@ -277,51 +281,37 @@ def gate(
     plot: Path | None,
     worst: int,
     markdown: bool,
+    html: Path | None,
+    ef_curve: bool,
     config: Path,
     as_json: bool,
 ) -> None:
     """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
     from embed_pipeline.evaluate import per_query
+    from embed_pipeline.migrate import ef_search
     from embed_pipeline.migrate import gate as judging
     from embed_pipeline.migrate.opening import opened
 
+    if ef_curve and route != "direct":
+        raise click.UsageError("--ef-curve is of the version's own ANN index, which only --route direct searches.")
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
+        if ef_curve:
+            ef_search.require(opened_index)
         found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"), route=route)
+        curve = ef_search.curve(opened_index, version, lambda done, total: tell(done, total, "values")) if ef_curve else None
     shown = per_query.worst(found.queries, worst)
-    for line in _verdict_lines(found, shown, markdown=markdown):
+    for line in gate_lines.lines(found, shown, curve, markdown=markdown):
         output.text(line)
     values = as_values(found)
     del values["draw"], values["table"], values["queries"]
-    output.result(values | ({"worst": [per_query.as_values(row) for row in shown]} if worst else {}))
+    values |= {"worst": [per_query.as_values(row) for row in shown]} if worst else {}
+    output.result(values if curve is None else values | {"ef_curve": as_values(curve), "smallest_ef_search": curve.smallest})
     if plot is not None:
         write_plot(output, plot, found.draw, kept="the evidence")
+    if html is not None:
+        gate_lines.write_page(output, html, found, worst, curve)
     ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
-
-
-def _verdict_lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bool) -> Iterator[str]:
-    """The verdict with its table, and the queries that are shown."""
-    from embed_pipeline.evaluate import per_query
-
-    if markdown:
-        yield f"### Gate of {found.index} {found.version}: {found.outcome}"
-        yield ""
-    yield per_query.escaped(found.sentence) if markdown else found.sentence
-    if found.route != "direct":
-        yield render.beside_line(found.version, found.route, found.measures)
-    if found.table:
-        yield ""
-        yield found.table.rstrip()
-    if found.threshold:
-        yield ""
-        yield found.threshold
-    metric = str(found.measures.get("metric"))
-    for row in worst:
-        yield ""
-        if markdown:
-            yield per_query.as_markdown(row, metric, found.version, found.baseline).rstrip()
-        else:
-            yield from per_query.as_text(row, metric, found.version, found.baseline)
 
 
 @click.command(cls=Verb)

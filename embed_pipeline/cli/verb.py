@@ -126,14 +126,19 @@ def write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None, *, 
     if draw is None:
         output.note("there is nothing to draw: no held-out set was used.")
         return
+    write(output, path, draw(), what="picture", option="--plot", kept=kept)
+
+
+def write(output: Output, path: Path, content: bytes, *, what: str, option: str, kept: str) -> None:
+    """Write a file that a verb was asked for besides."""
     try:
-        path.write_bytes(draw())
+        path.write_bytes(content)
     except OSError as problem:
         raise EmbedPipelineError(
-            f"The picture cannot be written to {path} ({problem.strerror}); {kept} is stored.",
-            next_step="Name another file with --plot.",
+            f"The {what} cannot be written to {path} ({problem.strerror}); {kept} is stored.",
+            next_step=f"Name another file with {option}.",
         ) from None
-    output.note(f"picture in {path}")
+    output.note(f"{what} in {path}")
 
 
 def as_values(value: Any) -> Any:

@@ -11,7 +11,9 @@ import numpy as np
 
 from embed_pipeline.evaluate.holdout import Holdout, count_of, some_of
 
-Kind = Literal["missing", "repeated", "own_text", "all_relevant", "few_documents", "few_queries", "baseline", "unasked"]
+Kind = Literal[
+    "missing", "repeated", "own_text", "all_relevant", "few_documents", "few_queries", "baseline", "unasked", "provisional"
+]
 
 # Letters, marks, numbers and symbols (C++); the rest is space, punctuation and what nobody sees.
 _SAID = frozenset("LMNS")
@@ -56,6 +58,10 @@ class Examined:
     def refusal(self) -> Finding | None:
         return next((each for each in self.findings if each.refuses), None)
 
+    def among(self, query_ids: Collection[str]) -> Examined:
+        """The same of some of the queries: those of a slice."""
+        return replace(self, clusters={query_id: first for query_id, first in self.clusters.items() if query_id in query_ids})
+
     def by_cluster(self, scores: Mapping[str, float]) -> list[float]:
         """The scores of the queries, with those that say the same averaged: they are one observation, and are drawn together."""
         sums, counts = np.zeros(self.different), np.zeros(self.different)
@@ -80,6 +86,7 @@ def examine(holdout: Holdout, world: World, *, max_missing: float, min_queries: 
     usable = _without(holdout, set(missing))
     clusters = clustered(usable.queries)
     findings = [
+        _provisional(holdout),
         _missing(holdout, usable, missing, len(judged), max_missing),
         _repeated(clusters, min_queries),
         _own_text(usable, world.texts),
@@ -143,6 +150,16 @@ def _without(holdout: Holdout, missing: set[str]) -> Holdout:
     }
     kept = {query_id: judged for query_id, judged in left.items() if any(judged.values())}
     return replace(holdout, queries={query_id: holdout.queries[query_id] for query_id in kept}, judgements=kept)
+
+
+def _provisional(holdout: Holdout) -> Finding | None:
+    if not holdout.provisional:
+        return None
+    return Finding(
+        "provisional",
+        "The held-out set is provisional: its queries were made out of documents, and nobody asked or judged them. It finds what is broken; "
+        "that one version is as good as another for people, it cannot show.",
+    )
 
 
 def _missing(holdout: Holdout, usable: Holdout, missing: list[str], judged: int, allowed: float) -> Finding | None:

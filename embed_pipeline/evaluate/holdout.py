@@ -21,6 +21,8 @@ from embed_pipeline.errors import HoldoutError
 MAX_GRADE = 1000
 
 _TABLE_COLUMNS = ("query_id", "query", "doc_id", "grade")
+# Set in what was made and not judged by anybody: a verdict on it says so.
+PROVISIONAL = "provisional"
 _QRELS_HEADER = ["query-id", "corpus-id", "score"]
 _QRELS_FORM = "Write the tab-separated columns query-id, corpus-id, score, with these names in the first line."
 _AS_IN_TABLE = "Write it as the documents table does."
@@ -30,21 +32,24 @@ _AS_IN_TABLE = "Write it as the documents table does."
 class Holdout:
     """`queries`: id -> text. `judgements`: query id -> document id -> grade (0: judged irrelevant, >= 1: relevant).
 
-    Both have the same query ids, in sorted order, and every query has a relevant document. `sha256` (hex) is over this
-    content.
+    Both have the same query ids, in sorted order, and every query has a relevant document. `columns`: column -> query id -> value, of the
+    columns that were asked for; a query without a value is not in it. `provisional`: a query or more was made and not judged by anybody.
+    `sha256` (hex) is over all of this.
     """
 
     queries: dict[str, str]
     judgements: dict[str, dict[str, int]]
     sha256: str
     path: Path | None = field(default=None, compare=False)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    provisional: bool = False
 
     def document_ids(self) -> set[str]:
         """Every judged document, relevant or not."""
         return {doc_id for judged in self.judgements.values() for doc_id in judged}
 
 
-def load_holdout(path: Path) -> Holdout:
+def load_holdout(path: Path, columns: Sequence[str] = ()) -> Holdout:
     """Read the held-out set at `path`: a .parquet, .csv or .jsonl file, or a BEIR folder.
 
     Tables have one row per judgement: `query`, `doc_id`, and optionally `query_id` (default: the text is the id) and
@@ -52,34 +57,47 @@ def load_holdout(path: Path) -> Holdout:
     A BEIR folder holds `queries.jsonl` and `qrels.tsv` or `qrels/test.tsv`; its queries without any judgement belong to
     another split and are left out.
 
+    `columns`: further columns of the queries that are wanted; one value for each query. In a BEIR folder they are keys in `queries.jsonl`, or
+    in its `metadata`.
+
     Raises HoldoutError for anything that cannot be used as it stands; nothing is repaired or skipped.
     """
     if path.is_dir():
-        return _load_beir(path)
+        return _load_beir(path, columns)
     if not path.is_file():
         raise HoldoutError(f"There is no held-out set at {path}.", next_step="Correct holdout.path in defs.yaml.")
+    collector = Collector(path, columns)
+    for where, row in rows_of(path, columns):
+        collector.add(where, row)
+    return collector.finish()
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where each row of a file is, and what it says: `query`, `doc_id`, what else a held-out set knows, and `columns` where they are there."""
     loaders = {".parquet": _parquet_rows, ".csv": _csv_rows}
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return _load_jsonl(path)
-    if suffix not in loaders:
+        yield from _json_lines(Collector(path))
+    elif suffix in loaders:
+        for number, row in enumerate(loaders[suffix](path, columns), start=1):
+            yield f"row {number}", row
+    else:
         raise HoldoutError(
             f"{path} is no format of a held-out set that can be read.",
             next_step="Give a .parquet, .csv or .jsonl file, or a BEIR folder.",
         )
-    collector = _Collector(path)
-    for number, row in enumerate(loaders[suffix](path), start=1):
-        collector.add(f"row {number}", row)
-    return collector.finish()
 
 
-class _Collector:
-    """Gathers checked judgements and refuses what contradicts an earlier one."""
+class Collector:
+    """Gathers checked judgements and refuses what contradicts an earlier one. `path`: what a refusal names."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
         self.path = path
         self.queries: dict[str, str] = {}
         self.judgements: dict[str, dict[str, int]] = {}
+        self.columns: dict[str, dict[str, str]] = {column: {} for column in columns}
+        self.provisional = False
+        self._met: set[str] = set()
 
     def add(self, where: str, row: Mapping[str, Any]) -> None:
         """One row of a table, or one line of JSONL (which may carry a whole query's judgements)."""
@@ -89,6 +107,7 @@ class _Collector:
         text = self.text(where, row["query"])
         query_id = self.identifier(where, "query_id", row["query_id"]) if "query_id" in row else text
         self.add_query(where, query_id, text)
+        self.add_columns(where, query_id, row)
         if "judgements" not in row:
             self.add_judgement(where, query_id, row["doc_id"], row.get("grade", 1))
             return
@@ -101,6 +120,23 @@ class _Collector:
         if self.queries.setdefault(query_id, text) != text:
             self.refuse(where, f"gives query {query_id!r} another text than before", "Keep one text for each query_id.")
         self.judgements.setdefault(query_id, {})
+
+    def add_columns(self, where: str, query_id: str, row: Mapping[str, Any]) -> None:
+        """What the columns that are wanted say of a query: one thing."""
+        self.provisional |= row.get(PROVISIONAL) is True or str(row.get(PROVISIONAL)).strip().lower() == "true"
+        for column, values in self.columns.items():
+            if column not in row:
+                continue
+            self._met.add(column)
+            value = row[column]
+            if not isinstance(value, str | int | float | None):
+                self.refuse(where, f"has a {column} that is no text or number: {value!r}", "Write one value.")
+            shown = str(value).lower() if isinstance(value, bool) else str(value)
+            text = "" if value is None else self._storable(where, column, shown).strip()
+            if values.setdefault(query_id, text) != text:
+                self.refuse(
+                    where, f"gives query {query_id!r} another {column} than before", f"Keep one {column} for each query_id."
+                )
 
     def add_judgement(self, where: str, query_id: str, doc_id: object, grade: object) -> None:
         document, value = self.identifier(where, "doc_id", doc_id), self.grade(where, grade)
@@ -122,9 +158,19 @@ class _Collector:
                 f"no relevant document (grade 1 or more): {some_of(hopeless)}.",
                 next_step="Judge a relevant document for each, or remove them: every version would score 0 on them.",
             )
+        unmet = [column for column in self.columns if column not in self._met]
+        if unmet:
+            raise HoldoutError(
+                f"{self.path} has no column {unmet[0]!r}, which gate.slices names.",
+                next_step="Add it to the held-out set, or remove it from gate.slices in defs.yaml.",
+            )
         queries = dict(sorted(self.queries.items()))
         judgements = {query: dict(sorted(self.judgements[query].items())) for query in queries}
-        return Holdout(queries, judgements, _content_hash(queries, judgements), self.path)
+        columns = {
+            column: {query: values[query] for query in queries if values.get(query)} for column, values in self.columns.items()
+        }
+        digest = _content_hash(queries, judgements, columns, self.provisional)
+        return Holdout(queries, judgements, digest, self.path, columns, self.provisional)
 
     def refuse(self, where: str, what: str, next_step: str) -> NoReturn:
         raise HoldoutError(f"{self.path}, {where}: {what}.", next_step=next_step)
@@ -169,20 +215,20 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            columns = _wanted_columns(path, file.schema_arrow.names)
+            columns = _wanted_columns(path, file.schema_arrow.names, wanted)
             table = file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "Parquet", error) from error
     yield from _rows(table)
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -191,21 +237,21 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             path,
             parse_options=csv.ParseOptions(newlines_in_values=True),
             # All text: a guessed number type would turn the document 007 into 7.
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(_TABLE_COLUMNS, pa.string())),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys([*_TABLE_COLUMNS, *wanted], pa.string())),
         )
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "CSV", error) from error
-    yield from _rows(table.select(_wanted_columns(path, table.column_names)))
+    yield from _rows(table.select(_wanted_columns(path, table.column_names, wanted)))
 
 
-def _wanted_columns(path: Path, names: Sequence[str]) -> list[str]:
+def _wanted_columns(path: Path, names: Sequence[str], further: Sequence[str]) -> list[str]:
     missing = [name for name in ("query", "doc_id") if name not in names]
     if missing:
         raise HoldoutError(
             f"{path} has no column {' or '.join(map(repr, missing))}; it has {', '.join(names) or 'none'}.",
             next_step="Name the columns query, doc_id and, if you have them, query_id and grade.",
         )
-    wanted = [name for name in _TABLE_COLUMNS if name in names]
+    wanted = [name for name in dict.fromkeys([*_TABLE_COLUMNS, PROVISIONAL, *further]) if name in names]
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
         raise HoldoutError(f"{path} has the column {twice[0]!r} more than once.", next_step="Keep one of them.")
@@ -219,14 +265,7 @@ def _rows(table: Any) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, values, strict=True))
 
 
-def _load_jsonl(path: Path) -> Holdout:
-    collector = _Collector(path)
-    for where, row in _json_lines(collector):
-        collector.add(where, row)
-    return collector.finish()
-
-
-def _json_lines(collector: _Collector) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(collector: Collector) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in _lines(collector.path, "JSONL"):
         where = f"line {number}"
         try:
@@ -248,7 +287,7 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _load_beir(folder: Path) -> Holdout:
+def _load_beir(folder: Path, columns: Sequence[str]) -> Holdout:
     queries_path = folder / "queries.jsonl"
     qrels_paths = [path for path in (folder / "qrels.tsv", folder / "qrels" / "test.tsv") if path.is_file()]
     if not queries_path.is_file() or not qrels_paths:
@@ -258,29 +297,34 @@ def _load_beir(folder: Path) -> Holdout:
         raise HoldoutError(
             f"The folder {folder} holds both qrels.tsv and qrels/test.tsv.", next_step="Keep the one that is meant."
         )
-    texts = _beir_queries(queries_path)
-    collector = _Collector(qrels_paths[0])
+    texts, rows = _beir_queries(queries_path)
+    collector = Collector(qrels_paths[0], columns)
     for where, (query, doc_id, grade) in _qrels_rows(collector):
         query_id = collector.identifier(where, "query-id", query)
         if query_id not in texts:
             collector.refuse(where, f"judges query {query_id!r}, which queries.jsonl lacks", "Add its text there.")
         collector.add_query(where, query_id, texts[query_id])
+        collector.add_columns(where, query_id, rows[query_id])
         collector.add_judgement(where, query_id, doc_id, grade)
     return collector.finish()
 
 
-def _beir_queries(path: Path) -> dict[str, str]:
-    collector = _Collector(path)
+def _beir_queries(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """The text of each query, and whatever else its line says."""
+    collector, rows = Collector(path), dict[str, dict[str, Any]]()
     for where, row in _json_lines(collector):
         key = "_id" if "_id" in row else "id"
         for name in (key, "text"):
             if name not in row:
                 collector.refuse(where, f"has no {'_id' if name == 'id' else name!r}", "Add it.")
-        collector.add_query(where, collector.identifier(where, key, row[key]), collector.text(where, row["text"]))
-    return collector.queries
+        query_id = collector.identifier(where, key, row[key])
+        collector.add_query(where, query_id, collector.text(where, row["text"]))
+        metadata = row.get("metadata")
+        rows[query_id] = (metadata if isinstance(metadata, dict) else {}) | row
+    return collector.queries, rows
 
 
-def _qrels_rows(collector: _Collector) -> Iterator[tuple[str, list[str]]]:
+def _qrels_rows(collector: Collector) -> Iterator[tuple[str, list[str]]]:
     header_seen = False
     for number, line in _lines(collector.path, "TSV"):
         where, cells = f"line {number}", line.split("\t")
@@ -310,8 +354,16 @@ def _unreadable(path: Path, kind: str, error: Exception) -> HoldoutError:
     return HoldoutError(f"{path} cannot be read as {kind} ({reason}).", next_step="Write it again, in UTF-8.")
 
 
-def _content_hash(queries: Mapping[str, str], judgements: Mapping[str, Mapping[str, int]]) -> str:
-    content = [[query_id, text, list(judgements[query_id].items())] for query_id, text in queries.items()]
+def _content_hash(
+    queries: Mapping[str, str],
+    judgements: Mapping[str, Mapping[str, int]],
+    columns: Mapping[str, Mapping[str, str]],
+    provisional: bool,
+) -> str:
+    content: list[Any] = [[query_id, text, list(judgements[query_id].items())] for query_id, text in queries.items()]
+    content += [[column, list(values.items())] for column, values in sorted(columns.items())]
+    if provisional:
+        content.append(PROVISIONAL)
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 

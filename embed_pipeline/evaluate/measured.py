@@ -5,6 +5,7 @@ Pure: it is given the two ways to ask.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,13 +26,14 @@ class Measured:
     """What one version answered to every held-out query, through its index and exactly.
 
     `steady`: of each exact answer, what the index must find. It was in the exact answer, and as near, whenever that was asked for; and
-    where the index has missed it, it did so each time.
+    where the index has missed it, it did so each time. `ann_ms`: how long each query took through the index, the first time, in milliseconds.
     """
 
     version: str
     ann: Ranking
     exact: Ranking
     steady: Ranking
+    ann_ms: tuple[float, ...] = ()
 
     def ann_recall(self, k: int) -> float:
         """Share of the exact top k that the index found, over all queries. Needs no judgements: it measures the index alone, and no
@@ -56,8 +58,12 @@ def measure(version: str, queries: Mapping[str, Vectors], search: Searches, dept
     exact = _ask_exactly(search, queries)
     search.counted(len(queries))
     ann: Ranking = {}
+    taken = []
     for query_id, vector in queries.items():
-        ann[query_id] = _ranking(search.ann(vector))
+        started = time.perf_counter()
+        hits = search.ann(vector)
+        taken.append(1000 * (time.perf_counter() - started))
+        ann[query_id] = _ranking(hits)
         search.counted(1)
     steady = {each: list(ranking) for each, ranking in exact.items()}
     asked = queries
@@ -74,7 +80,7 @@ def measure(version: str, queries: Mapping[str, Vectors], search: Searches, dept
         for each, vector in asked.items():
             late = {doc_id for doc_id, _ in _ranking(search.ann(vector))} - {doc_id for doc_id, _ in ann[each]}
             steady[each] = [hit for hit in steady[each] if hit[0] not in late]
-    return Measured(version, ann, exact, steady)
+    return Measured(version, ann, exact, steady, tuple(taken))
 
 
 def _ask_exactly(search: Searches, queries: Mapping[str, Vectors]) -> Ranking:

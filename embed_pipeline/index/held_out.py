@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import random
+
 import psycopg
 
 from embed_pipeline.documents import census, slices
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate import examine, metrics
+from embed_pipeline.evaluate import examine, metrics, synthetic
 from embed_pipeline.evaluate.examine import Examined, World
 from embed_pipeline.evaluate.holdout import Holdout, load_holdout
+from embed_pipeline.evaluate.made import MadeSet
 from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.spec import IndexSpec
 
 # Of so many ids that are no document it is looked what else they could be.
 LOOKED_UP = 1_000
+# For each query so many documents are looked at: some begin with nothing that could be asked.
+DRAWN = 3
 
 
 def declared(index: OpenIndex) -> Holdout | None:
     """The held-out set as its file has it; None where none is declared."""
-    return None if index.spec.holdout is None else load_holdout(index.spec.holdout.path)
+    return of(index.spec)
+
+
+def of(spec: IndexSpec) -> Holdout | None:
+    """The same of a declaration, with the columns that its gate makes slices of."""
+    return None if spec.holdout is None else load_holdout(spec.holdout.path, tuple(spec.gate.slices))
 
 
 def examined(conn: psycopg.Connection, index: OpenIndex, holdout: Holdout, documents: int | None = None) -> Examined:
@@ -35,6 +46,15 @@ def examined(conn: psycopg.Connection, index: OpenIndex, holdout: Holdout, docum
     )
     refusal = found.refusal
     return found if refusal is None or refusal.kind != "missing" else examine.explained(found, _fits(conn, index, found))
+
+
+def made(conn: psycopg.Connection, index: OpenIndex, size: int) -> MadeSet:
+    """A provisional set of up to `size` queries, out of documents from everywhere in the table; the same ones each time."""
+    _, chosen = census.count_and_choose(conn, index.source, DRAWN * size)
+    # Sorted by their ids, which may be by age: the first of them are not a sample.
+    random.Random(0).shuffle(chosen)
+    texts = slices.read_current(conn, index.source, chosen)
+    return synthetic.synthetic(((doc_id, texts[doc_id][0]) for doc_id in chosen if doc_id in texts), size)
 
 
 def require(found: Examined) -> None:

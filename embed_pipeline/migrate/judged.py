@@ -12,7 +12,7 @@ from embed_pipeline.catalog.evidence import Evidence, Present, Texts
 from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
-from embed_pipeline.evaluate.holdout import load_holdout
+from embed_pipeline.index import held_out
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import beside, refining
 from embed_pipeline.spec import IndexSpec
@@ -27,6 +27,8 @@ DECIDES = ("metric", "margin", "confidence", "min_queries", "floor", "floor_alon
 def rule(spec: IndexSpec) -> dict[str, Any]:
     """Every setting that decides a verdict, by its name in the YAML."""
     found = {f"gate.{name}": getattr(spec.gate, name) for name in DECIDES}
+    for column, each in spec.gate.slices.items():
+        found |= {f"gate.slices.{column}.{name}": value for name, value in each.model_dump().items()}
     return found if spec.holdout is None else found | {f"holdout.{name}": getattr(spec.holdout, name) for name in BELIEVES}
 
 
@@ -42,7 +44,7 @@ def present(
     return Present(
         fingerprint=version.fingerprint,
         baseline_version=serves,
-        holdout_sha256=None if index.spec.holdout is None else load_holdout(index.spec.holdout.path).sha256,
+        holdout_sha256=_sha256(index.spec),
         documents=census.count(conn, index.source) if documents is None else documents,
         ann_index=searched["ann_index"],
         ef_search=searched["hnsw.ef_search"],
@@ -59,7 +61,7 @@ def _beside(conn: psycopg.Connection, index: OpenIndex, version: Version, docume
     return Present(
         fingerprint=version.fingerprint,
         baseline_version=route.version,
-        holdout_sha256=None if index.spec.holdout is None else load_holdout(index.spec.holdout.path).sha256,
+        holdout_sha256=_sha256(index.spec),
         documents=there,
         ann_index=searched["ann_index"],
         ef_search=searched["hnsw.ef_search"],
@@ -91,6 +93,11 @@ def staleness(conn: psycopg.Connection, index: OpenIndex, version: Version, foun
         return stale
     about = evidence.texts_of(conn, found)
     return evidence.moved_texts(found, about, census.hashes(conn, index.source, about.doc_ids), now.documents, allowed)
+
+
+def _sha256(spec: IndexSpec) -> str | None:
+    holdout = held_out.of(spec)
+    return None if holdout is None else holdout.sha256
 
 
 def _searched(conn: psycopg.Connection, index: OpenIndex, version: Version) -> dict[str, Any]:

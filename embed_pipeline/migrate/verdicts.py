@@ -16,12 +16,13 @@ from embed_pipeline.catalog.judged_queries import QueryRow
 from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate import metrics, per_query, report
+from embed_pipeline.evaluate import latency, metrics, per_query, report, slices
 from embed_pipeline.evaluate import scores as scores_of
 from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.measured import Measured, Ranking
+from embed_pipeline.evaluate.slices import Slice, SliceRule
 from embed_pipeline.evaluate.statistics import overlap_at_k
-from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
+from embed_pipeline.evaluate.verdict import GateRule, Outcome, Verdict, judge
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.baseline import Baseline
 
@@ -82,14 +83,10 @@ def judge_measured(
         baseline_scores, scores, rule, candidate_name=candidate.version, baseline_name=baseline.version if baseline else ""
     )
     depth = metrics.parse_metric(gate.metric).cutoff
-    outcome, sentence = verdict.outcome, verdict.sentence
-    ann_recall = candidate.ann_recall(depth)
-    if ann_recall < gate.min_ann_recall:
-        outcome = "fail"
-        sentence = (
-            f"fail: the ANN index of {candidate.version} finds {ann_recall:.3f} of the exact top {depth}, below "
-            f"min_ann_recall {gate.min_ann_recall:.3f}; raise hnsw.ef_search. Relevance: {verdict.sentence}"
-        )
+    outcome, sentence = _by_index(verdict, candidate, depth, gate.min_ann_recall, now.route)
+    sliced = _sliced(index, examined, candidate, baseline, rule)
+    meant = any(each.margin is not None for each in gate.slices.values())
+    outcome, sentence = slices.joined(outcome, sentence, sliced, declared=meant)
     sentence = " ".join([sentence, *(finding.sentence for finding in examined.findings), *compared.notes])
     rows = [
         report.metric_row(
@@ -116,9 +113,11 @@ def judge_measured(
         "margin": gate.margin,
         "confidence": gate.confidence,
         "rows": [asdict(row) for row in rows],
+        "slices": [asdict(each) for each in sliced],
     }
     queries = per_query.rows(examined, gate.metric, candidate, baseline)
-    measures |= more or {}
+    timed = [latency.of(each) for each in (baseline, candidate) if each is not None]
+    measures |= latency.measures(timed[-1], timed[0] if baseline is not None else None) | (more or {})
     # What refines gives places and no scores.
     scored = [] if baseline is None or now.route == "refine" else [scores_of.of_baseline(queries, baseline.version)]
     if now.route != "refine":
@@ -127,7 +126,12 @@ def judge_measured(
     measures["scores"] = {"versions": [asdict(each) for each in scored], "threshold": None if tuned is None else asdict(tuned)}
     evidence_id = _store(conn, index, version, now, texts, outcome, sentence, measures, queries)
     baseline_name = None if baseline is None else baseline.version
-    table = report.markdown_table(rows, candidate_name=candidate.version, baseline_name=baseline_name, confidence=gate.confidence)
+    tables = [
+        report.markdown_table(rows, candidate_name=candidate.version, baseline_name=baseline_name, confidence=gate.confidence),
+        slices.markdown_table(sliced, candidate_name=candidate.version, baseline_name=baseline_name),
+        latency.markdown_table(timed),
+        scores_of.markdown_table(scored),
+    ]
     differences = (
         None if baseline_scores is None else [after - before for before, after in zip(baseline_scores, scores, strict=True)]
     )
@@ -139,7 +143,7 @@ def judge_measured(
         sentence=sentence,
         evidence_id=evidence_id,
         measures=measures,
-        table=f"{table}\n{scores_of.markdown_table(scored)}",
+        table="\n".join(filter(None, tables)),
         threshold="" if tuned is None or baseline_name is None else tuned.sentence(candidate.version, baseline_name),
         draw=cache(
             partial(
@@ -153,6 +157,31 @@ def judge_measured(
         ),
         queries=tuple(queries),
         route=now.route,
+    )
+
+
+def _by_index(verdict: Verdict, candidate: Measured, depth: int, least: float, route: Kind) -> tuple[Outcome, str]:
+    """The verdict, unless the ANN index that would serve finds too little of what is there."""
+    ann_recall = candidate.ann_recall(depth)
+    if ann_recall >= least:
+        return verdict.outcome, verdict.sentence
+    how_far = " (gate --ef-curve shows how far)" if route == "direct" else ""
+    return "fail", (
+        f"fail: the ANN index of {candidate.version} finds {ann_recall:.3f} of the exact top {depth}, below min_ann_recall {least:.3f}; "
+        f"raise hnsw.ef_search{how_far}. Relevance: {verdict.sentence}"
+    )
+
+
+def _sliced(index: OpenIndex, examined: Examined, candidate: Measured, baseline: Measured | None, rule: GateRule) -> list[Slice]:
+    judgements = examined.holdout.judgements
+    return slices.look(
+        examined,
+        None if baseline is None else metrics.per_query(rule.metric, judgements, baseline.ann),
+        metrics.per_query(rule.metric, judgements, candidate.ann),
+        rule,
+        {column: SliceRule(each.margin, each.values) for column, each in index.spec.gate.slices.items()},
+        candidate_name=candidate.version,
+        baseline_name="" if baseline is None else baseline.version,
     )
 
 

@@ -15,7 +15,6 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import HoldoutError
-from embed_pipeline.evaluate.holdout import load_holdout
 from embed_pipeline.evaluate.statistics import required_queries
 from embed_pipeline.evaluate.verdict import POWER
 from embed_pipeline.flow import speed
@@ -149,9 +148,10 @@ def _gate_plan(seen: Look, name: str) -> GatePlan:
     if spec.holdout is None:
         return say(0, None, "no held-out set is declared: only the first version of an index can pass without one")
     try:
-        available = len(load_holdout(spec.holdout.path).queries)
-        if seen.index is not None and (holdout := held_out.declared(seen.index)) is not None:
-            examined = held_out.examined(seen.conn, seen.index, holdout)
+        declared = held_out.of(spec)
+        available = 0 if declared is None else len(declared.queries)
+        if seen.index is not None and declared is not None:
+            examined = held_out.examined(seen.conn, seen.index, declared)
             held_out.require(examined)
             available = examined.different
     except HoldoutError as problem:

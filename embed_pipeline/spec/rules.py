@@ -25,6 +25,21 @@ class HoldoutSpec(Declared):
     )
 
 
+class SliceSpec(Declared):
+    """The queries of each value of a column of the held-out set, judged by themselves."""
+
+    margin: float | None = Field(
+        None, gt=0, lt=1, description="what a slice may lose; without it slices are shown and decide nothing"
+    )
+    values: list[str] = Field([], description="the values that decide; without them each value that the set has")
+
+    @model_validator(mode="after")
+    def _decides_by_something(self) -> SliceSpec:
+        if self.values and self.margin is None:
+            raise ValueError("values needs margin: without it no slice decides")
+        return self
+
+
 class GateSpec(Declared):
     """When a version may serve: non-inferiority of `metric` by `margin` at `confidence`, on at least `min_queries` queries."""
 
@@ -36,6 +51,9 @@ class GateSpec(Declared):
     floor: float | None = Field(None, ge=0, le=1, description="absolute floor of the metric, also for the first version")
     floor_alone: bool = Field(
         False, description="the floor may decide alone where what serves cannot be measured: its model is gone"
+    )
+    slices: dict[str, SliceSpec] = Field(
+        {}, description="by column of the held-out set; each slice that decides may fail the gate"
     )
     min_ann_recall: float = Field(0.95, ge=0, le=1, description="ANN index against exact search, same model")
     max_age_seconds: int = Field(86_400, ge=1, description="evidence older than this is stale")

@@ -22,6 +22,8 @@ import embed_pipeline
 from embed_pipeline.catalog.states import STATES, TRANSITIONS
 from embed_pipeline.configuration import COMPONENT_TYPE, parse_index
 from embed_pipeline.spec import KINDS, AccountSpec, IndexSpec, PriceSpec, StoreSpec, VersionSpec, declaration_of
+from embed_pipeline.spec import AccountSpec, IndexSpec, PriceSpec, VersionSpec
+from embed_pipeline.spec.rules import SliceSpec
 from tests.harness import python_page, rooms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,6 +182,7 @@ ENTRIES: dict[str, tuple[type[BaseModel], str]] = {
     "versions": (VersionSpec, "V"),
     "accounts": (AccountSpec, "A"),
     "prices": (PriceSpec, "M"),
+    "slices": (SliceSpec, "C"),
 }
 
 
@@ -191,8 +194,8 @@ def attributes(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
             inner = [declaration_of(kind) for kind in KINDS]
         if name in ENTRIES:
             entry, letter = ENTRIES[name]
-            yield name, _shown(field.get_default(call_default_factory=True))
-            yield from attributes(entry, f"{name}.{letter}.")
+            yield f"{prefix}{name}", _shown(field.get_default(call_default_factory=True))
+            yield from attributes(entry, f"{prefix}{name}.{letter}.")
         elif inner:
             # Of several kinds the first is the default one, and what it says of a shared attribute comes last and counts.
             for each in reversed(inner):

@@ -128,3 +128,13 @@ def test_a_store_survives_the_catalog() -> None:
     store = QdrantSpec.model_validate(STORE | {"adopt": {"version": "v1", "collection": "c", "text": "body"}})
     assert read_store(store.model_dump(mode="json")) == store
     assert (store.place("docs"), set(store.adopted())) == ("qdrant, layout collections, collection docs", {"v1"})
+
+
+@pytest.mark.parametrize(("slices", "words"), [
+    ({"lang": {"values": ["de"]}}, "values needs margin: without it no slice decides"),
+    ({"lang": {"margin": 0}}, "greater than 0"),
+    ({"lang": {"margins": 0.1}}, "Extra inputs are not permitted"),
+])  # fmt: skip
+def test_wrong_slices_are_refused(slices: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        IndexSpec.model_validate({"name": "docs", "gate": {"slices": slices}, "versions": {"v1": BASE}})

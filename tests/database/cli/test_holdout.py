@@ -6,7 +6,11 @@ import json
 import re
 from collections.abc import Callable
 
-from tests.database.cli.conftest import Place, Ran, version
+from click.testing import CliRunner
+
+from embed_pipeline.cli.main import cli
+from tests.database.cli.conftest import Place, Ran, text_of, version
+from tests.harness.html import Seen
 
 Run = Callable[..., Ran]
 
@@ -92,3 +96,58 @@ def test_the_verdict_as_markdown(place: Place, run: Run) -> None:
         ran.out,
         re.M,
     )
+
+
+def test_the_verdict_as_one_page(place: Place, run: Run) -> None:
+    serve(place, run)
+    assert run("backfill", "docs", "v2").code == 0
+    path = place.folder / "gate.html"
+    ran = run("gate", "docs", "v2", "--html", str(path), "--json")
+    assert ran.code == 0
+    assert f"page in {path}" in ran.err
+    seen = Seen(path.read_text(encoding="utf-8"))
+    for expected in (ran.value["sentence"], ran.value["threshold"], "Search, milliseconds", "Scores", "Queries that lost most"):
+        assert expected in seen.text
+    assert len(seen.named("h3")) == 10
+    assert len(seen.named("img")) == 1
+    ran = run("gate", "docs", "v2", "--html", str(place.folder / "none" / "gate.html"))
+    assert ran.code == 1
+    assert "The page cannot be written to" in ran.err
+    assert "Name another file with --html." in ran.err
+
+
+def test_a_synthetic_set_and_what_a_verdict_on_it_says(place: Place, run: Run) -> None:
+    rows = [{"id": n, "text": f"{text_of(n)}\nand more of number{n}"} for n in range(60)]
+    (place.folder / "long.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    run("load", "docs", str(place.folder / "long.jsonl"))
+    path = place.folder / "made.jsonl"
+    ran = run("holdout", "synthetic", "docs", "--out", str(path), "--queries", "40")
+    assert ran.code == 0, ran
+    assert ran.out.startswith("40 queries out of 40 documents.\nThe set is provisional: ")
+    place.declare(holdout={"path": "made.jsonl"})
+    assert run("backfill", "docs", "v1").code == 0
+    ran = run("gate", "docs", "v1")
+    assert ran.code == 0
+    assert " on 40 queries: no other version serves" in ran.out
+    assert "The held-out set is provisional: " in ran.out
+    assert "note: The held-out set is provisional: " in run("holdout", "check", "docs").out
+    again = run("holdout", "synthetic", "docs", "--out", str(path))
+    assert again.code == 1
+    assert "is not overwritten" in again.err
+
+
+def test_a_set_out_of_a_log(place: Place, run: Run) -> None:
+    rows = [{"query": f"number{n}", "doc_id": n, "at": f"2026-01-{n % 28 + 1:02}"} for n in range(40)]
+    log, path = place.folder / "log.jsonl", place.folder / "made.jsonl"
+    log.write_text("\n".join(json.dumps(row) for row in rows))
+    # It asks no index, and so it takes no --config.
+    ran = CliRunner().invoke(cli, ["holdout", "from-log", str(log), "--out", str(path), "--until", "2026-01-28", "--json"])
+    assert ran.exit_code == 0, ran
+    value = json.loads(ran.stdout)
+    assert (value["queries"], value["provisional"]) == (39, False)
+    assert value["notes"][1] == "1 row outside the period was left out."
+    assert value["notes"][-1].startswith("What people click is what the version that served then showed them")
+    place.declare(holdout={"path": "made.jsonl"})
+    run("load", "docs", place.write_documents())
+    assert run("backfill", "docs", "v1").code == 0
+    assert "on 39 queries" in run("gate", "docs", "v1").out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -139,3 +141,10 @@ def test_every_document_is_relevant() -> None:
 ])  # fmt: skip
 def test_ids_that_are_written_otherwise(missing: list[str], there: list[list[str]], alike: int) -> None:
     assert written_otherwise(missing, there)[0] == alike
+
+
+def test_a_provisional_set_says_so() -> None:
+    examined = look(replace(held(numbered(100)), provisional=True))
+    assert [each.kind for each in examined.findings] == ["provisional"]
+    assert said(examined)[0].startswith("The held-out set is provisional: ")
+    assert examined.refusal is None

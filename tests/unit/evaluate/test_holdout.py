@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Callable
@@ -256,3 +257,59 @@ def test_beir_folder_needs_both_files_and_one_of_each(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text(HEADER + "q\td\t1\n")
     assert "holds both qrels.tsv and qrels/test.tsv. Keep the one that is meant." in refused(tmp_path)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_further_columns_are_read_where_they_are_asked_for(tmp_path: Path, write: Callable[..., Path]) -> None:
+    path = with_columns(write(tmp_path, ROWS), {"q1": "de", "q2": None})
+    plain, sliced = load_holdout(path), load_holdout(path, ["lang"])
+    assert (plain.columns, sliced.columns) == ({}, {"lang": {"q1": "de"}})
+    assert plain.sha256 != sliced.sha256, "a verdict by slices stands on them"
+    assert (plain.queries, plain.judgements) == (sliced.queries, sliced.judgements)
+    with pytest.raises(HoldoutError, match="has no column 'tenant', which gate.slices names"):
+        load_holdout(path, ["lang", "tenant"])
+
+
+def with_columns(path: Path, lang: dict[str, str | None]) -> Path:
+    """The same file with a language for each query."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("lang", [[lang[each] for each in table["query_id"].to_pylist()]]), path)
+    elif path.suffix == ".csv":
+        rows = list(csv.DictReader(path.open(encoding="utf-8-sig")))
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], "lang"])
+            writer.writeheader()
+            writer.writerows(row | {"lang": lang[row["query_id"]] or ""} for row in rows)
+    elif path.is_dir():
+        lines = [json.loads(line) for line in (path / "queries.jsonl").read_text().splitlines()]
+        more = [line | {"metadata": {"lang": lang.get(line["_id"])}} for line in lines]
+        (path / "queries.jsonl").write_text("\n".join(map(json.dumps, more)))
+    else:
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        path.write_text("\n".join(json.dumps(line | {"lang": lang[line["query_id"]]}) for line in lines))
+    return path
+
+
+def test_a_query_has_one_value_of_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "h.jsonl"
+    rows = [{"query": "a", "doc_id": "1", "lang": "de"}, {"query": "a", "doc_id": "2", "lang": "en"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert load_holdout(path).queries == {"a": "a"}, "where it is not asked for it is nobody's business"
+    with pytest.raises(HoldoutError, match="line 2: gives query 'a' another lang than before"):
+        load_holdout(path, ["lang"])
+    path.write_text(json.dumps({"query": "a", "doc_id": "1", "lang": ["de"]}))
+    with pytest.raises(HoldoutError, match="line 1: has a lang that is no text or number"):
+        load_holdout(path, ["lang"])
+
+
+@pytest.mark.parametrize("mark", [True, "true", " True "])
+def test_a_set_is_provisional_when_a_query_is(tmp_path: Path, mark: object) -> None:
+    path = tmp_path / "h.jsonl"
+    rows: list[dict[str, object]] = [{"query": "a", "doc_id": "1"}, {"query": "b", "doc_id": "2"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    plain = load_holdout(path)
+    path.write_text("\n".join(map(json.dumps, [rows[0], rows[1] | {"provisional": mark}])))
+    marked = load_holdout(path)
+    assert (plain.provisional, marked.provisional) == (False, True)
+    assert plain.sha256 != marked.sha256

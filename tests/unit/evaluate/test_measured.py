@@ -108,3 +108,12 @@ def test_asking_comes_to_an_end() -> None:
     )
     assert scene.measure().ann_recall(DEPTH) == 0.0
     assert scene.exactly == [3, 3]
+
+
+def test_each_query_has_the_time_of_its_first_search() -> None:
+    """Those that are asked again are not counted twice: they are the ones that were unlucky."""
+    scene = Scene(lambda look: without(STILL, "c") if look else STILL, lambda _: without(STILL, "b"))
+    found = scene.measure()
+    assert scene.by_index > len(QUERIES)
+    assert len(found.ann_ms) == len(QUERIES)
+    assert all(taken > 0 for taken in found.ann_ms)
