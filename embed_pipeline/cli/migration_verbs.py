@@ -329,9 +329,10 @@ def _verdict_lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bo
 @click.argument("version")
 @by_route
 @click.option("--anyway", is_flag=True, help="Leave behind the processes that search and lack its model; the audit names them.")
+@click.option("--again", is_flag=True, help="Serve it although somebody has rolled back from it and no gate has judged it since.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
-def cutover(index: str, version: str, route: Kind, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
+def cutover(index: str, version: str, route: Kind, anyway: bool, again: bool, reason: str, config: Path, as_json: bool) -> None:
     """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage.
 
     With --route refine the version that serves goes on to, and VERSION, complete or not, puts in order what is found in it; with --route bridge
@@ -342,7 +343,8 @@ def cutover(index: str, version: str, route: Kind, anyway: bool, reason: str, co
     from embed_pipeline.migrate.opening import opened
 
     with opened(one_index(config, index)) as opened_index:
-        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway, route=route), "cutover")
+        moved = moving.cutover(opened_index, version, reason, anyway=anyway, again=again, route=route)
+        _say_moved(Output(as_json), moved, "cutover")
 
 
 @click.command(cls=Verb)
