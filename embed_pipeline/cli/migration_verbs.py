@@ -396,7 +396,7 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
-@click.option("--confirm", required=True, metavar="VERSION", help="The same version again: its vectors cannot be brought back.")
+@click.option("--confirm", default="", metavar="VERSION", help="The same version again: its vectors cannot be brought back.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @click.option(
     "--accept-unseen-reads", is_flag=True, help="Somebody has looked at the readers on standbys, whose reads are not noted."
