@@ -280,23 +280,37 @@ def gate(
     config: Path,
     as_json: bool,
 ) -> None:
-    """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
+    """Judge VERSION: is it complete, and not worse than what serves on the held-out set? Exit code: 0 pass, 1 fail, 3 undecided.
+
+    The four checks are those of the Dagster asset: coverage, provenance, ann_recall, held_out_recall. 0 where all of them pass, 3 where nothing but
+    more queries is wanted. With --route there is one, the held-out set's.
+    """
     from embed_pipeline.evaluate import per_query
+    from embed_pipeline.migrate import examination
     from embed_pipeline.migrate import gate as judging
     from embed_pipeline.migrate.opening import opened
 
     output = Output(as_json)
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
-        found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"), route=route)
+
+        def count(done: int, total: int) -> None:
+            tell(done, total, "searches")
+
+        examined = examination.examine(opened_index, version, count) if route == "direct" else None
+        found = judging.run(opened_index, version, count, route=route) if examined is None else examined.result
+    checks = () if examined is None else examined.checks
     shown = per_query.worst(found.queries, worst)
     for line in _verdict_lines(found, shown, markdown=markdown):
         output.text(line)
-    values = as_values(found)
+    for line in render.check_lines(checks, markdown=markdown):
+        output.text(line)
+    values = as_values(found) | ({} if examined is None else {"checks": [as_values(each) for each in checks]})
     del values["draw"], values["table"], values["queries"]
     output.result(values | ({"worst": [per_query.as_values(row) for row in shown]} if worst else {}))
     if plot is not None:
         write_plot(output, plot, found.draw, kept="the evidence")
-    ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
+    failed = any(not each.passed and each.name != examination.HELD_OUT_RECALL for each in checks)
+    ctx.exit(REFUSED if failed else {"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
 
 
 def _verdict_lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bool) -> Iterator[str]:

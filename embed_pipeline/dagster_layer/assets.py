@@ -33,6 +33,7 @@ from embed_pipeline.migrate import (
     cutover,
     dead_letters,
     dual_write,
+    examination,
     gate,
     model_check,
     refill,
@@ -183,22 +184,11 @@ def evaluation_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     def evaluate(context: dg.AssetExecutionContext) -> Materialized:
         lines = Lines(context.log)
         with working_on(spec) as index:
-            covered = verify.verify(index, version)[version]
-            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"))
-            with index.connection() as conn:
-                registered = index.version(conn, version)
-                built = index.store(registered).ann_index(conn)
-            results = [
-                checks.coverage(spec, covered),
-                checks.provenance(index, registered),
-                checks.ann_recall(spec, result, built),
-                checks.held_out_recall(result),
-            ]
-        context.log.info(result.sentence)
-        failed = checks.failed(results)
-        if failed:
-            context.log.error(f"{version} may not serve {spec.name}; failed: {', '.join(failed)}.")
-        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=results)
+            found = examination.examine(index, version, lambda done, total: lines.say(f"{done} of {total} searches"))
+        context.log.info(found.result.sentence)
+        for each in found.failed:
+            context.log.error(f"{version} may not serve {spec.name}: {each.name}: {each.sentence}")
+        return dg.MaterializeResult(metadata=metadata.verdict(found.result), check_results=checks.of_examination(found))
 
     return evaluate
 
