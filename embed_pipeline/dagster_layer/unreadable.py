@@ -18,7 +18,7 @@ def unreadable_definitions(name: str, sentence: str) -> dg.Definitions:
     names = Names(name)
     asset = dg.AssetSpec(names.declaration, group_name=name, kinds={"yaml"}, description=sentence)
 
-    @dg.asset_check(asset=names.declaration, name=CHECK, description=sentence)
+    @dg.asset_check(name=CHECK, asset=names.declaration, description=sentence)
     def readable() -> dg.AssetCheckResult:
         return dg.AssetCheckResult(passed=False, description=sentence)
 

@@ -21,6 +21,7 @@ from dagster_shared.serdes.objects import EnvRegistryKey
 from embed_pipeline import EmbeddingIndex
 from embed_pipeline.configuration import load_indexes
 from embed_pipeline.dagster_layer.component import CHECKING, EXAMPLE, IndexScaffolder, build_definitions
+from embed_pipeline.dagster_layer.unreadable import unreadable_definitions
 from embed_pipeline.definitions import refuse_another_projects_assets
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec import IndexSpec
@@ -281,6 +282,11 @@ def test_a_bad_declaration_hurts_one_index(tmp_path: Path, before: str, after: s
                 assert isinstance(event, dg.AssetCheckEvaluation)
                 assert not event.passed
                 assert sentence in str(event.description)
+
+
+def test_several_bad_declarations_live_in_one_code_location() -> None:
+    bad = [unreadable_definitions(name, f"{name}: Field required.") for name in ("shop", "wiki")]
+    dg.Definitions.validate_loadable(dg.Definitions.merge(build_definitions(SPEC), *bad))
 
 
 def test_the_check_in_a_pull_request_fails_for_a_bad_declaration(tmp_path: Path) -> None:
