@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ValidationError
 
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.spec import IndexSpec
+from embed_pipeline.spec import IndexSpec, is_name
 
 COMPONENT_TYPE = "embed_pipeline.EmbeddingIndex"
 FILE_NAMES = ("defs.yaml", "component.yaml")
@@ -22,6 +23,9 @@ FILE_NAMES = ("defs.yaml", "component.yaml")
 
 class _Environment:
     """`{{ env.NAME }}` and `{{ env("NAME", "default") }}`, as Dagster has them."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
     def __call__(self, name: str, default: str | None = None) -> str | None:
         return os.environ.get(name, default)
@@ -33,7 +37,8 @@ class _Environment:
             return os.environ[name]
         except KeyError:
             raise ConfigurationError(
-                f"The environment variable {name} is not set, and the declaration asks for it.", next_step=f"Set {name}."
+                f"The environment variable {name} is not set, and {self._file} asks for it.",
+                next_step=f"Set {name}.",
             ) from None
 
 
@@ -50,23 +55,93 @@ class _Sandbox(ImmutableSandboxedEnvironment, NativeEnvironment):
         del self.filters["attr"]
 
 
-def load_indexes(path: Path) -> dict[str, IndexSpec]:
-    """All indexes declared in a defs.yaml or anywhere below a folder, by name. ConfigurationError says which file is wrong and how."""
+@dataclass(frozen=True)
+class Declared:
+    """What a place declares. `unreadable`: why a declaration is none; the others are none the worse for it."""
+
+    indexes: Mapping[str, IndexSpec]
+    unreadable: tuple[ConfigurationError, ...]
+
+
+def read_indexes(path: Path) -> Declared:
+    """All indexes declared in a defs.yaml or anywhere below a folder, by name, and what is wrong with the declarations that are none."""
     indexes: dict[str, IndexSpec] = {}
+    unreadable = []
     for file in _files(path):
-        for attributes in _declarations(file):
-            spec = parse_index(attributes, file)
-            if spec.name in indexes:
-                raise ConfigurationError(
-                    f"Index {spec.name!r} is declared twice, the second time in {file}.", next_step="Rename one."
-                )
-            indexes[spec.name] = spec
-    if not indexes:
-        raise ConfigurationError(
-            f"No index is declared in {path}.",
-            next_step=f"Write a defs.yaml with `type: {COMPONENT_TYPE}` there, or name its folder with --config.",
-        )
-    return indexes
+        for found in _each(file):
+            try:
+                spec = parse_index(_attributes(found), file)
+                if spec.name in indexes:
+                    raise _twice(spec.name, file)
+            except ConfigurationError as problem:
+                unreadable.append(problem)
+            else:
+                indexes[spec.name] = spec
+    if not indexes and not unreadable:
+        raise _nothing_declared(path)
+    return Declared(indexes, tuple(unreadable))
+
+
+def load_indexes(path: Path) -> dict[str, IndexSpec]:
+    """All indexes declared there, by name. ConfigurationError says which file is wrong and how."""
+    declared = read_indexes(path)
+    for problem in declared.unreadable:
+        raise problem
+    return dict(declared.indexes)
+
+
+def load_index(path: Path, name: str) -> IndexSpec:
+    """The index of that name. What is wrong with the declaration of another one is no matter, nor is a variable that it asks for."""
+    wanted: list[tuple[Mapping[str, Any], Path]] = []
+    others: list[str] = []
+    unreadable = []
+    for file in _files(path):
+        for found in _each(file):
+            try:
+                attributes = _attributes(found)
+                called = _render(attributes.get("name"), file)
+                if called == name:
+                    wanted.append((attributes, file))
+                else:
+                    others.append(called if isinstance(called, str) and is_name(called) else parse_index(attributes, file).name)
+            except ConfigurationError as problem:
+                unreadable.append(problem)
+    if len(wanted) > 1:
+        raise _twice(name, wanted[1][1])
+    if wanted:
+        return parse_index(*wanted[0])
+    if not others:
+        raise unreadable[0] if unreadable else _nothing_declared(path)
+    more = f"; one cannot be read: {unreadable[0]}" if unreadable else "."
+    raise ConfigurationError(
+        f"No index {name!r} is declared in {path}; there is {', '.join(sorted(others))}{more}",
+        next_step="Name one of these, or another file with --config.",
+    )
+
+
+def _nothing_declared(path: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"No index is declared in {path}.",
+        next_step=f"Write a defs.yaml with `type: {COMPONENT_TYPE}` there, or name its folder with --config.",
+    )
+
+
+def _twice(name: str, file: Path) -> ConfigurationError:
+    return ConfigurationError(f"Index {name!r} is declared twice, the second time in {file}.", next_step="Rename one.")
+
+
+def _each(file: Path) -> list[Mapping[str, Any] | ConfigurationError]:
+    """The declarations of a file; of one that is no YAML, what is wrong with it."""
+    try:
+        return list(_declarations(file))
+    except ConfigurationError as problem:
+        return [problem]
+
+
+def _attributes(found: Mapping[str, Any] | ConfigurationError) -> Mapping[str, Any]:
+    if isinstance(found, ConfigurationError):
+        raise found
+    return found
 
 
 def parse_index(attributes: Mapping[str, Any], file: Path) -> IndexSpec:
@@ -125,7 +200,7 @@ def _render(value: Any, file: Path) -> Any:
         return [_render(each, file) for each in value]
     if isinstance(value, str) and "{{" in value:
         try:
-            found = _Sandbox().from_string(value).render(env=_Environment())
+            found = _Sandbox().from_string(value).render(env=_Environment(file))
             return _plain(found)
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as problem:
             said = str(problem).rstrip(".")

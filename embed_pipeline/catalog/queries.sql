@@ -96,6 +96,22 @@ UPDATE embed_pipeline.serving_pointer SET previous_version = NULL, previous_refi
     previous_query_version = NULL, previous_adapter_id = NULL
 WHERE index_name = %(index)s AND %(version)s IN (previous_version, previous_refine_version, previous_query_version)
 
+-- name: rolled_back
+-- How the version was last left on that kind of route, if it was by a rollback, and whether it was judged for it since. By the order of the
+-- audit, not by times: a clock may be set back.
+SELECT r.at, r.actor, r.reason, EXISTS (
+    SELECT FROM embed_pipeline.audit_events g JOIN embed_pipeline.gate_evidence e ON e.id = g.evidence_id
+    WHERE g.index_name = %(index)s AND g.version = %(version)s AND g.id > r.id AND g.event LIKE 'gate %%' AND e.route = %(route)s)
+FROM (
+    SELECT id, at, actor, reason, event = 'rollback' AS back FROM embed_pipeline.audit_events
+    WHERE %(route)s = 'direct' AND index_name = %(index)s AND version = %(version)s AND from_state = 'active'
+    UNION ALL
+    SELECT id, at, actor, reason, detail ->> 'move' = 'rollback' FROM embed_pipeline.audit_events
+    WHERE index_name = %(index)s AND event = 'route'
+      AND detail #>> ARRAY['before', CASE %(route)s WHEN 'refine' THEN 'refine' WHEN 'bridge' THEN 'queries' END] = %(version)s
+    ORDER BY id DESC LIMIT 1) r
+WHERE r.back
+
 -- name: notify_serving
 SELECT pg_notify('embed_pipeline_serving', %(index)s)
 

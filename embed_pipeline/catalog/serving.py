@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Literal
 
 import psycopg
 
 from embed_pipeline.catalog import versions
-from embed_pipeline.catalog.route import Route
+from embed_pipeline.catalog.route import Kind, Route
 from embed_pipeline.catalog.versions import queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused
@@ -40,6 +41,19 @@ class Pointer:
 
 
 @dataclass(frozen=True)
+class RolledBack:
+    """A person's decision against a version: the rollback by which it was last left. `judged_since`: a gate has spoken about it after that."""
+
+    at: datetime
+    actor: str
+    reason: str
+    judged_since: bool
+
+    def __str__(self) -> str:
+        return f"rolled back from at {self.at:%Y-%m-%d %H:%M} UTC by {self.actor}{f': {self.reason}' if self.reason else ''}"
+
+
+@dataclass(frozen=True)
 class Flip:
     """Everything that one move of the pointer stands on. `mark` and `coverage_id` are of the version that is taken into service; None where
     the move leaves it in service."""
@@ -60,6 +74,12 @@ def read(conn: psycopg.Connection, index: str) -> Pointer:
     """Where the pointer stands; an index that never served has no version and generation 0."""
     row = conn.execute(queries("pointer"), {"index": index}).fetchone()
     return Pointer.of(row)
+
+
+def rolled_back(conn: psycopg.Connection, index: str, version: str, route: Kind = "direct") -> RolledBack | None:
+    """The rollback that last took the version off such a route; None where it never was on one, or a cutover took it off."""
+    row = conn.execute(queries("rolled_back"), {"index": index, "version": version, "route": route}).fetchone()
+    return None if row is None else RolledBack(row[0].astimezone(timezone.utc), *row[1:])
 
 
 def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:

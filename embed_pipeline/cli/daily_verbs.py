@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embed_pipeline.cli import progress, render
-from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, indexes, one_index, with_config
+from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, with_config
 from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def _until_signalled() -> Iterator[threading.Event]:
 @click.pass_context
 def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -> None:
     """Show what serves, how far each version is, what blocks it, and the next command. Changes nothing."""
+    from embed_pipeline.configuration import read_indexes
     from embed_pipeline.report.status import status_of
 
     output = Output(as_json)
@@ -189,8 +190,9 @@ def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
         output.result(as_values(found))
         return
     values: dict[str, Any] = {}
-    failed = 0
-    for name, spec in indexes(config).items():
+    declared = read_indexes(config)
+    failed = len(declared.unreadable)
+    for name, spec in declared.indexes.items():
         try:
             found = status_of(spec)
         except EmbedPipelineError as problem:
@@ -201,7 +203,9 @@ def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
             continue
         _say(output, [*render.status_lines(found), ""])
         values[name] = as_values(found)
-    output.result({"indexes": values})
+    for unreadable in declared.unreadable:
+        output.note(f"error: {' '.join(str(unreadable).split())}")
+    output.result({"indexes": values, "unreadable": [each.as_values() for each in declared.unreadable]})
     ctx.exit(REFUSED if failed else 0)
 
 

@@ -286,9 +286,13 @@ def gate(
     config: Path,
     as_json: bool,
 ) -> None:
-    """Judge VERSION on the held-out set against what serves. Exit code: 0 pass, 1 fail, 3 undecided."""
+    """Judge VERSION: is it complete, and not worse than what serves on the held-out set? Exit code: 0 pass, 1 fail, 3 undecided.
+
+    The four checks are those of the Dagster asset: coverage, provenance, ann_recall, held_out_recall. 0 where all of them pass, 3 where nothing but
+    more queries is wanted. With --route there is one, the held-out set's.
+    """
     from embed_pipeline.evaluate import per_query
-    from embed_pipeline.migrate import ef_search
+    from embed_pipeline.migrate import ef_search, examination
     from embed_pipeline.migrate import gate as judging
     from embed_pipeline.migrate.opening import opened
 
@@ -298,12 +302,20 @@ def gate(
     with opened(one_index(config, index)) as opened_index, progress.shown(f"gate of {index}.{version}") as tell:
         if ef_curve:
             ef_search.require(opened_index)
-        found = judging.run(opened_index, version, lambda done, total: tell(done, total, "searches"), route=route)
+
+        def count(done: int, total: int) -> None:
+            tell(done, total, "searches")
+
+        examined = examination.examine(opened_index, version, count) if route == "direct" else None
+        found = judging.run(opened_index, version, count, route=route) if examined is None else examined.result
         curve = ef_search.curve(opened_index, version, lambda done, total: tell(done, total, "values")) if ef_curve else None
+    checks = () if examined is None else examined.checks
     shown = per_query.worst(found.queries, worst)
     for line in gate_lines.lines(found, shown, curve, markdown=markdown):
         output.text(line)
-    values = as_values(found)
+    for line in render.check_lines(checks, markdown=markdown):
+        output.text(line)
+    values = as_values(found) | ({} if examined is None else {"checks": [as_values(each) for each in checks]})
     del values["draw"], values["table"], values["queries"]
     values |= {"worst": [per_query.as_values(row) for row in shown]} if worst else {}
     output.result(values if curve is None else values | {"ef_curve": as_values(curve), "smallest_ef_search": curve.smallest})
@@ -311,7 +323,8 @@ def gate(
         write_plot(output, plot, found.draw, kept="the evidence")
     if html is not None:
         gate_lines.write_page(output, html, found, worst, curve)
-    ctx.exit({"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
+    failed = any(not each.passed and each.name != examination.HELD_OUT_RECALL for each in checks)
+    ctx.exit(REFUSED if failed else {"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
 
 
 @click.command(cls=Verb)
@@ -319,9 +332,10 @@ def gate(
 @click.argument("version")
 @by_route
 @click.option("--anyway", is_flag=True, help="Leave behind the processes that search and lack its model; the audit names them.")
+@click.option("--again", is_flag=True, help="Serve it although somebody has rolled back from it and no gate has judged it since.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
-def cutover(index: str, version: str, route: Kind, anyway: bool, reason: str, config: Path, as_json: bool) -> None:
+def cutover(index: str, version: str, route: Kind, anyway: bool, again: bool, reason: str, config: Path, as_json: bool) -> None:
     """Serve VERSION from now on. Needs fresh, passing evidence and complete coverage.
 
     With --route refine the version that serves goes on to, and VERSION, complete or not, puts in order what is found in it; with --route bridge
@@ -332,7 +346,8 @@ def cutover(index: str, version: str, route: Kind, anyway: bool, reason: str, co
     from embed_pipeline.migrate.opening import opened
 
     with opened(one_index(config, index)) as opened_index:
-        _say_moved(Output(as_json), moving.cutover(opened_index, version, reason, anyway=anyway, route=route), "cutover")
+        moved = moving.cutover(opened_index, version, reason, anyway=anyway, again=again, route=route)
+        _say_moved(Output(as_json), moved, "cutover")
 
 
 @click.command(cls=Verb)
@@ -384,7 +399,7 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
 @click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version")
-@click.option("--confirm", required=True, metavar="VERSION", help="The same version again: its vectors cannot be brought back.")
+@click.option("--confirm", default="", metavar="VERSION", help="The same version again: its vectors cannot be brought back.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @click.option(
     "--accept-unseen-reads", is_flag=True, help="Somebody has looked at the readers on standbys, whose reads are not noted."

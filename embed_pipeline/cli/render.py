@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from embed_pipeline.accounts.terms import AccountState
     from embed_pipeline.adapt.curve import Curve
     from embed_pipeline.catalog.control import ThrottleState
+    from embed_pipeline.migrate.examination import Check
     from embed_pipeline.migrate.sample import Sampled
     from embed_pipeline.report.plan import Plan
     from embed_pipeline.report.status import IndexStatus
@@ -308,6 +309,19 @@ def point_line(curve: Curve) -> str:
     point = curve.points[-1]
     arms = ", ".join(f"{arm.replace('_', ' ')} {each.mean:.3f}" for arm, each in point.arms.items())
     return f"cost curve at {point.partitions} of {point.of_partitions} partitions: {curve.metric}: {arms}"
+
+
+def check_lines(checks: Sequence[Check], *, markdown: bool) -> list[str]:
+    """One line for each check; the sentence of the verdict stands above them already."""
+    if not checks:
+        return []
+    said = {each.name: "as said above" if each.name == "held_out_recall" else each.sentence for each in checks}
+    words = [("passed" if each.passed else "FAILED", each.name, said[each.name]) for each in checks]
+    if markdown:
+        from embed_pipeline.evaluate import per_query
+
+        return ["", *(f"- {word} `{name}`: {per_query.escaped(sentence)}" for word, name, sentence in words)]
+    return ["", *(f"{word}  {name:<16} {sentence}" for word, name, sentence in words)]
 
 
 def coverage_lines(found: dict[str, Coverage]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
+from embed_pipeline.errors import EmbedPipelineError
 
 if TYPE_CHECKING:
     from embed_pipeline.spec import IndexSpec
@@ -103,22 +103,11 @@ def with_config(function: AnyFunction) -> AnyFunction:
     return with_json(option(function))
 
 
-def indexes(config: Path) -> dict[str, IndexSpec]:
-    """All declared indexes."""
-    from embed_pipeline.configuration import load_indexes
-
-    return load_indexes(config)
-
-
 def one_index(config: Path, name: str) -> IndexSpec:
-    """The declared index `name`; ConfigurationError names those there are."""
-    found = indexes(config)
-    if name not in found:
-        raise ConfigurationError(
-            f"No index {name!r} is declared in {config}; there is {', '.join(sorted(found))}.",
-            next_step="Name one of these, or another file with --config.",
-        )
-    return found[name]
+    """The declared index `name`; no other declaration matters. ConfigurationError names those there are."""
+    from embed_pipeline.configuration import load_index
+
+    return load_index(config, name)
 
 
 def write_plot(output: Output, path: Path, draw: Callable[[], bytes] | None, *, kept: str) -> None:

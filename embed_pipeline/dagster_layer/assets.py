@@ -24,10 +24,22 @@ from embed_pipeline.catalog import evidence
 from embed_pipeline.catalog.route import kind_of
 from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.bridges import TenthPoints, followers
-from embed_pipeline.dagster_layer.names import Names
-from embed_pipeline.dagster_layer.work import Lines, reason_of, say_doubts, working_on
+from embed_pipeline.dagster_layer.names import Names, op_name
+from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, say_doubts, working_on
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import ann_index, backfill, cutover, dead_letters, dual_write, gate, model_check, refill, verify
+from embed_pipeline.migrate import (
+    ann_index,
+    backfill,
+    cutover,
+    dead_letters,
+    dual_write,
+    examination,
+    gate,
+    model_check,
+    refill,
+    verify,
+    way_back,
+)
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
 # Dagster recognises the bare class only, not MaterializeResult[...].
@@ -44,12 +56,15 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 
 class CutoverConfig(dg.Config):
-    """Which version `serving` moves the pointer to, and why; `anyway`: also where processes that search lack its model. `route`: direct, or
-    refine or bridge, where what serves goes on to and the version puts in order what is found, or asks."""
+    """Which version `serving` moves the pointer to, and why; without `version` it is refused. `anyway`: also where processes that search lack
+    its model. `again`: also where somebody has rolled back from it and no gate has judged it since. `route`: direct, or refine or bridge, where
+    what serves goes on to and the version puts in order what is found, or asks."""
 
+    # Not required: a required one would make every "Materialize all" of the location invalid.
     version: str | None = None
     reason: str = ""
     anyway: bool = False
+    again: bool = False
     route: str = "direct"
 
 
@@ -169,22 +184,11 @@ def evaluation_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     def evaluate(context: dg.AssetExecutionContext) -> Materialized:
         lines = Lines(context.log)
         with working_on(spec) as index:
-            covered = verify.verify(index, version)[version]
-            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"))
-            with index.connection() as conn:
-                registered = index.version(conn, version)
-                built = index.store(registered).ann_index(conn)
-            results = [
-                checks.coverage(spec, covered),
-                checks.provenance(index, registered),
-                checks.ann_recall(spec, result, built),
-                checks.held_out_recall(result),
-            ]
-        context.log.info(result.sentence)
-        failed = checks.failed(results)
-        if failed:
-            context.log.error(f"{version} may not serve {spec.name}; failed: {', '.join(failed)}.")
-        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=results)
+            found = examination.examine(index, version, lambda done, total: lines.say(f"{done} of {total} searches"))
+        context.log.info(found.result.sentence)
+        for each in found.failed:
+            context.log.error(f"{version} may not serve {spec.name}: {each.name}: {each.sentence}")
+        return dg.MaterializeResult(metadata=metadata.verdict(found.result), check_results=checks.of_examination(found))
 
     return evaluate
 
@@ -217,7 +221,7 @@ def refinement_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
 
 
 def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
-    """Which version serves. Materializing it is a cutover, and a cutover asks for its evidence itself."""
+    """Which version serves. Materializing it is a cutover: it is refused where nobody names the version, and asks for its evidence itself."""
     names = Names(spec.name)
 
     @dg.asset(
@@ -229,15 +233,17 @@ def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         ],
         group_name=spec.name,
         kinds={"postgres"},
-        description=f"The version that serves {spec.name}. To materialize it is to cut over, to the `version` of the run's "
-        "configuration or else to the newest declared one. Refused without fresh, passing evidence and complete coverage, "
-        "however it is launched.",
+        description=f"The version that serves {spec.name}. To materialize it is to cut over, to the `version` of the run's configuration: a "
+        "cutover job carries it, and without it *Materialize* moves nothing. Refused without fresh, passing evidence and complete "
+        "coverage, however it is launched, and for a version that was rolled back from until it is judged again (or `again: true`).",
     )
     def serve(context: dg.AssetExecutionContext, config: CutoverConfig) -> Materialized:
-        target = config.version or list(spec.versions)[-1]
+        how = f"Launch the job {names.cutover_job('VERSION')} of that version, or give `version` in the configuration of {op_name(names.serving)}."
+        with refusals_as_failures():
+            target = way_back.required_word(spec.name, config.version, how)
         with working_on(spec) as index:
-            kind = kind_of(config.route)
-            done = cutover.cutover(index, target, reason_of(context.run.run_id, config.reason), anyway=config.anyway, route=kind)
+            kind, reason = kind_of(config.route), reason_of(context.run.run_id, config.reason)
+            done = cutover.cutover(index, target, reason, anyway=config.anyway, again=config.again, route=kind)
             with index.connection() as conn:
                 proof = evidence.latest(conn, spec.name, target, kind)
         shown = metadata.moved(done) | ({"sentence": proof.sentence} if proof is not None else {})

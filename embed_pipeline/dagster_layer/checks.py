@@ -7,20 +7,16 @@ Blocking reaches no further than one run, so the cutover itself asks the library
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from embed_pipeline.catalog.versions import Version
 from embed_pipeline.dagster_layer import metadata
-from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate.examination import ANN_RECALL, COVERAGE, HELD_OUT_RECALL, NAMES, PROVENANCE, Examination
 from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.verdicts import GateResult
 from embed_pipeline.migrate.verify import Compared
 from embed_pipeline.spec import IndexSpec
-from embed_pipeline.stores.protocol import AnnIndex, Coverage
-
-COVERAGE, PROVENANCE, ANN_RECALL, HELD_OUT_RECALL = NAMES = ("coverage", "provenance", "ann_recall", "held_out_recall")
 
 NOTHING_BYPASSED = "nothing_bypassed"
 DEAD_LETTERS = "dead_letters"
@@ -43,18 +39,18 @@ def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     return [dg.AssetCheckSpec(name, asset=asset, description=descriptions[name], blocking=True) for name in NAMES]
 
 
-def coverage(spec: IndexSpec, found: Coverage) -> dg.AssetCheckResult:
-    """Nothing differs that no queued change explains, and no more dead letters than the declaration allows."""
-    passed = found.differences == 0 and found.dead_letters <= spec.gate.max_dead_letters
-    return dg.AssetCheckResult(passed=passed, check_name=COVERAGE, metadata=metadata.coverage(found))
-
-
-def provenance(index: OpenIndex, version: Version) -> dg.AssetCheckResult:
-    """Asks the store for vectors of this version that carry another label."""
-    with index.connection() as conn:
-        found = index.store(version).labels(conn)
-    shown: metadata.Metadata = {"vectors": found.vectors, "foreign": found.foreign, "fingerprint": version.fingerprint}
-    return dg.AssetCheckResult(passed=found.foreign == 0, check_name=PROVENANCE, metadata=shown)
+def of_examination(found: Examination) -> list[dg.AssetCheckResult]:
+    """The four answers, each with its sentence and what it is made of."""
+    shown: dict[str, metadata.Metadata] = {
+        COVERAGE: metadata.coverage(found.coverage),
+        PROVENANCE: {"vectors": found.labels.vectors, "foreign": found.labels.foreign},
+        ANN_RECALL: metadata.ann_recall(found),
+        HELD_OUT_RECALL: metadata.verdict(found.result),
+    }
+    return [
+        dg.AssetCheckResult(passed=each.passed, check_name=each.name, description=each.sentence, metadata=shown[each.name])
+        for each in found.checks
+    ]
 
 
 def nothing_bypassed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -121,28 +117,6 @@ def same_model(asset: dg.AssetKey, found: Sequence[ModelCheck]) -> dg.AssetCheck
     )
 
 
-def ann_recall(spec: IndexSpec, result: GateResult, built: AnnIndex | None) -> dg.AssetCheckResult:
-    """The index against exact search; the first version of an index without a held-out set has nothing to measure with."""
-    measured = result.measures.get("ann_recall")
-    if measured is None:
-        shown: metadata.Metadata = {"sentence": "Not measured: the index declares no held-out set."}
-        return dg.AssetCheckResult(passed=True, check_name=ANN_RECALL, metadata=shown)
-    shown = {"ann recall": float(measured), "required": spec.gate.min_ann_recall}
-    if built is not None and built.note:
-        shown["note"] = built.note
-    return dg.AssetCheckResult(passed=measured >= spec.gate.min_ann_recall, check_name=ANN_RECALL, metadata=shown)
-
-
-def held_out_recall(result: GateResult) -> dg.AssetCheckResult:
-    """The gate's verdict. Undecided is not passed."""
-    return dg.AssetCheckResult(
-        passed=result.outcome == "pass",
-        check_name=HELD_OUT_RECALL,
-        description=result.sentence,
-        metadata=metadata.verdict(result),
-    )
-
-
 def not_worse_spec(spec: IndexSpec, asset: dg.AssetKey, name: str) -> dg.AssetCheckSpec:
     """What the gate of a route beside what serves promises to answer."""
     gate = spec.gate
@@ -162,8 +136,3 @@ def not_worse(result: GateResult, name: str) -> dg.AssetCheckResult:
         description=result.sentence,
         metadata=metadata.verdict(result),
     )
-
-
-def failed(results: Iterable[dg.AssetCheckResult]) -> list[str]:
-    """Names of the checks that did not pass."""
-    return [str(result.check_name) for result in results if not result.passed]

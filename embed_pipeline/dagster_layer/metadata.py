@@ -14,6 +14,7 @@ from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.migrate.dual_write import VersionSync
+from embed_pipeline.migrate.examination import Examination
 from embed_pipeline.migrate.fit import Fitted
 from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.retire import Retired
@@ -107,6 +108,14 @@ def coverage(found: Coverage) -> Metadata:
     }
     if found.samples:
         shown["samples"] = "; ".join(found.samples)
+    return shown
+
+
+def ann_recall(found: Examination) -> Metadata:
+    measured = found.result.measures.get("ann_recall")
+    shown: Metadata = {} if measured is None else {"ann recall": float(measured)}
+    if measured is not None and found.ann_index is not None and found.ann_index.note:
+        shown["note"] = found.ann_index.note
     return shown
 
 

@@ -68,6 +68,15 @@ class Names:
         return f"{self.index}_dual_write"
 
     @property
+    def declaration(self) -> dg.AssetKey:
+        """In place of everything else, of an index whose declaration cannot be read."""
+        return dg.AssetKey([self.index, "declaration"])
+
+    @property
+    def declaration_sensor(self) -> str:
+        return f"{self.index}_declaration"
+
+    @property
     def compare_job(self) -> str:
         return f"compare_{self.index}"
 

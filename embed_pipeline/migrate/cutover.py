@@ -21,7 +21,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import beside, dual_write, judged, model_check, readers, verify
+from embed_pipeline.migrate import beside, dual_write, judged, model_check, readers, verify, way_back
 from embed_pipeline.migrate.dual_write import Drained
 from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import holders, turns
@@ -59,20 +59,23 @@ class Moved:
     before: Route | None = None
 
 
-def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = False, route: Kind = "direct") -> Moved:
+def cutover(
+    index: OpenIndex, name: str, reason: str = "", *, anyway: bool = False, again: bool = False, route: Kind = "direct"
+) -> Moved:
     """Serve `name` from now on. Needs a ready version, fresh passing evidence and complete coverage; there is no flag to skip any.
 
     `route`: what serves goes on to; refine: `name`, complete or not, puts in order what is found; bridge: queries are `name`'s, mapped by an
     adapter. Each needs passing evidence for that. The version that serves does so by itself again when it is named here, without new evidence.
 
     `anyway`: also where processes that search lack its model; the audit names them.
+    `again`: also where somebody has rolled back from it and no gate has judged it since.
     AliasNotUpdated after the move: it stands, and readers who go by the store's alias hear of it from the same command.
     """
     with index.connection() as conn, only_mover(conn, index):
         version = index.version(conn, name)
         pointer = serving.read(conn, index.name)
         if route != "direct":
-            return _beside(conn, index, version, route, pointer, reason, anyway=anyway)
+            return _beside(conn, index, version, route, pointer, reason, anyway=anyway, again=again)
         if pointer.version == name and pointer.route != Route(name):
             return _reroute(conn, index, pointer, Route(name), "cutover", None, reason or f"by itself, not {pointer.route}")
         if pointer.version == name:
@@ -94,13 +97,22 @@ def cutover(index: OpenIndex, name: str, reason: str = "", *, anyway: bool = Fal
         _refuse_doubts(conn, index)
         _refuse_changed_model(conn, index, version)
         passing = require_evidence(conn, index, version)
+        way_back.respect_rollback(conn, version, "direct", again=again)
         left_behind = _left_behind(conn, version, pointer.version, anyway=anyway)
         moved = _move(conn, index, version, Route(name), "cutover", passing.id, reason)
         return replace(moved, left_behind=left_behind)
 
 
 def _beside(
-    conn: psycopg.Connection, index: OpenIndex, version: Version, kind: Kind, pointer: Pointer, reason: str, *, anyway: bool
+    conn: psycopg.Connection,
+    index: OpenIndex,
+    version: Version,
+    kind: Kind,
+    pointer: Pointer,
+    reason: str,
+    *,
+    anyway: bool,
+    again: bool,
 ) -> Moved:
     """What serves goes on to, and `version` with it: what is found is put in order by it, or its queries are what is asked."""
     route = beside.wanted(conn, index, version, kind)
@@ -113,6 +125,7 @@ def _beside(
     _refuse_doubts(conn, index)
     _refuse_changed_model(conn, index, version)
     passing = require_evidence(conn, index, version, kind)
+    way_back.respect_rollback(conn, version, kind, again=again)
     # Who lacks the model of what refines goes on without it; of a bridge it is the only one.
     left_behind = tuple(map(str, searchers.left_behind(conn, version)))
     if kind == "bridge":

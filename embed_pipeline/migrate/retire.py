@@ -33,7 +33,7 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
     if confirm != name:
         raise RetireRefused(
             f"The confirmation {confirm!r} does not name the version {name!r}; its vectors cannot be brought back.",
-            next_step=f"Run: embed-pipeline retire {index.name} {name} --confirm {name}",
+            next_step="Write --confirm and the name of the version, once you are sure.",
             reason="not_confirmed",
         )
     with index.connection() as conn, only_mover(conn, index):
@@ -100,6 +100,7 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
             next_step=f"Run: embed-pipeline cutover {index.name} {route.version}; then the same command again.",
             reason="on_the_route",
         )
+    _refuse_only_complete(conn, index, version)
     rules = index.spec.retire
     names = {"index": index.name, "version": version.name}
     for query in ("state_of_the_future", "reads_of_the_future"):
@@ -125,6 +126,18 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
         )
 
 
+def _refuse_only_complete(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
+    """While nothing serves, a complete version is not in use, and still all there is."""
+    if version.state != "ready" or serving.read(conn, index.name).version is not None:
+        return
+    if all(each.name == version.name or each.state != "ready" for each in versions.live_versions(conn, index.name)):
+        raise RetireRefused(
+            f"{version.name} is the only complete version of {index.name}, and nothing serves: without it nothing could.",
+            next_step=f"Cut over to it, or fill another version first; see embed-pipeline status {index.name}.",
+            reason="only_complete",
+        )
+
+
 def _refuse_unseen_reads(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
     """A standby can be searched and cannot note that it was."""
     row = conn.execute(queries("standbys")).fetchone()
@@ -133,8 +146,7 @@ def _refuse_unseen_reads(conn: psycopg.Connection, index: OpenIndex, version: Ve
         raise RetireRefused(
             f"{'A standby follows' if row[0] == 1 else f'{row[0]} standbys follow'} this server{named}: who reads {version.name} of "
             f"{index.name} there is not noted, so nobody can say that it is unread.",
-            next_step="Look at the readers on the standbys, then run: "
-            f"embed-pipeline retire {index.name} {version.name} --confirm {version.name} --accept-unseen-reads",
+            next_step="Look at the readers on the standbys; then the same command with --accept-unseen-reads.",
             reason="unseen_reads",
             standbys=row[0],
         )

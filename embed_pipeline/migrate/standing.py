@@ -136,6 +136,6 @@ def vectors_gone(conn: psycopg.Connection, version: Version, reason: str = "") -
         f"The vectors of {version.index}.{version.name} are gone{f' ({reason})' if reason else ' or are not what this package has made'}, and no "
         f"retire has removed them; {stands}. Its queue is kept.",
         next_step=f"Run: embed-pipeline backfill {name}; it makes them again, and says first what that costs. Or put them back from a backup, or "
-        f"give the version up: {first}run: embed-pipeline retire {name} --confirm {version.name}; its model can be declared again under another "
+        f"give the version up: {first}run: embed-pipeline retire {name}, with its --confirm; its model can be declared again under another "
         "name.",
     )

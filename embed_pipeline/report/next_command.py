@@ -39,15 +39,17 @@ def next_command(
     own_table: bool,
     max_dead_letters: int,
     soak_seconds: float,
-    doubted: bool = False,
+    doubts: Sequence[str] = (),
     route: Route | None = None,
     may_refine: bool = False,
 ) -> Next:
     """What to run now, and why. Pure: the first of these that applies.
 
     A hold by a person; documents to load; a doubt; a retire to finish; a serving version that is behind; a refine route to be judged, again
-    or first; the version under way; a standby version that has soaked. Of several versions under way the most advanced one that can still
-    pass is meant.
+    or first; the version under way; a standby version, first one that was rolled back from. Of several versions under way the most advanced one
+    that can still pass is meant; while nothing serves, of equals the oldest.
+
+    What cannot be taken back is never ready to paste: `retire` is named without its --confirm.
     """
     say = _Commands(index)
     if any(version.another for version in found):
@@ -56,13 +58,12 @@ def next_command(
         return Next(say("resume"), f"the index is {held.state} by {held.changed_by}{_because(held.reason)}")
     if documents == 0 and not own_table and not any(version.is_live for version in found):
         return Next(f"{say('load')} FILE", "there are no documents")
-    if doubted:
-        return Next(
-            f"{say('sync')} --full", "changes may have been missed, and every search checks its hits until all is compared"
-        )
+    if doubts:
+        why = f"changes may have been missed ({doubts[0]}), and every search checks its hits until all is compared"
+        return Next(f"{say('sync')} --full", why)
     for version in found:
         if version.state == "retired" and not version.dropped:
-            return Next(say.retire(version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
+            return Next(say("retire", version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
     for version in sorted(found, key=lambda each: each.state != "active"):
         if version.gone:
             return Next(
@@ -74,21 +75,18 @@ def next_command(
             say("sync"),
             f"{active.pending} changes wait for {active.name}, which serves, for up to {active.oldest_pending_seconds:.0f} s",
         )
-    candidate = _under_way(found)
+    candidate = _under_way(found, nothing_serves=active is None)
     refining = _refining(say, found, candidate, route, may_refine=may_refine)
     if refining is not None:
         return refining
     if candidate is not None:
-        return _advance(say, candidate, max_dead_letters)
+        return _advance(say, candidate, max_dead_letters, nothing_serves=active is None)
     behind = sum(version.pending for version in found)
     if behind:
         return Next(say("sync"), f"{behind} changes wait to be embedded")
-    for version in found:
+    for version in sorted(found, key=lambda each: "direct" not in each.rolled_back):
         if version.state == "standby":
-            if version.seconds >= soak_seconds:
-                return Next(say.retire(version.name), f"{version.name} has been standby for {version.seconds:.0f} s and may go")
-            left = soak_seconds - version.seconds
-            return Next(f"{say('sync')} --watch", f"{version.name} is kept for a rollback, for {left:.0f} s more at least")
+            return _standing_by(say, version, soak_seconds)
     if active is not None:
         return Next(f"{say('sync')} --watch", f"{active.name} serves and is up to date; declare a new version to migrate")
     return Next(None, "every declared version is retired; declare a new one")
@@ -103,19 +101,35 @@ class _Commands:
     def __call__(self, verb: str, *rest: str) -> str:
         return " ".join(["embed-pipeline", verb, self._index, *rest])
 
-    def retire(self, version: str) -> str:
-        return self("retire", version, "--confirm", version)
+
+def _standing_by(say: _Commands, version: VersionStatus, soak_seconds: float) -> Next:
+    """What to do about a version that served before. One that somebody has rolled back from is theirs to decide on: nothing offers to drop it."""
+    name, left = version.name, soak_seconds - version.seconds
+    by, judged = version.rolled_back.get("direct"), version.gate
+    if by is None:
+        if left > 0:
+            return Next(f"{say('sync')} --watch", f"{name} is kept for a rollback, for {left:.0f} s more at least")
+        return Next(say("retire", name), f"{name} has been standby for {version.seconds:.0f} s and may go, for good")
+    why = f"{name} was {by}"
+    give_up = f"to give it up, retire it{f' in {left:.0f} s' if left > 0 else ''}"
+    if not by.judged_since or judged is None or judged.stale is not None:
+        return Next(say("gate", name), f"{why}; once its gate passes it may serve again; {give_up}")
+    if judged.outcome == "pass":
+        return Next(say("cutover", name), f"{why}; it has passed its gate since and may serve again; {give_up}")
+    return Next(None, f"{why}; its gate since then: {judged.outcome}; {give_up}")
 
 
-def _under_way(found: Sequence[VersionStatus]) -> VersionStatus | None:
-    """The version to bring on: ready before building before declared, one whose gate failed last; the newest of equals."""
+def _under_way(found: Sequence[VersionStatus], *, nothing_serves: bool) -> VersionStatus | None:
+    """The version to bring on: ready before building before declared, one whose gate failed last; then the most filled. Of equals the newest, and
+    while nothing serves the oldest: every other version is judged against it."""
 
-    def rank(version: VersionStatus) -> int:
+    def rank(version: VersionStatus) -> tuple[int, float]:
         if version.state == "ready":
-            return 3 if _has_failed(version) else 0
-        return {"building": 1, "declared": 2}.get(version.state, -1)
+            return (3 if _has_failed(version) else 0), 0.0
+        filled = version.partitions_done / version.partitions if version.partitions else 0.0
+        return {"building": 1, "declared": 2}.get(version.state, -1), -filled
 
-    candidates = [version for version in reversed(found) if rank(version) >= 0]
+    candidates = [version for version in (found if nothing_serves else reversed(found)) if rank(version)[0] >= 0]
     return min(candidates, key=rank, default=None)
 
 
@@ -136,6 +150,8 @@ def _refining(
         return None
     if not may_refine or candidate is None or candidate.state != "building" or candidate.stored == 0:
         return None
+    if "refine" in candidate.rolled_back and not candidate.rolled_back["refine"].judged_since:
+        return None  # Somebody has decided against it: it is filled, and not offered again.
     judged = candidate.refine_gate
     if judged is None or judged.stale is not None:
         why = f"{candidate.name} is partly filled and may refine {route.version}, which has not been judged as it is now"
@@ -149,7 +165,7 @@ def _has_failed(version: VersionStatus) -> bool:
     return version.gate is not None and version.gate.outcome == "fail" and version.gate.stale is None
 
 
-def _advance(say: _Commands, version: VersionStatus, max_dead_letters: int) -> Next:
+def _advance(say: _Commands, version: VersionStatus, max_dead_letters: int, *, nothing_serves: bool) -> Next:
     name = version.name
     if version.state == "declared":
         return Next(say("plan", name), f"{name} is declared and nothing of it is there yet")
@@ -165,15 +181,19 @@ def _advance(say: _Commands, version: VersionStatus, max_dead_letters: int) -> N
     if version.gate.stale is not None:
         return Next(say("gate", name), f"the evidence about {name} is stale: {version.gate.stale}")
     if version.gate.outcome == "undecided":
-        return Next(say("gate", name), f"the gate of {name} is undecided; add queries to the held-out set before")
+        needed = version.gate.queries_needed
+        how_many = "" if needed is None else f"; about {needed} would probably decide"
+        return Next(None, f"the gate of {name} is undecided: add queries to the held-out set, then judge it again{how_many}")
+    if version.gate.outcome == "fail" and nothing_serves:
+        return Next(None, f"the gate failed {name}, and nothing serves yet: declare a better version")
     if version.gate.outcome == "fail":
-        return Next(say.retire(name), f"the gate failed {name}; declare a better version")
+        return Next(say("retire", name), f"the gate failed {name}; declare a better version, and drop this one, for good")
     if version.dead_letters > max_dead_letters:
         named = f" ({'; '.join(version.first_dead_letters)})" if version.first_dead_letters else ""
         return Next(
-            say("sync"),
+            say("dead-letters", name),
             f"dead letters of {name}: {version.dead_letters}{named}, and max_dead_letters is {max_dead_letters}; "
-            "mend these documents before",
+            "mend these documents, then have them tried again",
         )
     return Next(say("cutover", name), f"{name} passed its gate")
 

@@ -12,10 +12,10 @@ import psycopg
 from embed_pipeline.accounts import terms
 from embed_pipeline.accounts.terms import AccountState, Kind
 from embed_pipeline.adapt import age
-from embed_pipeline.catalog import adapters, control, dead_letters, evidence, partitions, searchers, serving, versions
+from embed_pipeline.catalog import adapters, control, dead_letters, evidence, partitions, route, searchers, serving, versions
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
-from embed_pipeline.catalog.serving import Pointer
+from embed_pipeline.catalog.serving import Pointer, RolledBack
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
@@ -149,7 +149,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 own_table=spec.documents is not None,
                 max_dead_letters=spec.gate.max_dead_letters,
                 soak_seconds=spec.retire.soak_seconds,
-                doubted=bool(doubts),
+                doubts=doubts,
                 route=pointer.route,
                 may_refine=spec.while_building.refine,
             ),
@@ -299,9 +299,18 @@ def _version(
         bridge_gate=_gate_state(
             conn, index, version, evidence.latest(conn, index.name, version.name, "bridge"), unusable=unusable or not has_vectors
         ),
+        rolled_back=_rolled_back(conn, version),
         chunker=_chunker(version.declared),
         spent=spent,
     )
+
+
+def _rolled_back(conn: psycopg.Connection, version: Version) -> Mapping[route.Kind, RolledBack]:
+    """Of a version that could serve so at once: one that serves already is no such decision's any more."""
+    kinds: dict[str, route.Kind] = {"standby": "direct", "building": "refine"}
+    kind = kinds.get(version.state)
+    found = None if kind is None else serving.rolled_back(conn, version.index, version.name, kind)
+    return {} if kind is None or found is None else {kind: found}
 
 
 def _require_standing(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
@@ -326,4 +335,4 @@ def _gate_state(
         except EmbedPipelineError as problem:
             # A held-out set that cannot be read must not hide the rest of the status.
             stale = problem.message.rstrip(".")
-    return GateState(latest.outcome, latest.sentence, latest.created_at, stale)
+    return GateState(latest.outcome, latest.sentence, latest.created_at, stale, latest.measures.get("queries_needed"))

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from embed_pipeline.accounts.terms import Kind
+from embed_pipeline.accounts.terms import Kind as Work
+from embed_pipeline.catalog.route import Kind
+from embed_pipeline.catalog.serving import RolledBack
 from embed_pipeline.catalog.states import State
 from embed_pipeline.embedders.metering import Spent
 
@@ -20,6 +22,8 @@ class GateState:
     sentence: str
     at: datetime
     stale: str | None = None
+    queries_needed: int | None = None
+    """Of an undecided one: how many queries would probably decide."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class VersionStatus:
     """The latest evidence that it may refine what serves, as far as it is filled."""
     bridge_gate: GateState | None = None
     """The latest evidence that its queries may be mapped into what serves."""
+    rolled_back: Mapping[Kind, RolledBack] = field(default_factory=dict)
+    """By kind of route: the rollback that took it off that, while it is still the last word about it."""
     chunker: str = ""
-    spent: Mapping[Kind, Spent] = field(default_factory=dict)
+    spent: Mapping[Work, Spent] = field(default_factory=dict)
     """What its provider was asked and paid for, by kind of work, in all runs and processes; empty where nobody is paid."""
 
     @property

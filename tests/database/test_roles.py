@@ -100,7 +100,7 @@ def test_the_whole_road_without_superuser_rights(roles: Roles) -> None:
     gate.run(index, "v2")
     cutover.cutover(index, "v2")
     cutover.rollback(index)
-    cutover.cutover(index, "v2")
+    cutover.cutover(index, "v2", again=True)
     with roles.connect("writer") as writer:
         writer.execute("TRUNCATE articles")
         assert found(roles, "reader", "v2") == []

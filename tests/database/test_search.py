@@ -271,7 +271,7 @@ def test_many_threads_across_a_flip(both: OpenIndex, searcher: Searcher) -> None
         thread.start()
     cutover.cutover(both, "v2")
     cutover.rollback(both)
-    cutover.cutover(both, "v2")
+    cutover.cutover(both, "v2", again=True)
     searcher._forget()
     while "v2" not in seen:
         searcher._forget()

@@ -309,7 +309,7 @@ def cutover_scenario(scene: Scene) -> Attempt:
         def moving(point: Point) -> None:
             del point
             try:
-                cutover.cutover(scene.index, "v2")
+                cutover.cutover(scene.index, "v2", again=True)
                 with psycopg.connect(scene.url) as conn:
                     served.append(stored(conn, "v2"))
             except CutoverRefused as problem:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from embed_pipeline import configuration
-from embed_pipeline.configuration import load_indexes
+from embed_pipeline.configuration import load_index, load_indexes, read_indexes
 from embed_pipeline.errors import ConfigurationError
 
 GOOD = """
@@ -65,6 +65,47 @@ def test_one_sentence_for_each_mistake(
         load_indexes(write(tmp_path, GOOD.replace(*change)))
     assert "secret" not in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+BAD = {
+    "an unset variable": ("env.TEST_URL", "env.NOT_SET_ANYWHERE"),
+    "a typo": ("holdout:", "holdouts:"),
+    "no name": ("  name: docs", "  nmae: docs"),
+    "no YAML": ("  name: docs", "  name: [docs"),
+    "a name by an unset variable": ("name: docs", 'name: "{{ env.NOT_SET_ANYWHERE }}"'),
+}
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=BAD)
+def test_what_is_wrong_with_another_declaration_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str]
+) -> None:
+    monkeypatch.setenv("TEST_URL", "postgresql://u:secret@h/d")
+    write(tmp_path, GOOD)
+    (tmp_path / "a").mkdir()  # read before the good one
+    file = tmp_path / "a" / "defs.yaml"
+    file.write_text(
+        GOOD.replace("name: docs", "name: shop").replace(change[0].replace("docs", "shop"), change[1].replace("docs", "shop"))
+    )
+    assert load_index(tmp_path, "docs").name == "docs"
+    found = read_indexes(tmp_path)
+    assert list(found.indexes) == ["docs"]
+    (problem,) = found.unreadable
+    assert str(file) in str(problem), "the sentence names the file"
+    # Whoever asks for that one is told what is wrong with it, under its name or not.
+    with pytest.raises(ConfigurationError) as refused:
+        load_index(tmp_path, "shop")
+    assert str(file) in str(refused.value)
+    with pytest.raises(ConfigurationError):
+        load_indexes(tmp_path)
+
+
+def test_one_index_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_URL", "x")
+    with pytest.raises(ConfigurationError, match="declared twice"):
+        load_index(write(tmp_path, f"{GOOD}\n---\n{GOOD}"), "docs")
+    with pytest.raises(ConfigurationError, match=r"No index 'shop' is declared in .*; there is docs\. Name one"):
+        load_index(write(tmp_path, GOOD), "shop")
 
 
 def test_nothing_declared_and_no_such_place(tmp_path: Path) -> None:

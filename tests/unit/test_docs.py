@@ -22,7 +22,6 @@ import embed_pipeline
 from embed_pipeline.catalog.states import STATES, TRANSITIONS
 from embed_pipeline.configuration import COMPONENT_TYPE, parse_index
 from embed_pipeline.spec import KINDS, AccountSpec, IndexSpec, PriceSpec, StoreSpec, VersionSpec, declaration_of
-from embed_pipeline.spec import AccountSpec, IndexSpec, PriceSpec, VersionSpec
 from embed_pipeline.spec.rules import SliceSpec
 from tests.harness import python_page, rooms
 

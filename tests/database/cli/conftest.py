@@ -39,6 +39,8 @@ class Place:
     """A folder with a defs.yaml."""
 
     folder: Path
+    whole_folder: bool = False
+    """Whether verbs are given the folder with all that is in it, and not the file."""
 
     @property
     def config(self) -> Path:
@@ -94,7 +96,7 @@ def run(place: Place) -> Callable[..., Ran]:
     """Run a verb with the place's declaration; anything that is no exit raises here, as a traceback would be shown."""
 
     def call(*arguments: str) -> Ran:
-        result = CliRunner().invoke(cli, [*arguments, "--config", str(place.config)])
+        result = CliRunner().invoke(cli, [*arguments, "--config", str(place.folder if place.whole_folder else place.config)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ran(result.exit_code, result.stdout, result.stderr)

@@ -93,3 +93,34 @@ def test_dagster_shows_them_on_the_dual_write_and_tries_again(mended: Path, plac
 def _declared(place: Place) -> dict[str, Any]:
     spec = load_indexes(place.config)["docs"]
     return {name: each.model_dump(mode="json", exclude_defaults=True) for name, each in spec.versions.items()}
+
+
+def test_the_gate_of_the_command_line_and_of_dagster_agree(mended: Path, run: Run, place: Place) -> None:
+    """The held-out set passes, and two documents can never be found: that is no pass, whoever asks."""
+    definitions = build_definitions(load_indexes(place.config)["docs"])
+
+    def by_dagster() -> dict[str, bool]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            done = definitions.resolve_job_def("gate_docs__v1").execute_in_process(instance=instance, raise_on_error=False)
+            found = done.get_asset_check_evaluations()
+            assert done.success == all(each.passed for each in found)
+            return {each.check_name: each.passed for each in found}
+
+    asked = run("gate", "docs", "v1")
+    assert asked.code == 1
+    assert asked.out.startswith("pass: ")
+    assert "FAILED  coverage" in asked.out
+    assert "2 without a vector, where max_dead_letters is 0 (p1: " in asked.out
+    assert "run: embed-pipeline dead-letters docs v1" in asked.out
+    for name in ("provenance", "ann_recall", "held_out_recall"):
+        assert f"passed  {name}" in asked.out
+    assert "- FAILED `coverage`: 52 documents" in run("gate", "docs", "v1", "--markdown").out
+    found = {each["name"]: each["passed"] for each in run("gate", "docs", "v1", "--json").value["checks"]}
+    assert found == {"coverage": False, "provenance": True, "ann_recall": True, "held_out_recall": True}
+    assert by_dagster() == found
+
+    mended.touch()
+    ok(run("dead-letters", "docs", "--retry", "--json"))
+    ok(run("sync", "docs", "--json"))
+    assert {each["passed"] for each in ok(run("gate", "docs", "v1", "--json"))["checks"]} == {True}
+    assert set(by_dagster().values()) == {True}

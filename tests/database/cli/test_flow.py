@@ -34,7 +34,7 @@ def test_a_migration_from_the_first_file_to_the_retired_version(place: Place, ru
     # One partition first: the version is not ready, and nothing may be skipped.
     filled = ok(run("backfill", "docs", "v1", "--partition", "01", "--json"))
     assert (filled["state"], filled["unfilled"], filled["ann_index"]) == ("building", ["00", "02"], None)
-    assert next_of(run) == "embed-pipeline backfill docs v2"  # of two versions that build, the newest is meant
+    assert next_of(run) == "embed-pipeline backfill docs v1"  # nothing serves yet: the first version first
     refused = run("cutover", "docs", "v1", "--json")
     assert (refused.code, refused.value["next_step"]) == (1, "Run: embed-pipeline backfill docs v1")
 
@@ -62,7 +62,12 @@ def test_a_migration_from_the_first_file_to_the_retired_version(place: Place, ru
     unconfirmed = run("retire", "docs", "v1", "--confirm", "v2")
     assert unconfirmed.code == 1
     assert "does not name the version 'v1'" in unconfirmed.err
-    assert next_of(run) == "embed-pipeline retire docs v1 --confirm v1"
+    # What cannot be taken back is not ready to paste, nor is it from the refusal.
+    assert next_of(run) == "embed-pipeline retire docs v1"
+    pasted = run("retire", "docs", "v1")
+    assert pasted.code == 1
+    assert "its vectors cannot be brought back" in pasted.err
+    assert "--confirm v1" not in pasted.err
     assert ok(run("retire", "docs", "v1", "--confirm", "v1", "--json"))["freed_bytes"] > 0
     assert next_of(run) == "embed-pipeline sync docs --watch"
     shown = run("status")

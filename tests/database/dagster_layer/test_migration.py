@@ -35,6 +35,17 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     return {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
 
 
+def alone(docs: Runner, **config: object) -> dg.ExecuteInProcessResult:
+    """Launch the asset `serving` by itself."""
+    return dg.materialize(
+        [*docs.definitions.assets],
+        selection=dg.AssetSelection.assets(["docs", "serving"]),
+        run_config={"ops": {"docs__serving": {"config": config}}} if config else None,
+        instance=docs.instance,
+        raise_on_error=False,
+    )
+
+
 @pytest.mark.usefixtures("pictures")
 def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) -> None:
     run(declare(V1)).serve("v1")
@@ -118,10 +129,35 @@ def test_serving_alone_is_refused_without_evidence(declare: Declare, run: Run, a
     only = dg.AssetSelection.assets(["docs", "ann_index", "v2"])
     assert dg.materialize([*docs.definitions.assets], selection=only, instance=docs.instance).success
 
-    serving = dg.AssetSelection.assets(["docs", "serving"])
-    refused = dg.materialize([*docs.definitions.assets], selection=serving, instance=docs.instance, raise_on_error=False)
-    assert sentence(refused).startswith("There is no evidence that v2 may serve docs.")
+    assert sentence(alone(docs, version="v2")).startswith("There is no evidence that v2 may serve docs.")
     assert pointer(app) == "v1"
+
+
+def test_serving_without_the_name_of_a_version_moves_nothing(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """As *Materialize* and *Materialize all* launch it. v2 may serve, and was rolled back from: its evidence is fresh."""
+    run(declare(V1)).find_serving("v1")
+    docs = run(declare(V1_V2))
+    docs.find_serving("v2")
+    assert docs.op_job("rollback_docs", reason="complaints").success
+    events = "SELECT count(*) FROM embed_pipeline.events"
+    before = app.execute(events).fetchone()
+    refused = sentence(alone(docs))
+    assert refused.startswith("Nobody said which version docs is to be cut over to, so nothing was moved.")
+    assert "Launch the job cutover_docs__VERSION" in refused
+    assert (pointer(app), app.execute(events).fetchone()) == ("v1", before)
+
+
+def test_serving_respects_a_rollback_until_somebody_says_again(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    run(declare(V1)).find_serving("v1")
+    docs = run(declare(V1_V2))
+    docs.find_serving("v2")
+    assert docs.op_job("rollback_docs", reason="complaints").success
+    refused = alone(docs, version="v2")
+    assert sentence(refused).startswith("v2 of docs was rolled back from at ")
+    assert ": complaints (Dagster run " in sentence(refused)
+    assert pointer(app) == "v1"
+    assert alone(docs, version="v2", again=True).success
+    assert pointer(app) == "v2"
 
 
 def test_evidence_by_another_rule_serves_nothing(declare: Declare, run: Run, app: psycopg.Connection) -> None:
@@ -131,9 +167,7 @@ def test_evidence_by_another_rule_serves_nothing(declare: Declare, run: Run, app
     docs.fill("v2")
     assert docs.job("gate_docs__v2").success
     strict = run(declare(V1_V2, gate={"min_queries": 10, "margin": 0.001}))
-    serving = dg.AssetSelection.assets(["docs", "serving"])
-    refused = dg.materialize([*strict.definitions.assets], selection=serving, instance=docs.instance, raise_on_error=False)
-    assert sentence(refused).startswith(
+    assert sentence(alone(strict, version="v2")).startswith(
         "The evidence for v2 of docs is stale: its rule has changed: gate.margin was 0.1 and is 0.001 now."
     )
     assert pointer(app) == "v1"
@@ -192,12 +226,7 @@ def test_a_worse_model_fails_its_check_and_never_serves(declare: Declare, run: R
     assert pointer(app) == "v1"
 
     # Nobody gets round it by launching the last asset alone.
-    serving = dg.AssetSelection.assets(["docs", "serving"])
-    config = {"ops": {"docs__serving": {"config": {"version": "worse"}}}}
-    alone = dg.materialize(
-        [*docs.definitions.assets], selection=serving, run_config=config, instance=docs.instance, raise_on_error=False
-    )
-    assert sentence(alone).startswith("The gate of docs did not pass worse: fail:")
+    assert sentence(alone(docs, version="worse")).startswith("The gate of docs did not pass worse: fail:")
     assert pointer(app) == "v1"
 
 

@@ -80,7 +80,7 @@ def test_a_collection_made_by_hand_is_adopted_and_migrated(world: World) -> None
         require_kept(world)
         assert cutover.rollback(index).version == "v1"
         settle(index)
-        cutover.cutover(index, "v2")
+        cutover.cutover(index, "v2", again=True)
         retire.retire(index, "v1", "v1", "")
         settle(index)
 

@@ -37,7 +37,7 @@ def test_it_is_finished_by_the_same_command(open_docs: Callable[..., OpenIndex],
 
     (gone,) = [each for each in status(index).versions if each.name == "v1"]
     assert (gone.state, gone.dropped, gone.stored, gone.bytes, gone.ann_index) == ("retired", False, 0, 0, "missing")
-    assert status(index).next.command == "embed-pipeline retire docs v1 --confirm v1"
+    assert status(index).next.command == "embed-pipeline retire docs v1"
     assert retire.retire(index, "v1", "v1").freed_bytes == 0
     (gone,) = [each for each in status(index).versions if each.name == "v1"]
     assert gone.dropped

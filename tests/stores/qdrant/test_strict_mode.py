@@ -72,7 +72,7 @@ def migrate(index: OpenIndex, app: psycopg.Connection, url: str) -> None:
     assert gate.run(index, "v2").outcome == "pass"
     cutover.cutover(index, "v2")
     cutover.rollback(index)
-    cutover.cutover(index, "v2")
+    cutover.cutover(index, "v2", again=True)
     with Searcher("docs", url) as searcher:
         found = searcher.search(QUERY, k=30, where={"views": 1}).hits
         assert {int(hit.doc_id) for hit in found} == set(range(1, 21))

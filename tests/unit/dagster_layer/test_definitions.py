@@ -20,7 +20,8 @@ from dagster_shared.serdes.objects import EnvRegistryKey
 
 from embed_pipeline import EmbeddingIndex
 from embed_pipeline.configuration import load_indexes
-from embed_pipeline.dagster_layer.component import EXAMPLE, IndexScaffolder, build_definitions
+from embed_pipeline.dagster_layer.component import CHECKING, EXAMPLE, IndexScaffolder, build_definitions
+from embed_pipeline.dagster_layer.unreadable import unreadable_definitions
 from embed_pipeline.definitions import refuse_another_projects_assets
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec import IndexSpec
@@ -166,10 +167,18 @@ def load(folder: Path, text: str = DECLARATION) -> EmbeddingIndex:
     return component
 
 
+def read(folder: Path, text: str = DECLARATION) -> IndexSpec:
+    spec = load(folder, text).spec
+    assert isinstance(spec, IndexSpec)
+    return spec
+
+
 def refusal(folder: Path, text: str) -> dg.DagsterInvalidDefinitionError:
-    """Why the declaration is refused; whatever Dagster prints around it shows no password."""
-    with pytest.raises(ComponentTreeException) as caught:
-        load(folder, text)
+    """Why `dg check defs` refuses the declaration; whatever Dagster prints around it shows no password."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CHECKING, "1")
+        with pytest.raises(ComponentTreeException) as caught:
+            load(folder, text)
     assert "secret" not in "".join(traceback.format_exception(caught.value))
     cause = caught.value.__cause__
     assert isinstance(cause, dg.DagsterInvalidDefinitionError)
@@ -177,7 +186,7 @@ def refusal(folder: Path, text: str) -> dg.DagsterInvalidDefinitionError:
 
 
 def test_the_component_reads_what_the_command_line_reads(tmp_path: Path) -> None:
-    spec = load(tmp_path).spec
+    spec = read(tmp_path)
     assert spec == load_indexes(tmp_path)["docs"]
     assert spec.holdout is not None
     assert spec.holdout.path == tmp_path / "sub" / "holdout.jsonl"
@@ -188,7 +197,7 @@ def test_templates_are_resolved_before_the_values_are_checked(tmp_path: Path, mo
     text = text.replace("partitions: 4", 'partitions: "{{ env.DOCS_PARTITIONS }}"')
     monkeypatch.setenv("DOCS_URL", "postgresql://elsewhere/db")
     monkeypatch.setenv("DOCS_PARTITIONS", "7")
-    spec = load(tmp_path, text).spec
+    spec = read(tmp_path, text)
     assert (spec.database_url, spec.partitions) == ("postgresql://elsewhere/db", 7)
     monkeypatch.delenv("DOCS_URL")
     assert "DOCS_URL is not set" in str(refusal(tmp_path, text))
@@ -209,8 +218,85 @@ def test_a_wrong_value_is_one_sentence_without_the_password(tmp_path: Path, befo
     assert said.startswith(f"{tmp_path / 'defs.yaml'}: {expected}")
 
 
+PROBE = """
+import dagster as dg
+from embed_pipeline.definitions import defs
+
+repository = defs().get_repository_def()
+print(sorted(each.name for each in repository.sensor_defs), sorted(key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()))
+"""
+
+
+def project_of_two(folder: Path, shop: str) -> Path:
+    """A project with `docs`, whose declaration is a good one, and `shop` as given."""
+    (folder / "pyproject.toml").write_text(
+        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "assets"\ndefs_module = "assets"\n'
+    )
+    for name, text in {"docs": DECLARATION, "shop": shop}.items():
+        (folder / "assets" / name).mkdir(parents=True)
+        (folder / "assets" / name / "defs.yaml").write_text(text)
+    (folder / "assets" / "__init__.py").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (
+            "postgresql://someone:secret@host/db",
+            '"{{ env.SHOP_NOT_SET }}"',
+            "The environment variable SHOP_NOT_SET is not set, and ",
+        ),
+        ("name: docs", "nmae: shop", "defs.yaml: name: Field required"),
+    ],
+)
+def test_a_bad_declaration_hurts_one_index(tmp_path: Path, before: str, after: str, sentence: str) -> None:
+    """As a code server loads them: the sensor of the other index goes on, and this one is a check that fails."""
+    shop = DECLARATION.replace("name: docs", "name: shop") if before != "name: docs" else DECLARATION
+    project = project_of_two(tmp_path, shop.replace(before, after))
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['docs_dual_write', 'shop_declaration'] ")
+    assert "docs/embeddings/v1" in done.stdout
+    assert "'shop/declaration'" in done.stdout
+    assert "shop/embeddings" not in done.stdout
+
+    bad = load(tmp_path / "assets" / "shop", shop.replace(before, after))
+    definitions = bad.build_defs(dg.ComponentTree.for_test().load_context)
+    with dg.DagsterInstance.ephemeral() as instance:
+        sensor = definitions.resolve_sensor_def("shop_declaration")
+        cursor = None
+        for events in (1, 0):
+            said = sensor.evaluate_tick(dg.build_sensor_context(instance, cursor=cursor, definitions=definitions))
+            cursor = said.cursor
+            assert len(said.asset_events) == events
+            assert sentence in str(said.skip_message)
+            for event in said.asset_events:
+                assert isinstance(event, dg.AssetCheckEvaluation)
+                assert not event.passed
+                assert sentence in str(event.description)
+
+
+def test_several_bad_declarations_live_in_one_code_location() -> None:
+    bad = [unreadable_definitions(name, f"{name}: Field required.") for name in ("shop", "wiki")]
+    dg.Definitions.validate_loadable(dg.Definitions.merge(build_definitions(SPEC), *bad))
+
+
+def test_the_check_in_a_pull_request_fails_for_a_bad_declaration(tmp_path: Path) -> None:
+    text = DECLARATION.replace("partitions: 4", "colour: red")
+    assert "colour: Extra inputs are not permitted" in str(refusal(tmp_path, text))
+    assert "colour: Extra inputs are not permitted" in load(tmp_path, text).spec.sentence  # type: ignore[union-attr]
+
+
 def test_the_example_that_scaffolding_writes_is_valid(tmp_path: Path) -> None:
-    spec = load(tmp_path, EXAMPLE.read_text().replace("NAME", "articles")).spec
+    spec = read(tmp_path, EXAMPLE.read_text().replace("NAME", "articles"))
     assert (spec.name, list(spec.versions)) == ("articles", ["v1"])
     uncommented = EXAMPLE.read_text().replace("NAME", "articles").replace("  # ", "  ")
     for name in ("documents", "holdout", "database_url"):

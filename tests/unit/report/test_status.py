@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from embed_pipeline.catalog.control import Control
+from embed_pipeline.catalog.route import Route
+from embed_pipeline.catalog.serving import RolledBack
 from embed_pipeline.catalog.states import STATES
 from embed_pipeline.report.next_command import Next, next_command
 from embed_pipeline.report.version_status import GateState, VersionStatus
@@ -52,18 +54,19 @@ def ask(*found: VersionStatus, held: Control = RUNNING, **overrides: Any) -> Nex
         ([version("v1", "ready", ann_index="invalid")], "backfill docs v1"),
         ([version("v1", "ready", gate=None)], "gate docs v1"),
         ([version("v1", "ready", gate=replace(PASSED, stale="it expired"))], "gate docs v1"),
-        ([version("v1", "ready", gate=replace(PASSED, outcome="undecided"))], "gate docs v1"),
-        ([version("v1", "ready", gate=replace(PASSED, outcome="fail"))], "retire docs v1 --confirm v1"),
+        ([version("v1", "ready", gate=replace(PASSED, outcome="undecided"))], None),
+        ([version("v1", "ready", gate=replace(PASSED, outcome="fail"))], None),
+        ([version("v1", "active"), version("v2", "ready", gate=replace(PASSED, outcome="fail"))], "retire docs v2"),
         ([version("v1", "ready", gate=replace(PASSED, outcome="fail", stale="it expired"))], "gate docs v1"),
-        ([version("v1", "ready", dead_letters=1)], "sync docs"),
+        ([version("v1", "ready", dead_letters=1)], "dead-letters docs v1"),
         ([version("v1", "ready")], "cutover docs v1"),
         ([version("v1", "ready", pending=5)], "cutover docs v1"),
         ([version("v1", "active")], "sync docs --watch"),
         ([version("v1", "active", pending=2)], "sync docs"),
         ([version("v1", "retired")], None),
-        ([version("v1", "retired", dropped=False)], "retire docs v1 --confirm v1"),
+        ([version("v1", "retired", dropped=False)], "retire docs v1"),
         ([version("v1", "standby", seconds=50), version("v2", "active")], "sync docs --watch"),
-        ([version("v1", "standby", seconds=150), version("v2", "active")], "retire docs v1 --confirm v1"),
+        ([version("v1", "standby", seconds=150), version("v2", "active")], "retire docs v1"),
         ([version("v1", "active"), version("v2", "declared")], "plan docs v2"),
         ([version("v1", "active"), version("v2", "building", partitions_done=0)], "backfill docs v2"),
         ([version("v1", "active", pending=9, oldest_pending_seconds=90), version("v2", "ready")], "sync docs"),
@@ -71,12 +74,69 @@ def ask(*found: VersionStatus, held: Control = RUNNING, **overrides: Any) -> Nex
         ([version("v1", "standby", seconds=150), version("v2", "active"), version("v3", "declared")], "plan docs v3"),
         ([version("v2", "ready"), version("v3", "declared")], "cutover docs v2"),
         ([version("v2", "ready", gate=replace(PASSED, outcome="fail")), version("v3", "declared")], "plan docs v3"),
-        ([version("v2", "building"), version("v3", "building", partitions_done=1)], "backfill docs v3"),
+        ([version("v1", "active"), version("v2", "building"), version("v3", "building", partitions_done=1)], "backfill docs v2"),
+        ([version("v1", "active"), *(version(name, "building", partitions_done=1) for name in ("v2", "v3"))], "backfill docs v3"),
+        # Nothing serves: the first version first.
+        ([version("v1", "declared"), version("v2", "declared")], "plan docs v1"),
+        ([version("v1", "building", partitions_done=0), version("v2", "building", partitions_done=0)], "backfill docs v1"),
+        ([version("v1", "building", partitions_done=3), version("v2", "building", partitions_done=0)], "backfill docs v1"),
+        ([version("v1", "ready"), version("v2", "ready")], "cutover docs v1"),
     ],
 )
 def test_next_command(found: list[VersionStatus], command: str | None) -> None:
     expected = None if command is None else f"embed-pipeline {command}"
     assert ask(*found).command == expected
+
+
+LEFT = RolledBack(NOW, "anna", "complaints", judged_since=False)
+JUDGED = replace(LEFT, judged_since=True)
+
+
+@pytest.mark.parametrize("seconds", [10, 1_000_000])
+@pytest.mark.parametrize(
+    ("by", "outcome", "stale", "command"),
+    [
+        (LEFT, "pass", None, "gate docs v2"),
+        (LEFT, "pass", "it expired", "gate docs v2"),
+        (LEFT, "fail", None, "gate docs v2"),
+        (JUDGED, "pass", None, "cutover docs v2"),
+        (JUDGED, "pass", "it expired", "gate docs v2"),
+        (JUDGED, "fail", None, None),
+        (JUDGED, "undecided", None, None),
+    ],
+)
+def test_what_was_rolled_back_from_is_not_offered_for_retire(
+    by: RolledBack, outcome: str, stale: str | None, command: str | None, seconds: float
+) -> None:
+    left = version(
+        "v2", "standby", seconds=seconds, rolled_back={"direct": by}, gate=replace(PASSED, outcome=outcome, stale=stale)
+    )
+    # Also where another version has been standby for long.
+    said = ask(version("v0", "standby", seconds=1_000), version("v1", "active"), left)
+    assert said.command == (None if command is None else f"embed-pipeline {command}")
+    assert said.why.startswith("v2 was rolled back from at 2024-05-01 00:00 UTC by anna: complaints; ")
+    assert "to give it up, retire it" in said.why
+
+
+def test_a_refinement_that_was_rolled_back_from_is_not_offered_again() -> None:
+    half = version("v2", "building", partitions_done=2, refine_gate=PASSED)
+    asked = {"route": Route("v1"), "may_refine": True}
+    assert ask(version("v1", "active"), half, **asked).command == "embed-pipeline cutover docs v2 --route refine"
+    assert (
+        ask(version("v1", "active"), replace(half, rolled_back={"refine": LEFT}), **asked).command
+        == "embed-pipeline backfill docs v2"
+    )
+
+
+def test_what_would_decide_an_undecided_gate_is_said() -> None:
+    undecided = replace(PASSED, outcome="undecided", queries_needed=1_200)
+    assert "about 1200 would probably decide" in ask(version("v1", "active"), version("v2", "ready", gate=undecided)).why
+
+
+def test_why_changes_may_have_been_missed_is_said() -> None:
+    said = ask(version("v1", "active"), version("v2", "ready"), doubts=("capture was off: triggers",))
+    assert said.command == "embed-pipeline sync docs --full"
+    assert said.why.startswith("changes may have been missed (capture was off: triggers)")
 
 
 @pytest.mark.parametrize("state", ["declared", *STATES])

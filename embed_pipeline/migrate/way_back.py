@@ -1,0 +1,42 @@
+"""What a rollback has decided: the version that was left serves again only by a word that says so, or after a newer judgement."""
+
+from __future__ import annotations
+
+import psycopg
+
+from embed_pipeline.catalog import serving, versions
+from embed_pipeline.catalog.route import Kind
+from embed_pipeline.catalog.versions import Version
+from embed_pipeline.errors import CutoverRefused
+
+
+def respect_rollback(conn: psycopg.Connection, version: Version, route: Kind, *, again: bool) -> None:
+    """CutoverRefused where somebody has rolled back from the version and nothing was judged since. `again`: let through, and in the audit.
+
+    The evidence from before the rollback may still be fresh: it knows nothing of why the version was left.
+    """
+    found = serving.rolled_back(conn, version.index, version.name, route)
+    if found is None or found.judged_since:
+        return
+    if not again:
+        by_route = "" if route == "direct" else f" --route {route}"
+        named = f"{version.index} {version.name}{by_route}"
+        raise CutoverRefused(
+            f"{version.name} of {version.index} was {found}.",
+            next_step=f"Judge it again: embed-pipeline gate {named}; or serve it all the same: embed-pipeline cutover {named} --again",
+            reason="rolled_back",
+            by=found.actor,
+            at=found.at.isoformat(),
+            why=found.reason,
+        )
+    said = {"route": route, "by": found.actor, "at": found.at.isoformat(), "why": found.reason}
+    versions.record_event(conn, version.index, "serve again", version=version.name, detail=said)
+
+
+def required_word(index: str, version: str | None, how: str) -> str:
+    """The version that a cutover names. CutoverRefused where it names none: which version serves is a person's word, never a default."""
+    if not version:
+        raise CutoverRefused(
+            f"Nobody said which version {index} is to be cut over to, so nothing was moved.", next_step=how, reason="no_version"
+        )
+    return version
