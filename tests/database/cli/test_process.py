@@ -71,7 +71,7 @@ def test_the_command_line_never_imports_dagster(place: Place) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["status", "--shiny"], ["plan", "docs"], ["retire", "docs", "v1"], ["search", "docs", "x", "-k", "0"], ["db", "sing"]],
+    [["status", "--shiny"], ["plan", "docs"], ["retire", "docs"], ["search", "docs", "x", "-k", "0"], ["db", "sing"]],
 )
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     done = process(*arguments)

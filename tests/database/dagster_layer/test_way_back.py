@@ -40,7 +40,7 @@ def test_searchers_without_the_new_model_are_left_behind_when_it_is_told_to(
     leave_behind(app, "v2")
     assert "web-7:4242 (role postgres): The file /srv/m.onnx does not exist." in sentence(run(spec).job("cutover_docs__v2"))
     assert pointer(app) == "v1"
-    moved = run(spec).job("cutover_docs__v2", {"ops": {"docs__serving": {"config": {"anyway": True}}}})
+    moved = run(spec).job("cutover_docs__v2", {"ops": {"docs__serving": {"config": {"version": "v2", "anyway": True}}}})
     assert moved.success
     (event,) = [
         event for event in moved.get_asset_materialization_events() if event.asset_key and event.asset_key.path[-1] == "serving"
