@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from psycopg import sql
@@ -305,6 +305,7 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: li
         "recall_refined": refined[-1] if refined else None,
         "recall_lowest": lowest,
         "recall_v2": after[-1],
+        "trap": [asdict(point) for point in story.trap],
         "trap_lowest": min(point.old_queries for point in story.trap),
         "writes": written,
         "seconds": time.time() - story.started,
