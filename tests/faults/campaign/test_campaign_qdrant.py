@@ -41,8 +41,9 @@ def stored_in(server: Loopback, layout: str, seed: int = 0) -> dict[str, Any]:
     return {
         "store": {"kind": "qdrant", "url": server.url, "layout": layout, "collection": f"round_{seed}"},
         "audited": False,
-        # The server here is Python's, and takes some ten documents with their passages a second.
-        "most_waiting": 600,
+        # The server here is Python's, and takes some ten documents a second. A backfill yields while what serves is half a minute behind
+        # (throttle.max_queue_age_seconds), so no more may wait than is done in less.
+        "most_waiting": 100,
         "step_seconds": 5 * STEP_SECONDS,
     }
 
