@@ -17,6 +17,7 @@ from embed_pipeline.errors import EmbedderError, WrongSpace
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write
 from tests.harness.articles import at, change, fill, require_consistent, serve, settle, stored, text_hash
+from tests.harness.clock import Clock
 from tests.harness.fakes import asked_texts
 from tests.harness.providers.loopback import waited
 from tests.races.hands import WAITS_FOR_A_LOCK, claim, distribute, queued, removed, take_claims_over, working
@@ -176,20 +177,19 @@ def test_a_lease_is_judged_by_the_heartbeat_and_by_no_time_of_day(
     index = open_filled()
     change(app, 1, "first")
     distribute(index)
-    held, now = claim(index), [1_000.0]
-    monkeypatch.setattr("embed_pipeline.documents.queue.time.monotonic", lambda: now[0])
+    held, clock = claim(index), Clock.of(queue, monkeypatch, now=1_000.0)
     leases = queue.Leases(20.0)
     with index.connection() as conn:
         assert leases.free_dead(conn, "docs", "v1") == 0
         # As if the database's clock had been set by years, back and forward: there is no time of day in a claim.
         app.execute("UPDATE embed_pipeline.pending SET since = since - interval '3 years'")
         for _ in range(3):
-            now[0] += 15
+            clock.now += 15
             queue.beat(conn, held)
             assert leases.free_dead(conn, "docs", "v1") == 0
-        now[0] += 15
+        clock.now += 15
         assert leases.free_dead(conn, "docs", "v1") == 0
-        now[0] += 15
+        clock.now += 15
         assert leases.free_dead(conn, "docs", "v1") == 1
     times = app.execute(
         "SELECT column_name FROM information_schema.columns WHERE table_schema = 'embed_pipeline' AND table_name = 'claims' "

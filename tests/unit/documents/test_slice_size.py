@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
+from embed_pipeline.documents import slices
 from embed_pipeline.documents.slices import LEAST, LONGEST_SECONDS, TARGET_SECONDS, SliceSize
-
-
-class Clock:
-    """time.monotonic as the test turns it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.harness.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(time, "monotonic", made)
-    return made
+    return Clock.of(slices, monkeypatch)
 
 
 def took(size: SliceSize, clock: Clock, seconds: float) -> int:
