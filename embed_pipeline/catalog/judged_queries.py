@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -22,7 +22,8 @@ Hits = tuple[tuple[str, float], ...]
 class QueryRow:
     """One query: its judgements, and what the metric and the hits were under both versions. None: no version was compared with.
 
-    `cluster`: the first query that says the same; those of one cluster count as one.
+    `cluster`: the first query that says the same; those of one cluster count as one. `slices`: of each column that the gate makes slices of,
+    the query's value; a column of which it has none is not in it.
     """
 
     query_id: str
@@ -33,6 +34,7 @@ class QueryRow:
     candidate_hits: Hits
     baseline: float | None = None
     baseline_hits: Hits | None = None
+    slices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def difference(self) -> float | None:
@@ -53,6 +55,7 @@ def keep(conn: psycopg.Connection, evidence_id: int, index: str, version: str, r
             "query": storable(conn, row.query, None),
             "cluster": storable(conn, row.cluster, None),
             "judgements": storable_json(conn, row.judgements),
+            "slices": storable_json(conn, row.slices),
             "baseline": row.baseline,
             "candidate": row.candidate,
             # As the documents have them: they come out of this database.
@@ -69,8 +72,10 @@ def read(conn: psycopg.Connection, evidence_id: int) -> list[QueryRow]:
     """The rows of one piece of evidence, in the order of the held-out set; none where they are not kept any more."""
     found = conn.execute(queries("queries_of"), {"evidence_id": evidence_id}).fetchall()
     return [
-        QueryRow(query_id, query, cluster, judgements, candidate, _hits(candidate_hits), baseline, _or_none(baseline_hits))
-        for query_id, query, cluster, judgements, candidate, candidate_hits, baseline, baseline_hits in found
+        QueryRow(
+            query_id, query, cluster, judgements, candidate, _hits(candidate_hits), baseline, _or_none(baseline_hits), slices
+        )
+        for query_id, query, cluster, judgements, candidate, candidate_hits, baseline, baseline_hits, slices in found
     ]
 
 

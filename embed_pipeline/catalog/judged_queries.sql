@@ -6,10 +6,10 @@ WHERE e.id = j.evidence_id AND e.index_name = %(index)s AND e.version = %(versio
 
 -- name: keep_query
 INSERT INTO embed_pipeline.judged_queries
-    (evidence_id, position, query_id, query, cluster, judgements, baseline, candidate, baseline_hits, candidate_hits)
-VALUES (%(evidence_id)s, %(position)s, %(query_id)s, %(query)s, %(cluster)s, %(judgements)s, %(baseline)s, %(candidate)s,
-        %(baseline_hits)s, %(candidate_hits)s)
+    (evidence_id, position, query_id, query, cluster, judgements, slices, baseline, candidate, baseline_hits, candidate_hits)
+VALUES (%(evidence_id)s, %(position)s, %(query_id)s, %(query)s, %(cluster)s, %(judgements)s, %(slices)s, %(baseline)s,
+        %(candidate)s, %(baseline_hits)s, %(candidate_hits)s)
 
 -- name: queries_of
-SELECT query_id, query, cluster, judgements, candidate, candidate_hits, baseline, baseline_hits
+SELECT query_id, query, cluster, judgements, candidate, candidate_hits, baseline, baseline_hits, slices
 FROM embed_pipeline.judged_queries WHERE evidence_id = %(evidence_id)s ORDER BY position

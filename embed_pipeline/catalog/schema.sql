@@ -223,6 +223,7 @@ CREATE TABLE embed_pipeline.judged_queries (
     query          text NOT NULL,
     cluster        text NOT NULL,
     judgements     jsonb NOT NULL,           -- document -> grade
+    slices         jsonb NOT NULL,           -- column of the held-out set -> value, of the columns that the gate makes slices of
     baseline       double precision,         -- the gate's metric; NULL: it was compared with nothing
     candidate      double precision NOT NULL,
     baseline_hits  jsonb,                    -- [[document, score], ...], the best first
@@ -888,8 +889,8 @@ CREATE VIEW embed_pipeline.evidence AS
     FROM embed_pipeline.gate_evidence;
 
 CREATE VIEW embed_pipeline.evidence_queries AS
-    SELECT j.evidence_id, e.index_name, e.version, e.baseline_version, j.query_id, j.query, j.cluster, j.judgements, j.baseline, j.candidate,
-           j.candidate - j.baseline AS difference, j.baseline_hits, j.candidate_hits
+    SELECT j.evidence_id, e.index_name, e.version, e.baseline_version, j.query_id, j.query, j.cluster, j.judgements, j.slices, j.baseline,
+           j.candidate, j.candidate - j.baseline AS difference, j.baseline_hits, j.candidate_hits
     FROM embed_pipeline.judged_queries j JOIN embed_pipeline.gate_evidence e ON e.id = j.evidence_id;
 
 CREATE VIEW embed_pipeline.events AS

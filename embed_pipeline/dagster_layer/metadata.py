@@ -9,6 +9,8 @@ import dagster as dg
 
 from embed_pipeline.adapt.age import Freshness
 from embed_pipeline.adapt.curve import Curve
+from embed_pipeline.catalog.judged_queries import QueryRow
+from embed_pipeline.evaluate.per_query import as_cells
 from embed_pipeline.evaluate.report import inline_image
 from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
@@ -24,6 +26,9 @@ from embed_pipeline.spec import VersionSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage
 
 Metadata = dict[str, Any]
+
+# Of a gate, so many queries at most: an event in Dagster's storage is no place for all of a long set.
+MOST_QUERIES = 500
 
 
 def declared(version: VersionSpec) -> Metadata:
@@ -119,6 +124,13 @@ def ann_recall(found: Examination) -> Metadata:
     return shown
 
 
+def query_results(found: Sequence[QueryRow]) -> Metadata:
+    """What each held-out query found under both versions, those that lost most first. Their texts stand in Dagster's own storage then."""
+    rows = as_cells(found, MOST_QUERIES)
+    shown = f" ({len(rows)} of {len(found)})" if len(rows) < len(found) else ""
+    return {f"query results{shown}": dg.MetadataValue.table([dg.TableRecord(row) for row in rows])}
+
+
 def verdict(result: GateResult) -> Metadata:
     """The sentence, the numbers behind it, the table and the picture."""
     shown: Metadata = {
@@ -130,6 +142,8 @@ def verdict(result: GateResult) -> Metadata:
     shown |= numbers(result.measures)
     if result.table:
         shown["table"] = dg.MetadataValue.md(result.table)
+    if result.queries:
+        shown |= query_results(result.queries)
     if result.threshold:
         shown["threshold"] = result.threshold
     if result.draw is not None:

@@ -32,6 +32,7 @@ def rows(examined: Examined, metric: str, candidate: Measured, baseline: Measure
             candidate_hits=_best(candidate.ann, query_id, depth),
             baseline=before.get(query_id),
             baseline_hits=None if baseline is None else _best(baseline.ann, query_id, depth),
+            slices={column: values[query_id] for column, values in examined.holdout.columns.items() if query_id in values},
         )
         for query_id, query in examined.holdout.queries.items()
     ]
@@ -39,11 +40,8 @@ def rows(examined: Examined, metric: str, candidate: Measured, baseline: Measure
 
 def worst(found: Sequence[QueryRow], count: int) -> list[QueryRow]:
     """The queries that lost most; of a version that was compared with nothing, those that found least. One of each cluster."""
-    ordered = sorted(
-        found, key=lambda row: (row.candidate if row.difference is None else row.difference, row.candidate, row.query_id)
-    )
     first: dict[str, QueryRow] = {}
-    for row in ordered:
+    for row in sorted(found, key=_by_loss):
         first.setdefault(row.cluster, row)
     return list(first.values())[:count]
 
@@ -86,12 +84,13 @@ def escaped(text: str) -> str:
 
 
 def as_values(row: QueryRow) -> dict[str, Any]:
-    """The row flat, for a data frame or JSON."""
+    """The row flat, for a data frame or JSON; a column of slices is `slice NAME`."""
     return {
         "query_id": row.query_id,
         "query": row.query,
         "cluster": row.cluster,
         "relevant": sorted(doc_id for doc_id, grade in row.judgements.items() if grade),
+        **{f"slice {column}": value for column, value in row.slices.items()},
         "baseline": row.baseline,
         "candidate": row.candidate,
         "difference": row.difference,
@@ -100,6 +99,33 @@ def as_values(row: QueryRow) -> dict[str, Any]:
         "candidate_hits": [doc_id for doc_id, _ in row.candidate_hits],
         "candidate_scores": [score for _, score in row.candidate_hits],
     }
+
+
+def as_cells(found: Sequence[QueryRow], most: int) -> list[dict[str, str | float]]:
+    """At most `most` rows as words and numbers for a table, those that lost most first; every row has the same columns."""
+    ordered = sorted(found, key=_by_loss)[:most]
+    columns = list(dict.fromkeys(column for row in found for column in row.slices))
+    return [
+        {
+            "query": _shortened(row.query),
+            **{column: row.slices.get(column, "") for column in columns},
+            **({} if row.baseline is None else {"baseline": row.baseline}),
+            "candidate": row.candidate,
+            **({} if row.difference is None else {"difference": row.difference}),
+            "relevant": _relevant(row),
+            **({} if row.baseline_hits is None else {"baseline hits": _ids(row.baseline_hits)}),
+            "candidate hits": _ids(row.candidate_hits),
+        }
+        for row in ordered
+    ]
+
+
+def _by_loss(row: QueryRow) -> tuple[float, float, str]:
+    return row.candidate if row.difference is None else row.difference, row.candidate, row.query_id
+
+
+def _ids(hits: Hits) -> str:
+    return ", ".join(doc_id for doc_id, _ in hits[:SHOWN])
 
 
 def _best(found: Ranking, query_id: str, depth: int) -> Hits:

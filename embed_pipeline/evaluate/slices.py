@@ -9,7 +9,7 @@ import numpy as np
 
 from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.per_query import escaped
-from embed_pipeline.evaluate.statistics import mean_bounds, paired_bootstrap
+from embed_pipeline.evaluate.statistics import RESAMPLES, mean_bounds, paired_bootstrap
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
 
 # Of a column with more values those with the most queries are shown; what decides is shown in any case.
@@ -75,6 +75,7 @@ def look(
     *,
     candidate_name: str,
     baseline_name: str,
+    resamples: int = RESAMPLES,
 ) -> list[Slice]:
     """Every slice, those that decide first, each by `rule` with its own margin.
 
@@ -87,7 +88,7 @@ def look(
         some = [part for part in parts if (part.margin is not None) is deciding]
         for part in some:
             corrected = replace(rule, confidence=1 - (1 - rule.confidence) / len(some), floor=None, min_baseline=0.0)
-            found.append(_judged(part, baseline, candidate, corrected, candidate_name, baseline_name))
+            found.append(_judged(part, baseline, candidate, corrected, (candidate_name, baseline_name), resamples))
     return found
 
 
@@ -106,17 +107,19 @@ def _parts(examined: Examined, wanted: Mapping[str, SliceRule], *, compared: boo
                 yield _Part(column, value, examined.among(query_ids), rule.margin if decides and compared else None)
 
 
-def _judged(part: _Part, baseline: PerQuery | None, candidate: PerQuery, rule: GateRule, name: str, baseline_name: str) -> Slice:
+def _judged(
+    part: _Part, baseline: PerQuery | None, candidate: PerQuery, rule: GateRule, names: tuple[str, str], resamples: int
+) -> Slice:
     queries = part.examined.different
     found = Slice(part.column, part.value, queries, rule.confidence, margin=part.margin)
     if not queries:
         return found if part.margin is None else replace(found, outcome="undecided", sentence=_few(found, rule))
     after = part.examined.by_cluster(candidate)
     if baseline is None:
-        alone = mean_bounds(after, worst=0.0, best=1.0, confidence=rule.confidence)
+        alone = mean_bounds(after, worst=0.0, best=1.0, confidence=rule.confidence, resamples=resamples)
         return replace(found, candidate=alone.mean, lower=alone.lower, upper=alone.upper)
     before = part.examined.by_cluster(baseline)
-    interval = paired_bootstrap(before, after, confidence=rule.confidence)
+    interval = paired_bootstrap(before, after, confidence=rule.confidence, resamples=resamples)
     found = replace(
         found,
         candidate=float(np.mean(after)),
@@ -130,7 +133,7 @@ def _judged(part: _Part, baseline: PerQuery | None, candidate: PerQuery, rule: G
     if queries < rule.min_queries:
         return replace(found, outcome="undecided", sentence=_few(found, rule))
     of = replace(rule, margin=part.margin)
-    verdict = judge(before, after, of, candidate_name=name, baseline_name=baseline_name)
+    verdict = judge(before, after, of, resamples=resamples, candidate_name=names[0], baseline_name=names[1])
     return replace(
         found,
         outcome=verdict.outcome,

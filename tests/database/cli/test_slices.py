@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
+
 from tests.database.cli.conftest import Place, Ran, version
 
 Run = Callable[..., Ran]
@@ -25,7 +27,7 @@ def sliced(place: Place, run: Run, **slices: Any) -> None:
     assert run("backfill", "docs", "v2").code == 0
 
 
-def test_a_slice_decides(place: Place, run: Run) -> None:
+def test_a_slice_decides(place: Place, run: Run, database_url: str) -> None:
     sliced(place, run, lang={"margin": 0.01, "values": ["en"]})
     ran = run("gate", "docs", "v2")
     assert ran.code in (1, 3), ran
@@ -39,6 +41,11 @@ def test_a_slice_decides(place: Place, run: Run) -> None:
         assert 0 < measures[f"search_p50_ms{ending}"] <= measures[f"search_p95_ms{ending}"] <= measures[f"search_p99_ms{ending}"]
     found = measures["slices"]
     assert [(each["value"], each["queries"], each["margin"]) for each in found] == [("en", 20, 0.01), ("de", 10, None)]
+    with psycopg.connect(database_url) as conn:
+        kept = conn.execute(
+            "SELECT slices ->> 'lang', count(DISTINCT query_id) FROM embed_pipeline.evidence_queries WHERE version = 'v2' GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    assert kept == [("de", 10), ("en", 20)]
     assert run("cutover", "docs", "v2").code == 1
 
 

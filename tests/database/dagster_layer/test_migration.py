@@ -70,6 +70,9 @@ def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) ->
     assert verdict["baseline"] == "v1"
     assert str(verdict["table"]).startswith("| metric | v1 | v2 |")
     assert "](data:image/png;base64," in str(verdict["plot"])
+    found = verdict["query results"]
+    assert isinstance(found, dg.TableMetadataValue)
+    assert found.records[0].data.keys() >= {"query", "baseline", "candidate", "difference", "baseline hits", "candidate hits"}
     assert pointer(app) == "v1", "a gate moves nothing"
 
     moved = docs.job("cutover_docs__v2")

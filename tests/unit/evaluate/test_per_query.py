@@ -10,7 +10,7 @@ from embed_pipeline.catalog.judged_queries import QueryRow
 from embed_pipeline.evaluate.examine import World, examine
 from embed_pipeline.evaluate.holdout import Holdout
 from embed_pipeline.evaluate.measured import Measured
-from embed_pipeline.evaluate.per_query import as_markdown, as_text, as_values, escaped, rows, worst
+from embed_pipeline.evaluate.per_query import as_cells, as_markdown, as_text, as_values, escaped, rows, worst
 
 
 def measured(name: str, found: dict[str, list[tuple[str, float]]]) -> Measured:
@@ -20,7 +20,8 @@ def measured(name: str, found: dict[str, list[tuple[str, float]]]) -> Measured:
 def compared(baseline: bool = True) -> list[QueryRow]:
     """`a` lost its document, `b` kept it, `c` says the same as `a`, `d` gained."""
     queries = {"a": "open a file", "b": "sort a list", "c": "Open a file!", "d": "parse json"}
-    holdout = Holdout(queries, {each: {f"doc-{each}": 1} for each in queries}, "0" * 64)
+    columns = {"lang": {"a": "de", "b": "en", "c": "de"}}
+    holdout = Holdout(queries, {each: {f"doc-{each}": 1} for each in queries}, "0" * 64, columns=columns)
     texts = dict.fromkeys(holdout.document_ids(), "text")
     examined = examine(holdout, World(100, texts), max_missing=0, min_queries=2, cutoff=2)
     before = {
@@ -40,7 +41,27 @@ def test_rows() -> None:
     assert found["c"].cluster == "a"
     values = as_values(found["a"])
     assert (values["relevant"], values["baseline_hits"], values["candidate_scores"]) == (["doc-a"], ["doc-a", "x"], [-0.1])
+    assert values["slice lang"] == "de"
     assert json.dumps(values)
+
+
+def test_as_the_cells_of_a_table() -> None:
+    cells = as_cells(compared(), 2)
+    assert [row["difference"] for row in cells] == [-1.0, 0.0], "those that lost most first"
+    assert cells[0] == {
+        "query": "open a file",
+        "lang": "de",
+        "baseline": 1.0,
+        "candidate": 0.0,
+        "difference": -1.0,
+        "relevant": "doc-a",
+        "baseline hits": "doc-a, x",
+        "candidate hits": "x",
+    }
+    alone = as_cells(compared(baseline=False), 9)
+    assert len(alone) == 4
+    assert {tuple(row) for row in alone} == {("query", "lang", "candidate", "relevant", "candidate hits")}
+    assert alone[-1]["lang"] == "", "a query without a value has an empty one"
 
 
 def test_the_worst_are_those_that_lost_most_one_of_each_cluster() -> None:
