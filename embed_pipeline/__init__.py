@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from embed_pipeline.extras import needed_for
+
 if TYPE_CHECKING:
     from embed_pipeline.configuration import load_indexes as load_indexes
     from embed_pipeline.dagster_layer.component import EmbeddingIndex as EmbeddingIndex
@@ -110,7 +112,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, there = _LAZY[name].partition(":")
-    return getattr(import_module(f"{__name__}.{module}"), there or name)
+    with needed_for(name):
+        return getattr(import_module(f"{__name__}.{module}"), there or name)
 
 
 def __dir__() -> list[str]:

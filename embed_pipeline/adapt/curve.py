@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_pipeline.catalog.curve_points import Arm, Forecast, Point, Served
+from embed_pipeline.extras import needed_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +73,9 @@ class Curve:
 
     def draw(self) -> bytes:
         """A PNG: the metric against documents, with money above where there is a price."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        with needed_for("The picture of a cost curve"):
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 3.6), dpi=90)
         FigureCanvasAgg(figure)  # sets the figure's canvas

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed_pipeline.demo.trap import TrapPoint
+from embed_pipeline.extras import needed_for
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,9 @@ class Round:
 def draw(trap: list[TrapPoint], rounds: list[Round], marks: list[tuple[float, str]], documents: int, path: Path) -> None:
     """The same documents and queries in both panels. Left: by the share done, the in-place overwrite, and the old lists put in order by what is
     done. Right: what the reader measured during our migration, with its steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed_for("The picture of a demo"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)

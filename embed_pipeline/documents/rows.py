@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from embed_pipeline.errors import LoadError
+from embed_pipeline.extras import needed_for
 from embed_pipeline.foreign_words import is_text
 
 # Rows in memory at once. A CSV row must fit into one block; the reader held about seventy blocks at most, whatever the file's size.
@@ -64,8 +65,9 @@ def unit(file: Path) -> str:
 
 
 def _parquet(file: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needed_for("To load Parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file, pre_buffer=False) as opened:
@@ -76,8 +78,9 @@ def _parquet(file: Path) -> Iterator[Row]:
 
 
 def _csv(file: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    from pyarrow import csv
+    with needed_for("To load CSV"):
+        import pyarrow as pa
+        from pyarrow import csv
 
     def reader(column_types: dict[str, Any]) -> Any:
         return csv.open_csv(

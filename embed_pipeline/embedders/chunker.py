@@ -13,6 +13,7 @@ import json
 from typing import NamedTuple, Protocol
 
 from embed_pipeline.errors import EmbedderError
+from embed_pipeline.extras import needed_for
 from embed_pipeline.spec import ChunkerSpec
 
 # The characters that the splitter looks at.
@@ -48,7 +49,8 @@ class Chunker:
     def __init__(self, spec: ChunkerSpec) -> None:
         self._whole = spec.kind == "too_long"
         # Imported here: it takes a second, and only versions with a chunker need it.
-        from langchain_text_splitters import RecursiveCharacterTextSplitter
+        with needed_for("A chunker"):
+            from langchain_text_splitters import RecursiveCharacterTextSplitter
 
         self._splitter: _Splitter = RecursiveCharacterTextSplitter(
             chunk_size=spec.size, chunk_overlap=spec.overlap, strip_whitespace=False

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed_pipeline.embedders.protocol import Vectors
+from embed_pipeline.extras import needed_for
 
 Kind = Literal["procrustes", "procrustes_centred", "low_rank_affine"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -122,7 +123,8 @@ def _orthogonal(sources: Doubles, targets: Doubles) -> Doubles:
     more dimensions), or a projection onto as many directions as there is room for.
     """
     # Imported here: who searches through a map fits none.
-    from scipy.linalg import orthogonal_procrustes
+    with needed_for("To fit an adapter"):
+        from scipy.linalg import orthogonal_procrustes
 
     wide = max(sources.shape[1], targets.shape[1])
     turn, _ = orthogonal_procrustes(_widened(sources, wide), _widened(targets, wide))

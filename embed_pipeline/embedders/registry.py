@@ -14,6 +14,7 @@ from embed_pipeline.embedders.providers.onnx import OnnxEmbedder, identity_of_fi
 from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.embedders.service import Service
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.extras import needed_for
 from embed_pipeline.spec import PROVIDERS, AccountSpec, VersionSpec
 
 
@@ -55,7 +56,9 @@ def open_service(spec: VersionSpec, account: AccountSpec) -> Service:
 
     Its library is imported here and not before: each takes a second or two. Raises ConfigurationError when there is no key.
     """
-    return provider_of(spec).open(spec, account, find_key(spec, account))
+    provider, key = provider_of(spec), find_key(spec, account)
+    with needed_for(f"Provider {spec.provider}"):
+        return provider.open(spec, account, key)
 
 
 def open_batch_service(spec: VersionSpec, account: AccountSpec) -> BatchService:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from embed_pipeline.embedders.packaged import resolve, verify
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.extras import needed_for
 from embed_pipeline.spec import VersionSpec
 
 if TYPE_CHECKING:
@@ -114,13 +115,8 @@ def exact_counter(spec: VersionSpec) -> Exact | None:
 
 def open_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, without the truncation and padding that such files often declare."""
-    try:
+    with needed_for("A tokenizer"):
         from tokenizers import Tokenizer
-    except ImportError as exc:
-        raise ConfigurationError(
-            "A tokenizer needs the library tokenizers, which is not installed.",
-            next_step="Run: pip install 'embed-pipeline[onnx]'",
-        ) from exc
     try:
         tokenizer = Tokenizer.from_file(path)
     except Exception as exc:  # tokenizers raises a bare Exception

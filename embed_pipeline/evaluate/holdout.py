@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from embed_pipeline.errors import HoldoutError
+from embed_pipeline.extras import needed_for
 
 # The metric library allocates one slot for each possible grade: a grade of 100,000,000 took 0.8 GB when tried.
 MAX_GRADE = 1000
@@ -216,8 +217,9 @@ def _whole(value: object) -> int | None:
 
 
 def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needed_for("A held-out set in Parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
@@ -229,8 +231,9 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]
 
 
 def _csv_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    from pyarrow import csv
+    with needed_for("A held-out set in CSV"):
+        import pyarrow as pa
+        from pyarrow import csv
 
     try:
         table = csv.read_csv(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.extras import needed_for
 
 Ranking = Sequence[tuple[str, float]]
 Rankings = Mapping[str, Ranking]
@@ -53,7 +54,8 @@ def per_query(metric: str, judgements: Judgements, ranking: Rankings) -> dict[st
     Raises ConfigurationError for an unknown metric, ValueError for a ranking that names a document twice or has a score
     that is not a number.
     """
-    import ir_measures
+    with needed_for("A gate"):
+        import ir_measures
 
     wanted = parse_metric(metric)
     measure = {"recall": ir_measures.R, "nDCG": ir_measures.nDCG, "RR": ir_measures.RR}[wanted.family] @ wanted.cutoff

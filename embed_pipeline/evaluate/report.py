@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed_pipeline.evaluate.statistics import paired_bootstrap
+from embed_pipeline.extras import needed_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,8 +70,9 @@ def plot_png(
     The whisker on a candidate's bar runs from baseline + lower to baseline + upper. Without pyplot, whose global state
     is no friend of threads.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed_for("The picture of a verdict"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     panels = 1 if differences is None else 2
     figure = Figure(figsize=(4.2 * panels, 2.8), dpi=90)

