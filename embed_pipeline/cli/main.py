@@ -8,7 +8,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from embed_pipeline.cli import bridge_verbs, care_verbs, daily_verbs, doctor_verb, holdout_verbs, migration_verbs, place_verbs
+from embed_pipeline.cli import (
+    bridge_verbs,
+    care_verbs,
+    daily_verbs,
+    doctor_verb,
+    holdout_verbs,
+    migration_verbs,
+    place_verbs,
+    remove_verb,
+)
 from embed_pipeline.cli.verb import INTERRUPTED
 
 EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided, 4 doctor found something."
@@ -34,6 +43,7 @@ for verb in (
     *care_verbs.VERBS,
     *doctor_verb.VERBS,
     *bridge_verbs.VERBS,
+    *remove_verb.VERBS,
     *place_verbs.VERBS,
 ):
     cli.add_command(verb)
