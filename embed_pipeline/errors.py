@@ -116,6 +116,10 @@ class RetireRefused(EmbedPipelineError):
     """The version's vectors were kept, for the reason given."""
 
 
+class RemoveRefused(EmbedPipelineError):
+    """Nothing was removed, for the reason given."""
+
+
 class EmbedderError(EmbedPipelineError):
     """The embedding provider fails for everything: the run stops and nothing is marked done or rejected."""
 

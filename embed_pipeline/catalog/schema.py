@@ -41,10 +41,8 @@ def ensure(conn: psycopg.Connection, url: str) -> None:
     if revision == HEAD:
         return
     if revision is not None and revision > HEAD:
-        raise CatalogError(
-            f"The catalog in this database is at revision {revision}, newer than this package knows ({HEAD}).",
-            next_step="Upgrade embed-pipeline here to the version that migrated it.",
-        )
+        require_known(conn, revision)
+        return
     with _alone(conn):
         revision = current_revision(conn)
         if revision is None:
@@ -53,6 +51,16 @@ def ensure(conn: psycopg.Connection, url: str) -> None:
             _create(conn)
         elif revision != HEAD:
             migrate(url)
+
+
+def require_known(conn: psycopg.Connection, revision: str) -> None:
+    """CatalogError where a newer package has taken something away that this one needs; what was only added disturbs nobody."""
+    row = conn.execute(queries("works_from")).fetchone()
+    if row is None or row[0] > HEAD:
+        raise CatalogError(
+            f"The catalog in this database is at revision {revision}, which packages that know {HEAD} cannot work with any more.",
+            next_step="Upgrade embed-pipeline here to the version that migrated it.",
+        )
 
 
 def script(conn: psycopg.Connection, path: Path) -> sql.Composed:

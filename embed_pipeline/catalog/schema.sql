@@ -16,6 +16,14 @@ CREATE TABLE embed_pipeline.ledger (
 INSERT INTO embed_pipeline.ledger (database, system, started)
 SELECT current_database(), s.system_identifier::text, pg_postmaster_start_time() FROM pg_control_system() s;
 
+-- The oldest revision whose packages may work on this catalog. A migration that only adds leaves it; one that takes something away raises it
+-- (docs/decisions/0028).
+CREATE TABLE embed_pipeline.works_from (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    revision text NOT NULL
+);
+INSERT INTO embed_pipeline.works_from (revision) VALUES ('0001');
+
 CREATE TABLE embed_pipeline.indexes (
     index_name      text PRIMARY KEY CHECK (index_name ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND length(index_name) <= 24),
     documents_table text NOT NULL,

@@ -4,6 +4,9 @@ SELECT to_regclass('embed_pipeline.schema_version') IS NOT NULL
 -- name: revision
 SELECT version_num FROM embed_pipeline.schema_version
 
+-- name: works_from
+SELECT revision FROM embed_pipeline.works_from
+
 -- name: make_revision
 -- As Alembic makes it.
 CREATE TABLE embed_pipeline.schema_version (

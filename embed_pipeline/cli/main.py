@@ -8,10 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from embed_pipeline.cli import bridge_verbs, care_verbs, daily_verbs, holdout_verbs, migration_verbs, place_verbs
+from embed_pipeline.cli import (
+    bridge_verbs,
+    care_verbs,
+    daily_verbs,
+    doctor_verb,
+    holdout_verbs,
+    migration_verbs,
+    place_verbs,
+    remove_verb,
+)
 from embed_pipeline.cli.verb import INTERRUPTED
 
-EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided."
+EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided, 4 doctor found something."
 
 
 def _version() -> str:
@@ -32,7 +41,9 @@ for verb in (
     *holdout_verbs.VERBS,
     *daily_verbs.VERBS,
     *care_verbs.VERBS,
+    *doctor_verb.VERBS,
     *bridge_verbs.VERBS,
+    *remove_verb.VERBS,
     *place_verbs.VERBS,
 ):
     cli.add_command(verb)

@@ -113,12 +113,13 @@ def catalog_connection(spec: IndexSpec) -> Iterator[psycopg.Connection]:
 
 def _has_catalog(conn: psycopg.Connection) -> bool:
     revision = schema.current_revision(conn)
-    if revision is not None and revision != schema.HEAD:
-        older = revision < schema.HEAD
+    if revision is not None and revision < schema.HEAD:
         raise CatalogError(
             f"The catalog in this database is at revision {revision}, and this package works with {schema.HEAD}.",
-            next_step="Run embed-pipeline backfill, which migrates it." if older else "Upgrade embed-pipeline here.",
+            next_step="Run embed-pipeline backfill, which migrates it.",
         )
+    if revision is not None and revision > schema.HEAD:
+        schema.require_known(conn, revision)
     return revision is not None
 
 

@@ -376,6 +376,27 @@ class SharedStore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """What a removal takes out of a store, and what it leaves there, each in words."""
+
+    goes: tuple[str, ...]
+    stays: tuple[str, ...]
+
+
+@runtime_checkable
+class LeavingStore(Protocol):
+    """What a store can do besides, when an index is removed whose vectors are not in tables of the ledger's database."""
+
+    def leaving(self, *, fields: bool) -> Leaving:
+        """What `leave` takes out and what stays."""
+        ...
+
+    def leave(self, conn: psycopg.Connection, *, fields: bool) -> None:
+        """Take out what the index made; what was there before stays. With `fields` also what was written into that. Repeating it is allowed."""
+        ...
+
+
 @runtime_checkable
 class AdoptingStore(Protocol):
     """What a store can do besides, when vectors that were there before are to become a version as they are."""

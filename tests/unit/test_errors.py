@@ -16,6 +16,7 @@ from embed_pipeline.errors import (
     EmbedPipelineError,
     GateRefused,
     LossRefused,
+    RemoveRefused,
     RetireRefused,
     Stopped,
 )
@@ -25,7 +26,16 @@ from tests.unit.test_docs import tables
 
 WITH_REASONS = {
     each.__name__: each.code
-    for each in (AdapterRefused, AnotherLedger, ChangesOvertook, CutoverRefused, GateRefused, RetireRefused, Stopped)
+    for each in (
+        AdapterRefused,
+        AnotherLedger,
+        ChangesOvertook,
+        CutoverRefused,
+        GateRefused,
+        RemoveRefused,
+        RetireRefused,
+        Stopped,
+    )
 }
 
 

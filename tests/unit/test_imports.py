@@ -28,6 +28,7 @@ FLOORS = (
     ("flow", "search"),
     ("migrate",),
     ("report",),
+    ("doctor",),
     ("demo", "dagster_layer"),
     ("definitions", "cli"),
 )

@@ -44,10 +44,11 @@ from embed_pipeline.stores.protocol import (
     Found,
     Hit,
     Labels,
+    Leaving,
     StoredVectors,
     StorePressure,
 )
-from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, nearest, payload_indexes, pressure
+from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, leaving, nearest, payload_indexes, pressure
 from embed_pipeline.stores.qdrant import compare as compare_points
 from embed_pipeline.stores.qdrant.documents import Now
 from embed_pipeline.stores.qdrant.engine import CollectionGone, VectorGone
@@ -67,6 +68,7 @@ class QdrantStore:
         self._own = self._layout.own
         self._points = GuardedPoints(self._engine, self._layout, version, self.source)
         self.place = self._points.place
+        self._departure = leaving.Departure(self._engine, self._layout, spec, version)
         self._nearest = nearest.Nearest(self._engine, self.place, version, self.source)
         self._pressure = pressure.Watch(self._engine, self.place.collection, spec)
         self._missing = ledger.Missing(source, version, sql.SQL(""))
@@ -86,6 +88,12 @@ class QdrantStore:
 
     def drop(self, conn: psycopg.Connection) -> None:
         self._layout.drop(conn, self.version)
+
+    def leaving(self, *, fields: bool) -> Leaving:
+        return self._departure.words(fields=fields)
+
+    def leave(self, conn: psycopg.Connection, *, fields: bool) -> None:
+        self._departure.leave(conn, fields=fields)
 
     def tables(self) -> tuple[sql.Identifier, ...]:
         return ()
