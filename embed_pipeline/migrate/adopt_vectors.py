@@ -70,7 +70,8 @@ def begin(line: Line, index: OpenIndex, version: Version, adoption: Adoption, te
     found: Agreement | None = None
     known = line.repeat(lambda conn: register.versions_named(conn, index.name, version.name))
     if not known:
-        found = _compared(line, index, version, adoption, place, looked.usable, list(looked.chosen))
+        if not version.declared.is_retired:
+            found = _compared(line, index, version, adoption, place, list(looked.chosen))
         line.repeat(lambda conn: _register(conn, index, version.name, place, found))
     return Adopted(
         index=index.name,
@@ -85,13 +86,13 @@ def begin(line: Line, index: OpenIndex, version: Version, adoption: Adoption, te
         sample_lowest=None if found is None else found.lowest,
         first_differing=() if found is None else found.differing,
         to_copy=looked.usable,
-        agreement="" if found is None else found.sentence,
+        agreement=(f"Nothing was compared: the model {version.model_name} is retired" if version.declared.is_retired else "")
+        if found is None
+        else found.sentence,
     )
 
 
-def _compared(
-    line: Line, index: OpenIndex, version: Version, adoption: Adoption, place: str, usable: int, chosen: list[str]
-) -> Agreement:
+def _compared(line: Line, index: OpenIndex, version: Version, adoption: Adoption, place: str, chosen: list[str]) -> Agreement:
     sample = line.repeat(lambda conn: adoption.vectors(conn, chosen))[: agreement.SAMPLE]
     found = agreement.measure(index, version, sample) if sample else None
     if found is None:

@@ -55,8 +55,11 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
         documents, texts = judged.texts(conn, index, [] if holdout is None else holdout.document_ids())
         now = judged.present(conn, index, version, documents)
         adoption = adoption_of(index.store(version))
-        if adoption is not None and now.baseline_version is None and index.spec.gate.floor is None:
-            agreed = adopt_vectors.of_stored(conn, index, version, sorted(texts.sampled)[: agreement.SAMPLE])
+        is_retired = version.declared.is_retired
+        # A floor asks for a judgement; of a model that is gone there can be none.
+        if adoption is not None and now.baseline_version is None and (is_retired or index.spec.gate.floor is None):
+            sample = [] if is_retired else sorted(texts.sampled)[: agreement.SAMPLE]
+            agreed = adopt_vectors.of_stored(conn, index, version, sample)
             return verdicts.as_adopted(conn, index, version, now, texts, agreed, adoption.min_agreement)
         if holdout is None:
             return without_holdout(conn, index, version, now, texts)

@@ -219,8 +219,15 @@ def as_adopted(
     least: float,
 ) -> GateResult:
     """The first version of an index may serve with the vectors that were searched before, as far as they are its model's."""
-    if agreed is None:
-        outcome: Outcome = "fail"
+    outcome: Outcome
+    if version.declared.is_retired:
+        outcome = "pass"
+        sentence = (
+            f"pass: {version.name} is adopted and the first version of {index.name}; its model {version.model_name} is retired, so nothing was "
+            "compared. How well it finds was not judged."
+        )
+    elif agreed is None:
+        outcome = "fail"
         sentence = f"fail: no vector of {version.name} could be compared with its text."
     else:
         outcome = "pass" if agreed.share >= least else "fail"

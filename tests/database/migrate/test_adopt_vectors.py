@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
+from pydantic import ValidationError
 
 from embed_pipeline.documents import shape
-from embed_pipeline.errors import AdoptRefused, CatalogError
+from embed_pipeline.errors import AdoptRefused, CatalogError, EmbedderError
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import adopt, cutover, gate
 from embed_pipeline.migrate.opening import opened
+from embed_pipeline.search import QueryVector, Searcher
 from tests.harness.adopted import Open, give_vectors, text_of, vector_of
-from tests.harness.articles import DOCUMENTS, counted, declared, fill, settle, stored, text_hash
+from tests.harness.articles import DOCUMENTS, change, counted, declared, fill, settle, stored, text_hash
 from tests.harness.fakes import asked_texts
 
 
@@ -221,3 +224,39 @@ def test_a_frameworks_table_is_adopted_where_it_is(
     assert len(asked_texts(calls)) == 2 * asked
     # But for the canary's one row, which is locked.
     assert app.execute(f"SELECT xmin::text, * FROM {table} ORDER BY {key}").fetchall() == before
+
+
+def test_vectors_whose_model_is_gone_are_the_old_side_of_a_migration(
+    app: psycopg.Connection, database_url: str, holdout: Path, calls: Path
+) -> None:
+    give_vectors(app, numbers=range(1, DOCUMENTS))
+    gone = {"provider": "retired", "model_name": "ada", "dimensions": 16}
+    store = {"kind": "pgvector", "adopt": {"version": "v1"}}
+    rule = {"min_queries": 2, "margin": 0.2, "max_dead_letters": 2, "floor": 0.5, "floor_alone": True}
+    with opened(declared(database_url, holdout, store=store, gate=rule, versions={"v1": gone}), register_new=False) as index:
+        assert adopt.adopt(index).agreement == "Nothing was compared: the model ada is retired"
+        fill(index, "v1")
+        change(app, 7, "another body")
+        settle(index)
+        letters = app.execute("SELECT doc_id, reason FROM embed_pipeline.dead_letters ORDER BY 1").fetchall()
+        assert letters == [(str(DOCUMENTS), "the model ada is retired"), ("7", "the model ada is retired")]
+        assert "7" not in stored(app, "v1")
+        assert "is retired, so nothing was compared" in gate.run(index, "v1").sentence
+        cutover.cutover(index, "v1")
+    both = {"v1": gone, "v2": counted(calls)}
+    with opened(declared(database_url, holdout, store=store, gate=rule, versions=both)) as index:
+        with Searcher("docs", database_url=database_url) as searcher:
+            with pytest.raises(EmbedderError, match="Nobody can search by a text: the model ada is retired"):
+                searcher.search("title 3")
+            fingerprint = app.execute("SELECT fingerprint FROM embed_pipeline.serving").fetchone()
+            assert fingerprint is not None
+            asked = QueryVector("v1", fingerprint[0], np.asarray(vector_of(text_of(3)), dtype=np.float32))
+            assert searcher.search_vector(asked, 1).hits[0].doc_id == "3"
+        fill(index, "v2")
+        assert gate.run(index, "v2").outcome == "pass"
+        assert cutover.cutover(index, "v2").previous == "v1"
+
+
+def test_a_retired_model_is_declared_for_vectors_that_are_there(database_url: str, holdout: Path) -> None:
+    with pytest.raises(ValidationError, match="retired is for a version whose vectors are there"):
+        declared(database_url, holdout, versions={"v1": {"provider": "retired", "model_name": "ada", "dimensions": 16}})
