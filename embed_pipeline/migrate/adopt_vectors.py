@@ -58,6 +58,14 @@ class Adopted:
     to_copy: int = 0
     agreement: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """What a person reads about it."""
+        if self.to_copy:
+            found = f"{self.to_copy} of {self.documents} documents of {self.index} have a vector that a backfill of {self.version} copies"
+            return f"{found}. {self.agreement}".rstrip()
+        return f"{self.adopted} of {self.documents} documents found are adopted as {self.version} of {self.index}."
+
 
 def begin(line: Line, index: OpenIndex, version: Version, adoption: Adoption, tell: Listener) -> Adopted:
     """Look at the vectors, compare a sample, and register the version. AdoptRefused, with nothing written, where they are not the model's.

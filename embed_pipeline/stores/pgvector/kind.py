@@ -27,5 +27,6 @@ KIND = StoreKind(
     _load,
     footprint.disk,
     "CREATE INDEX CONCURRENTLY on the version's own table; the documents are not touched",
+    made=footprint.made,
     in_tables=True,
 )

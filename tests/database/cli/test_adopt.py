@@ -38,6 +38,8 @@ def test_a_column_is_adopted_copied_and_serves(place: Place, run: Run, database_
         1,
         True,
     )
+    planned = run("plan", "docs", "v1")
+    assert "vectors: copied from notes, where they are of the texts" in planned.out
     adopted = run("adopt", "docs")
     assert adopted.code == 0, adopted.err
     assert adopted.out.splitlines() == [
