@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 
@@ -174,6 +174,7 @@ def store(
     vectors: int,
     measures: dict[str, Any],
     max_age_seconds: int,
+    kind: Literal["judged", "adopted"] = "judged",
 ) -> int:
     """Append one piece of evidence, in the caller's transaction; returns its id."""
     counts = {"judged": len(texts.judged), "sampled": len(texts.sampled)}
@@ -192,6 +193,7 @@ def store(
         "ef_search": present.ef_search,
         "judged": storable_json(conn, present.judged | {"documents": counts}),
         "measures": storable_json(conn, measures),
+        "kind": kind,
         "route": present.route,
         "depth": present.depth,
         "adapter": present.adapter,

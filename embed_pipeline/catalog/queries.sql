@@ -118,9 +118,9 @@ SELECT pg_notify('embed_pipeline_serving', %(index)s)
 -- name: insert_evidence
 INSERT INTO embed_pipeline.gate_evidence
     (index_name, version, fingerprint, baseline_version, baseline_fingerprint, outcome, sentence, holdout_sha256, documents, vectors,
-     ann_index, ef_search, judged, measures, route, refine_depth, adapter_id, valid_until)
+     ann_index, ef_search, judged, measures, kind, route, refine_depth, adapter_id, valid_until)
 VALUES (%(index)s, %(version)s, %(fingerprint)s, %(baseline_version)s, %(baseline_fingerprint)s, %(outcome)s, %(sentence)s,
-        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(ef_search)s, %(judged)s, %(measures)s, %(route)s, %(depth)s,
+        %(holdout_sha256)s, %(documents)s, %(vectors)s, %(ann_index)s, %(ef_search)s, %(judged)s, %(measures)s, %(kind)s, %(route)s, %(depth)s,
         %(adapter)s, clock_timestamp() + make_interval(secs => %(max_age_seconds)s))
 RETURNING id
 

@@ -192,6 +192,8 @@ CREATE TABLE embed_pipeline.gate_evidence (
     baseline_fingerprint text,
     outcome              text NOT NULL CHECK (outcome IN ('pass', 'fail', 'undecided')),
     sentence             text NOT NULL,
+    -- adopted: of the first version of an index, whose vectors were there before: that they are the declared model's, not that they find well.
+    kind                 text NOT NULL DEFAULT 'judged' CHECK (kind IN ('judged', 'adopted')),
     holdout_sha256       text,
     documents            bigint NOT NULL,
     vectors              bigint NOT NULL,
@@ -209,6 +211,7 @@ CREATE TABLE embed_pipeline.gate_evidence (
     adapter_id           bigint,
     CHECK ((route = 'refine') = (refine_depth IS NOT NULL)),
     CHECK ((route = 'bridge') = (adapter_id IS NOT NULL)),
+    CHECK (kind <> 'adopted' OR (baseline_version IS NULL AND route = 'direct' AND measures ? 'agreement')),
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 CREATE INDEX gate_evidence_latest ON embed_pipeline.gate_evidence (index_name, version, route, id DESC);
@@ -893,7 +896,7 @@ CREATE VIEW embed_pipeline.queue AS
 
 CREATE VIEW embed_pipeline.evidence AS
     SELECT id, index_name, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, judged, measures,
-           created_by, created_at, valid_until, route, refine_depth, adapter_id
+           created_by, created_at, valid_until, route, refine_depth, adapter_id, kind
     FROM embed_pipeline.gate_evidence;
 
 CREATE VIEW embed_pipeline.evidence_queries AS
@@ -909,7 +912,7 @@ CREATE VIEW embed_pipeline.events AS
 CREATE VIEW embed_pipeline.provenance AS
     SELECT NULL::text AS index, NULL::text AS version, NULL::text AS doc_id, NULL::integer AS chunk, NULL::text AS model_name,
            NULL::text AS model_version, NULL::text AS fingerprint, NULL::text AS source_hash, NULL::timestamptz AS embedded_at,
-           NULL::integer AS passage_start, NULL::integer AS passage_end
+           NULL::integer AS passage_start, NULL::integer AS passage_end, NULL::timestamptz AS adopted_at
     WHERE false;
 
 -- A person may speak to the throttle from SQL, and read from SQL why a backfill waits.

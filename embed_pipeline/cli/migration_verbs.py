@@ -35,7 +35,11 @@ by_route = click.option(
 @click.argument("index")
 @with_config
 def adopt(index: str, config: Path, as_json: bool) -> None:
-    """Make the vectors that store.adopt names a version as they are; embeds up to 32 documents to compare. Resumable."""
+    """Make the vectors that store.adopt names a version; embeds a sample of documents to compare.
+
+    Points of Qdrant become the version where they are, and their texts come into the documents table. Vectors of PostgreSQL are looked at, and
+    `backfill` copies them. Run it again to go on.
+    """
     from embed_pipeline.migrate import adopt as adopting
     from embed_pipeline.migrate.opening import opened
 
@@ -48,6 +52,8 @@ def adopt(index: str, config: Path, as_json: bool) -> None:
 
 
 def _adopted_lines(found: Adopted) -> list[str]:
+    if found.to_copy:
+        return _copied_lines(found)
     lines = [
         f"{found.index}.{found.version}: {render.count(found.documents, 'document')} found, {render.number(found.adopted)} adopted now."
     ]
@@ -68,6 +74,20 @@ def _adopted_lines(found: Adopted) -> list[str]:
         lines.append(f"{render.count(found.without_vector, 'point')} without this vector: left alone, no documents of the index.")
     if found.queued:
         lines.append(f"{render.count(found.queued, 'document')} queued for the dual-write.")
+    lines.append(f"next: embed-pipeline backfill {found.index} {found.version}")
+    return lines
+
+
+def _copied_lines(found: Adopted) -> list[str]:
+    lines = [
+        f"{found.index}.{found.version}: {render.count(found.to_copy, 'document')} of {render.number(found.documents)} with a vector to copy."
+    ]
+    if found.agreement:
+        lines.append(f"{found.agreement}.")
+    if found.first_differing:
+        lines.append(f"They do not: {', '.join(found.first_differing)}.")
+    if found.without_vector:
+        lines.append(f"{render.count(found.without_vector, 'document')} without a vector of its text: queued, and embedded.")
     lines.append(f"next: embed-pipeline backfill {found.index} {found.version}")
     return lines
 

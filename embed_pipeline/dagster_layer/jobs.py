@@ -165,7 +165,7 @@ def adopt_job(spec: IndexSpec) -> dg.JobDefinition:
         with working_on(spec, register_new=False) as index:
             done = adopt.adopt(index, lambda done, total, words: lines.say(f"{done} of {total} documents {words}"))
         context.add_output_metadata(metadata.adopted(done))
-        context.log.info(f"{done.adopted} of {done.documents} documents found are adopted as {done.version} of {spec.name}.")
+        context.log.info(done.sentence)
 
     return _one_op_job(
         names.adopt_job, take_in, f"Make the vectors that were there before a version of {spec.name}; nothing is embedded again."

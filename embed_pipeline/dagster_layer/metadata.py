@@ -49,6 +49,7 @@ def adopted(done: Adopted) -> Metadata:
         "version": done.version,
         "documents": done.documents,
         "adopted": done.adopted,
+        "to copy": done.to_copy,
         "differing": done.differing,
         "without text": done.without_text,
         "without vector": done.without_vector,

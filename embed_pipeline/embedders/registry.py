@@ -11,6 +11,7 @@ from embed_pipeline.embedders.metering import Meter, Unmetered
 from embed_pipeline.embedders.protocol import Embedder
 from embed_pipeline.embedders.provider import find_key, provider_of
 from embed_pipeline.embedders.providers.onnx import OnnxEmbedder, identity_of_files
+from embed_pipeline.embedders.providers.retired import RetiredEmbedder
 from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.embedders.service import Service
 from embed_pipeline.errors import ConfigurationError
@@ -29,6 +30,8 @@ def open_embedder(spec: VersionSpec, account: AccountSpec | None = None, meter: 
         return RemoteEmbedder(open_service(spec, account), spec, account, meter or Unmetered())
     if spec.provider == "onnx":
         return OnnxEmbedder(spec)
+    if spec.is_retired:
+        return RetiredEmbedder(spec)
     if ":" in spec.provider:
         return load_custom(spec)
     raise ConfigurationError(
@@ -47,6 +50,8 @@ def identity_of(spec: VersionSpec, account: AccountSpec | None = None) -> Mappin
         return None
     if spec.provider == "onnx":
         return identity_of_files(spec)
+    if spec.is_retired:
+        return {}
     require_module(spec.provider)
     return None
 

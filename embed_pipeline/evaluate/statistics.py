@@ -83,6 +83,17 @@ def mean_bounds(
     return Interval(mean, lower, upper)
 
 
+def share_bounds(count: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided bounds of a share, of which `count` in a sample of `of` were seen (Wilson's interval, JASA 1927)."""
+    if of == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = count / of, z * z / of
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * (share * (1 - share) / of + weight / (4 * of)) ** 0.5
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def _resampled_means(values: Floats, resamples: int, seed: int) -> Floats:
     if values[0] == values[-1]:
         return np.full(resamples, values[0])

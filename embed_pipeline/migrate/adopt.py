@@ -1,5 +1,7 @@
 """Imports existing vectors as a version without embedding them again. Only a small sample is embedded, to check the model.
 
+Vectors beside the documents, in PostgreSQL, are copied (`adopt_vectors.py`). Those of a store elsewhere stay where they are.
+
 Three passes over what the store has. The first reads only: what could not be carried is refused before anything is written. The sample
 proves that the declared model made these vectors. The second goes page by page: the documents into their table, then the provenance beside
 their vectors. What is marked is not found again, so after a crash the same command goes on. The third looks after what was edited
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -23,44 +25,19 @@ from embed_pipeline.documents.existing import ExistingDocument, Places, forget_i
 from embed_pipeline.embedders.protocol import Urgency
 from embed_pipeline.errors import AdoptRefused, ConfigurationError, IllegalTransition
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import dual_write, register, verify
+from embed_pipeline.migrate import adopt_vectors, dual_write, register, verify
+from embed_pipeline.migrate.adopt_vectors import Adopted as Adopted
+from embed_pipeline.migrate.adopt_vectors import Listener
+from embed_pipeline.migrate.agreement import AGREES, nearness
 from embed_pipeline.postgres.session import Line, only_run
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import AdoptSpec
+from embed_pipeline.stores.adopting import adoption_of
 from embed_pipeline.stores.patience import Stopwatch
 from embed_pipeline.stores.protocol import AdoptingStore, VersionStore
 
 SAMPLE = 32
-# Another revision of a model, a prefix or a pooling that differs falls well below; rounding and halfvec stay well above.
-AGREES = 0.98
 # A document that somebody edits in the store all the time is left for the dual-write.
 PASSES_AFTER = 3
-
-Listener = Callable[[int, int, str], None]
-"""Told (done, total, what is done or waited for)."""
-
-
-@dataclass(frozen=True)
-class Adopted:
-    """What one run did. `documents` were found without provenance, `adopted` of them are marked now.
-
-    `differing` have another text in the documents table, or were edited or deleted meanwhile: their vectors will be replaced.
-    `without_vector` are entries of the store without the version's vector: they are no documents of it and were left alone.
-    `sample_median` and `sample_lowest` are cosines of stored vectors with newly embedded ones; None when nothing was compared.
-    """
-
-    index: str
-    version: str
-    documents: int
-    adopted: int
-    without_text: int
-    differing: int
-    without_vector: int
-    sampled: int
-    sample_median: float | None
-    sample_lowest: float | None
-    first_differing: tuple[str, ...] = ()
-    queued: int = 0
 
 
 @dataclass
@@ -82,7 +59,7 @@ def adopt(index: OpenIndex, listener: Listener | None = None) -> Adopted:
 
     Raises AdoptRefused when the vectors are of another model or a document has no place in the table, before anything is written.
     """
-    name, declared = _declared(index)
+    name = _declared(index)
     tell = listener or (lambda done, total, words: None)
 
     def waiting(reason: str) -> None:
@@ -91,9 +68,14 @@ def adopt(index: OpenIndex, listener: Listener | None = None) -> Adopted:
     with Line(index, waiting, taken=_alone(index)) as line:
         line.repeat(lambda conn: register.register_index(conn, index))
         version = line.repeat(lambda conn: _version(conn, index, name))
+        adoption = adoption_of(index.store(version))
+        if adoption is not None:
+            return adopt_vectors.begin(line, index, version, adoption, tell)
         store = _adopting(index, version)
         line.repeat(store.prepare)
-        places = Places.of(index.source, declared.text)
+        text = index.spec.store.text_field()
+        assert text is not None
+        places = Places.of(index.source, text)
         found = _look(line, store, places, tell)
         cosines = _agreement(index, version, store, found.sample)
         adopted, left = _carry(line, index, version, store, places, found, tell)
@@ -117,14 +99,14 @@ def adopt(index: OpenIndex, listener: Listener | None = None) -> Adopted:
     )
 
 
-def _declared(index: OpenIndex) -> tuple[str, AdoptSpec]:
+def _declared(index: OpenIndex) -> str:
     adopted = index.spec.store.adopted()
     if not adopted:
         raise ConfigurationError(
             f"The store of index {index.name!r} declares nothing to adopt.",
             next_step="Declare store.adopt in the index's defs.yaml.",
         )
-    return next(iter(adopted.items()))
+    return next(iter(adopted))
 
 
 def _alone(index: OpenIndex) -> Any:
@@ -219,7 +201,7 @@ def _agreement(index: OpenIndex, version: Version, store: AdoptingStore, sample:
                 f"Point {document.doc_id} has several vectors for one document (a multivector), and version {version.name} declares one.",
                 next_step="Adopt a vector that is one for each document.",
             )
-        found.append(_nearness(old, answer.vectors[position].astype(np.float64), version.distance))
+        found.append(nearness(old, answer.vectors[position].astype(np.float64), version.distance))
     if found and (median := float(np.median(found))) < AGREES:
         raise AdoptRefused(
             f"These vectors are not of the declared model: {len(found)} texts embedded with {version.model_name} have a median cosine of "
@@ -227,15 +209,6 @@ def _agreement(index: OpenIndex, version: Version, store: AdoptingStore, sample:
             next_step=f"Declare {version.name} with the model, prefixes, pooling and normalization that made them.",
         )
     return found
-
-
-def _nearness(old: np.ndarray, new: np.ndarray, distance: str) -> float:
-    """The cosine; where lengths count for the distance, less than it as far as the lengths differ."""
-    lengths = float(np.linalg.norm(old)), float(np.linalg.norm(new))
-    if not all(lengths):
-        return 0.0
-    product = float(old @ new)
-    return product / (lengths[0] * lengths[1]) if distance == "cosine" else 2 * product / (lengths[0] ** 2 + lengths[1] ** 2)
 
 
 def _carry(

@@ -30,9 +30,10 @@ from embed_pipeline.flow.writing import Progress as Progress
 from embed_pipeline.flow.writing import Writing
 from embed_pipeline.index.batch_size import BatchSize
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import batch_backfill, loss, model_check
+from embed_pipeline.migrate import adopt_vectors, batch_backfill, loss, model_check
 from embed_pipeline.postgres.session import Line, Taken, only_run
 from embed_pipeline.signals import signal
+from embed_pipeline.stores.adopting import adoption_of
 from embed_pipeline.stores.protocol import Filled, Found, VersionStore
 
 # Of a provider so many requests' documents are read at once: enough for full requests, whatever a document's length.
@@ -122,6 +123,9 @@ def _fill(
 ) -> Filled | None:
     """Insert what the partition misses; None where another run has filled it meanwhile."""
     store = index.store(version)
+    adoption = adoption_of(store)
+    if adoption is not None and not reading.repeat(adoption.is_over):
+        return adopt_vectors.copy(reading, index, version, adoption, partition, progress, listener)
     embedder = index.embedder_of(version)
     reading.repeat(lambda conn: model_check.prepare(conn, index, version))
     fence = reading.repeat(lambda conn: partitions.open_to_fill(conn, index.name, version.name, partition.range.partition))

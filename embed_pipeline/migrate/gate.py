@@ -22,11 +22,12 @@ from embed_pipeline.evaluate import metrics
 from embed_pipeline.evaluate.measured import Measured
 from embed_pipeline.index import held_out
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import asked, beside, dual_write, judged, refine_gate, verdicts, verify
+from embed_pipeline.migrate import adopt_vectors, agreement, asked, beside, dual_write, judged, refine_gate, verdicts, verify
 from embed_pipeline.migrate import baseline as baselines
 from embed_pipeline.migrate.asked import Asked
 from embed_pipeline.migrate.baseline import Baseline, Behind
 from embed_pipeline.migrate.verdicts import Counter, GateResult, names, nothing_to_judge_by, without_holdout
+from embed_pipeline.stores.adopting import adoption_of
 
 
 def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None, *, route: Kind = "direct") -> GateResult:
@@ -53,6 +54,13 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
         # Before the first search: a document that changes under it is another one than was judged.
         documents, texts = judged.texts(conn, index, [] if holdout is None else holdout.document_ids())
         now = judged.present(conn, index, version, documents)
+        adoption = adoption_of(index.store(version))
+        is_retired = version.declared.is_retired
+        # A floor asks for a judgement; of a model that is gone there can be none.
+        if adoption is not None and now.baseline_version is None and (is_retired or index.spec.gate.floor is None):
+            sample = [] if is_retired else sorted(texts.sampled)[: agreement.SAMPLE]
+            agreed = adopt_vectors.of_stored(conn, index, version, sample)
+            return verdicts.as_adopted(conn, index, version, now, texts, agreed, adoption.min_agreement)
         if holdout is None:
             return without_holdout(conn, index, version, now, texts)
         examined = held_out.examined(conn, index, holdout, documents)

@@ -23,6 +23,7 @@ from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import read_store
 from embed_pipeline.stores import registry
+from embed_pipeline.stores.adopting import adoption_of
 from embed_pipeline.stores.protocol import AdoptingStore
 
 T = TypeVar("T")
@@ -37,8 +38,8 @@ CATALOG = (sql.Identifier("embed_pipeline", "provenance"), sql.Identifier("embed
 def register(conn: psycopg.Connection, index: OpenIndex, *, adopted: bool = False) -> list[str]:
     """Register the index and each version that is new in its declaration; returns the new names.
 
-    A version that is to be adopted is refused until its documents are in the table (`adopted`): it would be cut into partitions over
-    an empty table, and embedded anew.
+    A version that is to be adopted is refused until its vectors were looked at (`adopted`), and its documents are in the table: it would be
+    cut into partitions over an empty one, and embedded anew.
     """
     register_index(conn, index)
     known = frozen.registered(conn, index.name)
@@ -89,7 +90,7 @@ def _refuse_unadopted(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
         return
     store = index.store(new_version(index, name))
     store.prepare(conn)
-    if isinstance(store, AdoptingStore) and store.has_existing():
+    if adoption_of(store) is not None or (isinstance(store, AdoptingStore) and store.has_existing()):
         raise CatalogError(
             f"Version {name!r} of index {index.name!r} is to be adopted, and that has not been done yet.",
             next_step=f"Run: embed-pipeline adopt {index.name}",

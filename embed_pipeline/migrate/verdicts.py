@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psycopg
@@ -24,6 +24,7 @@ from embed_pipeline.evaluate.slices import Slice, SliceRule
 from embed_pipeline.evaluate.statistics import overlap_at_k
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, Verdict, judge
 from embed_pipeline.index.handle import OpenIndex
+from embed_pipeline.migrate.agreement import Agreement
 from embed_pipeline.migrate.baseline import Baseline
 
 # Shown beside the metric that decides.
@@ -208,6 +209,37 @@ def without_holdout(conn: psycopg.Connection, index: OpenIndex, version: Version
     return GateResult(index.name, version.name, None, "pass", sentence, evidence_id, {}, "", None)
 
 
+def as_adopted(
+    conn: psycopg.Connection,
+    index: OpenIndex,
+    version: Version,
+    now: Present,
+    texts: Texts,
+    agreed: Agreement | None,
+    least: float,
+) -> GateResult:
+    """The first version of an index may serve with the vectors that were searched before, as far as they are its model's."""
+    outcome: Outcome
+    if version.declared.is_retired:
+        outcome = "pass"
+        sentence = (
+            f"pass: {version.name} is adopted and the first version of {index.name}; its model {version.model_name} is retired, so nothing was "
+            "compared. How well it finds was not judged."
+        )
+    elif agreed is None:
+        outcome = "fail"
+        sentence = f"fail: no vector of {version.name} could be compared with its text."
+    else:
+        outcome = "pass" if agreed.share >= least else "fail"
+        sentence = (
+            f"{outcome}: {version.name} is adopted and the first version of {index.name}; {agreed.sentence}, and store.adopt.min_agreement is "
+            f"{least:.0%}. How well it finds was not judged."
+        )
+    measures = {"agreement": None if agreed is None else agreed.measures}
+    evidence_id = _store(conn, index, version, now, texts, outcome, sentence, measures, kind="adopted")
+    return GateResult(index.name, version.name, None, outcome, sentence, evidence_id, measures, "", None)
+
+
 def nothing_to_judge_by(index: OpenIndex, name: str) -> HoldoutError:
     return HoldoutError(
         f"Index {index.name!r} declares no held-out set, so nothing can judge {name}.",
@@ -225,6 +257,7 @@ def _store(
     sentence: str,
     measures: dict[str, Any],
     queries: Sequence[QueryRow] = (),
+    kind: Literal["judged", "adopted"] = "judged",
 ) -> int:
     baseline = None if now.baseline_version is None else versions.get(conn, index.name, now.baseline_version)
     with conn.transaction():
@@ -239,10 +272,14 @@ def _store(
             sentence=sentence,
             vectors=index.store(version).count(conn),
             measures=measures,
+            kind=kind,
             max_age_seconds=index.spec.gate.max_age_seconds,
         )
         judged_queries.keep(conn, evidence_id, index.name, version.name, now.route, queries)
         alone = measures.get("floor_alone")
+        detail = {"floor_alone": alone} if alone else {}
+        if kind == "adopted":
+            detail = {"kind": kind, "agreement": measures["agreement"]}
         versions.record_event(
             conn,
             index.name,
@@ -250,7 +287,7 @@ def _store(
             version=version.name,
             reason=sentence,
             evidence_id=evidence_id,
-            detail={"floor_alone": alone} if alone else None,
+            detail=detail or None,
         )
     return evidence_id
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from embed_pipeline.spec.accounts import AccountSpec, BudgetSpec, PriceSpec
 from embed_pipeline.spec.base import is_name
 from embed_pipeline.spec.index import IndexSpec, partition_keys
-from embed_pipeline.spec.places import DocumentsSpec, PgvectorSpec, QdrantSpec
+from embed_pipeline.spec.places import AdoptVectorsSpec, DocumentsSpec, PgvectorSpec, QdrantSpec
 from embed_pipeline.spec.providers import PROVIDERS
 from embed_pipeline.spec.rules import HoldoutSpec, ThrottleSpec
-from embed_pipeline.spec.stores import KINDS, AdoptSpec, StoreSpec, declaration_of, read_store
+from embed_pipeline.spec.stores import KINDS, AdoptCollectionSpec, AdoptSpec, StoreSpec, declaration_of, read_store
 from embed_pipeline.spec.version import LOCAL, MOST_CHARACTERS, NOT_IDENTITY, ChunkerSpec, HnswSpec, VersionSpec
 
 __all__ = [
@@ -21,7 +21,9 @@ __all__ = [
     "NOT_IDENTITY",
     "PROVIDERS",
     "AccountSpec",
+    "AdoptCollectionSpec",
     "AdoptSpec",
+    "AdoptVectorsSpec",
     "BudgetSpec",
     "ChunkerSpec",
     "DocumentsSpec",

@@ -53,6 +53,10 @@ class IndexSpec(Declared):
     def _store_takes_every_version(self) -> IndexSpec:
         for name, version in self.versions.items():
             self.store.require(name, version)
+            if version.is_retired and name not in self.store.adopted():
+                raise ValueError(
+                    f"versions.{name}.provider: retired is for a version whose vectors are there, which store.adopt names"
+                )
         return self
 
     @property

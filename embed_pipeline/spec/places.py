@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from embed_pipeline.spec.base import Columns, Declared, IndexKind, PayloadColumns, plain_url
 from embed_pipeline.spec.collection_config import OF_A_COLLECTION, collection_config
 from embed_pipeline.spec.frozen import Fate
-from embed_pipeline.spec.stores import AdoptSpec, StoreSpec
+from embed_pipeline.spec.stores import AdoptCollectionSpec, AdoptSpec, StoreSpec
 from embed_pipeline.spec.version import VersionSpec
 
 
@@ -75,14 +75,46 @@ class PgvectorServerSpec(Declared):
         return accept
 
 
+class AdoptVectorsSpec(AdoptSpec):
+    """Vectors in a column of the documents table, or of a table beside it."""
+
+    column: str | None = Field(None, min_length=1, description="the vector column; absent: the only one of the table")
+    table: str | None = Field(None, description="schema.table of the vectors; absent: the documents table")
+    key: Columns | None = Field(
+        None, description="columns of `table` that name the document, in the order of documents.key; absent: the same names"
+    )
+    chunk: str | None = Field(
+        None, min_length=1, description="column of `table` that numbers the passages of a document, in order"
+    )
+    text: str | None = Field(None, min_length=1, description="column of `table` with the text that a vector was made of")
+    min_agreement: float = Field(0.98, gt=0, le=1, description="share of the sample that has to agree with the declared model")
+
+    @model_validator(mode="after")
+    def _columns_are_of_a_table(self) -> AdoptVectorsSpec:
+        given = [name for name in ("key", "chunk", "text") if getattr(self, name) is not None]
+        if given and self.table is None:
+            raise ValueError(f"store.adopt.{given[0]}: a column of store.adopt.table, which is not declared")
+        if self.chunk is not None and self.text is None:
+            raise ValueError("store.adopt.text: which passage a vector is of is told by its text; name the column")
+        return self
+
+
 class PgvectorSpec(StoreSpec):
     """Vectors in tables of the same database. Searches filter by the documents' own columns."""
 
     # An HNSW index takes up to 2,000 dimensions for vector and 4,000 for halfvec (pgvector's README, "Reference").
     max_dimensions: ClassVar[Mapping[str, int]] = {"vector": 2_000, "halfvec": 4_000}
-    fates: ClassVar[Mapping[str, Fate]] = {"kind": "frozen"}
+    fates: ClassVar[Mapping[str, Fate]] = {"kind": "frozen", "adopt": "frozen"}
 
     kind: Literal["pgvector"] = "pgvector"
+    adopt: AdoptVectorsSpec | None = None
+
+    def facts(self, index: str) -> dict[str, Any]:
+        """What is adopted is compared by itself: it may change when its version is retired."""
+        return self.model_dump(mode="json", exclude={"adopt"})
+
+    def adopted(self) -> Mapping[str, AdoptSpec]:
+        return {} if self.adopt is None else {self.adopt.version: self.adopt}
 
 
 class QdrantSpec(StoreSpec):
@@ -126,7 +158,7 @@ class QdrantSpec(StoreSpec):
         default_factory=dict,
         description="how new collections are made, in the words of Qdrant's API; absent: like the one that serves",
     )
-    adopt: AdoptSpec | None = None
+    adopt: AdoptCollectionSpec | None = None
 
     @field_validator("url")
     @classmethod

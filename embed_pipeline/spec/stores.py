@@ -26,9 +26,14 @@ DEFAULT_KIND = "pgvector"
 
 
 class AdoptSpec(Declared):
-    """A collection that was there before: it becomes a version as it is, and nothing is embedded again."""
+    """Vectors that were there before: they become a version as they are, and nothing is embedded again. Each kind of store derives its own."""
 
     version: Name
+
+
+class AdoptCollectionSpec(AdoptSpec):
+    """A collection of Qdrant."""
+
     collection: str = Field(min_length=1)
     vector: str = Field("", description="name of the vector; empty: the collection's unnamed one")
     text: str = Field(min_length=1, description="payload field that holds the document's text")

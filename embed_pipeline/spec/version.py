@@ -60,7 +60,9 @@ class ChunkerSpec(Declared):
 class VersionSpec(Declared):
     """One embedding version: everything that decides which vector a text gets."""
 
-    provider: str = Field(description="openai, cohere, voyage, onnx, or package.module:Class for an embedder of your own")
+    provider: str = Field(
+        description="openai, cohere, voyage, onnx, package.module:Class for an embedder of your own, or retired"
+    )
     model_name: str = Field(min_length=1)
     model_version: str | None = Field(None, description="the provider's revision; for onnx the model file's hash is taken")
     dimensions: int = Field(ge=1, description="how many at most is the store's to say")
@@ -133,7 +135,7 @@ class VersionSpec(Declared):
             missing = [n for n in ("model_path", "tokenizer_path", "max_tokens") if getattr(self, n) is None]
             if missing:
                 raise ValueError(f"provider onnx needs {', '.join(missing)}")
-        elif not self.is_remote and ":" not in self.provider:
+        elif not self.is_remote and not self.is_retired and ":" not in self.provider:
             raise ValueError(
                 f"unknown provider {self.provider!r}: use {', '.join(PROVIDERS)}, onnx, or package.module:Class for your own"
             )
@@ -153,6 +155,11 @@ class VersionSpec(Declared):
     def is_remote(self) -> bool:
         """Whether a provider is asked over the network, with an account, its limits and its bill."""
         return self.provider in PROVIDERS
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its model is gone: of an adopted version, whose vectors are there."""
+        return self.provider == "retired"
 
     @property
     def account_name(self) -> str | None:

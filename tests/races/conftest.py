@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.harness.adopted import calls, open_adopting  # noqa: F401  (fixtures)
 from tests.harness.articles import app, holdout, open_docs, second_app  # noqa: F401  (fixtures)
 from tests.harness.copies import copied  # noqa: F401  (fixture)
 from tests.harness.qdrant.conftest import loopback, shared_loopback  # noqa: F401  (fixtures)

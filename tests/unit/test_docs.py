@@ -147,6 +147,7 @@ def test_every_race_test_is_in_the_list_of_races_or_promises() -> None:
 
 # Tests in the files of races that are about something else.
 NO_RACE = {
+    "test_a_copy_that_was_killed_goes_on_where_it_was",
     "test_a_killed_adoption_goes_on_where_it_was",
     "test_rollback_needs_a_version_that_served",
     "test_signals_cost_nothing_and_are_forgotten",

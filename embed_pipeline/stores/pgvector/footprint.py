@@ -1,10 +1,10 @@
-"""What a version will take in PostgreSQL: bytes of its table and of its ANN index."""
+"""What a version will take in PostgreSQL: bytes of its table and of its ANN index, and where its vectors come from."""
 
 from __future__ import annotations
 
 import math
 
-from embed_pipeline.spec import PgvectorSpec, VersionSpec
+from embed_pipeline.spec import DocumentsSpec, PgvectorSpec, VersionSpec
 from embed_pipeline.stores.kind import Disk
 
 # Bytes: a page and what its header leaves of it; the largest row that keeps its vector, and a piece of a vector that is kept beside it.
@@ -37,6 +37,14 @@ def disk(store: PgvectorSpec, documents: int, version: VersionSpec, chunks_per_d
         ann_index=math.ceil(chunks * (_on_pages(together) if together <= PAGE_ROOM else 2 * PAGE)),
         basis="dimensions and page layout",
     )
+
+
+def made(store: PgvectorSpec, source: DocumentsSpec, name: str, version: VersionSpec) -> tuple[str, ...]:
+    """Of a version that is adopted: where its vectors come from, so that nobody takes the estimate for a bill."""
+    if store.adopt is None or store.adopt.version != name:
+        return ()
+    place = store.adopt.table or source.table
+    return (f"vectors: copied from {place}, where they are of the texts; what is estimated is to embed all of them",)
 
 
 def _stored_row(row: int, vector: int) -> float:

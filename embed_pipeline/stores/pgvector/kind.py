@@ -15,7 +15,11 @@ from embed_pipeline.stores.protocol import VersionStore
 def _load() -> Callable[[Version, Source, PgvectorSpec], VersionStore]:
     from embed_pipeline.stores.pgvector.store import PgvectorStore
 
-    return lambda version, source, store: PgvectorStore(version, source)
+    def opened(version: Version, source: Source, store: PgvectorSpec) -> VersionStore:
+        adopted = store.adopt if store.adopt is not None and store.adopt.version == version.name else None
+        return PgvectorStore(version, source, adopted)
+
+    return opened
 
 
 KIND = StoreKind(
@@ -23,5 +27,6 @@ KIND = StoreKind(
     _load,
     footprint.disk,
     "CREATE INDEX CONCURRENTLY on the version's own table; the documents are not touched",
+    made=footprint.made,
     in_tables=True,
 )

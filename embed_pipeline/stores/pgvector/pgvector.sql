@@ -1,11 +1,13 @@
 -- name: create_table
 -- One row for each vector; that of chunk 0 is the document's row, which an insert competes for. The CHECKs pin the version: no other
 -- version's rows can ever stand here. `partition` and `epoch` name the backfill that wrote the row; NULL: a dual-write did.
+-- `adopted_at`: the vector was there before and was copied then; which model made it, nobody has seen.
 -- A passage is characters start to end of the document's text; NULL: the vector is of the whole document.
 CREATE TABLE {table} (
     chunk         integer NOT NULL CHECK ({chunks_allowed}),
     chunks        integer NOT NULL CHECK (chunk < chunks),
     embedded_at   timestamptz NOT NULL DEFAULT now(),
+    adopted_at    timestamptz,
     epoch         integer,
     partition     smallint,
     passage_start integer,
@@ -70,7 +72,7 @@ SELECT * FROM unnest(%(doc_ids)b::text[], %(chunk)b::integer[], %(chunks)b::inte
                      %(starts)b::integer[], %(ends)b::integer[]) AS w(doc_id, chunk, chunks, source_hash, embedding, passage_start, passage_end)
 ORDER BY w.doc_id COLLATE "C", w.chunk
 ON CONFLICT (doc_id, chunk) DO UPDATE
-SET chunks = excluded.chunks, source_hash = excluded.source_hash, embedding = excluded.embedding, embedded_at = now(),
+SET chunks = excluded.chunks, source_hash = excluded.source_hash, embedding = excluded.embedding, embedded_at = now(), adopted_at = NULL,
     passage_start = excluded.passage_start, passage_end = excluded.passage_end, partition = NULL, epoch = NULL
 
 -- name: delete_further
@@ -203,13 +205,14 @@ SELECT coalesce(pg_total_relation_size(to_regclass(%(table)s)), 0)::bigint
 
 -- name: provenance_branch
 SELECT {index}::text AS index, {version}::text AS version, (v.doc_id COLLATE "default") AS doc_id, v.chunk, v.model_name, v.model_version,
-       v.fingerprint, encode(v.source_hash, 'hex') AS source_hash, v.embedded_at, v.passage_start, v.passage_end
+       v.fingerprint, encode(v.source_hash, 'hex') AS source_hash,
+       CASE WHEN v.adopted_at IS NULL THEN v.embedded_at END AS embedded_at, v.passage_start, v.passage_end, v.adopted_at
 FROM {table} v
 
 -- name: empty_provenance
 SELECT NULL::text AS index, NULL::text AS version, NULL::text AS doc_id, NULL::integer AS chunk, NULL::text AS model_name,
        NULL::text AS model_version, NULL::text AS fingerprint, NULL::text AS source_hash, NULL::timestamptz AS embedded_at,
-       NULL::integer AS passage_start, NULL::integer AS passage_end
+       NULL::integer AS passage_start, NULL::integer AS passage_end, NULL::timestamptz AS adopted_at
 WHERE false
 
 -- name: replace_provenance

@@ -26,9 +26,11 @@ from embed_pipeline.errors import VersionRetired
 from embed_pipeline.postgres.connection import unhurried, vector_schema
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
+from embed_pipeline.spec import AdoptVectorsSpec
 from embed_pipeline.stores import compare, ledger
 from embed_pipeline.stores.compare import Comparison, Stored, Unchanged
 from embed_pipeline.stores.pgvector import exact, hnsw, nearest
+from embed_pipeline.stores.pgvector.adopting import ColumnAdoption
 from embed_pipeline.stores.pgvector.writes import Writes
 from embed_pipeline.stores.protocol import (
     AnnIndex,
@@ -52,9 +54,10 @@ ALL_ROWS = sql.SQL("true")
 class PgvectorStore:
     """VersionStore over pgvector."""
 
-    def __init__(self, version: Version, source: Source) -> None:
+    def __init__(self, version: Version, source: Source, adopted: AdoptVectorsSpec | None = None) -> None:
         self.version = version
         self.source = source
+        self.adoption = None if adopted is None else ColumnAdoption(version, source, adopted)
         self._writes = Writes(version)
         self._nearest = nearest.Nearest(version, source)
         names = {"table": version.table, "doc_id": source.doc_id()}

@@ -53,7 +53,7 @@ def _quantized_bits(config: Any) -> float:
 
 def made(store: QdrantSpec, source: DocumentsSpec, name: str, version: VersionSpec) -> tuple[str, ...]:
     """How the version's collection will be made, with which payload indexes, and how it will be searched."""
-    adopted = store.adopted().get(name)
+    adopted = store.adopt if store.adopt is not None and store.adopt.version == name else None
     settings = {**store.collection_config, **version.store_config}
     searched = settings.pop("search_params", None)
     if adopted is not None:
