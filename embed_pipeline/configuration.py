@@ -82,6 +82,16 @@ def read_indexes(path: Path) -> Declared:
     return Declared(indexes, tuple(unreadable))
 
 
+def read_each(folder: Path) -> Iterator[tuple[Path, Declared]]:
+    """The same for each file by itself, without those that declare something else than indexes."""
+    for file in _files(folder):
+        try:
+            yield file, read_indexes(file)
+        except ConfigurationError as problem:
+            if not any(isinstance(each, dict) and "type" in each for each in _documents(file)):
+                yield file, Declared({}, (problem,))
+
+
 def load_indexes(path: Path) -> dict[str, IndexSpec]:
     """All indexes declared there, by name. ConfigurationError says which file is wrong and how."""
     declared = read_indexes(path)
@@ -178,14 +188,17 @@ def _files(path: Path) -> Iterator[Path]:
         raise ConfigurationError(f"There is no file or folder {path}.", next_step="Name a defs.yaml or its folder with --config.")
 
 
-def _declarations(file: Path) -> Iterator[Mapping[str, Any]]:
+def _documents(file: Path) -> list[Any]:
     try:
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+        return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         line = getattr(getattr(problem, "problem_mark", None), "line", None)
         where = f"{file}, line {line + 1}" if line is not None else str(file)
         raise ConfigurationError(f"{where} is not valid YAML.", next_step="Correct it.") from None
-    for document in documents:
+
+
+def _declarations(file: Path) -> Iterator[Mapping[str, Any]]:
+    for document in _documents(file):
         if isinstance(document, dict) and document.get("type") == COMPONENT_TYPE:
             attributes = document.get("attributes")
             if not isinstance(attributes, dict):

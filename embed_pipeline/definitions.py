@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 import sys
 import warnings
 from pathlib import Path
 
 import dagster as dg
 
+from embed_pipeline.dagster_layer.component import CHECKING
+from embed_pipeline.dagster_layer.one_by_one import load_one_by_one
 from embed_pipeline.errors import ConfigurationError
 
 # backfill_policy is beta in Dagster 1.13; without this every load of the code location prints a warning for each version.
@@ -40,6 +44,22 @@ def refuse_another_projects_assets(project: Path) -> None:
         )
 
 
+def load_all(project: Path) -> dg.Definitions:
+    """Everything below the project's `assets`; where one file stops Dagster's loader, the indexes of the other files and why it does."""
+    try:
+        return dg.load_from_defs_folder(path_within_project=project)
+    except Exception as problem:
+        # `dg check defs` is to fail, in Dagster's words.
+        found = None if os.environ.get(CHECKING) else load_one_by_one(project / "assets")
+        if found is None:
+            raise
+        # Without its words: they quote the file, which may hold a password.
+        logging.getLogger(__name__).error(
+            "Dagster's loader ended with %s: indexes are loaded, and nothing else.", type(problem).__name__
+        )
+        return found
+
+
 @dg.definitions
 def defs() -> dg.Definitions:
     """The definitions of all declared indexes. One step makes a run of ours, so it needs no process of its own."""
@@ -48,5 +68,5 @@ def defs() -> dg.Definitions:
     if str(project) not in sys.path:
         sys.path.append(str(project))
     refuse_another_projects_assets(project)
-    declared = dg.load_from_defs_folder(path_within_project=project)
+    declared = load_all(project)
     return dg.Definitions.merge(declared, dg.Definitions(executor=dg.in_process_executor))

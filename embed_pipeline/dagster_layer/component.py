@@ -52,7 +52,7 @@ class IndexScaffolder(dg.Scaffolder[Any]):
             raise dg.DagsterInvalidDefinitionError(
                 "An index is declared in YAML; for Python call embed_pipeline.dagster_layer.component.build_definitions(spec)."
             )
-        text = EXAMPLE.read_text(encoding="utf-8").replace("NAME", _name_of(request.target_path))
+        text = EXAMPLE.read_text(encoding="utf-8").replace("NAME", name_of(request.target_path))
         file = request.target_path / "defs.yaml"
         if request.append and file.exists():
             text = f"{file.read_text(encoding='utf-8').rstrip()}\n---\n{text}"
@@ -112,7 +112,7 @@ class EmbeddingIndex(dg.Component):
                 # Without our frames: the sentence names file, attribute and remedy.
                 raise dg.DagsterInvalidDefinitionError(str(problem)) from None
             named = given.get("name")
-            return cls(Unreadable(named if isinstance(named, str) and is_name(named) else _name_of(file.parent), str(problem)))
+            return cls(Unreadable(named if isinstance(named, str) and is_name(named) else name_of(file.parent), str(problem)))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The index's definitions."""
@@ -121,6 +121,7 @@ class EmbeddingIndex(dg.Component):
         return build_definitions(self.spec)
 
 
-def _name_of(folder: Path) -> str:
+def name_of(folder: Path) -> str:
+    """What an index in `folder` is called as long as its declaration does not say."""
     name = folder.name.lower().replace("-", "_")
     return name if is_name(name) else "docs"

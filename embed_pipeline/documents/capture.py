@@ -184,7 +184,7 @@ def _make_functions(conn: psycopg.Connection, armed: _Armed, index: str) -> None
     for kind in STATEMENT_KINDS:
         gather = queries(f"gather_{kind}", **{name: part for name, part in gathered.items() if name in wanted[kind]})
         _make_trigger_function(conn, armed, index, kind, gather)
-    truncate = queries("truncate_body", index=sql.Literal(index), only_documents=armed.only_documents)
+    truncate = queries("truncate_body", index=sql.Literal(index), only_documents=armed.only_documents, **_guards(index))
     _make(conn, "truncate_function", function_name(index, "truncate"), truncate)
     parts, look = armed.source.parts(), armed.look
     gone = queries("gone_body", documents=parts["documents"], key_is_wanted=parts["key_is_wanted"], look=look)
@@ -205,8 +205,13 @@ def _make_trigger_function(conn: psycopg.Connection, armed: _Armed, index: str, 
         )
         for name in ("changed", "removed")
     }
-    body = queries("body", gather=gather, index=sql.Literal(index), **written)
+    body = queries("body", gather=gather, **written, **_guards(index))
     _make(conn, "function", function_name(index, kind), body, settings=armed.settings)
+
+
+def _guards(index: str) -> dict[str, sql.Composable]:
+    """What keeps the application's statements going where tables of ours are gone."""
+    return {"require_inbox": queries("require_inbox"), "doubt": queries("doubt", index=sql.Literal(index))}
 
 
 def _make(conn: psycopg.Connection, name: str, function: sql.Identifier, body: sql.Composed, **parts: sql.Composable) -> None:

@@ -21,13 +21,11 @@ DECLARE
 BEGIN
     BEGIN
         {gather}
+        {require_inbox}
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, code = RETURNED_SQLSTATE;
     END;
-    IF problem IS NOT NULL THEN
-        INSERT INTO embed_pipeline.doubts (index_name, kind, sqlstate, reason) VALUES ({index}, 'capture', code, problem);
-        RETURN NULL;
-    END IF;
+    {doubt}
     IF removed IS NOT NULL THEN
         {write_removed}
     END IF;
@@ -36,6 +34,21 @@ BEGIN
     END IF;
     RETURN NULL;
 END
+
+-- name: require_inbox
+-- Raises where somebody has dropped it. The name is looked up when the plan is made, and again after a drop, so a statement pays nothing.
+        IF 'embed_pipeline.inbox'::regclass IS NULL THEN
+            RETURN NULL;
+        END IF;
+
+-- name: doubt
+-- This table may be gone too. Then no statement of the application fails, and every verb of ours does.
+IF problem IS NOT NULL THEN
+        IF to_regclass('embed_pipeline.doubts') IS NOT NULL THEN
+            INSERT INTO embed_pipeline.doubts (index_name, kind, sqlstate, reason) VALUES ({index}, 'capture', code, problem);
+        END IF;
+        RETURN NULL;
+    END IF;
 
 -- name: only_documents
 -- Nobody else can attach this function: that takes EXECUTE. But a partition keeps its triggers when it is detached, and may be anybody's then.
@@ -101,8 +114,17 @@ IF cardinality({ids}) <= 1000 THEN
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
 
 -- name: truncate_body
+DECLARE
+    problem text;
+    code    text;
 BEGIN
-    {only_documents}
+    BEGIN
+        {only_documents}
+        {require_inbox}
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, code = RETURNED_SQLSTATE;
+    END;
+    {doubt}
     INSERT INTO embed_pipeline.inbox (index_name, doc_ids, removed) VALUES ({index}, NULL, true);
     RETURN NULL;
 END

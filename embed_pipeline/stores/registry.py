@@ -8,7 +8,7 @@ from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres import turns
-from embed_pipeline.spec import StoreSpec
+from embed_pipeline.spec import KINDS, StoreSpec
 from embed_pipeline.stores.kind import kind_named, kind_of
 from embed_pipeline.stores.protocol import VersionStore
 
@@ -31,7 +31,9 @@ def refresh_views(conn: psycopg.Connection) -> None:
 
     # Views over several indexes are replaced one after another, whoever registers.
     turns.wait_in_transaction(conn, VIEWS_TURN)
-    in_tables = [index for index, kind in conn.execute(queries("list_indexes")).fetchall() if kind_named(kind).in_tables]
+    registered = conn.execute(queries("list_indexes")).fetchall()
+    # A kind that another process added, the `memory` of an application's tests for one, must hold up no index of this one.
+    in_tables = [index for index, kind in registered if kind in KINDS and kind_named(kind).in_tables]
     live = [version for index in in_tables for version in versions.live_versions(conn, index)]
     # One whose table somebody has dropped must not keep the others out of sight.
     replace_provenance(conn, [version for version in live if _has_table(conn, version)])

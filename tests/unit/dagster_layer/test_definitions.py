@@ -227,6 +227,17 @@ print(sorted(each.name for each in repository.sensor_defs), sorted(key.to_user_s
 """
 
 
+CHECKED = f"""
+print([each.description for each in repository.asset_graph.asset_nodes if each.key.path[-1] == "declaration"])
+import os
+os.environ["{CHECKING}"] = "1"
+try:
+    defs()
+except Exception:
+    print("the check failed")
+"""
+
+
 def project_of_two(folder: Path, shop: str) -> Path:
     """A project with `docs`, whose declaration is a good one, and `shop` as given."""
     (folder / "pyproject.toml").write_text(
@@ -282,6 +293,31 @@ def test_a_bad_declaration_hurts_one_index(tmp_path: Path, before: str, after: s
                 assert isinstance(event, dg.AssetCheckEvaluation)
                 assert not event.passed
                 assert sentence in str(event.description)
+
+
+def test_a_file_that_dagster_cannot_read_hurts_one_index(tmp_path: Path) -> None:
+    """Its loader ends at the first of them. `dg check defs` is to end there too."""
+    project = project_of_two(tmp_path, 'type: embed_pipeline.EmbeddingIndex\nattributes: {name: "shop, database_url: geheim}\n')
+    for name, text in {"wiki": b"", "news": b"only words", "mail": b"type: \xff"}.items():
+        (tmp_path / "assets" / name).mkdir()
+        (tmp_path / "assets" / name / "defs.yaml").write_bytes(text)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE + CHECKED],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    sensors, _, keys = done.stdout.partition("] ")
+    assert sensors == "['docs_dual_write', 'mail_declaration', 'news_declaration', 'shop_declaration', 'wiki_declaration'"
+    assert "docs/embeddings/v1" in keys
+    assert "'shop/declaration'" in keys
+    assert "shop/defs.yaml, line 3 is not valid YAML." in keys
+    assert f"No index is declared in {tmp_path / 'assets' / 'wiki' / 'defs.yaml'}." in keys
+    assert keys.endswith("the check failed\n")
+    assert "geheim" not in done.stdout
 
 
 def test_several_bad_declarations_live_in_one_code_location() -> None:
