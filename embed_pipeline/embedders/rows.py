@@ -87,7 +87,7 @@ def unfit(vectors: Vectors, norms: NDArray[np.float64], spec: VersionSpec) -> It
     yield np.logical_not(np.isfinite(norms)), "no finite numbers (NaN or infinity)"
     yield norms == 0, "zeros alone"
     if spec.precision == "halfvec" and not spec.normalize:
-        large: NDArray[np.bool_] = (np.abs(vectors) > HALF_MAX).any(axis=1)
+        large: NDArray[np.bool_] = np.abs(vectors).max(axis=1) > HALF_MAX
         yield large, f"a number above {HALF_MAX:.0f}, too large for halfvec"
 
 

@@ -17,7 +17,7 @@ from embed_pipeline.embedders.protocol import Embedded
 from embed_pipeline.embedders.provider import find_key
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.embedders.rows import in_order
-from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, WrongAnswer
+from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, ProviderRefused, WrongAnswer
 from embed_pipeline.spec import AccountSpec, VersionSpec
 from tests.harness.providers.loopback import Provider
 
@@ -283,3 +283,57 @@ def test_the_page_of_the_models_is_the_packaged_list() -> None:
         (model.provider, model.name, model.limits.max_tokens, model.limits.texts, model.limits.tokens, *usd)
         for model, usd in zip(models.all_models(), prices, strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("server", "path", "fields", "told"),
+    [
+        ("ollama", "/v1", {}, 'model "no-such" not found, try pulling it first. Run: ollama pull no-such.'),
+        ("vllm", "/v1", {}, "The model `no-such` does not exist. See which models it serves, and correct model_name: curl {url}/models."),
+        ("ollama", "", {}, "Set base_url to {url}/v1."),
+        ("vllm", "/", {}, "Set base_url to {root}/v1."),
+        ("azure", "", {"api_version": "2024-10-21"}, "Set model_name to the name of a deployment of {url}."),
+    ],
+)  # fmt: skip
+def test_what_the_owner_of_a_server_meets_first_names_the_next_command(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, server: str, path: str, fields: dict[str, Any], told: str
+) -> None:
+    """A model that is not there, and a base_url without its version; no key is needed to be told so."""
+    provider.keys("openai", None)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    root = provider.base_url(server).removesuffix("/v1")
+    url = root + path
+    spec = declared(provider, "openai", server, model_name="no-such", dimensions=8, **fields | {"base_url": url})
+    with pytest.raises(ProviderRefused) as refused:
+        embed(spec, ["a text"])
+    assert told.format(url=url, root=root) in str(refused.value)
+
+
+def test_a_server_that_is_not_running_or_speaks_another_protocol_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = VersionSpec(provider="openai", model_name="own", dimensions=8, base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(
+        EmbedderError, match=r"Start the server at http://127\.0\.0\.1:9/v1, or correct base_url\. What was written"
+    ):
+        embed(spec, ["a text"])
+
+
+def test_a_gateways_200_is_read_as_what_stands_in_it(provider: Provider) -> None:
+    provider.serve("openai", "own", native=8)
+    spec = declared(provider, "openai", model_name="own", dimensions=8)
+    loading = provider.fail("error_body", status=503, words="model is loading", times=2)
+    assert embed(spec, ["a text"], max_tries=3).rejected == {}
+    assert provider.struck(loading) == 2
+    provider.fail("error_body", status=400, words="this one not", holds="poison")
+    assert embed(spec, ["a text", "poison"]).rejected == {1: "refused by openai: this one not"}
+    provider.fail("error_body", status=401, words="who are you")
+    with pytest.raises(ProviderRefused, match="who are you"):
+        embed(spec, ["a text"])
+
+
+def test_azures_endpoint_has_the_deployment_in_its_path_and_the_key_in_a_header_of_its_own(provider: Provider) -> None:
+    provider.serve("openai", "my-deployment", native=8)
+    azure = {"model_name": "my-deployment", "dimensions": 8, "api_version": "2024-10-21"}
+    embed(declared(provider, "openai", "azure", **azure), ["a text"])
+    assert [entry["model"] for entry in provider.billed()] == ["my-deployment"]
+    with pytest.raises(ValueError, match="api_version is Azure's: declare it with provider openai and base_url"):
+        VersionSpec(provider="openai", **azure)
