@@ -76,6 +76,8 @@ class _Search:
     suspects: set[int] = field(default_factory=set)
     """Texts that failed alone, and then a harmless one was taken: what fails alone again is to blame."""
     blamed: dict[int, failures.Failure] = field(default_factory=dict)
+    together: bool = False
+    """Whether several texts were answered in one request."""
 
 
 class RemoteEmbedder:
@@ -196,6 +198,7 @@ class RemoteEmbedder:
             else:
                 spoiled = self._spoiled(reply)
                 work.keep(part, reply, spoiled, tokens)
+                search.together |= len(part) > 1
                 if cut:
                     work.truncated |= set(part)
                 if spoiled:
@@ -204,6 +207,12 @@ class RemoteEmbedder:
         if len(search.blamed) > 1:
             # It may have begun to fail for everything in the middle of them.
             self._prove_that_some_are_taken(list(search.blamed.values())[-1], work, search)
+        if search.proven and not search.together and not search.blamed and len(positions) >= LEAST_TO_JUDGE:
+            # Its answers to several cannot be used, whatever they say: to pay for each twice and more would go on for ever.
+            with self._learning:
+                if self._most_texts > 1:
+                    self._most_texts = 1
+                    self._say("the server answers one text in a request, and is asked for one at a time.")
 
     def _tries(self, part: Sequence[int], search: _Search) -> int:
         """How often what may pass is asked for. Where a text is looked for by halves, the halves are the tries of what is in them."""
@@ -329,10 +338,13 @@ class RemoteEmbedder:
                 return True
             sentence = self._service.leave_out(exc.words)
             if sentence is not None:
-                said = f"{self._spec.provider}, model {self._spec.model_name}: {sentence} It said: {exc.words}"
-                self.learned.append(said)
-                log.warning("%s", said)
+                self._say(f"{sentence} It said: {exc.words}")
             return sentence is not None
+
+    def _say(self, sentence: str) -> None:
+        said = f"{self._spec.provider}, model {self._spec.model_name}: {sentence}"
+        self.learned.append(said)
+        log.warning("%s", said)
 
     def _no_text_is_to_blame(self, failure: failures.Failure, work: _Work, search: _Search, most: str = "") -> EmbedPipelineError:
         """The error; what was found by then is no reason against any text. `most`: how many of a pack fail, where a harmless one did not."""
