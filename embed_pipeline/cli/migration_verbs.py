@@ -247,6 +247,7 @@ def _backfill_summary(
         named = "; ".join(f"{letter.doc_id}: {letter.reason}" for letter in letters)
         more = f"; and {dead - len(letters)} more" if dead > len(letters) else ""
         lines.append(f"{render.count(dead, 'document')} without a vector: {named}{more}.")
+    lines += dict.fromkeys(said for each in reports for said in each.learned)
     if ann is not None:
         told = [] if ann.bytes is None else [render.size(ann.bytes)]
         lines.append(f"ANN index: {', '.join(['valid', *told])}{f' ({ann.note})' if ann.note else ''}.")

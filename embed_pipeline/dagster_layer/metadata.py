@@ -68,7 +68,7 @@ def paid(tokens: int, usd: float | None) -> Metadata:
 
 def partition(report: PartitionReport, unfilled: int, seconds_each: float) -> Metadata:
     """One filled partition; `unfilled` are left in the version, at `seconds_each` by this run's pace."""
-    return {
+    shown: Metadata = {
         "dagster/partition_row_count": report.documents,
         "documents": report.documents,
         "written": report.written,
@@ -79,6 +79,7 @@ def partition(report: PartitionReport, unfilled: int, seconds_each: float) -> Me
         "partitions left": unfilled,
         "seconds left": round(unfilled * seconds_each, 1),
     } | paid(report.tokens, report.usd)
+    return shown | {"learned of the server": "\n".join(report.learned)} if report.learned else shown
 
 
 def progress_line(progress: Progress) -> str:

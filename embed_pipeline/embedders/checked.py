@@ -18,12 +18,10 @@ from embed_pipeline.embedders.metering import Meter
 from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Urgency, Vectors
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.embedders.remote import RemoteEmbedder
+from embed_pipeline.embedders.rows import norms_of, unfit
 from embed_pipeline.errors import EmbedderError, EmbedPipelineError, WrongAnswer
 from embed_pipeline.foreign_words import readable, whole
 from embed_pipeline.spec import AccountSpec, VersionSpec
-
-# The largest finite number of IEEE 754 half precision: pgvector refuses a halfvec with anything above it.
-HALF_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass
@@ -89,6 +87,11 @@ class VersionEmbedder:
     def meter(self) -> Meter | None:
         """What the requests of a provider pass through; None where nobody is asked over the network."""
         return self._embedder.meter if isinstance(self._embedder, RemoteEmbedder) else None
+
+    @property
+    def learned(self) -> list[str]:
+        """What the server behind the model was found not to take since it was opened, in sentences."""
+        return list(self._embedder.learned) if isinstance(self._embedder, RemoteEmbedder) else []
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """About how many tokens a provider will bill for each of these documents' texts, prefixes included; 0 where nobody bills."""
@@ -219,17 +222,12 @@ class VersionEmbedder:
             # The provider cut although the version forbids it: half a text's vector must not pass for the whole's.
             rejected |= dict.fromkeys(cut - rejected.keys(), "over the token limit: the embedder cut it")
         kept = np.array([n not in rejected and n not in answer.unanswered for n in range(count)], dtype=bool)
-        # In double precision: the squares of small float32 numbers vanish.
-        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-        # One NaN or infinity makes the sum of squares one; finite float32 squares cannot overflow a double.
-        self._refuse(kept & ~np.isfinite(norms), "no finite numbers (NaN or infinity)")
-        self._refuse(kept & (norms == 0), "zeros alone")
+        norms = norms_of(vectors)
+        for bad, what in unfit(vectors, norms, self.spec):
+            self._refuse(kept & bad, what)
         if self.spec.normalize:
             # Rejected rows may hold anything; they divide by one and become zeros below.
             vectors = (vectors / np.where(kept, norms, 1.0)[:, np.newaxis]).astype(np.float32)
-        elif self.spec.precision == "halfvec":
-            too_large = (np.abs(vectors) > HALF_MAX).any(axis=1)
-            self._refuse(kept & too_large, f"a number above {HALF_MAX:.0f}, too large for halfvec")
         if not kept.all():
             vectors = np.where(kept[:, np.newaxis], vectors, np.float32(0))
         return replace(answer, vectors=vectors, rejected=rejected, truncated=cut - rejected.keys())

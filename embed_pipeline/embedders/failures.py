@@ -57,11 +57,26 @@ class RateLimited(Failure):
 
 
 class Transient(Failure):
-    """It may pass. `unheard`: no answer came at all, so that the provider may have done the work, and bill it."""
+    """It may pass. `unheard`: no answer came at all, so that the provider may have done the work, and bill it.
 
-    def __init__(self, words: str, status: int | None = None, *, unheard: bool = False, retry_after: float | None = None) -> None:
+    `next_step`: what to look at where waiting alone does not help.
+    """
+
+    def __init__(
+        self,
+        words: str,
+        status: int | None = None,
+        *,
+        unheard: bool = False,
+        retry_after: float | None = None,
+        next_step: str = "",
+    ) -> None:
         super().__init__(words, status)
-        self.unheard, self.retry_after = unheard, retry_after
+        self.unheard, self.retry_after, self.next_step = unheard, retry_after, next_step
+
+
+class Unusable(Failure):
+    """An answer came, is on the bill, and nothing of it can be used. `words`: with what it answered."""
 
 
 class Systemic(Failure):
@@ -72,8 +87,9 @@ class Systemic(Failure):
         self.next_step = next_step
 
 
-# Statuses that pass: a conflict or a time-out on their side, too early (RFC 8470), and what Cohere says when a client has gone.
-PASSING = frozenset({408, 409, 425, 498, 499})
+# Statuses that pass: a conflict or a time-out on their side, too early (RFC 8470), what Cohere says when a client has gone, and what
+# text-embeddings-inference says when its model failed.
+PASSING = frozenset({408, 409, 424, 425, 498, 499})
 # Money, not speed, although the status is the one of speed: OpenAI's code, and Cohere's words for a trial key that is used up.
 SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 SPENT_WORDS = re.compile(r"per month|/ month|monthly", re.IGNORECASE)
@@ -91,6 +107,11 @@ TOO_LONG = re.compile(
     r"context (?:length|window)|input length|too many tokens|(?:less|fewer) than \d+ tokens|too long|input is too large to process",
     re.IGNORECASE,
 )
+# llama.cpp says it with status 500, and calls the limit a batch.
+TOO_LARGE = re.compile(r"input \(([\d,]+) tokens\) is too large to process.*current batch size: ([\d,]+)", re.IGNORECASE)
+# A page, not an answer of a provider: of a firewall or a proxy in front of it.
+PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|title)\b", re.IGNORECASE)
+TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 # How they say the limit, and how they say the count: OpenAI and vLLM, Cohere, Voyage, text-embeddings-inference.
 LIMIT = re.compile(
     r"(?:length is|cannot exceed|(?:less|fewer) than|context window of|at most|limit (?:of|is))\s+([\d,]+)", re.IGNORECASE
@@ -101,19 +122,24 @@ COUNT = re.compile(r"(?:requested|received|given:?|resulted in|have|has|got)\s+(
 def of_status(status: int, words: str, key: Key, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> Failure:
     """The failure that an answer with this status stands for. `words`, `code`: the provider's; `headers`: those of the answer."""
     headers = {name.lower(): value for name, value in (headers or {}).items()}
-    words = _shown(words, key) or f"status {status}, and no word with it"
+    is_page = PAGE.match(words) is not None
+    words = shown(words, key) or f"status {status}, and no word with it"
     if status == 429 and code not in SPENT_CODES and not SPENT_WORDS.search(words):
         return RateLimited(words, status, retry_after=seconds_to_wait(headers, words), headroom=headroom(headers))
-    if status in (400, 413, 422):
+    large = TOO_LARGE.search(words)
+    if large is not None:
+        return TooLong(words, status, count=_whole(large[1]), limit=_whole(large[2]))
+    # A provider that forbids everything says so itself; a firewall's page is about what one request says.
+    if status in (400, 413, 422) or (status == 403 and is_page):
         return _refused(words, status)
     if status in PASSING or (status >= 500 and status != 501):
         return Transient(words, status, retry_after=seconds_to_wait(headers, words))
     return Systemic(words, status, next_step=_what_lifts(status, key))
 
 
-def of_silence(words: str, key: Key, *, unheard: bool = True) -> Transient:
+def of_silence(words: str, key: Key, *, unheard: bool = True, next_step: str = "") -> Transient:
     """No answer: the connection failed, broke, or the time was up. `unheard=False`: the request did not even get there."""
-    return Transient(_shown(words, key), unheard=unheard)
+    return Transient(shown(words, key), unheard=unheard, next_step=next_step)
 
 
 def _refused(words: str, status: int) -> Refused:
@@ -126,7 +152,11 @@ def _refused(words: str, status: int) -> Refused:
 
 def _number(pattern: re.Pattern[str], words: str) -> int | None:
     found = pattern.search(words)
-    return int(found[1].replace(",", "")) if found else None
+    return _whole(found[1]) if found else None
+
+
+def _whole(number: str) -> int:
+    return int(number.replace(",", ""))
 
 
 def _what_lifts(status: int, key: Key) -> str:
@@ -141,6 +171,10 @@ def _what_lifts(status: int, key: Key) -> str:
     return f"Lift it at the provider. {RESUME}"
 
 
-def _shown(words: str, key: Key) -> str:
+def shown(words: str, key: Key) -> str:
+    """What somebody else said, on one line, without the key; of a page its title."""
+    if PAGE.match(words):
+        title = TITLE.search(words)
+        words = f"a page of HTML, {title[1].strip()!r}" if title else f"a page of HTML: {words}"
     line = " ".join(key.scrub(words).split())
     return line if len(line) <= MOST_WORDS else line[: MOST_WORDS - 3] + "..."

@@ -16,8 +16,8 @@ from embed_pipeline.embedders.metering import Headroom
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-# Google's endpoint says the time in its words only: "Please retry in 35.2s."
-SAID = re.compile(r"(?:try again|retry) in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)", re.IGNORECASE)
+# Google's endpoint says the time in its words only: "Please retry in 35.2s."; so does Azure's: "Please retry after 1 second."
+SAID = re.compile(r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+|\d+(?= seconds?))", re.IGNORECASE)
 
 
 def headroom(headers: Mapping[str, str]) -> Headroom | None:

@@ -1,12 +1,12 @@
 """A provider that is asked over the network, as an embedder: what is asked together, what is asked again, and what is given up.
 
-Texts are packed into requests, each is admitted by the account's meter, and its failures are treated by what they are (`failures.py`): wait
-where it was too fast, try again where it may pass, look for the one text where one is refused, and stop where everything is.
+Texts are packed into requests, and what fails is treated by what it is (`failures.py`): `sending.py` waits where it was too fast and tries
+again where it may pass; here the one text is looked for at which a request fails, and everything stops where a harmless text fails too.
 """
 
 from __future__ import annotations
 
-import random
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,23 +17,21 @@ from embed_pipeline.embedders import failures
 from embed_pipeline.embedders.metering import Meter
 from embed_pipeline.embedders.packing import pack
 from embed_pipeline.embedders.protocol import Embedded, Role, Urgency, Vectors
+from embed_pipeline.embedders.rows import norms_of, unfit
+from embed_pipeline.embedders.sending import Sender
 from embed_pipeline.embedders.service import Reply, Service
 from embed_pipeline.embedders.tokens import Counter, Estimate, Exact, at_most, exact_counter, not_a_text
-from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, ProviderRefused, WrongAnswer
+from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
-# Asked after a refusal: when this is refused too, it was not for what a text says.
+log = logging.getLogger(__name__)
+
+# Asked after a failure: when this fails too, it was not for what a text says.
 PROBE = "The library opens at nine in the morning."
 # A batch of so many texts of which more than half are refused is no batch with a bad text in it: something else is wrong.
 LEAST_TO_JUDGE = 8
-# Waits between tries: between 0 and a bound that doubles from the first to the longest (full jitter: Brooker, "Exponential
-# Backoff And Jitter", AWS Architecture Blog, 2015), in seconds.
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-# A request that was too fast for so long, in seconds, is not slow but stopped.
-HELD_BACK_SECONDS = 900.0
 # A request may take this share of a minute's tokens: a whole minute in one could only be sent once the minute is empty.
 SHARE_OF_MINUTE = 1 / 6
-KEPT = "What was written is kept; the same command resumes."
 
 
 @dataclass
@@ -49,22 +47,18 @@ class _Work:
     truncated: set[int] = field(default_factory=set)
     tokens: int = 0
 
-    def keep(self, positions: Sequence[int], reply: Reply, tokens: int) -> None:
-        self.rows |= dict(zip(positions, reply.vectors, strict=True))
+    def keep(self, positions: Sequence[int], reply: Reply, spoiled: Mapping[int, str], tokens: int) -> None:
+        for n, (position, row) in enumerate(zip(positions, reply.vectors, strict=True)):
+            if n not in spoiled:
+                self.rows[position] = row
         self.tokens += tokens
 
     def reject(self, position: int, reason: str) -> None:
         self.truncated.discard(position)
         self.rejected[position] = reason
 
-    def embedded(self, dimensions: int, who: str, failure: EmbedPipelineError | None) -> Embedded:
-        lengths = {len(row) for row in self.rows.values()} or {dimensions}
-        if len(lengths) > 1:
-            raise WrongAnswer(
-                f"{who} answered with vectors of different lengths: {', '.join(map(str, sorted(lengths)))}.",
-                next_step="Nothing of this answer was stored. See whether another model answers behind the name.",
-            )
-        vectors = np.zeros((len(self.texts), lengths.pop()), dtype=np.float32)
+    def embedded(self, dimensions: int, failure: EmbedPipelineError | None) -> Embedded:
+        vectors = np.zeros((len(self.texts), dimensions), dtype=np.float32)
         for position, row in self.rows.items():
             vectors[position] = row
         unanswered = set(range(len(self.texts))) - self.rows.keys() - self.rejected.keys()
@@ -72,24 +66,40 @@ class _Work:
         return Embedded(vectors, dict(sorted(self.rejected.items())), truncated, self.tokens, frozenset(unanswered), failure)
 
 
+@dataclass
+class _Search:
+    """The search for the texts that are to blame, in one pack."""
+
+    positions: Sequence[int]
+    proven: bool = False
+    """Whether a harmless text was taken since the pack failed."""
+    suspects: set[int] = field(default_factory=set)
+    """Texts that failed alone, and then a harmless one was taken: what fails alone again is to blame."""
+    blamed: dict[int, failures.Failure] = field(default_factory=dict)
+    together: bool = False
+    """Whether several texts were answered in one request."""
+
+
 class RemoteEmbedder:
     """One version's model behind a provider. Thread-safe: each call of `embed` asks with the thread that calls it."""
 
     def __init__(self, service: Service, spec: VersionSpec, account: AccountSpec, meter: Meter) -> None:
-        self._service, self._spec, self._account, self._meter = service, spec, account, meter
-        self._who = f"{spec.provider}, model {spec.model_name},"
+        self._service, self._spec, self._meter = service, spec, meter
         self._exact: Exact | None = exact_counter(spec)
         self._counter: Counter = self._exact or Estimate()
+        self._sender = Sender(service, spec, account, meter, self._counter)
         limits = service.limits
         self._max_tokens = spec.max_tokens or limits.max_tokens
         self._most_texts = min(limits.texts, spec.texts_per_call)
         self._most_tokens = limits.tokens
         if account.tokens_per_minute is not None:
             self._most_tokens = min(limits.tokens, max(1, int(account.tokens_per_minute * SHARE_OF_MINUTE)))
-        self._closed = threading.Event()
+        self.learned: list[str] = []
+        """What the server was found not to take, in sentences, in this run."""
+        self._learning = threading.Lock()
         if spec.too_long == "truncate" and not service.cuts and (self._exact is None or self._max_tokens is None):
             raise ConfigurationError(
-                f"{self._who} cannot cut a text that is too long, and without the model's tokenizer neither can we.",
+                f"{spec.provider}, model {spec.model_name}, cannot cut a text that is too long, and without the model's tokenizer neither can we.",
                 next_step="Declare tokenizer_path and max_tokens, or too_long: reject or chunk.",
             )
 
@@ -107,8 +117,8 @@ class RemoteEmbedder:
         """Vectors of `texts`, not normalised; prefixes are the caller's. Several requests, one after the other, when they need several.
 
         `tokens`: of each text, where they were counted before. Rejected: a blank text, one over max_tokens (`too_long`), and one that the
-        provider refuses, in its words. `failure` of the answer: ProviderRefused when the provider refuses everything, EmbedderError when it
-        does not answer, WrongAnswer, and what the meter raises. Raises WrongAnswer where what was answered does not fit together.
+        provider refuses or fails at, in its words. `failure` of the answer: ProviderRefused when the provider refuses everything,
+        EmbedderError when it does not answer, WrongAnswer when nothing that it answers is a vector, and what the meter raises.
         """
         work = _Work(list(texts), role, urgency)
         counts = self.count(texts) if tokens is None else tokens
@@ -119,7 +129,7 @@ class RemoteEmbedder:
                 self._answer(work, asked[part])
         except EmbedPipelineError as problem:
             failure = problem
-        return work.embedded(self._spec.dimensions, self._who, failure)
+        return work.embedded(self._spec.dimensions, failure)
 
     @property
     def meter(self) -> Meter:
@@ -135,7 +145,7 @@ class RemoteEmbedder:
 
     def close(self) -> None:
         """Close the connections; a thread that waits before another try ends with EmbedderError."""
-        self._closed.set()
+        self._sender.close()
         self._service.close()
 
     def _may_be_asked(self, work: _Work, position: int, count: int) -> bool:
@@ -169,39 +179,91 @@ class RemoteEmbedder:
         return None
 
     def _answer(self, work: _Work, positions: Sequence[int]) -> None:
-        """Ask for these together, and when they are refused for parts of them, until each has its vector or its reason."""
+        """Ask for these together, and when that fails for parts of them, until each has its vector or its reason.
+
+        Texts of which one is to blame are asked for by halves. One of `n` costs 2 log2(n) + 4 requests at most, and twice `max_tries`
+        more where the provider fails in a way that may pass; a row that is no vector costs three, whatever came with it.
+        """
         todo: list[tuple[Sequence[int], bool]] = [(positions, False)]
-        refused: dict[int, failures.Refused] = {}
-        proven = False
+        search = _Search(positions)
         while todo:
             part, cut = todo.pop()
+            known = len(self.learned)
             try:
-                reply, tokens = self._ask(
-                    [work.texts[n] for n in part], work.role, work.urgency, cut, sum(work.counts[n] for n in part)
-                )
+                reply, tokens = self._ask(work, part, cut, self._tries(part, search))
             except failures.TooLong as exc:
                 todo += self._without_the_long_ones(work, part, cut, exc)
-            except failures.Refused as exc:
-                if not proven and not isinstance(exc, failures.TooMuch):
-                    self._prove_that_some_are_taken(exc, work, refused)
-                    proven = True
-                if len(part) > 1:
-                    todo += [(half, cut) for half in self._halves(part, exc)]
-                    continue
-                refused[part[0]] = exc
-                work.reject(part[0], f"refused by {self._spec.provider}: {exc.words}")
-                if len(positions) >= LEAST_TO_JUDGE and len(refused) > len(positions) / 2:
-                    what = f"refuses most of a batch, {len(refused)} of {len(positions)} texts so far"
-                    raise self._not_the_texts(what, exc, work, refused) from None
+            except (failures.Refused, failures.Transient, failures.Unusable) as exc:
+                todo += [(some, cut) for some in self._blame(work, part, exc, search, known)]
             else:
-                work.keep(part, reply, tokens)
+                spoiled = self._spoiled(reply)
+                work.keep(part, reply, spoiled, tokens)
+                search.together |= len(part) > 1
                 if cut:
                     work.truncated |= set(part)
-        if len(refused) > 1:
-            # It may have begun to refuse everything in the middle of them.
-            self._prove_that_some_are_taken(list(refused.values())[-1], work, refused)
+                if spoiled:
+                    bad = failures.Unusable(next(iter(spoiled.values())))
+                    todo += [(some, cut) for some in self._blame(work, [part[n] for n in sorted(spoiled)], bad, search, known)]
+        if len(search.blamed) > 1:
+            # It may have begun to fail for everything in the middle of them.
+            self._prove_that_some_are_taken(list(search.blamed.values())[-1], work, search)
+        if search.proven and not search.together and not search.blamed and len(positions) >= LEAST_TO_JUDGE:
+            # Its answers to several cannot be used, whatever they say: to pay for each twice and more would go on for ever.
+            with self._learning:
+                if self._most_texts > 1:
+                    self._most_texts = 1
+                    self._say("the server answers one text in a request, and is asked for one at a time.")
 
-    def _halves(self, part: Sequence[int], exc: failures.Refused) -> list[Sequence[int]]:
+    def _tries(self, part: Sequence[int], search: _Search) -> int:
+        """How often what may pass is asked for. Where a text is looked for by halves, the halves are the tries of what is in them."""
+        once = search.proven and (len(part) > 1 or part[0] in search.suspects)
+        return 1 if once else self._sender.most_tries
+
+    def _blame(self, work: _Work, part: Sequence[int], exc: failures.Failure, search: _Search, known: int) -> list[Sequence[int]]:
+        """What to ask for next after `part` failed; a text that is alone is rejected when it is to blame.
+
+        `known`: how much was learned of the server when the request went out.
+        """
+        asks_less = isinstance(exc, failures.TooMuch)
+        if len(self.learned) > known:
+            return [part]
+        fresh = not search.proven and not asks_less
+        if fresh:
+            self._prove_that_some_are_taken(exc, work, search)
+            if len(self.learned) > known:
+                return [part]
+            search.proven = True
+        if len(part) > 1:
+            return self._halves(part, exc)
+        if not isinstance(exc, failures.Refused) and part[0] not in search.suspects:
+            # What may pass is no reason against a text until it fails on both sides of a harmless one.
+            if not fresh:
+                self._prove_that_some_are_taken(exc, work, search)
+            search.suspects.add(part[0])
+            return [part]
+        search.blamed[part[0]] = exc
+        work.reject(part[0], self._why_none(exc))
+        if len(search.positions) >= LEAST_TO_JUDGE and len(search.blamed) > len(search.positions) / 2:
+            raise self._no_text_is_to_blame(exc, work, search, f"{len(search.blamed)} of {len(search.positions)} texts so far")
+        return []
+
+    def _spoiled(self, reply: Reply) -> dict[int, str]:
+        """The positions of a reply whose row is no vector of this version, and what it is."""
+        spoiled: dict[int, str] = {}
+        for bad, what in unfit(reply.vectors, norms_of(reply.vectors), self._spec):
+            for n in np.flatnonzero(bad):
+                spoiled.setdefault(int(n), f"with a vector that holds {what}")
+        return spoiled | {n: f"with {what}" for n, what in reply.spoiled.items()}
+
+    def _why_none(self, exc: failures.Failure) -> str:
+        provider = self._spec.provider
+        if isinstance(exc, failures.Refused):
+            return f"refused by {provider}: {exc.words}"
+        if isinstance(exc, failures.Unusable):
+            return f"{provider} took a harmless text, and answers this one {exc.words}"
+        return f"{provider} took a harmless text, and fails at this one each time: {exc.words}"
+
+    def _halves(self, part: Sequence[int], exc: failures.Failure) -> list[Sequence[int]]:
         middle = len(part) // 2
         if isinstance(exc, failures.TooMuch) and exc.texts:
             # A server's own setting, which no list of models has: the next packs are smaller.
@@ -241,104 +303,61 @@ class RemoteEmbedder:
             f"about {count} tokens, the limit is {limit}" if count > limit else f"over the limit of {limit} tokens: {exc.words}"
         )
 
-    def _prove_that_some_are_taken(self, refusal: failures.Refused, work: _Work, refused: Mapping[int, failures.Refused]) -> None:
-        """One request of a harmless text. ProviderRefused when that is refused too: then no text is to blame."""
-        try:
-            _, tokens = self._ask([PROBE], work.role, work.urgency, False, self._counter.count(PROBE))
-        except failures.Refused:
-            raise self._not_the_texts("refuses every text, a harmless one too", refusal, work, refused) from None
-        work.tokens += tokens
+    def _prove_that_some_are_taken(self, failure: failures.Failure, work: _Work, search: _Search) -> None:
+        """A request of a harmless text. Raises when that fails too: then no text is to blame.
 
-    def _not_the_texts(
-        self, what: str, refusal: failures.Refused, work: _Work, refused: Mapping[int, failures.Refused]
-    ) -> ProviderRefused:
-        """The error; what was refused by then is no reason against any text."""
-        for position in refused:
-            del work.rejected[position]
-        return self._stopped(what, refusal.words, refusal.status)
-
-    def _ask(self, texts: Sequence[str], role: Role, urgency: Urgency, cut: bool, expected: int) -> tuple[Reply, int]:
-        """One request, again while that makes sense; the reply and the tokens billed. Raises Refused when it is the texts.
-
-        `expected`: the tokens by our count.
+        When it is refused for a field that the server does not know, this is learned, and it is asked without.
         """
-        held_back, fast, tries = 0.0, 0, 0
         while True:
+            known = len(self.learned)
             try:
-                return self._ask_once(texts, role, urgency, cut, expected)
-            except failures.RateLimited as exc:
-                fast += 1
-                wait = exc.retry_after if exc.retry_after is not None else _jitter(fast)
-                if held_back + wait > HELD_BACK_SECONDS:
-                    words = f"has held this request back for {held_back:.0f} s and asks for {wait:.0f} s more"
-                    raise self._gave_up(words, exc) from None
-                held_back += wait
-            except failures.Transient as exc:
-                tries += 1
-                if tries >= self._account.max_tries:
-                    raise self._gave_up(f"did not answer, {tries} times in a row", exc) from None
-                wait = _jitter(tries) if exc.retry_after is None else min(exc.retry_after, LONGEST_WAIT)
-            except failures.Systemic as exc:
-                raise self._stopped("refuses everything", exc.words, exc.status, exc.next_step) from None
-            if self._closed.wait(wait):
-                raise EmbedderError(f"The embedder of {self._who.rstrip(',')} is closed.")
+                # As patient as for the texts themselves: a server that one of them has brought down may be back in a moment.
+                reply, tokens = self._sender.ask(
+                    [PROBE],
+                    work.role,
+                    work.urgency,
+                    cut=False,
+                    expected=self._counter.count(PROBE),
+                    tries=self._sender.most_tries,
+                )
+            except failures.Refused as exc:
+                if not self._learn_from(exc, known):
+                    raise self._no_text_is_to_blame(failure, work, search) from None
+                continue
+            except (failures.Transient, failures.Unusable) as exc:
+                raise self._no_text_is_to_blame(exc, work, search) from None
+            work.tokens += tokens
+            for what in self._spoiled(reply).values():
+                raise self._no_text_is_to_blame(failures.Unusable(what), work, search)
+            return
 
-    def _ask_once(self, texts: Sequence[str], role: Role, urgency: Urgency, cut: bool, expected: int) -> tuple[Reply, int]:
-        ticket = self._meter.admit(urgency, expected)
-        try:
-            reply = self._request(texts, role, cut)
-        except failures.RateLimited as exc:
-            self._meter.failed(ticket, retry_after=exc.retry_after, headroom=exc.headroom, too_fast=True)
-            raise
-        except failures.Transient as exc:
-            if exc.unheard:
-                # The provider may have done the work. A budget that is to hold counts what may be billed.
-                self._meter.answered(ticket, expected)
-            else:
-                self._meter.failed(ticket, retry_after=exc.retry_after)
-            raise
-        except WrongAnswer:
-            self._meter.answered(ticket, expected)
-            raise
-        except BaseException:
-            self._meter.failed(ticket)
-            raise
-        tokens = expected if reply.tokens is None else reply.tokens
-        self._meter.answered(ticket, tokens, reply.headroom)
-        if reply.tokens is not None:
-            self._counter.learn(texts, reply.tokens)
-        return reply, tokens
+    def _learn_from(self, exc: failures.Refused, known: int) -> bool:
+        """Whether the server does not take something that can be left out; it is, from now on. Another thread may have learned it."""
+        with self._learning:
+            if len(self.learned) > known:
+                return True
+            sentence = self._service.leave_out(exc.words)
+            if sentence is not None:
+                self._say(f"{sentence} It said: {exc.words}")
+            return sentence is not None
 
-    def _request(self, texts: Sequence[str], role: Role, cut: bool) -> Reply:
-        """One request. What it raises is of this package, and drags nothing along.
+    def _say(self, sentence: str) -> None:
+        said = f"{self._spec.provider}, model {self._spec.model_name}: {sentence}"
+        self.learned.append(said)
+        log.warning("%s", said)
 
-        A library's exception may hold the request, and so the key. Python keeps what an exception replaced, also where `from None`
-        hides it from a traceback; so it is let go here.
-        """
-        try:
-            return self._service.request(texts, role, cut=cut)
-        except (failures.Failure, EmbedPipelineError) as exc:
-            exc.__context__ = None
-            raise
-        except Exception as exc:
-            name = type(exc).__name__
-        raise EmbedderError(
-            f"The library of {self._spec.provider} failed with {name}.",
-            next_step="Install the versions that constraints.txt names, and run the same command again.",
-        )
+    def _no_text_is_to_blame(self, failure: failures.Failure, work: _Work, search: _Search, most: str = "") -> EmbedPipelineError:
+        """The error; what was found by then is no reason against any text. `most`: how many of a pack fail, where a harmless one did not."""
+        for position in search.blamed:
+            del work.rejected[position]
+        if isinstance(failure, failures.Unusable):
+            return self._sender.unusable(f"{f'most of a batch, {most}' if most else 'a harmless text too'}, {failure.words}")
+        if isinstance(failure, failures.Transient):
+            what = f"fails at most of a batch, {most}" if most else f"did not answer, {self._sender.most_tries} times in a row"
+            return self._sender.gave_up(what, failure)
+        what = f"refuses most of a batch, {most}" if most else "refuses every text, a harmless one too"
+        return self._sender.stopped(what, failure.words, failure.status)
 
-    def _stopped(self, what: str, words: str, status: int | None, next_step: str = "") -> ProviderRefused:
-        shown = "" if status is None else f" (status {status})"
-        return ProviderRefused(
-            f"{self._who} {what}{shown}: {words.rstrip('.')}.",
-            next_step=next_step or f"Correct the version's declaration, or ask the provider. {failures.RESUME}",
-        )
-
-    def _gave_up(self, what: str, exc: failures.Failure) -> EmbedderError:
-        return EmbedderError(
-            f"{self._who} {what}: {exc.words.rstrip('.')}.", next_step=f"Run the same command again later. {KEPT}"
-        )
-
-
-def _jitter(tries: int) -> float:
-    return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)))
+    def _ask(self, work: _Work, part: Sequence[int], cut: bool, tries: int) -> tuple[Reply, int]:
+        texts, expected = [work.texts[n] for n in part], sum(work.counts[n] for n in part)
+        return self._sender.ask(texts, work.role, work.urgency, cut=cut, expected=expected, tries=tries)

@@ -7,7 +7,7 @@ retries and what is asked again are `remote.py`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from embed_pipeline.embedders.metering import Headroom
@@ -26,6 +26,8 @@ class Reply:
     tokens: int | None
     """What the provider counted and bills; None where it does not say."""
     headroom: Headroom | None = None
+    spoiled: Mapping[int, str] = field(default_factory=dict)
+    """Positions whose row is no vector of the declared length, and what it is. The others are good."""
 
 
 class Service(Protocol):
@@ -36,10 +38,14 @@ class Service(Protocol):
     """Whether the provider itself cuts a text that is too long when it is told to."""
 
     def request(self, texts: Sequence[str], role: Role, *, cut: bool = False) -> Reply:
-        """Ask once. Raises one of `failures`, or WrongAnswer when the answer is not one row for each text.
+        """Ask once. Raises one of `failures`; Unusable when it cannot be told which text has which row.
 
         `cut`: the provider shortens what is too long, where `cuts` says that it can.
         """
+        ...
+
+    def leave_out(self, words: str) -> str | None:
+        """Send no more what these words of a refusal name, where it can be left out; says so in a sentence, None where nothing can."""
         ...
 
     def identity(self) -> Mapping[str, str]:

@@ -124,7 +124,11 @@ class Spaces:
 
     def model(self, name: str, declared: VersionSpec) -> VersionEmbedder:
         """The model of a declared version, registered or not. One for each way to a provider: a file that moves is the same model."""
-        way = (declared.account_name, declared.base_url, declared.send_dimensions) if declared.is_remote else ()
+        way = (
+            (declared.account_name, declared.base_url, declared.api_version, declared.send_dimensions)
+            if declared.is_remote
+            else ()
+        )
         with self._lock:
             found = self._models.get((name, way))
         if found is not None:

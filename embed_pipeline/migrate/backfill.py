@@ -53,6 +53,8 @@ class PartitionReport:
     tokens: int = 0
     usd: float | None = None
     """What this run paid for it; None where nobody is paid or no price is known."""
+    learned: tuple[str, ...] = ()
+    """What the server behind the model was found not to take, in sentences."""
 
 
 def unfilled(conn: psycopg.Connection, index: OpenIndex, version: str) -> list[str]:
@@ -81,6 +83,7 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
         if partition.completed_at is None and not partition.range.is_empty:
             filled = _fill(reading, index, version, partition, progress, listener)
         documents = reading.repeat(lambda conn: _complete(conn, index, version, partition, filled))
+        learned = () if filled is None else tuple(index.embedder_of(version).learned)
         return PartitionReport(
             partition_key,
             documents,
@@ -90,6 +93,7 @@ def fill_partition(index: OpenIndex, name: str, partition_key: str, listener: Li
             progress.seconds,
             progress.tokens,
             index.spent(name, "backfill", "batch").since(before).usd,
+            learned,
         )
 
 

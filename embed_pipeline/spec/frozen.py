@@ -60,6 +60,7 @@ VERSION: Mapping[str, Fate] = {
     "query_input_type": "frozen",
     "account": "free",
     "base_url": "free",
+    "api_version": "free",
     "send_dimensions": "free",
     "max_tokens": "frozen",
     "too_long": "frozen",

@@ -79,6 +79,9 @@ class VersionSpec(Declared):
         None, description="the entry of `accounts` that pays and has the limits; absent: the provider's name"
     )
     base_url: str | None = Field(None, description="a server that speaks the provider's protocol; absent: the provider's own")
+    api_version: str | None = Field(
+        None, min_length=1, description="of Azure's endpoint, whose base_url ends in /openai; model_name is the deployment"
+    )
     send_dimensions: bool | None = Field(
         None, description="whether requests name the dimensions; absent: for models that are known to shorten their vectors"
     )
@@ -140,10 +143,14 @@ class VersionSpec(Declared):
                 f"unknown provider {self.provider!r}: use {', '.join(PROVIDERS)}, onnx, or package.module:Class for your own"
             )
         if not self.is_remote:
-            only = ("account", "base_url", "document_input_type", "query_input_type", "send_dimensions")
+            only = ("account", "base_url", "document_input_type", "query_input_type", "api_version", "send_dimensions")
             given = [name for name in only if getattr(self, name) is not None]
             if given:
                 raise ValueError(f"{', '.join(given)}: only for the providers {', '.join(PROVIDERS)}, not for {self.provider}")
+        if self.api_version is not None and (self.provider != "openai" or self.base_url is None):
+            raise ValueError(
+                "api_version is Azure's: declare it with provider openai and base_url https://RESOURCE.openai.azure.com/openai"
+            )
         return self
 
     @field_validator("base_url")

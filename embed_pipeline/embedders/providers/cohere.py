@@ -38,7 +38,7 @@ class CohereService:
         self._not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
         self._key = key
         self._model = spec.model_name
-        self._who = f"{spec.provider}, model {spec.model_name},"
+        self._dimensions = spec.dimensions
         self.limits = models.limits(spec.provider, spec.model_name)
         self._input_types = {
             "document": spec.document_input_type or INPUT_TYPES["document"],
@@ -62,7 +62,7 @@ class CohereService:
         )
 
     def request(self, texts: Sequence[str], role: Role, *, cut: bool = False) -> Reply:
-        """One POST; raises a failure or WrongAnswer."""
+        """One POST; raises a failure."""
         try:
             answer = self._client.with_raw_response.embed(
                 model=self._model,
@@ -79,25 +79,29 @@ class CohereService:
             unheard = not isinstance(exc, self._not_sent)
             raise failures.of_silence(f"{type(exc).__name__}: {exc}", self._key, unheard=unheard) from None
         except self._not_understood:
-            raise not_understood(self._who) from None
+            raise not_understood() from None
         return self._reply(answer.data, answer.headers, len(texts))
 
     def _reply(self, answer: Any, headers: Mapping[str, str], count: int) -> Reply:
         try:
             embeddings = answer.embeddings
             sent = embeddings.base64 if embeddings.base64 is not None else embeddings.float_
-            vectors = in_order(sent, [None] * len(sent), count, self._who)
+            rows = in_order(sent, [None] * len(sent), count, self._dimensions)
             billed = answer.meta.billed_units if answer.meta is not None else None
             tokens = None if billed is None or billed.input_tokens is None else int(billed.input_tokens)
         except (AttributeError, TypeError, ValueError):
-            raise not_understood(self._who) from None
-        return Reply(vectors, tokens, headroom({name.lower(): value for name, value in headers.items()}))
+            raise not_understood() from None
+        told = headroom({name.lower(): value for name, value in headers.items()})
+        return Reply(rows.vectors, tokens, told, rows.spoiled)
 
     def _failure(self, exc: Any) -> Exception:
         if exc.status_code is None or exc.status_code < 400:
-            return not_understood(self._who)
+            return not_understood()
         words = exc.body.get("message") if isinstance(exc.body, Mapping) else exc.body
         return failures.of_status(exc.status_code, str(words or ""), self._key, headers=exc.headers)
+
+    def leave_out(self, words: str) -> None:
+        """Nothing: the provider knows all that is sent."""
 
     def identity(self) -> Mapping[str, str]:
         """The input types, which may come from here and not from the declaration."""

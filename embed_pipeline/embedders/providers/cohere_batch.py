@@ -37,7 +37,7 @@ class CohereBatch(CohereService):
         super().__init__(spec, account, key)
         if self._fields:
             raise ConfigurationError(
-                f"{self._who.rstrip(',')} has vectors of its own length alone in batch jobs, not of {spec.dimensions} dimensions.",
+                f"{spec.provider}, model {spec.model_name} has vectors of its own length alone in batch jobs, not of {spec.dimensions} dimensions.",
                 next_step=ONLINE,
             )
         self._body = {"input_type": self._input_types["document"], "embedding_types": ["float"], "truncate": "NONE"}
@@ -94,7 +94,7 @@ class CohereBatch(CohereService):
             (vector,) = body["embeddings"]["float"]
             return Answer(name, np.asarray(vector, dtype=np.float32), tokens=tokens)
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise not_understood(self._who) from None
+            raise not_understood() from None
 
     def _wait_validated(self, dataset: str) -> None:
         deadline = time.monotonic() + VALIDATION_SECONDS
@@ -120,5 +120,5 @@ class CohereBatch(CohereService):
         except httpx.HTTPStatusError as exc:
             failure = failures.of_status(exc.response.status_code, "the answers cannot be fetched", self._key)
         except self._not_understood:
-            failure = not_understood(self._who)
+            failure = not_understood()
         raise failure

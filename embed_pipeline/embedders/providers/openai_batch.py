@@ -14,7 +14,6 @@ from embed_pipeline.embedders.batch import Answer, JobState
 from embed_pipeline.embedders.keys import Key
 from embed_pipeline.embedders.providers.openai import OpenAIService
 from embed_pipeline.embedders.rows import in_order, not_understood
-from embed_pipeline.errors import WrongAnswer
 from embed_pipeline.spec import AccountSpec, VersionSpec
 
 T = TypeVar("T")
@@ -82,11 +81,14 @@ class OpenAIBatch(OpenAIService):
             tokens = int((body.get("usage") or {}).get("total_tokens") or 0)
             sent = [one["embedding"] for one in body["data"]]
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise not_understood(self._who) from None
+            raise not_understood() from None
         try:
-            return Answer(name, in_order(sent, [None] * len(sent), 1, self._who)[0], tokens=tokens)
-        except WrongAnswer as wrong:
-            return Answer(name, None, wrong.message, tokens)
+            rows = in_order(sent, [None] * len(sent), 1, self._dimensions)
+        except failures.Unusable as wrong:
+            return Answer(name, None, f"answered {wrong.words}", tokens)
+        if rows.spoiled:
+            return Answer(name, None, f"answered with {rows.spoiled[0]}", tokens)
+        return Answer(name, rows.vectors[0], tokens=tokens)
 
     def _ask(self, call: Callable[[], T]) -> T:
         try:

@@ -34,7 +34,7 @@ class VoyageService:
         # It logs the words of a refusal as they come.
         key.keep_out_of("voyage")
         self._model = spec.model_name
-        self._who = f"{spec.provider}, model {spec.model_name},"
+        self._dimensions = spec.dimensions
         self.limits = models.limits(spec.provider, spec.model_name)
         self._input_types = {
             "document": spec.document_input_type or INPUT_TYPES["document"],
@@ -50,7 +50,7 @@ class VoyageService:
         }
 
     def request(self, texts: Sequence[str], role: Role, *, cut: bool = False) -> Reply:
-        """One POST; raises a failure or WrongAnswer."""
+        """One POST; raises a failure."""
         try:
             answer = self._voyageai.Embedding.create(
                 input=list(texts), model=self._model, input_type=self._input_types[role], truncation=cut, **self._fields
@@ -66,22 +66,25 @@ class VoyageService:
     def _reply(self, answer: Any, count: int) -> Reply:
         try:
             items = answer["data"]
-            vectors = in_order([one["embedding"] for one in items], [one.get("index") for one in items], count, self._who)
+            rows = in_order([one["embedding"] for one in items], [one.get("index") for one in items], count, self._dimensions)
             tokens = int(answer["usage"]["total_tokens"])
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise not_understood(self._who) from None
-        return Reply(vectors, tokens)
+            raise not_understood() from None
+        return Reply(rows.vectors, tokens, spoiled=rows.spoiled)
 
     def _failure(self, exc: Any) -> Exception:
         if exc.http_status is None:
             unheard = "NewConnectionError" not in str(exc) and "ConnectTimeout" not in type(exc.__cause__).__name__
             return failures.of_silence(str(exc.user_message), self._key, unheard=unheard)
         if exc.http_status < 400:
-            return not_understood(self._who)
+            return not_understood()
         body = exc.json_body if isinstance(exc.json_body, Mapping) else {}
         # For 403 and others the library puts the whole answer, headers too, into its message.
         words = body.get("detail") or body.get("message") or exc.http_body or ""
         return failures.of_status(exc.http_status, str(words), self._key, headers=exc.headers)
+
+    def leave_out(self, words: str) -> None:
+        """Nothing: the provider knows all that is sent."""
 
     def identity(self) -> Mapping[str, str]:
         """The input types, which may come from here and not from the declaration."""

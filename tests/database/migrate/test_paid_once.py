@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from embed_pipeline.embedders import remote
+from embed_pipeline.embedders import remote, sending
 from embed_pipeline.errors import ProviderRefused
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, sample
@@ -61,6 +61,35 @@ def test_dual_write_keeps_the_answered_parts_of_a_request_that_fails(
     provider.lift(rule)
     settle(index)
     assert paid_more_than_once(provider) == {}
+
+
+@pytest.mark.parametrize(
+    "fault", [{"kind": "refuse", "status": 500}, {"kind": "reset"}, {"kind": "zeros"}, {"kind": "null"}], ids=str
+)
+def test_a_document_at_which_the_server_fails_is_a_dead_letter_and_hurts_no_other(
+    app: psycopg.Connection, index: OpenIndex, provider: Provider, monkeypatch: pytest.MonkeyPatch, fault: dict[str, object]
+) -> None:
+    """In the backfill, and in a dual-write of it with all others."""
+    monkeypatch.setattr(sending, "FIRST_WAIT", 0.001)
+    provider.clear()
+    provider.fail(**fault, holds="poison")  # type: ignore[arg-type]
+    report = backfill.fill_partition(index, "v1", "00")
+    assert (report.documents, report.rejected) == (DOCUMENTS, 1)
+    app.execute("UPDATE articles SET title = title || ' again'")
+    settle(index)
+    require_consistent(index)
+    assert app.execute("SELECT count(*) FROM embed_pipeline.docs__v1 WHERE embedding IS NOT NULL").fetchone() == (DOCUMENTS - 1,)
+    letters = app.execute("SELECT doc_id, reason FROM embed_pipeline.dead_letters").fetchall()
+    assert [doc_id for doc_id, _ in letters] == ["3"]
+    assert "openai took a harmless text, and" in letters[0][1]
+    assert paid_more_than_once(provider).keys() <= {text_hash(text) for text in poisons(app)}
+
+
+def poisons(app: psycopg.Connection) -> list[str]:
+    """The bad document's text, now and before it was edited."""
+    row = app.execute("SELECT title, body FROM articles WHERE id = 3").fetchone()
+    assert row is not None
+    return [f"{title}\n\n{row[1]}" for title in (row[0], row[0].removesuffix(" again"))]
 
 
 def test_a_sampled_verification_pays_for_its_sample_and_no_more(

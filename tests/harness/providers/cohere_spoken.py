@@ -37,7 +37,7 @@ class Cohere:
         billed: dict[str, Any] = {"billed_units": {"input_tokens": reply.tokens}, "api_version": {"version": "2"}}
         return {
             "id": str(uuid.uuid4()),
-            "embeddings": {kind: encoded(reply.vectors, kind) for kind in asked.encoding.split("+")},
+            "embeddings": {kind: encoded(reply, kind) for kind in asked.encoding.split("+")},
             "texts": asked.texts,
             "response_type": "embeddings_by_type",
             "meta": billed,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 # refuse: answer `status` with `words`, nothing billed. quota: the provider's own form of "no money left".
 # poison: the request is refused for what a text says. stuck: stand still until released. slow: `seconds` later.
 # reset: the connection is closed, nothing billed. lost: billed, then the connection is closed.
 # batch_failed, batch_expired, batch_cancelled: how a batch job ends; the last two keep its first half.
-# The others answer 200 with something wrong, and bill it. changed: the vectors are another model's.
+# not_taken: refused with `status` where the request has the field `field` (encoding_format: where it asks for base64).
+# The others answer 200 with something wrong, and bill it: in the row of the text that holds `holds`, else in the last one, or in all of it.
+# changed: the vectors are another model's. error_body: nothing billed; `status` stands in the body of the error.
 KINDS = (
     "refuse", "quota", "poison", "stuck", "slow", "reset", "lost",
-    "too_few", "too_many", "wrong_dimension", "nan", "infinite", "zeros", "reordered", "same_index", "not_json", "changed",
+    "not_taken", "error_body",
+    "too_few", "too_many", "wrong_dimension", "nan", "infinite", "zeros", "null", "empty", "short", "reordered", "same_index",
+    "not_json", "changed",
     "batch_failed", "batch_expired", "batch_cancelled",
 )  # fmt: skip
 
@@ -42,12 +47,13 @@ class Fault:
     status: int = 500
     words: str = ""
     code: str | None = None
+    field: str = ""
     retry_after: float | None = None
     seconds: float = 0.0
     struck: int = 0
     seen: int = 0
-    released: threading.Event = field(default_factory=threading.Event)
-    _random: random.Random = field(default_factory=random.Random)
+    released: threading.Event = dataclasses.field(default_factory=threading.Event)
+    _random: random.Random = dataclasses.field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, f"there is no kind of fault {self.kind!r}: {KINDS}"

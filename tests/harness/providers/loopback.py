@@ -27,6 +27,7 @@ DEADLINE_SECONDS = 60
 PATHS = {"openai": "/openai/v1", "cohere": "/cohere", "voyage": "/voyage/v1"}
 # Servers that speak OpenAI's protocol with an accent (compatible_spoken.py).
 PATHS |= {"vllm": "/vllm/v1", "tei": "/tei/v1", "ollama": "/ollama/v1", "gemini": "/gemini/v1beta/openai"}
+PATHS |= {"llamacpp": "/llamacpp/v1", "azure": "/azure/openai"}
 
 
 class Provider:
@@ -36,7 +37,7 @@ class Provider:
         self.url = url
 
     def base_url(self, provider: str) -> str:
-        """What a version declares as `base_url`, and the SDK is given; of a provider, or of vllm, tei, ollama, gemini."""
+        """What a version declares as `base_url`, and the SDK is given; of a provider, or of vllm, tei, ollama, gemini, llamacpp, azure."""
         return self.url + PATHS[provider]
 
     def _ask(self, what: str, **wanted: Any) -> Any:

@@ -54,7 +54,7 @@ class OpenAI:
             "object": "list",
             "data": [
                 {"object": "embedding", "index": index, "embedding": vector}
-                for index, vector in zip(reply.indexes, encoded(reply.vectors, asked.encoding), strict=True)
+                for index, vector in zip(reply.indexes, encoded(reply, asked.encoding), strict=True)
             ],
             "model": asked.model,
             "usage": {"prompt_tokens": reply.tokens, "total_tokens": reply.tokens},

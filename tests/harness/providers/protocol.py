@@ -32,6 +32,8 @@ class Reply:
     vectors: Vectors
     indexes: list[int]
     tokens: int
+    instead: dict[int, Any] = field(default_factory=dict)
+    """By row, what stands in the answer where its vector should be."""
 
 
 @dataclass
@@ -68,12 +70,12 @@ class Spoken(Protocol):
     def told(self, status: int, words: str, code: str | None) -> Refusal: ...
 
 
-def encoded(vectors: Vectors, encoding: str) -> list[Any]:
+def encoded(reply: Reply, encoding: str) -> list[Any]:
     """The vectors as JSON carries them: numbers, or little-endian float32 in base64."""
+    listed: list[Any] = reply.vectors.tolist()
     if encoding == "base64":
-        return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
-    listed: list[Any] = vectors.tolist()
-    return listed
+        listed = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in reply.vectors]
+    return [reply.instead.get(n, row) for n, row in enumerate(listed)]
 
 
 def text_list(value: Any) -> list[str] | None:

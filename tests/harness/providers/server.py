@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tests.harness.providers.cohere_jobs import CohereJobs
 from tests.harness.providers.cohere_spoken import Cohere
-from tests.harness.providers.compatible_spoken import TEI, VLLM, Gemini, Ollama
+from tests.harness.providers.compatible_spoken import TEI, VLLM, Azure, Gemini, LlamaCpp, Ollama
 from tests.harness.providers.control import WISHES
 from tests.harness.providers.faults import Fault
 from tests.harness.providers.jobs import Job, asking
@@ -37,7 +38,10 @@ EMBEDDINGS: dict[str, Spoken] = {
     "/tei/v1/embeddings": TEI(),
     "/ollama/v1/embeddings": Ollama(),
     "/gemini/v1beta/openai/embeddings": Gemini(),
+    "/llamacpp/v1/embeddings": LlamaCpp(),
 }
+AZURE = Azure()
+DEPLOYMENT = re.compile(r"/azure/openai/deployments/[^/]+/embeddings")
 # Beginnings of the paths of batch jobs: whose they are, the part of the path that is cut off, and what a rule calls them.
 JOBS: dict[str, tuple[Spoken, str, str]] = {
     "/openai/v1/files": (OPENAI, "/openai/v1/", "files"),
@@ -67,11 +71,13 @@ class Handler(BaseHTTPRequestHandler):
         self._serve(b"")
 
     def _serve(self, body: bytes) -> None:
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path).path, urlsplit(self.path).query
         if path.startswith("/_control/"):
             self._send(200, self.server.control(path.removeprefix("/_control/"), json.loads(body or b"{}")))
             return
         spoken = EMBEDDINGS.get(path)
+        if DEPLOYMENT.fullmatch(path) and "api-version=" in query:
+            spoken = AZURE
         job = next((found for beginning, found in JOBS.items() if path.startswith(beginning)), None)
         spoken = spoken or (job[0] if job else None)
         if spoken is None:
@@ -102,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         return answer
 
     def _key(self) -> str:
-        return (self.headers.get("authorization") or "").removeprefix("Bearer ").strip()
+        return (self.headers.get("api-key") or self.headers.get("authorization") or "").removeprefix("Bearer ").strip()
 
     def _read(self) -> bytes:
         if self.headers.get("transfer-encoding") != "chunked":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -110,7 +111,7 @@ class State:
         self.bill.charge(spoken.name, asked.model, asked.texts, billed, asked.input_type, job)
         if any(fault.kind == "lost" for fault in faults):
             raise Hung
-        return spoken.answer(asked, _spoiled(Reply(vectors, list(range(len(texts))), sum(billed)), faults))
+        return spoken.answer(asked, _spoiled(Reply(vectors, list(range(len(texts))), sum(billed)), faults, asked.texts))
 
     def _vectors(self, model: Served, texts: list[str], dimensions: int, input_type: str | None, faults: list[Fault]) -> Vectors:
         if any(fault.kind == "changed" for fault in faults):
@@ -130,16 +131,31 @@ def _refuse(fault: Fault, spoken: Spoken, asked: Asked) -> None:
         raise spoken.no_money()
     elif fault.kind == "poison":
         raise spoken.refused_content(next(n for n, text in enumerate(asked.texts) if fault.holds in text))
-    elif fault.kind == "refuse":
+    elif fault.kind == "error_body":
+        said = spoken.told(fault.status, fault.words, fault.code)
+        raise Refusal(200, json.dumps({"error": {"message": said.words, "code": said.status}}))
+    elif fault.kind == "not_taken" and not _has(asked, fault.field):
+        return
+    elif fault.kind in ("refuse", "not_taken"):
         refusal = spoken.told(fault.status, fault.words, fault.code)
         if fault.retry_after is not None:
             refusal.headers["retry-after"] = f"{fault.retry_after:g}"
         raise refusal
 
 
-def _spoiled(reply: Reply, faults: list[Fault]) -> Reply:
-    vectors, indexes = reply.vectors, reply.indexes
-    for kind in (fault.kind for fault in faults):
+def _has(asked: Asked, name: str) -> bool:
+    return asked.encoding == "base64" if name == "encoding_format" else getattr(asked, name) is not None
+
+
+# What stands where a vector should be.
+INSTEAD: dict[str, Any] = {"null": None, "empty": [], "short": [0.5, 0.5]}
+
+
+def _spoiled(reply: Reply, faults: list[Fault], texts: list[str]) -> Reply:
+    vectors, indexes, instead = reply.vectors, reply.indexes, dict(reply.instead)
+    for fault in faults:
+        kind = fault.kind
+        row = next((n for n, text in enumerate(texts) if fault.holds and fault.holds in text), len(texts) - 1)
         if kind == "too_few":
             vectors, indexes = vectors[:-1], indexes[:-1]
         elif kind == "too_many":
@@ -148,11 +164,13 @@ def _spoiled(reply: Reply, faults: list[Fault]) -> Reply:
             vectors = vectors[:, :-1]
         elif kind in ("nan", "infinite", "zeros"):
             vectors = vectors.copy()
-            vectors[-1, 0 if kind != "zeros" else slice(None)] = {"nan": np.nan, "infinite": np.inf, "zeros": 0.0}[kind]
+            vectors[row, 0 if kind != "zeros" else slice(None)] = {"nan": np.nan, "infinite": np.inf, "zeros": 0.0}[kind]
+        elif kind in INSTEAD:
+            instead[row] = INSTEAD[kind]
         elif kind == "reordered":
             vectors, indexes = vectors[::-1], indexes[::-1]
         elif kind == "same_index":
             indexes = [0] * len(indexes)
         elif kind == "not_json":
             raise Refusal(200, "<html>a proxy's page</html>")
-    return Reply(vectors, indexes, reply.tokens)
+    return Reply(vectors, indexes, reply.tokens, instead)

@@ -39,7 +39,7 @@ class Voyage:
             "object": "list",
             "data": [
                 {"object": "embedding", "embedding": vector, "index": index}
-                for index, vector in zip(reply.indexes, encoded(reply.vectors, asked.encoding), strict=True)
+                for index, vector in zip(reply.indexes, encoded(reply, asked.encoding), strict=True)
             ],
             "model": asked.model,
             "usage": {"total_tokens": reply.tokens},

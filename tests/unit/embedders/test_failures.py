@@ -28,6 +28,7 @@ KEY = Key("OPENAI_API_KEY", "sk-proj-abcdefgh0123456789")
         (405, "method not allowed", failures.Systemic),
         (501, "not implemented", failures.Systemic),
         (408, "timeout", failures.Transient),
+        (424, "Backend error: the model failed", failures.Transient),
         (409, "conflict", failures.Transient),
         (500, "internal server error", failures.Transient),
         (503, "The engine is currently overloaded, please try again later", failures.Transient),
@@ -79,6 +80,12 @@ def test_the_kind_of_a_failure(status: int, words: str, expected: type[failures.
         ),
         (413, "Input validation error: `inputs` must have less than 512 tokens. Given: 534", 534, 512),
         (400, "the input length exceeds the context length", None, None),
+        (
+            500,
+            "input (992 tokens) is too large to process. increase the physical batch size (current batch size: 512)",
+            992,
+            512,
+        ),
     ],
 )
 def test_a_text_that_is_too_long_with_both_numbers_where_they_are_said(
@@ -117,6 +124,7 @@ def test_a_page_of_a_proxy_is_not_shown_whole() -> None:
         ({"retry-after-ms": "1500", "retry-after": "2"}, "", 1.5),
         ({}, "Please try again in 1m2.5s.", 62.5),
         ({}, "Please retry in 35.2s.", 35.2),
+        ({}, "have exceeded call rate limit. Please retry after 1 second.", 1),
         ({"retry-after": "0"}, "", 0),
         ({"retry-after": "soon"}, "", None),
         ({"retry-after": "inf"}, "", None),

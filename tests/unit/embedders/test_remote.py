@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embed_pipeline.embedders import remote
+from embed_pipeline.embedders import remote, sending
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import Headroom, Ticket, Unmetered
 from embed_pipeline.embedders.protocol import Urgency
@@ -48,7 +48,7 @@ class Recording(Unmetered):
 @pytest.fixture
 def opened(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Open:
     """A version on the loopback provider whose waits are short."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(sending, "FIRST_WAIT", 0.01)
 
     def opened(
         name: str = "openai", *, meter: Unmetered | None = None, account: dict[str, Any] | None = None, **fields: Any
@@ -86,7 +86,7 @@ def test_what_does_not_pass_stops_after_the_declared_tries(provider: Provider, o
     rule = provider.fail("refuse", status=500, words="our disk is full")
     with pytest.raises(EmbedderError, match=r"did not answer, 4 times in a row: our disk is full\. Run the same command"):
         opened().embed_documents(["a text"])
-    assert provider.struck(rule) == 4
+    assert provider.struck(rule) == 8, "the text and the harmless one, each as often as declared"
 
 
 def test_an_answer_that_never_came_is_counted_because_it_may_be_billed(provider: Provider, opened: Open) -> None:
@@ -291,3 +291,117 @@ def test_a_budget_that_says_stop_is_not_a_failure_of_the_provider(provider: Prov
     with pytest.raises(Stopped):
         opened(meter=Spent()).embed_documents(["a text"])
     assert provider.arrivals() == []
+
+
+def test_a_server_that_fails_for_everything_in_the_middle_of_a_search_makes_no_dead_letters(
+    provider: Provider, opened: Open
+) -> None:
+    """The text is at fault, as far as its halves tell; before it is called so, a harmless text has to be taken, and is not."""
+    provider.fail("refuse", status=500, holds="poison")
+    # After: the whole, the harmless text, the neighbour. From the first try of the bad text alone nothing is taken any more.
+    provider.fail("refuse", status=500, words="our disk is full", skip=3)
+    answer = opened(account={"max_tries": 1}).ask_documents(["fine", "poison"])
+    assert answer.rejected == {}
+    assert answer.unanswered == {1}
+    assert "our disk is full" in str(answer.failure)
+
+
+@pytest.mark.parametrize(("strikes", "rejected"), [(4, set()), (5, {1})])
+def test_a_text_is_to_blame_when_it_fails_before_and_after_a_harmless_one(
+    provider: Provider, opened: Open, strikes: int, rejected: set[int]
+) -> None:
+    """Twice with its neighbour, twice alone; then a harmless text is taken, and what fails then is no outage that has just ended."""
+    provider.fail("refuse", status=500, holds="poison", times=strikes)
+    answer = opened(account={"max_tries": 2}).embed_documents(["fine", "poison"])
+    assert set(answer.rejected) == rejected
+    assert provider.paid(MODEL)[sha("fine")] == 1
+
+
+def test_a_text_at_which_a_server_stands_still_is_found(provider: Provider, opened: Open) -> None:
+    provider.fail("stuck", holds="poison")
+    answer = opened(account={"max_tries": 1, "timeout_seconds": 1}).embed_documents(["fine", "poison"])
+    assert answer.rejected.keys() == {1}
+    assert "imed out" in answer.rejected[1]
+
+
+def test_a_row_that_nobody_can_store_spares_the_others_of_its_batch(provider: Provider, opened: Open) -> None:
+    """One bad text makes every row of its batch NaN, as a server does that computes them together."""
+    provider.fail("nan", holds="poison")
+    provider.fail("zeros", holds="other poison")
+    many = texts(12)
+    many[3], many[9] = "poison", "other poison"
+    answer = opened().embed_documents(many)
+    assert set(answer.rejected) == {3, 9}
+    assert {provider.paid(MODEL)[sha(text)] for n, text in enumerate(many) if n not in (3, 9)} == {1}
+
+
+def test_halves_and_harmless_texts_pass_through_the_meter(provider: Provider, opened: Open) -> None:
+    class Counting(Recording):
+        admitted = 0
+
+        def admit(self, urgency: Urgency, tokens: int) -> Ticket:
+            self.admitted += 1
+            if self.admitted > 4:
+                raise Stopped("the budget is spent")
+            return super().admit(urgency, tokens)
+
+    provider.fail("refuse", status=500, holds="poison")
+    meter = Counting()
+    answer = opened(meter=meter, account={"max_tries": 1}).ask_documents([*texts(7), "poison"])
+    assert isinstance(answer.failure, Stopped)
+    assert len(provider.arrivals()) == len(meter.told) == 4
+    assert answer.rejected == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "status", "words"),
+    [
+        ("encoding_format", 400, "unknown variant `base64`, expected `float`"),
+        ("encoding_format", 422, "encoding_format: Input should be 'float'"),
+        ("dimensions", 400, 'Model "own" does not support matryoshka representation, changing output dimensions will lead to poor results.'),
+        ("dimensions", 422, "Extra inputs are not permitted: dimensions"),
+    ],
+)  # fmt: skip
+def test_what_a_server_does_not_take_is_learned_once_and_said(
+    provider: Provider, opened: Open, caplog: pytest.LogCaptureFixture, field: str, status: int, words: str
+) -> None:
+    provider.serve("openai", "own", native=16)
+    rule = provider.fail("not_taken", field=field, status=status, words=words)
+    embedder = opened(model_name="own", send_dimensions=field == "dimensions" or None)
+    answer = embedder.embed_documents(texts(5))
+    assert answer.rejected == {}
+    assert len(provider.arrivals()) == 4, "all, a harmless text, the same without the field, and all again"
+    embedder.embed_documents(texts(5))
+    assert len(provider.arrivals()) == 5
+    (said,) = embedder.learned
+    assert words in said
+    assert [record.getMessage() for record in caplog.records if record.name == "embed_pipeline.embedders.remote"] == [said]
+    assert provider.struck(rule) == 5
+
+
+def test_a_text_that_speaks_of_a_field_changes_no_request(provider: Provider, opened: Open) -> None:
+    """A provider repeats what the text says: that is no reason to leave out the dimensions."""
+    provider.serve("openai", "own", native=16)
+    provider.fail("refuse", status=400, holds="poison", words="invalid input: 'poison, dimensions are not supported, no base64'")
+    embedder = opened(model_name="own", batch_size=4)
+    answer = embedder.embed_documents([*texts(3), "poison"])
+    assert set(answer.rejected) == {3}
+    assert embedder.learned == []
+
+
+def test_a_server_whose_answers_to_several_texts_name_no_order_is_asked_for_one_at_a_time(
+    provider: Provider, opened: Open
+) -> None:
+    """Index 0 for every row, as a gateway was seen to answer: nothing is guessed, and after the first pack each text is paid for once."""
+    provider.fail("same_index")
+    embedder = opened(batch_size=8)
+    embedder.embed_documents(texts(8))
+    before = len(provider.arrivals())
+    assert before <= 2 * 8 + 1
+    more = [f"more {n}" for n in range(8)]
+    assert embedder.embed_documents(more).rejected == {}
+    assert len(provider.arrivals()) - before == 8
+    assert {provider.paid(MODEL)[sha(text)] for text in more} == {1}
+    assert embedder.learned == [
+        f"openai, model {MODEL}: the server answers one text in a request, and is asked for one at a time."
+    ]

@@ -137,6 +137,9 @@ class OnesService:
     def request(self, texts: Sequence[str], role: Role, *, cut: bool = False) -> Reply:
         return Reply(np.ones((len(texts), 8), np.float32), tokens=10 * len(texts))
 
+    def leave_out(self, words: str) -> None:
+        return None
+
     def identity(self) -> dict[str, str]:
         return {}
 

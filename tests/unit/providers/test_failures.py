@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from embed_pipeline.embedders import remote
+from embed_pipeline.embedders import sending
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.embedders.metering import Unmetered
 from embed_pipeline.errors import EmbedderError, ProviderRefused
@@ -23,7 +23,7 @@ WORDS = "the words of this provider alone"
 @pytest.fixture(params=MODELS)
 def subject(request: pytest.FixtureRequest, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Subject:
     """A service whose waits between tries are too short to be felt."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(sending, "FIRST_WAIT", 0.001)
     return Subject(request.param, provider)
 
 
@@ -58,7 +58,7 @@ def test_what_does_not_pass_ends_after_max_tries_in_the_providers_words(subject:
         opened(subject).embed_documents(TEXTS)
     assert not isinstance(given_up.value, ProviderRefused)
     assert WORDS in str(given_up.value)
-    assert provider.struck(rule) == 4
+    assert provider.struck(rule) == 8, "a text and a harmless one, each as often as declared"
 
 
 @pytest.mark.parametrize("kind", ["reset", "stuck"])
@@ -104,3 +104,51 @@ def test_a_provider_that_refuses_every_text_is_not_believed_about_any(subject: S
     provider.fail("refuse", status=400, words=WORDS)
     with pytest.raises(ProviderRefused, match=WORDS):
         opened(subject).embed_documents(TEXTS)
+
+
+# Faults that belong to one text, whether the others of its request are paid for by then, and how many requests it may cost: one of 12
+# texts, 2 tries of what may pass (RemoteEmbedder._answer says the bound).
+ROW = 3
+REFUSED, WHOLE, PASSING = 2 * 4 + 2, 2 * 4 + 4, 2 * 4 + 4 + 2 * 2
+OF_ONE_TEXT: list[tuple[dict[str, object], bool, int, str]] = [
+    ({"kind": "null"}, True, ROW, "null where a vector should be"),
+    ({"kind": "empty"}, True, ROW, "a vector of 0 dimensions"),
+    ({"kind": "short"}, True, ROW, "a vector of 2 dimensions"),
+    ({"kind": "nan"}, True, ROW, "no finite numbers"),
+    ({"kind": "infinite"}, True, ROW, "no finite numbers"),
+    ({"kind": "zeros"}, True, ROW, "zeros alone"),
+    ({"kind": "too_few"}, False, WHOLE, "with 0 vectors for 1 texts"),
+    ({"kind": "not_json"}, False, WHOLE, "no answer of its protocol"),
+    ({"kind": "reset"}, True, PASSING, "fails at this one each time"),
+    ({"kind": "lost"}, False, PASSING, "fails at this one each time"),
+    ({"kind": "refuse", "status": 500, "words": WORDS}, True, PASSING, WORDS),
+    ({"kind": "refuse", "status": 503, "words": WORDS}, True, PASSING, WORDS),
+    ({"kind": "refuse", "status": 403, "words": f"<html><title>{WORDS}</title></html>"}, True, REFUSED, WORDS),
+]
+
+
+@pytest.mark.parametrize(("fault", "paid_once", "most", "told"), OF_ONE_TEXT, ids=lambda value: str(value)[:40])
+def test_what_fails_at_one_text_sets_that_one_aside_and_no_other(
+    subject: Subject, provider: Provider, fault: dict[str, object], paid_once: bool, most: int, told: str
+) -> None:
+    provider.fail(**fault, holds=TEXTS[6] + "!")  # type: ignore[arg-type]
+    many = [text + "!" * (n == 6) for n, text in enumerate(TEXTS)]
+    embedder = VersionEmbedder.open(subject.spec(), account=AccountSpec(max_tries=2), meter=Unmetered())
+    embedded = embedder.embed_documents(many)
+    assert set(embedded.rejected) == {6}
+    assert told in embedded.rejected[6]
+    assert np.linalg.norm(np.delete(embedded.vectors, 6, axis=0), axis=1) == pytest.approx(1)
+    assert len(provider.arrivals()) <= most
+    if paid_once:
+        assert paid(subject) == once_each(6)
+
+
+@pytest.mark.parametrize("fault", [fault for fault, *_ in OF_ONE_TEXT], ids=lambda value: str(value)[:40])
+def test_what_fails_at_everything_sets_no_text_aside(subject: Subject, provider: Provider, fault: dict[str, object]) -> None:
+    provider.fail(**fault)  # type: ignore[arg-type]
+    embedder = VersionEmbedder.open(subject.spec(), account=AccountSpec(max_tries=2), meter=Unmetered())
+    answer = embedder.ask_documents(TEXTS)
+    assert isinstance(answer.failure, EmbedderError)
+    assert answer.rejected == {}
+    assert len(TEXTS) - 1 in answer.unanswered, "a row fault strikes the last row of every answer"
+    assert len(provider.arrivals()) <= 4
