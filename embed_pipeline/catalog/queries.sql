@@ -129,6 +129,10 @@ SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sh
        measures, created_at, valid_until, valid_until < clock_timestamp() AS expired, route, refine_depth, adapter_id
 FROM embed_pipeline.gate_evidence WHERE index_name = %(index)s AND version = %(version)s AND route = %(route)s ORDER BY id DESC LIMIT 1
 
+-- name: ever_passed
+SELECT EXISTS (SELECT FROM embed_pipeline.gate_evidence
+               WHERE index_name = %(index)s AND version = %(version)s AND route = 'direct' AND outcome = 'pass')
+
 -- name: keep_judged_documents
 INSERT INTO embed_pipeline.judged_documents (evidence_id, doc_id, source_hash, judged, sampled)
 SELECT %(evidence_id)s, w.* FROM unnest(%(doc_ids)s::text[], %(hashes)s::bytea[], %(judged)s::boolean[], %(sampled)s::boolean[])

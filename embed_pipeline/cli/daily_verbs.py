@@ -1,4 +1,4 @@
-"""Verbs of daily operation: load, sync, status, verify, search, pause, resume, abort."""
+"""Verbs of daily operation: load, sync, verify, search, pause, resume, abort."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from embed_pipeline.cli import progress, render
 from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, with_config
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
+from embed_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.control import ControlState
@@ -175,41 +175,6 @@ def _until_signalled() -> Iterator[threading.Event]:
 
 
 @click.command(cls=Verb)
-@click.argument("index", required=False)
-@with_config
-@click.pass_context
-def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -> None:
-    """Show what serves, how far each version is, what blocks it, and the next command. Changes nothing."""
-    from embed_pipeline.configuration import read_indexes
-    from embed_pipeline.report.status import status_of
-
-    output = Output(as_json)
-    if index is not None:
-        found = status_of(one_index(config, index))
-        _say(output, render.status_lines(found))
-        output.result(as_values(found))
-        return
-    values: dict[str, Any] = {}
-    declared = read_indexes(config)
-    failed = len(declared.unreadable)
-    for name, spec in declared.indexes.items():
-        try:
-            found = status_of(spec)
-        except EmbedPipelineError as problem:
-            # One unreachable database must not hide the other indexes.
-            failed += 1
-            output.note(f"error: {name}: {' '.join(str(problem).split())}")
-            values[name] = problem.as_values()
-            continue
-        _say(output, [*render.status_lines(found), ""])
-        values[name] = as_values(found)
-    for unreadable in declared.unreadable:
-        output.note(f"error: {' '.join(str(unreadable).split())}")
-    output.result({"indexes": values, "unreadable": [each.as_values() for each in declared.unreadable]})
-    ctx.exit(REFUSED if failed else 0)
-
-
-@click.command(cls=Verb)
 @click.argument("index")
 @click.argument("version", required=False)
 @click.option(
@@ -361,4 +326,4 @@ def abort(index: str, reason: str, config: Path, as_json: bool) -> None:
     _set_control(index, config, as_json, "aborted", reason, "backfills stop until embed-pipeline resume.")
 
 
-VERBS = (load, sync, status, verify, search, pause, resume, abort)
+VERBS = (load, sync, verify, search, pause, resume, abort)

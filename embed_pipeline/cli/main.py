@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from embed_pipeline.cli import bridge_verbs, care_verbs, daily_verbs, holdout_verbs, migration_verbs, place_verbs
+from embed_pipeline.cli import bridge_verbs, care_verbs, daily_verbs, holdout_verbs, look_verbs, migration_verbs, place_verbs
 from embed_pipeline.cli.verb import INTERRUPTED
 
-EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided."
+EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided, 4 status --check: a person is needed."
 
 
 def _version() -> str:
@@ -31,6 +31,7 @@ for verb in (
     *migration_verbs.VERBS,
     *holdout_verbs.VERBS,
     *daily_verbs.VERBS,
+    *look_verbs.VERBS,
     *care_verbs.VERBS,
     *bridge_verbs.VERBS,
     *place_verbs.VERBS,

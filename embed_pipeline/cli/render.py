@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from embed_pipeline.catalog.control import ThrottleState
     from embed_pipeline.migrate.examination import Check
     from embed_pipeline.migrate.sample import Sampled
+    from embed_pipeline.report.index_status import Attention, IndexStatus
     from embed_pipeline.report.plan import Plan
-    from embed_pipeline.report.status import IndexStatus
     from embed_pipeline.report.version_status import VersionStatus
     from embed_pipeline.stores.protocol import Coverage
 
@@ -80,6 +80,11 @@ def count(amount: int, one: str, many: str | None = None) -> str:
     return f"{number(amount)} {one if amount == 1 else many or one + 's'}"
 
 
+def share(part: float | None) -> str:
+    """`99.9 %`: cut and never rounded up, since 100 % is a promise."""
+    return "?" if part is None else "100 %" if part >= 1 else f"{int(part * 1000) / 10:g} %"
+
+
 def status_lines(found: IndexStatus) -> list[str]:
     """An index: what serves, its versions, its last events, and what to run now."""
     pointer = found.serving
@@ -99,7 +104,7 @@ def status_lines(found: IndexStatus) -> list[str]:
     lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
     lines += [f"  {account_line(each)}" for each in found.accounts]
     header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]
-    lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
+    lines += [f"  {line}" for line in table(header, [_version_row(each) for each in found.versions])]
     for version in found.versions:
         lines += [f"  {line}" for line in _version_notes(version)]
     lines += [f"  {each}" for each in found.adapters]
@@ -121,6 +126,23 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
     lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
     return lines
+
+
+def health_lines(found: IndexStatus) -> list[str]:
+    """One line where an index is well, else a line for each reason."""
+    if found.is_well:
+        return [f"{found.index}: well ({found.phase})"]
+    things = count(len(found.attention), "thing")
+    return [
+        f"{found.index}: {things} to see to ({found.phase})",
+        *(f"  {line}" for each in found.attention for line in attention_lines(each)),
+    ]
+
+
+def attention_lines(each: Attention) -> list[str]:
+    """What is wrong, and under it the command."""
+    said = f"{'!!' if each.severity == 'critical' else ' !'} {each.code}: {' '.join(each.sentence.split())}"
+    return [said] if each.next is None else [said, f"   do: {each.next}"]
 
 
 def beside_line(version: str, route: str, measures: Mapping[str, Any]) -> str:
@@ -195,7 +217,7 @@ def throttle_line(last: ThrottleState) -> str:
     return f"backfill of {last.version} waits for {duration(last.seconds)}: {last.reason} ({seen})"
 
 
-def _version_row(version: VersionStatus, documents: int) -> list[str]:
+def _version_row(version: VersionStatus) -> list[str]:
     age = duration(version.seconds) if version.since else ""
     if not version.is_live:
         return [version.name, version.state, age, version.model, version.fingerprint, *[""] * 6]
@@ -207,7 +229,7 @@ def _version_row(version: VersionStatus, documents: int) -> list[str]:
         version.model,
         version.fingerprint,
         f"{version.partitions_done}/{version.partitions}",
-        f"{version.coverage(documents):.1%}",
+        share(version.coverage),
         queued,
         str(version.dead_letters),
         version.ann_index,

@@ -23,6 +23,7 @@ DEFAULT_CONFIG = Path("assets")
 
 REFUSED = 1
 UNDECIDED = 3
+ATTENTION = 4
 INTERRUPTED = 130
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])

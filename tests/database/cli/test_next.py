@@ -18,9 +18,6 @@ def follow(run: Run, documents: str) -> list[str]:
         assert "--confirm" not in words
         typed.append(" ".join([words[0], *words[2:]]))
         assert len(typed) < 20, typed
-        if words[0] == "plan":
-            ok(run(*words, "--json"))
-            words[0] = "backfill"  # as the plan itself says
         words = [documents if word == "FILE" else word for word in words]
         if words[0] == "retire":
             words += ["--confirm", words[2]]
@@ -29,7 +26,7 @@ def follow(run: Run, documents: str) -> list[str]:
 
 
 def test_what_comes_next_leads_through_a_whole_migration(place: Place, run: Run) -> None:
-    first = ["load FILE", "plan v1", "gate v1", "cutover v1"]
+    first = ["load FILE", "backfill v1", "gate v1", "cutover v1"]
     assert follow(run, str(place.write_documents())) == [*first, "backfill v2", "gate v2", "cutover v2", "retire v1"]
 
 
@@ -62,7 +59,15 @@ def test_capture_that_is_off_is_what_comes_next(place: Place, run: Run, conn: ps
     ok(run("load", "docs", place.write_documents(), "--json"))
     for verb in ("backfill", "gate", "cutover"):
         ok(run(verb, "docs", "v1", "--json"))
+    assert (run("health", "docs").code, run("status", "docs", "--check").code) == (0, 0)
     conn.execute("ALTER TABLE docs DISABLE TRIGGER USER")
-    shown = ok(run("status", "docs", "--json"))["next"]
-    assert shown["command"] == "embed-pipeline sync docs --full"
-    assert "the documents table has changed since capture was armed: triggers" in shown["why"]
+    seen = run("status", "docs", "--check", "--json")
+    assert (seen.code, seen.value["phase"], seen.value["coverage"]) == (4, "serving", 1.0)
+    assert [each["code"] for each in seen.value["attention"]] == ["capture_off", "doubt"]
+    assert seen.value["next"]["command"] == "embed-pipeline sync docs --full"
+    assert seen.value["next"]["why"].startswith("change capture is off (public.docs.")
+    sick = run("health", "--json")
+    assert (sick.code, sick.value["indexes"]["docs"]["well"]) == (1, False)
+    assert "!! capture_off: " in run("health", "docs").out
+    ok(run(*seen.value["next"]["command"].split()[1:], "--json"))
+    assert run("health", "docs").out == "docs: well (serving)\n"

@@ -24,7 +24,7 @@ def test_an_index_before_its_first_command(database_url: str, app: psycopg.Conne
     app.execute("DROP SCHEMA embed_pipeline CASCADE")
     shown = status_of(declared(database_url, holdout, "v1"))
     assert (shown.documents, shown.serving.version, shown.versions[0].state) == (DOCUMENTS, None, "declared")
-    assert shown.next.command == "embed-pipeline plan docs v1"
+    assert shown.next.command == "embed-pipeline backfill docs v1"
     row = app.execute("SELECT to_regnamespace('embed_pipeline') IS NULL").fetchone()
     assert row == (True,)
 
@@ -41,7 +41,7 @@ def test_the_whole_state_of_an_index(
     first, second = shown.versions
     assert (first.state, first.pending, first.ann_index, first.stored) == ("active", 3, "valid", DOCUMENTS)
     assert (second.state, second.partitions_done, second.partitions, second.gate) == ("ready", 2, 2, None)
-    assert second.coverage(shown.documents) == 1.0
+    assert (second.coverage, shown.coverage, shown.phase, shown.attention) == (1.0, 1.0, "judging", ())
     assert first.gate is not None
     assert (first.gate.outcome, first.gate.stale) == ("pass", None)
     assert shown.next.command == "embed-pipeline gate docs v2"
