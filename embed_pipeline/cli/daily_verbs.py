@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from embed_pipeline.cli import progress, render
-from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, with_config
+from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, until_signalled, with_config
 from embed_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -112,7 +108,7 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, accept_loss: i
             _say_synced(output, results, quiet=True)
             output.result({"index": index, "versions": [as_values(each) for each in results]}, indent=None)
 
-        with _until_signalled() as stop:
+        with until_signalled() as stop:
             output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
             watch_changes(opened_index, stop, report, _Outages(output).tell, doubted)
 
@@ -160,18 +156,6 @@ def _say_synced(output: Output, results: list[VersionSync], *, quiet: bool) -> N
             f"{each.version}: {render.number(each.written)} written, {render.number(each.settled)} unchanged, "
             f"{render.number(each.rejected)} rejected, {render.number(each.pending)} pending"
         )
-
-
-@contextmanager
-def _until_signalled() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; the handlers before are put back."""
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @click.command(cls=Verb)

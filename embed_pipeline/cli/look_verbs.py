@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from embed_pipeline.cli import render
-from embed_pipeline.cli.verb import ATTENTION, REFUSED, Output, Verb, as_values, one_index, with_config
+from embed_pipeline.cli import status_lines
+from embed_pipeline.cli.verb import (
+    ATTENTION,
+    REFUSED,
+    Output,
+    Verb,
+    as_values,
+    one_index,
+    terminal_width,
+    until_signalled,
+    with_config,
+)
 from embed_pipeline.errors import EmbedPipelineError
 
 if TYPE_CHECKING:
@@ -18,17 +31,71 @@ if TYPE_CHECKING:
     Shown = Callable[[IndexStatus], list[str]]
 
 
+# A terminal is drawn anew so often, and a log is told so often.
+REDRAWN_SECONDS, LINE_SECONDS = 2.0, 10.0
+
+
+class _Screen(Output):
+    """Holds what is said, and then shows it at once: the terminal is never seen half drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=False)
+        self._lines: list[str] = []
+
+    def text(self, line: str) -> None:
+        self._lines.append(line)
+
+    def note(self, line: str) -> None:
+        self._lines.append(line)
+
+    def show(self) -> None:
+        height = shutil.get_terminal_size().lines - 1
+        cut = [*self._lines[: height - 1], "..."] if len(self._lines) > height else self._lines
+        click.clear()
+        click.echo("\n".join(cut))
+
+
 @click.command(cls=Verb)
 @click.argument("index", required=False)
 @click.option("--check", is_flag=True, help="Exit code 4 when something needs a person.")
+@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C; a line now and then where there is no terminal.")
+@click.option("--all", "everything", is_flag=True, help="Retired versions too, and what let the version that serves pass.")
 @with_config
 @click.pass_context
-def status(ctx: click.Context, index: str | None, check: bool, config: Path, as_json: bool) -> None:
+def status(
+    ctx: click.Context, index: str | None, check: bool, watch: bool, everything: bool, config: Path, as_json: bool
+) -> None:
     """Show what serves, how far each version is, what needs a person, and the next command. Changes nothing."""
     output = Output(as_json)
-    found, failed = _look(output, index, config, render.status_lines, as_values)
+
+    def lines(found: IndexStatus) -> list[str]:
+        return status_lines.status_lines(found, terminal_width(), everything=everything)
+
+    if watch and check:
+        raise click.UsageError("--check is of one look, and --watch never ends.")
+    if watch:
+        _watch(output, index, config, lines)
+        return
+    found, failed = _look(output, index, config, lines, as_values)
     wrong = check and not all(each.is_well for each in found)
     ctx.exit(REFUSED if failed else ATTENTION if wrong else 0)
+
+
+def _watch(output: Output, index: str | None, config: Path, lines: Shown) -> None:
+    """A look each few seconds; documents are counted by each, so it takes at most a tenth of the time."""
+    redrawn = sys.stdout.isatty() and not output.as_json
+    every = REDRAWN_SECONDS if redrawn else LINE_SECONDS
+    with until_signalled() as stop:
+        while not stop.is_set():
+            began = time.monotonic()
+            shown = _Screen() if redrawn else output
+            try:
+                _look(shown, index, config, lines if redrawn else lambda found: [status_lines.summary_line(found)], as_values)
+            except EmbedPipelineError as problem:
+                shown.note(f"error: {' '.join(str(problem).split())}")  # It may answer at the next look.
+            if isinstance(shown, _Screen):
+                shown.show()
+            stop.wait(max(every, 9 * (time.monotonic() - began)))
 
 
 @click.command(cls=Verb)
@@ -37,7 +104,11 @@ def status(ctx: click.Context, index: str | None, check: bool, config: Path, as_
 @click.pass_context
 def health(ctx: click.Context, index: str | None, config: Path, as_json: bool) -> None:
     """Say whether INDEX (or each declared index) is well. Exit code 0 when it is, 1 with the reasons when it is not."""
-    found, failed = _look(Output(as_json), index, config, render.health_lines, _health)
+
+    def lines(found: IndexStatus) -> list[str]:
+        return status_lines.health_lines(found, terminal_width())
+
+    found, failed = _look(Output(as_json), index, config, lines, _health)
     ctx.exit(REFUSED if failed or not all(each.is_well for each in found) else 0)
 
 

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -104,6 +109,11 @@ def with_config(function: AnyFunction) -> AnyFunction:
     return with_json(option(function))
 
 
+def terminal_width() -> int | None:
+    """Columns of the terminal that a result is written to; None where there is none, and lines may be as long as they are."""
+    return max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else None
+
+
 def one_index(config: Path, name: str) -> IndexSpec:
     """The declared index `name`; no other declaration matters. ConfigurationError names those there are."""
     from embed_pipeline.configuration import load_index
@@ -129,6 +139,18 @@ def write(output: Output, path: Path, content: bytes, *, what: str, option: str,
             next_step=f"Name another file with {option}.",
         ) from None
     output.note(f"{what} in {path}")
+
+
+@contextmanager
+def until_signalled() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; the handlers before are put back."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def as_values(value: Any) -> Any:

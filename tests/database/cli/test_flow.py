@@ -72,7 +72,6 @@ def test_a_migration_from_the_first_file_to_the_retired_version(place: Place, ru
     assert next_of(run) == "embed-pipeline sync docs --watch"
     shown = run("status")
     assert "docs: serves v2 (generation 4); 50 documents in public.docs" in shown.out
-    assert "better words" in shown.out
     assert ok(run("verify", "docs", "--json"))["versions"]["v2"]["share"] == 1.0
 
 
