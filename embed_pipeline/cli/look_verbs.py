@@ -1,4 +1,4 @@
-"""Verbs that look and change nothing: status, health."""
+"""Verbs that look and change nothing: status, health, history."""
 
 from __future__ import annotations
 
@@ -112,6 +112,24 @@ def health(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
     ctx.exit(REFUSED if failed or not all(each.is_well for each in found) else 0)
 
 
+@click.command(cls=Verb)
+@click.argument("index")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="So many of the last steps.")
+@click.option("--all", "everything", is_flag=True, help="Each wait of a throttle and each full comparison too.")
+@with_config
+def history(index: str, limit: int, everything: bool, config: Path, as_json: bool) -> None:
+    """Show what happened to INDEX, oldest first: who moved what, when, why, from where to where, on what evidence."""
+    from embed_pipeline.report.history import history as steps_of
+
+    output = Output(as_json)
+    found = steps_of(one_index(config, index), everything=everything)
+    shown = found[-limit:]
+    if len(shown) < len(found):
+        output.text(f"({len(found) - len(shown)} earlier; see --limit)")
+    _say(output, status_lines.history_lines(shown, terminal_width()) or [f"nothing has happened to {index} yet"])
+    output.result({"index": index, "earlier": len(found) - len(shown), "steps": [as_values(each) for each in shown]})
+
+
 def _health(found: IndexStatus) -> dict[str, Any]:
     return {
         "index": found.index,
@@ -161,4 +179,4 @@ def _say(output: Output, lines: list[str]) -> None:
         output.text(line)
 
 
-VERBS = (status, health)
+VERBS = (status, health, history)

@@ -11,6 +11,7 @@ from embed_pipeline.cli.render import account_line, count, duration, number, sha
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.serving import Pointer
+    from embed_pipeline.report.history import Step
     from embed_pipeline.report.index_status import Attention, Event, IndexStatus
     from embed_pipeline.report.version_status import GateState, VersionStatus
 
@@ -64,6 +65,29 @@ def health_lines(found: IndexStatus, width: int | None = None) -> list[str]:
         return [f"{found.index}: well ({found.phase})"]
     head = Line(f"{found.index}: {count(len(found.attention), 'thing')} to see to ({found.phase})")
     return [piece for line in (head, *_attention(found.attention)) for piece in line.within(width)]
+
+
+def history_lines(found: Iterable[Step], width: int | None = None) -> list[str]:
+    """A step a line. A move names its evidence, whose sentence the step of that gate has."""
+    lines = [line for each in found for line in _step(each)]
+    return [piece for line in lines for piece in line.within(width)]
+
+
+def _step(step: Step) -> Iterator[Line]:
+    what = f" {step.version}" if step.version and not step.is_move else ""
+    change = f" {step.before or 'nothing'} -> {step.after}" if step.is_move or step.before else f" {step.after or ''}".rstrip()
+    on = "no evidence, none is asked for" if step.evidence_id is None else f"evidence {step.evidence_id}: {step.outcome}"
+    told = (
+        f" (generation {step.generation}, {on})"
+        if step.is_move
+        else f" (evidence {step.evidence_id})"
+        if step.evidence_id is not None
+        else ""
+    )
+    reason = " ".join(step.reason.split())
+    yield Line(
+        f"{step.at:%Y-%m-%d %H:%M:%S}  {step.event}{what}{change}{told} by {step.actor}{f': {reason}' if reason else ''}", 21
+    )
 
 
 def summary_line(found: IndexStatus) -> str:

@@ -36,7 +36,7 @@ VERBS = {
         "resume",
         "abort",
     ),
-    *("status", "health", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview"),
+    *("status", "health", "history", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 
