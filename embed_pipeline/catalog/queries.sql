@@ -73,6 +73,9 @@ SELECT version, refine_version, refine_depth, query_version, adapter_id, previou
        previous_query_version, previous_adapter_id, generation
 FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s
 
+-- name: last_move
+SELECT move FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s
+
 -- name: lock_pointer
 SELECT version, refine_version, refine_depth, query_version, adapter_id, previous_version, previous_refine_version, previous_refine_depth,
        previous_query_version, previous_adapter_id, generation
