@@ -231,7 +231,7 @@ def search(
     output = Output(as_json)
     spec = one_index(config, index)
     where = dict(_condition(each) for each in conditions)
-    url = resolve_url(spec.database_url)
+    url = resolve_url(spec.database_url, start=False)
     # The files of this machine are where its declaration says, wherever another one has declared them.
     own = {name: declared.local_paths() for name, declared in spec.versions.items() if declared.local_paths()}
     with Searcher(index, url, max_connections=2, models=own) as searcher:
