@@ -212,7 +212,7 @@ def _build_ann_index(output: Output, index: OpenIndex, version: str) -> Any:
     with progress.shown(f"{index.name}.{version} ANN index") as tell:
 
         def say(phase: str, share: float) -> None:
-            tell(round(100 * share), 100, phase if phase.startswith("waiting") else f"% of {phase}")
+            tell(round(100 * share), 100, phase)
 
         return ann_index.build(index, version, say)
 
