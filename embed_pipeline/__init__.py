@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.verdicts import GateResult as GateResult
     from embed_pipeline.migrate.verify import reconcile as reconcile
     from embed_pipeline.migrate.verify import verify as verify
+    from embed_pipeline.report.index_status import IndexStatus as IndexStatus
     from embed_pipeline.report.plan import plan as plan
-    from embed_pipeline.report.status import IndexStatus as IndexStatus
     from embed_pipeline.report.status import status_of as status
     from embed_pipeline.search import Answer as Answer
     from embed_pipeline.search import AsyncSearcher as AsyncSearcher
@@ -49,7 +49,7 @@ _LAZY = {
     "GateEvidence": "migrate.evidence_of",
     "GateResult": "migrate.verdicts",
     "Hit": "stores.protocol",
-    "IndexStatus": "report.status",
+    "IndexStatus": "report.index_status",
     "Moved": "migrate.cutover",
     "OpenIndex": "index.handle",
     "QueryVector": "search",

@@ -225,6 +225,12 @@ def latest(conn: psycopg.Connection, index: str, version: str, route: Kind = "di
     return None if row is None else Evidence(*row)
 
 
+def ever_passed(conn: psycopg.Connection, index: str, version: str) -> bool:
+    """Whether a gate has ever let the version serve by itself: a rollback to it asks for no newer word."""
+    row = conn.execute(queries("ever_passed"), {"index": index, "version": version}).fetchone()
+    return bool(row and row[0])
+
+
 def texts_of(conn: psycopg.Connection, evidence: Evidence) -> Texts:
     """The texts that the evidence is about."""
     rows = conn.execute(queries("judged_documents"), {"evidence_id": evidence.id}).fetchall()

@@ -45,7 +45,13 @@ def read(conn: psycopg.Connection, index: str, version: str) -> Sample | None:
 def is_changed(conn: psycopg.Connection, index: str, version: str) -> bool | None:
     """Whether the model is known to have changed; None while there is no sample. One look-up by primary key."""
     row = conn.execute(queries("mark"), {"index": index, "version": version}).fetchone()
-    return None if row is None else bool(row[0])
+    return None if row is None else row[0] is not None
+
+
+def changed_at(conn: psycopg.Connection, index: str, version: str) -> datetime | None:
+    """Since when the model is known to be another one; None while it is the same, or nobody knows."""
+    row = conn.execute(queries("mark"), {"index": index, "version": version}).fetchone()
+    return None if row is None else row[0]
 
 
 def keep(conn: psycopg.Connection, index: str, version: str, texts: Sequence[str], vectors: Vectors, *, late: bool) -> bool:

@@ -4,7 +4,7 @@ FROM embed_pipeline.model_samples WHERE index_name = %(index)s AND version = %(v
 
 -- name: mark
 -- Read before every batch, so without what is large.
-SELECT changed_at IS NOT NULL FROM embed_pipeline.model_samples WHERE index_name = %(index)s AND version = %(version)s
+SELECT changed_at FROM embed_pipeline.model_samples WHERE index_name = %(index)s AND version = %(version)s
 
 -- name: keep_sample
 INSERT INTO embed_pipeline.model_samples (index_name, version, texts, vectors, late)

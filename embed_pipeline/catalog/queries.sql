@@ -73,6 +73,9 @@ SELECT version, refine_version, refine_depth, query_version, adapter_id, previou
        previous_query_version, previous_adapter_id, generation
 FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s
 
+-- name: last_move
+SELECT move FROM embed_pipeline.serving_pointer WHERE index_name = %(index)s
+
 -- name: lock_pointer
 SELECT version, refine_version, refine_depth, query_version, adapter_id, previous_version, previous_refine_version, previous_refine_depth,
        previous_query_version, previous_adapter_id, generation
@@ -128,6 +131,10 @@ RETURNING id
 SELECT id, version, fingerprint, baseline_version, outcome, sentence, holdout_sha256, documents, vectors, ann_index::bigint, ef_search, judged,
        measures, created_at, valid_until, valid_until < clock_timestamp() AS expired, route, refine_depth, adapter_id
 FROM embed_pipeline.gate_evidence WHERE index_name = %(index)s AND version = %(version)s AND route = %(route)s ORDER BY id DESC LIMIT 1
+
+-- name: ever_passed
+SELECT EXISTS (SELECT FROM embed_pipeline.gate_evidence
+               WHERE index_name = %(index)s AND version = %(version)s AND route = 'direct' AND outcome = 'pass')
 
 -- name: keep_judged_documents
 INSERT INTO embed_pipeline.judged_documents (evidence_id, doc_id, source_hash, judged, sampled)

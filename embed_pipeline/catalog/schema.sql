@@ -1236,6 +1236,57 @@ CREATE TABLE embed_pipeline.model_samples (
     FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
 );
 
+-- What SQL alone can tell of what needs a person (report/attention.py, whose words `reasons` are): one row for each index. The documents, the
+-- triggers on them and the stores are not looked at: of those `embed-pipeline health` knows.
+CREATE VIEW embed_pipeline.health AS
+    WITH told AS (
+        SELECT p.index_name, p.version, count(*) AS waiting, min(p.since) AS since FROM embed_pipeline.pending p GROUP BY 1, 2
+    ), untold AS (
+        SELECT i.index_name, sum(cardinality(i.doc_ids)) AS waiting, min(i.at) AS since FROM embed_pipeline.inbox i GROUP BY 1
+    ), refused AS (
+        SELECT d.index_name, d.version, count(*) AS documents FROM embed_pipeline.dead_letters d GROUP BY 1, 2
+    ), live AS (
+        SELECT v.index_name, v.version, v.fingerprint, coalesce(t.waiting, 0) + coalesce(u.waiting, 0) AS waiting,
+               greatest(extract(epoch FROM clock_timestamp() - least(t.since, u.since)), 0)::double precision AS oldest_seconds,
+               coalesce(r.documents, 0) AS dead_letters, m.changed_at
+        FROM embed_pipeline.index_versions v
+        LEFT JOIN told t USING (index_name, version) LEFT JOIN untold u USING (index_name) LEFT JOIN refused r USING (index_name, version)
+        LEFT JOIN embed_pipeline.model_samples m USING (index_name, version)
+        WHERE v.state <> 'retired'
+    ), seen AS (
+        SELECT s.index_name, s.version, s.route, s.generation, coalesce(s.refine_version, s.query_version, s.version) AS judged, c.state AS control,
+               (SELECT count(*) FROM embed_pipeline.doubts d WHERE d.index_name = s.index_name) AS doubts, e.at AS compared_at,
+               (SELECT coalesce(sum(q.value::bigint), 0)::bigint FROM jsonb_each_text(e.detail -> 'queued') q) AS differences
+        FROM embed_pipeline.serving s LEFT JOIN embed_pipeline.control c USING (index_name)
+        LEFT JOIN LATERAL (SELECT a.at, a.detail FROM embed_pipeline.audit_events a
+                           WHERE a.index_name = s.index_name AND a.event = 'reconcile' ORDER BY a.id DESC LIMIT 1) e ON true
+    ), found AS (
+        SELECT n.*, l.waiting, l.oldest_seconds, l.dead_letters, array_remove(ARRAY[
+            CASE WHEN n.doubts > 0 THEN 'doubt' END,
+            CASE WHEN EXISTS (SELECT FROM live o WHERE o.index_name = n.index_name AND o.changed_at IS NOT NULL) THEN 'model_changed' END,
+            -- A version by itself serves by any verdict that it ever passed by: a rollback asks for no new one.
+            CASE WHEN n.version IS NOT NULL AND NOT coalesce(CASE n.route
+                     WHEN 'direct' THEN EXISTS (SELECT FROM embed_pipeline.gate_evidence g WHERE g.index_name = n.index_name
+                                                AND g.version = n.version AND g.route = 'direct' AND g.outcome = 'pass')
+                     ELSE (SELECT g.outcome = 'pass' FROM embed_pipeline.gate_evidence g
+                           WHERE g.index_name = n.index_name AND g.version = n.judged AND g.route = n.route ORDER BY g.id DESC LIMIT 1)
+                 END, false) THEN 'no_evidence' END,
+            CASE WHEN EXISTS (SELECT FROM live o WHERE o.index_name = n.index_name AND o.waiting > 0 AND o.oldest_seconds > 60) THEN 'queue' END,
+            CASE WHEN EXISTS (SELECT FROM live o WHERE o.index_name = n.index_name AND o.dead_letters > 0) THEN 'dead_letters' END,
+            CASE WHEN EXISTS (SELECT FROM live o JOIN embed_pipeline.searchers r
+                                  ON r.index_name = o.index_name AND r.cannot ->> o.fingerprint IS NOT NULL
+                              WHERE o.index_name = n.index_name
+                                AND abs(extract(epoch FROM clock_timestamp() - r.seen_at)) < 180) THEN 'reader_left_behind' END,
+            CASE WHEN n.control <> 'running' THEN 'held' END,
+            CASE WHEN n.differences > 0 AND n.doubts = 0 THEN 'bypassed' END,
+            CASE WHEN EXISTS (SELECT FROM embed_pipeline.index_versions v WHERE v.index_name = n.index_name
+                              AND v.state = 'retired' AND v.dropped_at IS NULL) THEN 'retire_unfinished' END], NULL) AS reasons
+        FROM seen n LEFT JOIN live l ON l.index_name = n.index_name AND l.version = n.version
+    )
+    SELECT index_name, cardinality(reasons) = 0 AS well, reasons, version, route, generation, control, waiting, oldest_seconds, dead_letters,
+           doubts, compared_at, differences
+    FROM found;
+
 -- Readers may use the schema, and a new function is everybody's. Theirs are these six, and two of each index (documents/capture.sql): who may
 -- only read stops no migration, uses up no account, and lends no function of ours to a trigger on a table of its own
 -- (docs/how-to/least-privilege.md).

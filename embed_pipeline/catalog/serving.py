@@ -76,6 +76,12 @@ def read(conn: psycopg.Connection, index: str) -> Pointer:
     return Pointer.of(row)
 
 
+def last_move(conn: psycopg.Connection, index: str) -> Move | None:
+    """By which kind of move the pointer came to where it stands."""
+    row = conn.execute(queries("last_move"), {"index": index}).fetchone()
+    return None if row is None else row[0]
+
+
 def rolled_back(conn: psycopg.Connection, index: str, version: str, route: Kind = "direct") -> RolledBack | None:
     """The rollback that last took the version off such a route; None where it never was on one, or a cutover took it off."""
     row = conn.execute(queries("rolled_back"), {"index": index, "version": version, "route": route}).fetchone()

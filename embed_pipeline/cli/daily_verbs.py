@@ -1,19 +1,15 @@
-"""Verbs of daily operation: load, sync, status, verify, search, pause, resume, abort."""
+"""Verbs of daily operation: load, sync, verify, search, pause, resume, abort."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from embed_pipeline.cli import progress, render
-from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, with_config
-from embed_pipeline.errors import ConfigurationError, EmbedPipelineError
+from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, until_signalled, with_config
+from embed_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.control import ControlState
@@ -112,7 +108,7 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, accept_loss: i
             _say_synced(output, results, quiet=True)
             output.result({"index": index, "versions": [as_values(each) for each in results]}, indent=None)
 
-        with _until_signalled() as stop:
+        with until_signalled() as stop:
             output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
             watch_changes(opened_index, stop, report, _Outages(output).tell, doubted)
 
@@ -160,53 +156,6 @@ def _say_synced(output: Output, results: list[VersionSync], *, quiet: bool) -> N
             f"{each.version}: {render.number(each.written)} written, {render.number(each.settled)} unchanged, "
             f"{render.number(each.rejected)} rejected, {render.number(each.pending)} pending"
         )
-
-
-@contextmanager
-def _until_signalled() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; the handlers before are put back."""
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@click.command(cls=Verb)
-@click.argument("index", required=False)
-@with_config
-@click.pass_context
-def status(ctx: click.Context, index: str | None, config: Path, as_json: bool) -> None:
-    """Show what serves, how far each version is, what blocks it, and the next command. Changes nothing."""
-    from embed_pipeline.configuration import read_indexes
-    from embed_pipeline.report.status import status_of
-
-    output = Output(as_json)
-    if index is not None:
-        found = status_of(one_index(config, index))
-        _say(output, render.status_lines(found))
-        output.result(as_values(found))
-        return
-    values: dict[str, Any] = {}
-    declared = read_indexes(config)
-    failed = len(declared.unreadable)
-    for name, spec in declared.indexes.items():
-        try:
-            found = status_of(spec)
-        except EmbedPipelineError as problem:
-            # One unreachable database must not hide the other indexes.
-            failed += 1
-            output.note(f"error: {name}: {' '.join(str(problem).split())}")
-            values[name] = problem.as_values()
-            continue
-        _say(output, [*render.status_lines(found), ""])
-        values[name] = as_values(found)
-    for unreadable in declared.unreadable:
-        output.note(f"error: {' '.join(str(unreadable).split())}")
-    output.result({"indexes": values, "unreadable": [each.as_values() for each in declared.unreadable]})
-    ctx.exit(REFUSED if failed else 0)
 
 
 @click.command(cls=Verb)
@@ -282,7 +231,7 @@ def search(
     output = Output(as_json)
     spec = one_index(config, index)
     where = dict(_condition(each) for each in conditions)
-    url = resolve_url(spec.database_url)
+    url = resolve_url(spec.database_url, start=False)
     # The files of this machine are where its declaration says, wherever another one has declared them.
     own = {name: declared.local_paths() for name, declared in spec.versions.items() if declared.local_paths()}
     with Searcher(index, url, max_connections=2, models=own) as searcher:
@@ -361,4 +310,4 @@ def abort(index: str, reason: str, config: Path, as_json: bool) -> None:
     _set_control(index, config, as_json, "aborted", reason, "backfills stop until embed-pipeline resume.")
 
 
-VERBS = (load, sync, status, verify, search, pause, resume, abort)
+VERBS = (load, sync, verify, search, pause, resume, abort)

@@ -14,13 +14,18 @@ from embed_pipeline.cli import (
     daily_verbs,
     doctor_verb,
     holdout_verbs,
+    look_verbs,
     migration_verbs,
     place_verbs,
     remove_verb,
 )
-from embed_pipeline.cli.verb import INTERRUPTED
+from embed_pipeline.cli.examples import EXAMPLES, GROUPS
+from embed_pipeline.cli.verb import INTERRUPTED, said_in_json
 
-EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided, 4 doctor found something."
+EPILOG = (
+    "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided, "
+    "4 status --check or doctor: a person is needed."
+)
 
 
 def _version() -> str:
@@ -30,7 +35,20 @@ def _version() -> str:
         return "unknown"
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Verbs(click.Group):
+    """All verbs, by what they are for. A wrong word is said in JSON too where that was asked for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=150)) for name in names])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        with said_in_json(ctx, args):
+            return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(_version(), prog_name="embed-pipeline")
 def cli() -> None:
     """Embedding migrations as schema migrations: change the model of a live search index without losing a query."""
@@ -40,6 +58,7 @@ for verb in (
     *migration_verbs.VERBS,
     *holdout_verbs.VERBS,
     *daily_verbs.VERBS,
+    *look_verbs.VERBS,
     *care_verbs.VERBS,
     *doctor_verb.VERBS,
     *bridge_verbs.VERBS,
@@ -47,6 +66,14 @@ for verb in (
     *place_verbs.VERBS,
 ):
     cli.add_command(verb)
+
+
+for words, example in EXAMPLES.items():
+    command: click.Command = cli
+    for word in words.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    command.epilog = f"\b\nExample:\n  {example}"
 
 
 def main() -> None:

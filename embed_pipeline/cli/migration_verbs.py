@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,32 +187,43 @@ def _embed_first(output: Output, index: OpenIndex, version: str, doc_ids: list[s
 
 
 def _fill(output: Output, index: OpenIndex, version: str, todo: list[str]) -> list[Any]:
-    from embed_pipeline.migrate.backfill import Progress, fill_partition, submit_ahead
+    from embed_pipeline.migrate.backfill import fill_partition, submit_ahead
     from embed_pipeline.migrate.preview import Tenths, told
 
     submit_ahead(index, version, todo)
     tenths = Tenths(index, version)
     reports = []
-    for number, key in enumerate(todo, start=1):
-        with progress.shown(f"{index.name}.{version} partition {key} ({number} of {len(todo)})") as tell:
-
-            def listener(now: Progress, tell: progress.Tell = tell) -> None:
-                tell(now.written + now.rejected, now.total, progress.partition_words(now))
-
-            report = fill_partition(index, version, key, listener)
-        reports.append(report)
-        output.note(
-            f"partition {key}: {render.count(report.documents, 'document')}, {render.number(report.written)} written, "
-            f"{render.number(report.rejected)} rejected in {render.duration(report.seconds)} ({number} of {len(todo)})"
-        )
-        try:
-            curve = tenths.partition_filled()
-        except EmbedPipelineError as problem:
-            output.note(told(problem))
-        else:
-            if curve is not None:
-                output.note(render.point_line(curve))
+    with progress.shown(f"{index.name}.{version}") as tell:
+        filling = _filling(index, version, todo, tell)
+        for key in todo:
+            reports.append(fill_partition(index, version, key, filling.now))
+            filling.filled(reports[-1])
+            try:
+                curve = tenths.partition_filled()
+            except EmbedPipelineError as problem:
+                output.note(told(problem))
+            else:
+                if curve is not None:
+                    output.note(render.point_line(curve))
     return reports
+
+
+def _filling(index: OpenIndex, version: str, todo: list[str], tell: progress.Tell) -> progress.Filling:
+    import psycopg
+
+    from embed_pipeline.catalog import partitions
+    from embed_pipeline.documents import census, queue
+
+    def waiting() -> int:
+        # The backfill outlives a database that goes away, and so does what is told of it.
+        with suppress(EmbedPipelineError, psycopg.Error), index.connection() as conn:
+            return queue.pending(conn, index.name, version)
+        return 0
+
+    with index.connection() as conn:
+        listed = partitions.listed(conn, index.name, version)
+        filled = [each.documents or 0 for each in listed if each.completed_at is not None and each.range.partition not in todo]
+        return progress.Filling(tell, census.count(conn, index.source), filled, len(listed), waiting)
 
 
 def _build_ann_index(output: Output, index: OpenIndex, version: str) -> Any:
@@ -220,7 +232,7 @@ def _build_ann_index(output: Output, index: OpenIndex, version: str) -> Any:
     with progress.shown(f"{index.name}.{version} ANN index") as tell:
 
         def say(phase: str, share: float) -> None:
-            tell(round(100 * share), 100, phase if phase.startswith("waiting") else f"% of {phase}")
+            tell(round(100 * share), 100, phase)
 
         return ann_index.build(index, version, say)
 
@@ -380,15 +392,16 @@ def cutover(index: str, version: str, route: Kind, anyway: bool, again: bool, re
     metavar="N",
     help="Serve it even where up to N documents could not be brought up to date; the audit names them.",
 )
+@click.option("--to", metavar="VERSION", help="What it is to return to; must be said where the last move was a rollback itself.")
 @click.option("--reason", default="", help="Kept in the audit.")
 @with_config
-def rollback(index: str, accept_stale: int, reason: str, config: Path, as_json: bool) -> None:
+def rollback(index: str, accept_stale: int, to: str | None, reason: str, config: Path, as_json: bool) -> None:
     """Serve what served before, by the same route. It was written to all along, so nothing is lost."""
     from embed_pipeline.migrate import cutover as moving
     from embed_pipeline.report.look import open_registered
 
     with open_registered(one_index(config, index)) as opened_index:
-        _say_moved(Output(as_json), moving.rollback(opened_index, reason, accept_stale=accept_stale), "rollback")
+        _say_moved(Output(as_json), moving.rollback(opened_index, reason, accept_stale=accept_stale, to=to), "rollback")
 
 
 def _say_moved(output: Output, moved: Moved, move: str) -> None:

@@ -13,14 +13,11 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.examination import Check
     from embed_pipeline.migrate.sample import Sampled
     from embed_pipeline.report.plan import Plan
-    from embed_pipeline.report.status import IndexStatus
     from embed_pipeline.report.version_status import VersionStatus
     from embed_pipeline.stores.protocol import Coverage
 
 # What an open doubt means.
 DOUBTED = "Every search checks its hits until a full comparison has passed"
-# A gate's event carries its whole sentence, which stands above it already.
-REASON = 80
 # A backfill that waits speaks every two seconds.
 SILENT_SECONDS = 30.0
 
@@ -80,47 +77,9 @@ def count(amount: int, one: str, many: str | None = None) -> str:
     return f"{number(amount)} {one if amount == 1 else many or one + 's'}"
 
 
-def status_lines(found: IndexStatus) -> list[str]:
-    """An index: what serves, its versions, its last events, and what to run now."""
-    pointer = found.serving
-    serves = "nothing yet" if pointer.route is None else f"{pointer.route} (generation {pointer.generation})"
-    previous = f", {pointer.previous_route} before" if pointer.previous_route else ""
-    lines = [f"{found.index}: serves {serves}{previous}; {count(found.documents, 'document')} in {found.documents_table}"]
-    if found.control.state != "running":
-        lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
-    lines += [f"  doubt: {reason}. {DOUBTED}." for reason in found.doubts]
-    lines += [f"  warning: {warning}" for warning in found.warnings]
-    lines += [f"  declared otherwise: {each}" for each in found.declared_otherwise]
-    lines += [f"  not set yet: {each}" for each in found.not_yet_set]
-    if found.not_yet_set:
-        lines.append("  searches go by what is set; the next command that works on the index sets what is declared here")
-    lines += [f"  searcher without the model of {each}" for each in found.left_behind]
-    lines += [f"  open for long, and nothing deleted since can be cleaned up: {each}" for each in found.old_transactions]
-    lines += [f"  {throttle_line(each)}" for each in found.throttle if each.answer != "go"]
-    lines += [f"  {account_line(each)}" for each in found.accounts]
-    header = ["version", "state", "for", "model", "fingerprint", "partitions", "coverage", "queue", "dead", "ANN index", "size"]
-    lines += [f"  {line}" for line in table(header, [_version_row(each, found.documents) for each in found.versions])]
-    for version in found.versions:
-        lines += [f"  {line}" for line in _version_notes(version)]
-    lines += [f"  {each}" for each in found.adapters]
-    if found.comparison is not None:
-        lines.append(f"  last full comparison {found.comparison.at:%Y-%m-%d %H:%M:%S}: {found.comparison.sentence}")
-    if found.events:
-        lines.append("  last events:")
-        rows = [
-            [
-                f"{event.at:%Y-%m-%d %H:%M:%S}",
-                event.event,
-                event.version or "",
-                _change(event.from_state, event.to_state),
-                event.actor,
-                event.reason if len(event.reason) <= REASON else f"{event.reason[:REASON]}...",
-            ]
-            for event in found.events
-        ]
-        lines += [f"    {line}" for line in table(["at (UTC)", "event", "version", "state", "by", "reason"], rows)]
-    lines.append(f"  next: {found.next.command or 'nothing'}  ({found.next.why})")
-    return lines
+def share(part: float | None) -> str:
+    """`99.9 %`: cut and never rounded up, since 100 % is a promise."""
+    return "?" if part is None else "100 %" if part >= 1 else f"{int(part * 1000) / 10:g} %"
 
 
 def beside_line(version: str, route: str, measures: Mapping[str, Any]) -> str:
@@ -193,57 +152,6 @@ def throttle_line(last: ThrottleState) -> str:
     if last.seen_seconds > SILENT_SECONDS:
         return f"backfill of {last.version} waited when it was last heard of: {last.reason} ({seen})"
     return f"backfill of {last.version} waits for {duration(last.seconds)}: {last.reason} ({seen})"
-
-
-def _version_row(version: VersionStatus, documents: int) -> list[str]:
-    age = duration(version.seconds) if version.since else ""
-    if not version.is_live:
-        return [version.name, version.state, age, version.model, version.fingerprint, *[""] * 6]
-    queued = f"{version.pending} ({duration(version.oldest_pending_seconds)})" if version.pending else "0"
-    return [
-        version.name,
-        version.state,
-        age,
-        version.model,
-        version.fingerprint,
-        f"{version.partitions_done}/{version.partitions}",
-        f"{version.coverage(documents):.1%}",
-        queued,
-        str(version.dead_letters),
-        version.ann_index,
-        size(version.bytes),
-    ]
-
-
-def _version_notes(version: VersionStatus) -> list[str]:
-    notes = [note for note in (version.gone, version.another, version.unasked) if note]
-    if version.untold:
-        notes.append(f"{version.name} serves, and {version.untold}; embed-pipeline sync puts it right")
-    if version.gate is not None and version.is_live:
-        stale = f" (stale: {version.gate.stale})" if version.gate.stale else ""
-        notes.append(f"gate of {version.name}: {version.gate.sentence}{stale}")
-    for kind, judged in (("refine", version.refine_gate), ("bridge", version.bridge_gate)):
-        if judged is not None and version.is_live:
-            stale = f" (stale: {judged.stale})" if judged.stale else ""
-            notes.append(f"{kind} gate of {version.name}: {judged.sentence}{stale}")
-    if version.chunker and version.is_live:
-        notes.append(f"chunks of {version.name}: {version.chunker}")
-    if version.spent:
-        notes.append(spent_line(version))
-    if version.first_dead_letters and version.is_live:
-        more = version.dead_letters - len(version.first_dead_letters)
-        notes.append(
-            f"dead letters of {version.name}: {'; '.join(version.first_dead_letters)}{f'; and {more} more' if more > 0 else ''}"
-        )
-    if version.is_live and not version.is_declared:
-        notes.append(f"{version.name} is no longer declared; it is dual-written until it is retired")
-    return notes
-
-
-def _change(before: str | None, after: str | None) -> str:
-    if before and after:
-        return f"{before} -> {after}"
-    return after or ""
 
 
 def plan_lines(found: Plan) -> list[str]:

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +30,8 @@ REFUSED = 1
 UNDECIDED = 3
 NEEDS_A_PERSON = 4
 INTERRUPTED = 130
+
+KEPT = "what is done is kept; the same command goes on from there."
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -53,21 +60,40 @@ class Output:
 class Verb(click.Command):
     """A command whose errors are sentences. Anything that is no EmbedPipelineError and no lost database is a defect."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with said_in_json(ctx, list(args)):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with said_in_json(ctx, ["--json"] if ctx.params.get("as_json") else []):
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except EmbedPipelineError as problem:
             _fail(ctx, problem)
         except KeyboardInterrupt:
-            click.echo("interrupted: what is done is kept; the same command goes on from there.", err=True)
+            click.echo(f"interrupted: {KEPT}", err=True)
+            said = {"error": "Interrupted.", "code": "interrupted", "next_step": KEPT, "fields": {}}
+            Output(bool(ctx.params.get("as_json"))).result(said)
             ctx.exit(INTERRUPTED)
         except Exception as problem:
             known = _database_problem(problem)
             if known is None:
                 raise
             _fail(ctx, known)
+
+
+@contextmanager
+def said_in_json(ctx: click.Context, args: Sequence[str]) -> Iterator[None]:
+    """A wrong use of the command line is one JSON value on stdout too, where the arguments ask for JSON."""
+    try:
+        yield
+    except click.UsageError as problem:
+        if "--json" in args:
+            step = f"Run: {ctx.command_path} --help"
+            Output(True).result({"error": problem.format_message(), "code": "usage", "next_step": step, "fields": {}})
+        raise
 
 
 def _fail(ctx: click.Context, problem: EmbedPipelineError) -> None:
@@ -104,6 +130,11 @@ def with_config(function: AnyFunction) -> AnyFunction:
     return with_json(option(function))
 
 
+def terminal_width() -> int | None:
+    """Columns of the terminal that a result is written to; None where there is none, and lines may be as long as they are."""
+    return max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else None
+
+
 def one_index(config: Path, name: str) -> IndexSpec:
     """The declared index `name`; no other declaration matters. ConfigurationError names those there are."""
     from embed_pipeline.configuration import load_index
@@ -129,6 +160,18 @@ def write(output: Output, path: Path, content: bytes, *, what: str, option: str,
             next_step=f"Name another file with {option}.",
         ) from None
     output.note(f"{what} in {path}")
+
+
+@contextmanager
+def until_signalled() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; the handlers before are put back."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def as_values(value: Any) -> Any:

@@ -19,6 +19,7 @@ from embed_pipeline.embedders.protocol import Embedded, Embedder, Role, Urgency,
 from embed_pipeline.embedders.registry import open_embedder
 from embed_pipeline.embedders.remote import RemoteEmbedder
 from embed_pipeline.embedders.rows import norms_of, unfit
+from embed_pipeline.embedders.sending import KEPT
 from embed_pipeline.errors import EmbedderError, EmbedPipelineError, WrongAnswer
 from embed_pipeline.foreign_words import readable, whole
 from embed_pipeline.spec import AccountSpec, VersionSpec
@@ -200,7 +201,10 @@ class VersionEmbedder:
         except EmbedPipelineError:
             raise
         except Exception as exc:
-            raise EmbedderError(f"The embedder of {self._who} failed: {describe(exc, self.spec)}") from exc
+            raise EmbedderError(
+                f"The embedder of {self._who} failed: {describe(exc, self.spec)}.",
+                next_step=f"Run the same command again once it answers. {KEPT} What such a class may raise: docs/how-to/own-embedder.md",
+            ) from exc
 
     def _checked(self, answer: Embedded, count: int) -> Embedded:
         """The answer to `count` texts with float32, normalised rows and zeros for rejected texts; or WrongAnswer."""

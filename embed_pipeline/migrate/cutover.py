@@ -134,8 +134,10 @@ def _beside(
     return replace(moved, left_behind=left_behind)
 
 
-def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Moved:
+def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0, to: str | None = None) -> Moved:
     """Serve the version that served before. It was dual-written all along, so nothing is lost. The gate is not asked.
+
+    `to`: the version that it is to return to. Who names none goes back from a cutover only: after a rollback it would undo that.
 
     What waits for it is worked off first, as far as its model can. `accept_stale`: so many documents may still wait afterwards; it serves
     them as they were, the audit names them, and the dual-write goes on with them. CutoverRefused says how many there are.
@@ -149,6 +151,7 @@ def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0) -> Mo
                 reason="nothing_before",
             )
         assert pointer.previous_route is not None
+        way_back.require_target(conn, pointer, index.name, to)
         version, route = index.version(conn, pointer.previous), pointer.previous_route
         _require_ann_index(conn, index, version)
         doubts = tuple(doubt.reason for doubt in shape.look(conn, index.source, index.name))

@@ -6,6 +6,7 @@ import psycopg
 
 from embed_pipeline.catalog import serving, versions
 from embed_pipeline.catalog.route import Kind
+from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.errors import CutoverRefused
 
@@ -31,6 +32,29 @@ def respect_rollback(conn: psycopg.Connection, version: Version, route: Kind, *,
         )
     said = {"route": route, "by": found.actor, "at": found.at.isoformat(), "why": found.reason}
     versions.record_event(conn, version.index, "serve again", version=version.name, detail=said)
+
+
+def require_target(conn: psycopg.Connection, pointer: Pointer, index: str, to: str | None) -> None:
+    """CutoverRefused where a rollback would go back to another version than its caller means: to another one than `to`; or, where none is named,
+    where it would undo a rollback. Typed twice, or sent again by a pipeline, it would serve what a person has just decided against."""
+    route = pointer.previous_route
+    assert route is not None
+    # What makes the route another one than the one that serves.
+    target = route.other or route.version
+    if to is not None and to != target:
+        raise CutoverRefused(
+            f"A rollback of {index} goes back to {route}, and not to {to}.",
+            next_step=f"Run: embed-pipeline rollback {index} --to {target}, or cut over: embed-pipeline cutover {index} {to}",
+            reason="another_target",
+            target=target,
+        )
+    if to is None and serving.last_move(conn, index) == "rollback":
+        raise CutoverRefused(
+            f"{index} was rolled back already: {pointer.route} serves, and another rollback would undo that and serve {route} again.",
+            next_step=f"If that is meant: embed-pipeline rollback {index} --to {target}",
+            reason="rolled_back_already",
+            target=target,
+        )
 
 
 def required_word(index: str, version: str | None, how: str) -> str:

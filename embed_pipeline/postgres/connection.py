@@ -56,9 +56,10 @@ _SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
 _EMBEDDED = re.compile(r"^embedded:([a-z][a-z0-9_]{0,62})$")
 
 
-def resolve_url(database_url: str | None) -> str:
+def resolve_url(database_url: str | None, *, start: bool = True) -> str:
     """The URL to connect to: the given one without a driver name, or the embedded server's, which is started.
 
+    `start`: False for who only looks: a server that somebody has stopped stays stopped. One that was never there is made all the same.
     `embedded:NAME` is the database NAME of the embedded server, made when it is missing. A libpq string (`host=... dbname=...`)
     passes as it is. Raises DatabaseUnavailable.
     """
@@ -66,6 +67,8 @@ def resolve_url(database_url: str | None) -> str:
     if database_url is None or named is not None:
         from embed_pipeline.postgres import embedded  # only who uses the embedded server needs it
 
+        if not start:
+            embedded.refuse_stopped()
         return embedded.ensure_running().url() if named is None else embedded.ensure_database(named[1])
     return _SCHEME.sub("postgresql://", database_url.strip(), count=1)
 

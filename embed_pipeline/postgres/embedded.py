@@ -174,6 +174,15 @@ def status(home: Path | None = None) -> Status:
     return Status(server is not None, paths.home, data, paths.log, server, sentence)
 
 
+def refuse_stopped(home: Path | None = None) -> None:
+    """DatabaseUnavailable where there is a database and its server does not run."""
+    found = status(home)
+    if not found.running and found.data_dir.exists():
+        raise DatabaseUnavailable(
+            "The embedded PostgreSQL is stopped, and who only looks does not start it.", next_step="Run: embed-pipeline db start"
+        )
+
+
 def _paths(home: Path | None) -> Paths:
     # Resolved, so that two ways of writing one directory are one server.
     return Paths((home or default_home()).resolve())

@@ -55,7 +55,7 @@ def look(spec: IndexSpec, *, even_if_unusable: bool = False) -> Iterator[Look]:
 
     `even_if_unusable`: of an index that is registered the rest can be looked at all the same.
     """
-    url = resolve_url(spec.database_url)
+    url = resolve_url(spec.database_url, start=False)
     with connect(url, autocommit=True) as conn:
         warnings = check_server(conn, spec.pgvector.accept)
         conn.execute(queries("read_only"))

@@ -12,3 +12,8 @@ WHERE index_name = %(index)s AND event = 'reconcile' ORDER BY id DESC LIMIT 1
 -- Without the throttle's: they come and go, and would push out what people did.
 SELECT at, version, event, from_state, to_state, actor, reason FROM embed_pipeline.audit_events
 WHERE index_name = %(index)s AND event <> 'throttle' ORDER BY id DESC LIMIT %(limit)s
+
+-- name: last_move
+-- What serves came to serve by it: as a version, or by a route that changes none's state.
+SELECT at, version, event, from_state, to_state, actor, reason FROM embed_pipeline.audit_events
+WHERE index_name = %(index)s AND (to_state = 'active' OR event = 'route') ORDER BY id DESC LIMIT 1

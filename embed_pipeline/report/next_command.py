@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from embed_pipeline.catalog.control import Control
 from embed_pipeline.catalog.route import Route
@@ -12,6 +13,9 @@ from embed_pipeline.report.version_status import VersionStatus
 
 # A serving version that is behind by more than this is the first thing to look at.
 BEHIND_SECONDS = 60.0
+
+
+Phase = Literal["declared", "backfilling", "judging", "failed", "ready", "rolled_back", "soaking", "serving", "retired"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,12 @@ def next_command(
     max_dead_letters: int,
     soak_seconds: float,
     doubts: Sequence[str] = (),
+    capture_off: str = "",
     route: Route | None = None,
     may_refine: bool = False,
+    filling: Collection[str] = (),
 ) -> Next:
-    """What to run now, and why. Pure: the first of these that applies.
+    """What to run now, and why. `filling`: versions that a run fills at this moment. Pure: the first of these that applies.
 
     A hold by a person; documents to load; a doubt; a retire to finish; a serving version that is behind; a refine route to be judged, again
     or first; the version under way; a standby version, first one that was rolled back from. Of several versions under way the most advanced one
@@ -58,6 +64,9 @@ def next_command(
         return Next(say("resume"), f"the index is {held.state} by {held.changed_by}{_because(held.reason)}")
     if documents == 0 and not own_table and not any(version.is_live for version in found):
         return Next(f"{say('load')} FILE", "there are no documents")
+    if capture_off:
+        why = f"change capture is off ({capture_off} do not fire): compare everything, which arms it again"
+        return Next(f"{say('sync')} --full", why)
     if doubts:
         why = f"changes may have been missed ({doubts[0]}), and every search checks its hits until all is compared"
         return Next(f"{say('sync')} --full", why)
@@ -79,6 +88,9 @@ def next_command(
     refining = _refining(say, found, candidate, route, may_refine=may_refine)
     if refining is not None:
         return refining
+    if candidate is not None and candidate.state == "building" and candidate.name in filling:
+        done = f"{candidate.partitions_done} of {candidate.partitions} partitions"
+        return Next(f"{say('status')} --watch", f"{candidate.name} is being filled by a run that is under way: {done}")
     if candidate is not None:
         return _advance(say, candidate, max_dead_letters, nothing_serves=active is None)
     behind = sum(version.pending for version in found)
@@ -90,6 +102,28 @@ def next_command(
     if active is not None:
         return Next(f"{say('sync')} --watch", f"{active.name} serves and is up to date; declare a new version to migrate")
     return Next(None, "every declared version is retired; declare a new one")
+
+
+def phase(found: Sequence[VersionStatus]) -> Phase:
+    """How far the migration is, in one word: of a decision against a version, else of the version under way, else of what serves."""
+    if any("direct" in each.rolled_back and not each.rolled_back["direct"].judged_since for each in found):
+        return "rolled_back"
+    serves = any(each.state == "active" for each in found)
+    candidate = _under_way(found, nothing_serves=not serves)
+    if candidate is not None and not candidate.is_untouched:
+        return _phase_of(candidate)
+    if serves:
+        return "soaking" if any(each.state == "standby" for each in found) else "serving"
+    return "retired" if candidate is None and found else "declared"
+
+
+def _phase_of(candidate: VersionStatus) -> Phase:
+    if candidate.state == "building" or candidate.ann_index != "valid":
+        return "backfilling"
+    gate = candidate.gate
+    if gate is None or gate.stale is not None or gate.outcome == "undecided":
+        return "judging"
+    return "ready" if gate.outcome == "pass" else "failed"
 
 
 class _Commands:
@@ -168,7 +202,8 @@ def _has_failed(version: VersionStatus) -> bool:
 def _advance(say: _Commands, version: VersionStatus, max_dead_letters: int, *, nothing_serves: bool) -> Next:
     name = version.name
     if version.state == "declared":
-        return Next(say("plan", name), f"{name} is declared and nothing of it is there yet")
+        first = f"what it takes says: {say('plan', name)}"
+        return Next(say("backfill", name), f"{name} is declared and nothing of it is there yet; {first}")
     if version.state == "building":
         done = f"{version.partitions_done} of {version.partitions} partitions of {name} are filled"
         return Next(

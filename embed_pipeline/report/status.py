@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
 from typing import Literal
 
 import psycopg
@@ -12,12 +11,23 @@ import psycopg
 from embed_pipeline.accounts import terms
 from embed_pipeline.accounts.terms import AccountState, Kind
 from embed_pipeline.adapt import age
-from embed_pipeline.catalog import adapters, control, dead_letters, evidence, partitions, route, searchers, serving, versions
-from embed_pipeline.catalog.control import Control, ThrottleState
+from embed_pipeline.catalog import (
+    adapters,
+    control,
+    dead_letters,
+    evidence,
+    model_samples,
+    partitions,
+    route,
+    searchers,
+    serving,
+    versions,
+)
+from embed_pipeline.catalog.control import Control
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Pointer, RolledBack
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import census, inbox, queue, shape
+from embed_pipeline.documents import capture, census, inbox, queue, shape
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.embedders.metering import Spent
 from embed_pipeline.errors import AnotherLedger, EmbedPipelineError, StoreRefused, StoreUnavailable, VectorsGone, VersionRetired
@@ -25,67 +35,17 @@ from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import judged, standing
 from embed_pipeline.migrate.standing import vectors_gone
 from embed_pipeline.postgres import holders
+from embed_pipeline.report.attention import attention
+from embed_pipeline.report.index_status import Comparison, Event, IndexStatus
 from embed_pipeline.report.look import Look, look, queries
-from embed_pipeline.report.next_command import Next, next_command, put_back
+from embed_pipeline.report.next_command import Next, next_command, phase, put_back
+from embed_pipeline.report.running import Running, filling, running
 from embed_pipeline.report.version_status import GateState, VersionStatus
 from embed_pipeline.spec import IndexSpec, VersionSpec
 
 EVENTS = 10
 # No move waits for it; VACUUM does, and the build of an ANN index, and searches walk past what could not be cleaned up.
 OLD_TRANSACTION_SECONDS = 3_600.0
-
-
-@dataclass(frozen=True)
-class Event:
-    at: datetime
-    version: str | None
-    event: str
-    from_state: str | None
-    to_state: str | None
-    actor: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The last full comparison of every document with every vector."""
-
-    at: datetime
-    sentence: str
-    differences: int
-
-
-@dataclass(frozen=True)
-class IndexStatus:
-    """Everything that `embed-pipeline status` shows about one index."""
-
-    index: str
-    documents_table: str
-    documents: int
-    serving: Pointer
-    control: Control
-    versions: tuple[VersionStatus, ...]
-    events: tuple[Event, ...]
-    next: Next
-    comparison: Comparison | None = None
-    doubts: tuple[str, ...] = ()
-    """Why changes may have been missed: what is open, and what a look at the documents table would add now."""
-    throttle: tuple[ThrottleState, ...] = ()
-    """The last word of each version's throttle; other than `go` it is why a backfill does not move."""
-    declared_otherwise: tuple[str, ...] = ()
-    """Frozen facts that the declaration has otherwise than registered: every working verb refuses it."""
-    not_yet_set: tuple[str, ...] = ()
-    """What may change, and is declared otherwise than when the index was worked on last: the next working verb sets it."""
-    left_behind: tuple[str, ...] = ()
-    """Processes that search and lack the model of a live version: by version."""
-    old_transactions: tuple[str, ...] = ()
-    """Transactions of the database that were left open, prepared ones too: who has them, since when, and how to end each."""
-    adapters: tuple[str, ...] = ()
-    """Of each adapter into what serves, whether it still fits what was written since it was fitted."""
-    accounts: tuple[AccountState, ...] = ()
-    """The accounts that its live versions are paid from."""
-    warnings: tuple[str, ...] = ()
-    """What is to be known about the server, though it was accepted."""
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -96,79 +56,107 @@ def status(index: OpenIndex) -> IndexStatus:
 def status_of(spec: IndexSpec) -> IndexStatus:
     """The state of a declared index, registered or not. Changes nothing."""
     with look(spec, even_if_unusable=True) as seen:
-        conn, index = seen.conn, seen.index
-        documents = 0 if index is None or seen.unusable is not None else _count(conn, index)
-        pending = _pending(conn, seen)
-        spent = terms.spending(conn, spec.name) if seen.has_catalog else {}
-        registered = (
-            {}
-            if index is None
-            else {
-                version.name: _version(
-                    conn,
-                    index,
-                    version,
-                    pending.get(version.name, Pending(0, 0.0)),
-                    spent.get(version.name, {}),
-                    unusable=seen.unusable is not None,
-                )
-                for version in seen.registered
-            }
+        found = _found(seen)
+        if any(each.missing for each in found.versions):
+            # Documents were counted before vectors: what came or went between is no lack. What lacks in two looks does.
+            again = _found(seen)
+            found = again if not any(each.missing for each in again.versions) else found
+        return replace(found, attention=attention(found, spec.gate.max_dead_letters))
+
+
+def _found(seen: Look) -> IndexStatus:
+    conn, spec = seen.conn, seen.spec
+    documents = 0 if seen.index is None or seen.unusable is not None else census.count(conn, seen.index.source)
+    found = _versions(seen, documents)
+    held, doubts, off = _control(conn, seen), _doubts(conn, seen), _capture_off(conn, seen)
+    pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
+    under_way = running(conn, spec.name) if seen.has_catalog else ()
+    serves = next((each for each in found if each.name == pointer.version), None)
+    return IndexStatus(
+        index=spec.name,
+        documents_table=spec.source().table,
+        documents=documents,
+        serving=pointer,
+        control=held,
+        versions=found,
+        events=_events(conn, "last_events", spec.name) if seen.has_catalog else (),
+        next=_next(seen, found, held, (doubts, off), pointer, under_way, documents),
+        phase=phase(found),
+        coverage=None if serves is None or seen.unusable is not None else serves.coverage,
+        served_since=next(iter(_events(conn, "last_move", spec.name)), None) if pointer.version else None,
+        running=under_way,
+        comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
+        doubts=doubts,
+        capture_off=off,
+        unusable="" if seen.unusable is None else str(seen.unusable),
+        throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
+        declared_otherwise=tuple(map(str, seen.differences)),
+        not_yet_set=tuple(map(str, seen.not_yet_set)),
+        left_behind=tuple(
+            f"{each.version}: {each}"
+            for version in seen.registered
+            if version.is_live
+            for each in searchers.left_behind(conn, version)
+        ),
+        old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
+        adapters=() if seen.unusable is not None else _adapters(conn, seen),
+        accounts=_accounts(conn, seen),
+        warnings=seen.warnings,
+    )
+
+
+def _versions(seen: Look, documents: int) -> tuple[VersionStatus, ...]:
+    """Those that are registered, and after them those that are only declared."""
+    conn, spec, pending = seen.conn, seen.spec, _pending(seen.conn, seen)
+    spent = terms.spending(conn, spec.name) if seen.has_catalog else {}
+    found = []
+    for version in seen.registered if seen.index is not None else ():
+        assert seen.index is not None
+        own = _version(
+            conn,
+            seen.index,
+            version,
+            pending.get(version.name, Pending(0, 0.0)),
+            spent.get(version.name, {}),
+            unusable=seen.unusable is not None,
         )
-        declared = [
-            VersionStatus(
-                name=name,
-                state="declared",
-                model=version.model_name,
-                dimensions=version.dimensions,
-                chunker=_chunker(version),
-            )
-            for name, version in spec.versions.items()
-            if name not in registered
-        ]
-        found = (*registered.values(), *declared)
-        held, doubts = _control(conn, seen), _doubts(conn, seen)
-        pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
-        return IndexStatus(
-            index=spec.name,
-            documents_table=seen.spec.source().table,
-            documents=documents,
-            serving=pointer,
-            control=held,
-            versions=found,
-            events=_events(conn, spec.name) if seen.has_catalog else (),
-            next=put_back(spec.name, seen.differences)
-            if seen.differences
-            else Next(None, seen.unusable.next_step or "the documents cannot be read")
-            if seen.unusable is not None
-            else next_command(
-                spec.name,
-                found,
-                held,
-                documents=documents,
-                own_table=spec.documents is not None,
-                max_dead_letters=spec.gate.max_dead_letters,
-                soak_seconds=spec.retire.soak_seconds,
-                doubts=doubts,
-                route=pointer.route,
-                may_refine=spec.while_building.refine,
-            ),
-            comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
-            doubts=doubts,
-            throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
-            declared_otherwise=tuple(map(str, seen.differences)),
-            not_yet_set=tuple(map(str, seen.not_yet_set)),
-            left_behind=tuple(
-                f"{each.version}: {each}"
-                for version in seen.registered
-                if version.is_live
-                for each in searchers.left_behind(conn, version)
-            ),
-            old_transactions=tuple(map(str, holders.old(conn, OLD_TRANSACTION_SECONDS))),
-            adapters=() if seen.unusable is not None else _adapters(conn, seen),
-            accounts=_accounts(conn, seen),
-            warnings=seen.warnings,
-        )
+        found.append(own.against(documents) if seen.unusable is None else own)
+    registered = {each.name for each in found}
+    for name, declared in spec.versions.items():
+        if name not in registered:
+            model, dimensions = declared.model_name, declared.dimensions
+            found.append(VersionStatus(name, "declared", model, dimensions, chunker=_chunker(declared)))
+    return tuple(found)
+
+
+def _next(
+    seen: Look,
+    found: tuple[VersionStatus, ...],
+    held: Control,
+    missed: tuple[tuple[str, ...], str],
+    pointer: Pointer,
+    under_way: tuple[Running, ...],
+    documents: int,
+) -> Next:
+    spec = seen.spec
+    if seen.differences:
+        return put_back(spec.name, seen.differences)
+    if seen.unusable is not None:
+        return Next(None, seen.unusable.next_step or "the documents cannot be read")
+    return next_command(
+        spec.name,
+        found,
+        held,
+        documents=documents,
+        own_table=spec.documents is not None,
+        max_dead_letters=spec.gate.max_dead_letters,
+        soak_seconds=spec.retire.soak_seconds,
+        doubts=missed[0],
+        capture_off=missed[1],
+        route=pointer.route,
+        may_refine=spec.while_building.refine,
+        filling={each.name for each in found if filling(under_way, each.name)},
+    )
 
 
 def _pending(conn: psycopg.Connection, seen: Look) -> dict[str, Pending]:
@@ -194,8 +182,11 @@ def _doubts(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*still_open, *shape.differences(conn, seen.index.source, seen.spec.name)]))
 
 
-def _count(conn: psycopg.Connection, index: OpenIndex) -> int:
-    return census.count(conn, index.source)
+def _capture_off(conn: psycopg.Connection, seen: Look) -> str:
+    """Nothing before capture was armed at all, and of documents that cannot be read: that says it already."""
+    if seen.index is None or seen.unusable is not None or not seen.registered or seen.differences:
+        return ""
+    return ", ".join(capture.disarmed(conn, seen.index.source, seen.spec.name))
 
 
 def _control(conn: psycopg.Connection, seen: Look) -> Control:
@@ -213,8 +204,8 @@ def _comparison(conn: psycopg.Connection, index: str) -> Comparison | None:
     return Comparison(at, sentence, sum(queued.values()) if isinstance(queued, dict) else int(queued))
 
 
-def _events(conn: psycopg.Connection, index: str) -> tuple[Event, ...]:
-    return tuple(Event(*row) for row in conn.execute(queries("last_events"), {"index": index, "limit": EVENTS}))
+def _events(conn: psycopg.Connection, asked: str, index: str) -> tuple[Event, ...]:
+    return tuple(Event(*row) for row in conn.execute(queries(asked), {"index": index, "limit": EVENTS}))
 
 
 def _accounts(conn: psycopg.Connection, seen: Look) -> tuple[AccountState, ...]:
@@ -300,6 +291,8 @@ def _version(
             conn, index, version, evidence.latest(conn, index.name, version.name, "bridge"), unusable=unusable or not has_vectors
         ),
         rolled_back=_rolled_back(conn, version),
+        ever_passed=evidence.ever_passed(conn, index.name, version.name),
+        model_changed=model_samples.changed_at(conn, index.name, version.name) if version.is_live else None,
         chunker=_chunker(version.declared),
         spent=spent,
     )

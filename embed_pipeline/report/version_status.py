@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -62,8 +62,16 @@ class VersionStatus:
     """The latest evidence that it may refine what serves, as far as it is filled."""
     bridge_gate: GateState | None = None
     """The latest evidence that its queries may be mapped into what serves."""
+    ever_passed: bool = False
+    """Whether a gate has ever let it serve by itself."""
     rolled_back: Mapping[Kind, RolledBack] = field(default_factory=dict)
     """By kind of route: the rollback that took it off that, while it is still the last word about it."""
+    coverage: float | None = None
+    """The share of the documents that a search by it can find; None where that is not known."""
+    missing: int = 0
+    """Of a filled one: documents without a vector that neither a change that waits nor a dead letter explains."""
+    model_changed: datetime | None = None
+    """Since when its provider's model is known to be another one behind the same name."""
     chunker: str = ""
     spent: Mapping[Work, Spent] = field(default_factory=dict)
     """What its provider was asked and paid for, by kind of work, in all runs and processes; empty where nobody is paid."""
@@ -72,6 +80,20 @@ class VersionStatus:
     def is_live(self) -> bool:
         return self.state not in ("declared", "retired")
 
-    def coverage(self, documents: int) -> float:
-        """Stored or dead-lettered documents, of all: a count of rows, not the comparison that `verify` makes."""
-        return 1.0 if documents == 0 else min((self.stored + self.dead_letters) / documents, 1.0)
+    @property
+    def is_untouched(self) -> bool:
+        """Nothing of it is there: declared, or registered by the way with another one's backfill."""
+        return self.state == "declared" or (self.state == "building" and not self.partitions_done and not self.stored)
+
+    @property
+    def is_filled(self) -> bool:
+        """Every key range was filled and compared: what lacks a vector from here on is a change, or a lack."""
+        return self.partitions > 0 and self.partitions_done == self.partitions
+
+    def against(self, documents: int) -> VersionStatus:
+        """The same, with its coverage of so many documents: a count of rows, not the comparison that `verify` makes."""
+        if not self.is_live or self.unasked or self.another:
+            return self
+        found = 1.0 if documents == 0 else min(self.stored / documents, 1.0)
+        lacking = documents - self.stored - self.dead_letters - self.pending if self.is_filled and not self.gone else 0
+        return replace(self, coverage=found, missing=max(lacking, 0))

@@ -81,7 +81,7 @@ def test_routes_flip_under_searches(refined: OpenIndex) -> None:
             until_seen(REFINED)
             for move, route in [
                 (lambda: cutover.rollback(refined), Route("v1")),
-                (lambda: cutover.rollback(refined), REFINED),
+                (lambda: cutover.rollback(refined, to="v2"), REFINED),
                 (lambda: cutover.cutover(refined, "v2"), Route("v2")),
                 (lambda: cutover.rollback(refined), REFINED),
                 (lambda: cutover.cutover(refined, "v1"), Route("v1")),

@@ -387,7 +387,9 @@ class Migration(RuleBasedStateMachine):
     def _roll_back(self, data: st.DataObject) -> None:
         before = serving.read(self.app, "docs")
         # Refused where there is nothing to go back to.
-        self._move(lambda: cutover.rollback(self.index), before, before.previous)
+        # And where it would undo a rollback, unless it says so.
+        to = before.previous if data.draw(st.booleans(), label="named") else None
+        self._move(lambda: cutover.rollback(self.index, to=to), before, before.previous)
 
     def _retire(self, data: st.DataObject) -> None:
         """Refused for the version that serves; workers of the others are left with their hands full."""

@@ -11,7 +11,7 @@ import pytest
 
 from embed_pipeline.accounts import terms
 from embed_pipeline.accounts.cost import estimate
-from embed_pipeline.cli import render
+from embed_pipeline.cli import render, status_lines
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.errors import Stopped
 from embed_pipeline.migrate import backfill, dual_write
@@ -78,7 +78,7 @@ def test_planned_reported_and_added_up(app: psycopg.Connection, database_url: st
     assert planned.tokens_error is not None
     assert abs(planned.tokens - report.tokens) <= planned.tokens_error + 0.05 * report.tokens
     assert planned.batch_usd == pytest.approx((planned.usd or 0) / 2)
-    text = "\n".join(render.status_lines(found))
+    text = "\n".join(status_lines.status_lines(found))
     assert f"cost of v1: {render.usd(terms.total(version.spent).usd)}" in text
     assert "of 6,000 requests" in text
     assert "account openai" in "\n".join(render.plan_lines(plan.plan(spec, "v1")))

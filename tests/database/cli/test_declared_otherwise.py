@@ -82,7 +82,7 @@ def test_what_is_frozen_is_refused_by_name_and_shown_by_status_and_plan(
         assert any(sentence in each for each in shown.value["declared_otherwise"]), shown.value["declared_otherwise"]
         assert shown.value["next"]["why"].startswith("put the registered values back")
     place.declare(**registered | {"partitions": 2})
-    assert "declared otherwise: partitions is registered as 3 and declared as 2" in run("status", "docs").out
+    assert "every working verb refuses it: partitions is registered as 3 and declared as 2" in run("status", "docs").out
     assert "partitions is registered as 3 and declared as 2: every command will refuse this" in run("plan", "docs", "v1").out
     assert run("search", "docs", "body 3", "--version", "v1").code == 0
     for change in FREE:

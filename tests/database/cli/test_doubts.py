@@ -45,7 +45,7 @@ def test_a_doubt_is_said_until_a_full_comparison_has_passed(doubted: None, run: 
         in synced.err
     )
     assert [each["reason"] for each in ok(run("sync", "docs", "--json"))["doubts"]] == [REASON]
-    assert f"  doubt: {REASON}. Every search checks its hits" in run("status", "docs").out
+    assert f"  !! doubt: Changes may have been missed, and every search checks its hits: {REASON}." in run("status", "docs").out
 
     for verb in ("gate", "cutover"):
         refused = run(verb, "docs", "v2", "--json")

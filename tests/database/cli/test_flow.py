@@ -72,7 +72,18 @@ def test_a_migration_from_the_first_file_to_the_retired_version(place: Place, ru
     assert next_of(run) == "embed-pipeline sync docs --watch"
     shown = run("status")
     assert "docs: serves v2 (generation 4); 50 documents in public.docs" in shown.out
-    assert "better words" in shown.out
+    steps = ok(run("history", "docs", "--json"))["steps"]
+    moves = [(each["event"], each["before"], each["after"], each["generation"]) for each in steps if each["generation"]]
+    assert moves == [
+        ("cutover", None, "v1", 1),
+        ("cutover", "v1", "v2", 2),
+        ("rollback", "v2", "v1", 3),
+        ("cutover", "v1", "v2", 4),
+    ]
+    told = run("history", "docs", "--limit", "12")
+    assert "cutover v1 -> v2 (generation 2, evidence 2: pass) by " in told.out
+    assert ": better words\n" in told.out
+    assert "rollback v2 -> v1 (generation 3, no evidence, none is asked for) by " in told.out
     assert ok(run("verify", "docs", "--json"))["versions"]["v2"]["share"] == 1.0
 
 

@@ -126,7 +126,7 @@ def test_a_lasting_wait_is_one_line_and_another_reason_another(capsys: pytest.Ca
     ):
         lines.tell(1, 2, words)
     said = capsys.readouterr().err.splitlines()
-    assert [line.partition(", ")[2] for line in said] == [
+    assert [line.partition(" of 2, ")[2] for line in said] == [
         "waiting: replication lag: 9 MB",
         "waiting: paused by ada: lunch",
         "1 document/s",

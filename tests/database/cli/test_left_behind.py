@@ -24,7 +24,10 @@ def test_searchers_without_the_new_model_are_named(place: Place, run: Run, conn:
     ):
         assert run(*arguments).code == 0
     leave_behind(conn, "v2")
-    assert "  searcher without the model of v2: web-7:4242 (role postgres): The file /srv/m.onnx" in run("status", "docs").out
+    assert (
+        "A process that searches lacks the model of v2: web-7:4242 (role postgres): The file /srv/m.onnx"
+        in run("status", "docs").out
+    )
     refused = run("cutover", "docs", "v2")
     assert (refused.code, refused.out) == (1, "")
     assert "1 of the processes that search docs cannot embed queries for v2" in refused.err

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from tests.database.cli.conftest import Place
+from tests.database.cli.conftest import Place, version
 from tests.database.cli.test_flow import Run, next_of, ok
 
 
@@ -18,9 +19,6 @@ def follow(run: Run, documents: str) -> list[str]:
         assert "--confirm" not in words
         typed.append(" ".join([words[0], *words[2:]]))
         assert len(typed) < 20, typed
-        if words[0] == "plan":
-            ok(run(*words, "--json"))
-            words[0] = "backfill"  # as the plan itself says
         words = [documents if word == "FILE" else word for word in words]
         if words[0] == "retire":
             words += ["--confirm", words[2]]
@@ -29,15 +27,15 @@ def follow(run: Run, documents: str) -> list[str]:
 
 
 def test_what_comes_next_leads_through_a_whole_migration(place: Place, run: Run) -> None:
-    first = ["load FILE", "plan v1", "gate v1", "cutover v1"]
+    first = ["load FILE", "backfill v1", "gate v1", "cutover v1"]
     assert follow(run, str(place.write_documents())) == [*first, "backfill v2", "gate v2", "cutover v2", "retire v1"]
 
 
 def test_what_comes_next_after_a_rollback_is_no_retire_of_what_was_left(place: Place, run: Run) -> None:
     ok(run("load", "docs", place.write_documents(), "--json"))
-    for version in ("v1", "v2"):
+    for name in ("v1", "v2"):
         for verb in ("backfill", "gate", "cutover"):
-            ok(run(verb, "docs", version, "--json"))
+            ok(run(verb, "docs", name, "--json"))
     ok(run("rollback", "docs", "--reason", "complaints", "--json"))
     shown = ok(run("status", "docs", "--json"))["next"]
     assert shown["command"] == "embed-pipeline gate docs v2"
@@ -62,7 +60,62 @@ def test_capture_that_is_off_is_what_comes_next(place: Place, run: Run, conn: ps
     ok(run("load", "docs", place.write_documents(), "--json"))
     for verb in ("backfill", "gate", "cutover"):
         ok(run(verb, "docs", "v1", "--json"))
+    assert (run("health", "docs").code, run("status", "docs", "--check").code) == (0, 0)
     conn.execute("ALTER TABLE docs DISABLE TRIGGER USER")
-    shown = ok(run("status", "docs", "--json"))["next"]
-    assert shown["command"] == "embed-pipeline sync docs --full"
-    assert "the documents table has changed since capture was armed: triggers" in shown["why"]
+    seen = run("status", "docs", "--check", "--json")
+    assert (seen.code, seen.value["phase"], seen.value["coverage"]) == (4, "serving", 1.0)
+    assert [each["code"] for each in seen.value["attention"]] == ["capture_off", "doubt"]
+    assert seen.value["next"]["command"] == "embed-pipeline sync docs --full"
+    assert seen.value["next"]["why"].startswith("change capture is off (public.docs.")
+    sick = run("health", "--json")
+    assert (sick.code, sick.value["indexes"]["docs"]["well"]) == (1, False)
+    assert "!! capture_off: " in run("health", "docs").out
+    ok(run(*seen.value["next"]["command"].split()[1:], "--json"))
+    assert run("health", "docs").out == "docs: well (serving)\n"
+
+
+def test_what_comes_next_leads_out_of_whatever_went_wrong(
+    place: Place, run: Run, conn: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    """From state to state through a whole migration: whatever is broken, what `next` or the error says, typed as it is, goes on from there."""
+    down, mended = tmp_path / "down", tmp_path / "mended"
+    options = {"salt": "two", "raise_while": str(down), "mended": str(mended), "fail_on": "number47"}
+    place.declare(versions={"v1": version(), "v2": version(model_name="words-2", options=options)})
+
+    def typed(command: str) -> None:
+        shown = ok(run("status", "docs", "--json"))["next"]
+        assert shown["command"] == f"embed-pipeline {command}", shown
+        ok(run(*command.split(), "--json"))
+
+    ok(run("load", "docs", place.write_documents(), "--json"))
+    for command in ("backfill docs v1", "gate docs v1", "cutover docs v1"):
+        typed(command)
+    for verb in ("pause", "abort"):
+        ok(run(verb, "docs", "--json"))
+        typed("resume docs")
+    conn.execute("ALTER TABLE docs DISABLE TRIGGER USER")
+    conn.execute("UPDATE docs SET text = 'changed unseen' WHERE id = '3'")
+    typed("sync docs --full")
+    ok(run("sync", "docs", "--json"))
+    conn.execute("DROP TABLE embed_pipeline.docs__v1 CASCADE")
+    typed("backfill docs v1")
+
+    ok(run("backfill", "docs", "v2", "--partition", "00", "--json"))
+    down.touch()
+    failed = run("backfill", "docs", "v2")
+    assert failed.code == 1
+    assert "the provider is down" in failed.err
+    assert "Run the same command again once it answers. What was written is kept" in failed.err
+    down.unlink()
+    typed("backfill docs v2")
+    judged = run("gate", "docs", "v2", "--json")
+    assert (judged.code, judged.value["outcome"]) == (1, "pass")
+    typed("dead-letters docs v2")
+    mended.touch()
+    ok(run("dead-letters", "docs", "v2", "--retry", "--json"))
+    ok(run("sync", "docs", "--json"))
+    assert follow(run, "") == ["cutover v2", "retire v1"]
+    # That something had bypassed the triggers is said until a comparison finds nothing.
+    assert [each["code"] for each in run("health", "docs", "--json").value["attention"]] == ["bypassed"]
+    ok(run("sync", "docs", "--full", "--json"))
+    assert run("health", "docs").code == 0

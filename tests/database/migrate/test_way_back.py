@@ -94,7 +94,17 @@ def test_what_the_old_model_cannot_embed_is_named_accepted_and_audited(
     assert app.execute("SELECT version, stale_accepted FROM embed_pipeline.serving").fetchall() == [("v1", 5)]
     down.unlink()
     settle(moved)
-    assert cutover.rollback(moved).stale == ()
+    with pytest.raises(
+        CutoverRefused, match="another rollback would undo that and serve v2 again.*rollback docs --to v2"
+    ) as again:
+        cutover.rollback(moved)
+    with pytest.raises(CutoverRefused, match="goes back to v2, and not to v7") as other:
+        cutover.rollback(moved, to="v7")
+    assert (again.value.fields, other.value.fields) == (
+        {"reason": "rolled_back_already", "target": "v2"},
+        {"reason": "another_target", "target": "v2"},
+    )
+    assert cutover.rollback(moved, to="v2").stale == ()
     assert app.execute("SELECT version, stale_accepted FROM embed_pipeline.serving").fetchall() == [("v2", 0)]
 
 
@@ -261,7 +271,7 @@ def test_a_rollback_beside_others(
         monkeypatch.setattr(dual_write, "ACCEPTED_STALL_SECONDS", 0.2)
         assert cutover.rollback(moved, accept_stale=1).stale == ("1",)
         queue.release(conn, held, held.seqs)
-    cutover.rollback(moved)
+    cutover.rollback(moved, to="v2")
     said: list[str] = []
 
     def second() -> None:
@@ -270,10 +280,10 @@ def test_a_rollback_beside_others(
         said.append(str(refused.value))
 
     at("cutover.covered", second)
-    assert cutover.rollback(moved).version == "v1"
+    assert cutover.rollback(moved, to="v1").version == "v1"
     assert "pg_terminate_backend" not in said[0]
     index = open_docs(versions={"v1": declared(raise_while=str(down)), "v2": declared(salt="v2"), "v3": declared(salt="v3")})
-    at("backfill.embedded", lambda: cutover.rollback(moved))
+    at("backfill.embedded", lambda: cutover.rollback(moved, to="v2"))
     fill(index, "v3")
     assert (serving.read(app, "docs").version, versions.get(app, "docs", "v3").state) == ("v2", "ready")
     settle(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from embed_pipeline.cli import render
+from embed_pipeline.cli import status_lines
+from embed_pipeline.documents import queue
 from embed_pipeline.errors import DatabaseUnavailable, DocumentsTableError
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import cutover, gate, retire
@@ -24,7 +26,7 @@ def test_an_index_before_its_first_command(database_url: str, app: psycopg.Conne
     app.execute("DROP SCHEMA embed_pipeline CASCADE")
     shown = status_of(declared(database_url, holdout, "v1"))
     assert (shown.documents, shown.serving.version, shown.versions[0].state) == (DOCUMENTS, None, "declared")
-    assert shown.next.command == "embed-pipeline plan docs v1"
+    assert shown.next.command == "embed-pipeline backfill docs v1"
     row = app.execute("SELECT to_regnamespace('embed_pipeline') IS NULL").fetchone()
     assert row == (True,)
 
@@ -41,7 +43,7 @@ def test_the_whole_state_of_an_index(
     first, second = shown.versions
     assert (first.state, first.pending, first.ann_index, first.stored) == ("active", 3, "valid", DOCUMENTS)
     assert (second.state, second.partitions_done, second.partitions, second.gate) == ("ready", 2, 2, None)
-    assert second.coverage(shown.documents) == 1.0
+    assert (second.coverage, shown.coverage, shown.phase, shown.attention) == (1.0, 1.0, "judging", ())
     assert first.gate is not None
     assert (first.gate.outcome, first.gate.stale) == ("pass", None)
     assert shown.next.command == "embed-pipeline gate docs v2"
@@ -105,8 +107,32 @@ def test_an_accepted_pgvector_is_warned_of_each_time(
     accepting = declared(database_url, holdout, "v1", pgvector={"accept": row[0]})
     (warning,) = status_of(accepting).warnings
     assert warning.startswith(f"pgvector {row[0]} can damage an HNSW index in VACUUM")
-    assert f"  warning: {warning}" in render.status_lines(status_of(accepting))
+    assert f"  warning: {warning}" in status_lines.status_lines(status_of(accepting))
     assert plan(accepting, "v1").warnings[-1] == warning
     for _ in range(2):
         open_index(accepting).close()
     assert [record.getMessage() for record in caplog.records if record.name == connection.__name__] == [warning]
+
+
+def test_who_works_on_an_index_is_shown_whoever_has_started_it(
+    app: psycopg.Connection[Any], open_served: Callable[..., OpenIndex], database_url: str
+) -> None:
+    index = open_served("v1", "v2")
+    shown = status(index)
+    assert shown.running == ()
+    assert shown.next.command == "embed-pipeline backfill docs v2"
+    with psycopg.connect(database_url, autocommit=True, application_name="a run elsewhere") as other:
+        for key in index.spec.partition_keys():
+            other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"embed_pipeline.backfill.docs.v2.{key}",))
+        other.execute("SELECT pg_advisory_lock(hashtextextended('of somebody else', 0))")
+        shown = status(index)
+        (backfill,) = shown.running
+        assert (backfill.work, backfill.version, backfill.amount) == ("backfill", "v2", 2)
+        assert backfill.who.startswith("a run elsewhere role ")
+        assert shown.next.command == "embed-pipeline status docs --watch"
+    with index.connection() as conn:
+        queue.enqueue(conn, "docs", "v1", ["1", "2", "3"])
+        queue.claim(conn, "docs", "v1", limit=2)
+        (writer,) = status(index).running
+        assert (writer.work, writer.version, writer.amount) == ("dual-write", "v1", 2)
+        assert str(os.getpid()) in writer.who

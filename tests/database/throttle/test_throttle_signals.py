@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 
 from embed_pipeline import signals
-from embed_pipeline.cli import render
+from embed_pipeline.cli import status_lines
 from embed_pipeline.errors import Stopped
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill
@@ -96,7 +96,7 @@ def test_backfill_waits_for_a_lagging_standby_and_goes_on(replicated: Replicated
         assert (shown.answer, shown.signal) == ("wait", "replication lag")
         assert any(
             "backfill of v1 waits for" in line and "replication lag" in line
-            for line in render.status_lines(status_of(index.spec))
+            for line in status_lines.status_lines(status_of(index.spec))
         )
         replicated.release()
         assert running.done.result(30).written == DOCUMENTS
@@ -149,7 +149,7 @@ def test_wal_retained_for_a_dead_standby_stops_the_backfill(replicated: Replicat
     assert problem.next_step.endswith("embed-pipeline backfill docs v1")
     assert index_count(index) == 0
     assert events(index)[-1][1] == "stop"
-    assert any("backfill of v1 was stopped: slot" in line for line in render.status_lines(status_of(index.spec)))
+    assert any("backfill of v1 was stopped: slot" in line for line in status_lines.status_lines(status_of(index.spec)))
 
 
 def test_slots_alone_hold_the_backfill(replicated: Replicated, open_replicated: Open) -> None:  # noqa: F811

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from embed_pipeline.cli import progress, render
-from embed_pipeline.migrate.backfill import Progress
+from embed_pipeline.migrate.backfill import PartitionReport, Progress
+from tests.harness.clock import Clock
 
 
 @pytest.mark.parametrize(
@@ -38,15 +39,32 @@ def test_table_aligns_numbers_to_the_right_and_words_to_the_left() -> None:
     ]
 
 
-def test_a_wait_is_told_at_once_and_ordinary_progress_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_word_and_a_wait_are_told_at_once_and_the_rest_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.shown("docs.v1") as tell:
-        tell(1, 10, "5.0 documents/s")
+        tell(1, 10, "5/s")
+        tell(2, 10, "5/s")
         tell(2, 10, "waiting: paused by ada")
         tell(2, 10, "waiting: paused by ada")
-        tell(3, 10, "5.0 documents/s")
-    assert capsys.readouterr().err == "docs.v1: 2 of 10, waiting: paused by ada\ndocs.v1: 3 of 10, 5.0 documents/s\n"
+        tell(3, 10, "5/s")
+    assert capsys.readouterr().err.splitlines() == [
+        "docs.v1: 10 %, 1 of 10, 5/s",
+        "docs.v1: 20 %, 2 of 10, waiting: paused by ada",
+        "docs.v1: 30 %, 3 of 10, 5/s",
+    ]
 
 
-def test_a_partition_says_what_was_left_out() -> None:
-    filling = Progress("00", 10, written=4, rejected=1, truncated=2)
-    assert progress.partition_words(filling).endswith("documents/s, 1 rejected, 2 truncated")
+def test_partitions_are_told_as_one_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock.of(progress, monkeypatch)
+    told: list[tuple[int, int, str]] = []
+    filling = progress.Filling(
+        lambda done, total, words: told.append((done, total, words)), documents=100, filled=[20, 0], partitions=4, queue=lambda: 7
+    )
+    clock.sleep(10.0)
+    filling.now(Progress("02", 30, written=9, rejected=1, truncated=2))
+    filling.filled(PartitionReport("02", 30, 9, 1, 2, 10.0))
+    filling.now(Progress("03", 50, waiting="paused by ada"))
+    assert told == [
+        (30, 100, "1/s, 1 min 10 s left, part 3/4, queue 7, 1 rejected, 2 truncated"),
+        (50, 100, "1/s, 50 s left, part 4/4, queue 7, 1 rejected, 2 truncated"),
+        (50, 100, "waiting: paused by ada, part 4/4, queue 7, 1 rejected, 2 truncated"),
+    ]

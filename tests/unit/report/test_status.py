@@ -12,7 +12,7 @@ from embed_pipeline.catalog.control import Control
 from embed_pipeline.catalog.route import Route
 from embed_pipeline.catalog.serving import RolledBack
 from embed_pipeline.catalog.states import STATES
-from embed_pipeline.report.next_command import Next, next_command
+from embed_pipeline.report.next_command import Next, next_command, phase
 from embed_pipeline.report.version_status import GateState, VersionStatus
 
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
@@ -48,7 +48,7 @@ def ask(*found: VersionStatus, held: Control = RUNNING, **overrides: Any) -> Nex
 @pytest.mark.parametrize(
     ("found", "command"),
     [
-        ([version("v1", "declared")], "plan docs v1"),
+        ([version("v1", "declared")], "backfill docs v1"),
         ([version("v1", "building", partitions_done=3)], "backfill docs v1"),
         ([version("v1", "building", ann_index="missing")], "backfill docs v1"),
         ([version("v1", "ready", ann_index="invalid")], "backfill docs v1"),
@@ -67,17 +67,17 @@ def ask(*found: VersionStatus, held: Control = RUNNING, **overrides: Any) -> Nex
         ([version("v1", "retired", dropped=False)], "retire docs v1"),
         ([version("v1", "standby", seconds=50), version("v2", "active")], "sync docs --watch"),
         ([version("v1", "standby", seconds=150), version("v2", "active")], "retire docs v1"),
-        ([version("v1", "active"), version("v2", "declared")], "plan docs v2"),
+        ([version("v1", "active"), version("v2", "declared")], "backfill docs v2"),
         ([version("v1", "active"), version("v2", "building", partitions_done=0)], "backfill docs v2"),
         ([version("v1", "active", pending=9, oldest_pending_seconds=90), version("v2", "ready")], "sync docs"),
         ([version("v1", "active", pending=9, oldest_pending_seconds=9), version("v2", "ready")], "cutover docs v2"),
-        ([version("v1", "standby", seconds=150), version("v2", "active"), version("v3", "declared")], "plan docs v3"),
+        ([version("v1", "standby", seconds=150), version("v2", "active"), version("v3", "declared")], "backfill docs v3"),
         ([version("v2", "ready"), version("v3", "declared")], "cutover docs v2"),
-        ([version("v2", "ready", gate=replace(PASSED, outcome="fail")), version("v3", "declared")], "plan docs v3"),
+        ([version("v2", "ready", gate=replace(PASSED, outcome="fail")), version("v3", "declared")], "backfill docs v3"),
         ([version("v1", "active"), version("v2", "building"), version("v3", "building", partitions_done=1)], "backfill docs v2"),
         ([version("v1", "active"), *(version(name, "building", partitions_done=1) for name in ("v2", "v3"))], "backfill docs v3"),
         # Nothing serves: the first version first.
-        ([version("v1", "declared"), version("v2", "declared")], "plan docs v1"),
+        ([version("v1", "declared"), version("v2", "declared")], "backfill docs v1"),
         ([version("v1", "building", partitions_done=0), version("v2", "building", partitions_done=0)], "backfill docs v1"),
         ([version("v1", "building", partitions_done=3), version("v2", "building", partitions_done=0)], "backfill docs v1"),
         ([version("v1", "ready"), version("v2", "ready")], "cutover docs v1"),
@@ -150,7 +150,7 @@ def test_a_hold_comes_before_everything(state: Any) -> None:
 def test_documents_come_before_a_version_only_where_we_made_the_table() -> None:
     empty = version("v1", "declared")
     assert ask(empty, documents=0, own_table=False).command == "embed-pipeline load docs FILE"
-    assert ask(empty, documents=0, own_table=True).command == "embed-pipeline plan docs v1"
+    assert ask(empty, documents=0, own_table=True).command == "embed-pipeline backfill docs v1"
     assert ask(version("v1", "active"), documents=0, own_table=False).command == "embed-pipeline sync docs --watch"
 
 
@@ -158,3 +158,23 @@ def test_dead_letters_are_named() -> None:
     dead = version("v1", "ready", dead_letters=1, first_dead_letters=("7: empty text",))
     assert "dead letters of v1: 1 (7: empty text), and max_dead_letters is 0" in ask(dead).why
     assert ask(dead, max_dead_letters=1).command == "embed-pipeline cutover docs v1"
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        ([version("v1", "declared")], "declared"),
+        ([version("v1", "building", partitions_done=1)], "backfilling"),
+        ([version("v1", "ready", gate=None)], "judging"),
+        ([version("v1", "ready", gate=replace(PASSED, outcome="undecided"))], "judging"),
+        ([version("v1", "ready", gate=replace(PASSED, outcome="fail"))], "failed"),
+        ([version("v1", "ready")], "ready"),
+        ([version("v1", "active")], "serving"),
+        ([version("v1", "active"), version("v2", "building", partitions_done=0, stored=0)], "serving"),
+        ([version("v1", "standby"), version("v2", "active")], "soaking"),
+        ([version("v1", "standby", rolled_back={"direct": LEFT}), version("v2", "active")], "rolled_back"),
+        ([version("v1", "retired")], "retired"),
+    ],
+)
+def test_how_far_a_migration_is_in_one_word(found: list[VersionStatus], word: str) -> None:
+    assert phase(found) == word
