@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from embed_pipeline.doctor.findings import Finding, of_pgvector
+from embed_pipeline.report.index_status import IndexStatus
 from embed_pipeline.report.next_command import BEHIND_SECONDS
-from embed_pipeline.report.status import IndexStatus
 from embed_pipeline.report.version_status import VersionStatus
 
 # A version that nothing returns to any more costs every change a second embedding.
