@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from embed_pipeline.catalog.route import Kind
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.migrate.examination import ANN_RECALL, COVERAGE, HELD_OUT_RECALL, NAMES, PROVENANCE, Examination
 from embed_pipeline.migrate.model_check import ModelCheck
@@ -21,13 +22,19 @@ from embed_pipeline.spec import IndexSpec
 NOTHING_BYPASSED = "nothing_bypassed"
 DEAD_LETTERS = "dead_letters"
 SAME_MODEL = "same_model"
-REFINE_NOT_WORSE = "refine_not_worse"
-BRIDGE_NOT_WORSE = "bridge_not_worse"
+NOT_WORSE: dict[Kind, str] = {"refine": "refine_not_worse", "bridge": "bridge_not_worse"}
 
 
-def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-    """What the evaluation of one version promises to answer."""
+def specs(spec: IndexSpec, asset: dg.AssetKey, route: Kind) -> list[dg.AssetCheckSpec]:
+    """What the gate's asset of one way to serve promises to answer."""
     gate = spec.gate
+    if route != "direct":
+        how = "refined" if route == "refine" else "asked by mapped queries"
+        description = (
+            f"{gate.metric} of what serves, {how}, is not worse than without by {gate.margin:g} or more, at "
+            f"{100 * gate.confidence:g} % confidence, on at least {gate.min_queries} held-out queries."
+        )
+        return [dg.AssetCheckSpec(NOT_WORSE[route], asset=asset, description=description, blocking=True)]
     descriptions = {
         COVERAGE: "Every document has its current vector or a dead letter at its current text; at most "
         f"{gate.max_dead_letters} dead letters.",
@@ -117,22 +124,11 @@ def same_model(asset: dg.AssetKey, found: Sequence[ModelCheck]) -> dg.AssetCheck
     )
 
 
-def not_worse_spec(spec: IndexSpec, asset: dg.AssetKey, name: str) -> dg.AssetCheckSpec:
-    """What the gate of a route beside what serves promises to answer."""
-    gate = spec.gate
-    how = "refined" if name == REFINE_NOT_WORSE else "asked by mapped queries"
-    description = (
-        f"{gate.metric} of what serves, {how}, is not worse than without by {gate.margin:g} or more, at {100 * gate.confidence:g} % "
-        f"confidence, on at least {gate.min_queries} held-out queries."
-    )
-    return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
-
-
-def not_worse(result: GateResult, name: str) -> dg.AssetCheckResult:
+def not_worse(result: GateResult, route: Kind) -> dg.AssetCheckResult:
     """The gate's verdict on such a route. Undecided is not passed."""
     return dg.AssetCheckResult(
         passed=result.outcome == "pass",
-        check_name=name,
+        check_name=NOT_WORSE[route],
         description=result.sentence,
         metadata=metadata.verdict(result),
     )

@@ -20,7 +20,7 @@ from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.retire import Retired
 from embed_pipeline.migrate.verdicts import GateResult
 from embed_pipeline.migrate.verify import Compared
-from embed_pipeline.spec import VersionSpec
+from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage
 
 Metadata = dict[str, Any]
@@ -36,6 +36,12 @@ def declared(version: VersionSpec) -> Metadata:
         "precision": version.precision,
         "chunker": "none" if version.chunker is None else str(version.chunker),
     }
+
+
+def kinds(spec: IndexSpec, version: str) -> set[str]:
+    """The store and the provider of a version, as the tags of its assets."""
+    provider = spec.versions[version].provider
+    return {spec.store.kind, "python" if ":" in provider else provider}
 
 
 def adopted(done: Adopted) -> Metadata:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import dagster as dg
 
@@ -15,6 +15,12 @@ from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres import failures
 from embed_pipeline.spec import IndexSpec
+
+# Dagster recognises the bare class only, not MaterializeResult[...].
+if TYPE_CHECKING:
+    Materialized: TypeAlias = dg.MaterializeResult[Any]
+else:
+    Materialized = dg.MaterializeResult
 
 # Each line is an event in Dagster's own database.
 SECONDS_BETWEEN_LINES = 5.0
