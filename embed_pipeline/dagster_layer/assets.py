@@ -23,7 +23,8 @@ import dagster as dg
 from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.bridges import TenthPoints
 from embed_pipeline.dagster_layer.names import Names
-from embed_pipeline.dagster_layer.routes import route_assets, ways
+from embed_pipeline.dagster_layer.routes import route_assets
+from embed_pipeline.dagster_layer.serving import serving_asset
 from embed_pipeline.dagster_layer.work import Lines, Materialized, say_doubts, working_on
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import ann_index, backfill, dead_letters, dual_write, model_check, refill, verify
@@ -130,18 +131,6 @@ def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata.ann_index(built, time.monotonic() - started))
 
     return build
-
-
-def serving_asset(spec: IndexSpec) -> dg.AssetSpec:
-    """Which version serves: a fact of the catalog, and nothing that a run could make."""
-    names = Names(spec.name)
-    return dg.AssetSpec(
-        names.serving,
-        deps=[names.cutover(version, route) for version, route in ways(spec)],
-        group_name=spec.name,
-        kinds={"postgres"},
-        description=f"What serves {spec.name}. It has no button: the cutover job of a version moves it, and `{names.rollback_job}` moves it back.",
-    )
 
 
 def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:

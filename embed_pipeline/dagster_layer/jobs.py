@@ -78,7 +78,7 @@ def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
     names = Names(spec.name)
     return dg.define_asset_job(
         names.backfill_job(version),
-        selection=dg.AssetSelection.assets(names.embeddings(version)),
+        selection=dg.AssetSelection.assets(names.embeddings(version)).without_checks(),
         description=f"Fill partitions of {version} of {spec.name} from history. What is there is skipped and not paid for again.",
         executor_def=dg.in_process_executor,
     )
@@ -156,7 +156,6 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
     def move_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         with working_on(spec, register_new=False) as index:
             done = cutover.rollback(index, reason_of(context.run_id, config.reason), accept_stale=config.accept_stale)
-        context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
         context.add_output_metadata(metadata.moved(done))
         context.log.info(f"{done.route} serves {spec.name} again, generation {done.generation}.")
         if done.stale:

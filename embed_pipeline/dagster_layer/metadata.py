@@ -9,6 +9,7 @@ import dagster as dg
 
 from embed_pipeline.adapt.age import Freshness
 from embed_pipeline.adapt.curve import Curve
+from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.evaluate.report import inline_image
 from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
@@ -20,6 +21,8 @@ from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.retire import Retired
 from embed_pipeline.migrate.verdicts import GateResult
 from embed_pipeline.migrate.verify import Compared
+from embed_pipeline.report import on_call
+from embed_pipeline.report.now import Now
 from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage
 
@@ -242,6 +245,40 @@ def compared(done: Compared) -> Metadata:
         "doubts": len(done.doubts),
     }
     return shown | {f"{version} queued": number for version, number in done.queued.items()}
+
+
+def now(names: Names, found: Now) -> Metadata:
+    """An index as it is. Numbers are what changes over time: Dagster plots them."""
+    answers = {answer.name: answer for answer in on_call.answers(found)}
+    serves = found.serves
+    shown: Metadata = {"serves": answers[on_call.SERVES].sentence}
+    if serves is not None and found.moved is not None:
+        shown |= {
+            "route": str(found.pointer.route),
+            "generation": dg.MetadataValue.text(str(found.pointer.generation)),
+            "since": dg.MetadataValue.timestamp(found.moved.at),
+            "by": found.moved.actor,
+            "why": found.moved.reason or "no reason was given",
+            "changes waiting": serves.pending,
+            "oldest waits (seconds)": round(serves.oldest_pending_seconds),
+            "documents without vector": serves.dead_letters,
+            "coverage": on_call.coverage(found) or "not compared yet",
+            "rollback": answers[on_call.ROLLBACK_POSSIBLE].sentence,
+        }
+    shown |= {
+        "capture": answers[on_call.CAPTURE_ARMED].sentence,
+        "backfills": found.held.state if found.held.state == "running" else f"{found.held.state} by {found.held.changed_by}",
+        "versions": dg.MetadataValue.md(on_call.table(found)),
+        "next": found.next.why,
+    }
+    return shown | launch(names, found.next.command)
+
+
+def launch(names: Names, command: str | None) -> Metadata:
+    """A link to the job that does what the command does; nothing where there is none."""
+    job = names.job_of(command)
+    # The UI's own address for a job of that name, in whichever code location it is.
+    return {} if job is None else {"launch": dg.MetadataValue.url(f"/guess/{job}")}
 
 
 def doubts(reasons: Sequence[str]) -> Metadata:

@@ -80,6 +80,15 @@ class Names:
         return f"{self.index}_dual_write"
 
     @property
+    def state_sensor(self) -> str:
+        return f"{self.index}_state"
+
+    @property
+    def serving_checks(self) -> str:
+        """The op that answers all checks of `serving` at once."""
+        return f"{self.index}__serving__checks"
+
+    @property
     def declaration_sensor(self) -> str:
         return f"{self.index}_declaration"
 
@@ -143,6 +152,28 @@ class Names:
 
     def retire_job(self, version: str) -> str:
         return self._job(version, "retire")
+
+    def job_of(self, command: str | None) -> str | None:
+        """The job that does what the command of `embed-pipeline` does; None where a person has to do it."""
+        verb, _, *rest = (command or "embed-pipeline  ").split(" ")[1:]
+        of_index = {
+            "rollback": self.rollback_job,
+            "resume": self.resume_job,
+            "dead-letters": self.retry_job,
+            "check-model": self.model_check_job,
+        }
+        if verb == "sync":
+            return self.compare_job if "--full" in rest else self.dual_write_job
+        if verb in of_index or not rest:
+            return of_index.get(verb)
+        version = rest[0]
+        route: Kind = "refine" if "refine" in rest[1:] else "bridge" if "bridge" in rest[1:] else "direct"
+        of_version = {
+            "plan": self.backfill_job(version),
+            "backfill": self.backfill_job(version),
+            "retire": self.retire_job(version),
+        }
+        return (of_version | {"gate": self.gate_job(version, route), "cutover": self.cutover_job(version, route)}).get(verb)
 
     def _of(self, version: str, what: str) -> dg.AssetKey:
         return dg.AssetKey([self.index, version, what])

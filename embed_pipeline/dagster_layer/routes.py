@@ -135,7 +135,6 @@ def cutover_asset(spec: IndexSpec, version: str, route: Kind) -> dg.AssetsDefini
             with index.connection() as conn:
                 proof = evidence.latest(conn, spec.name, version, route)
         shown = metadata.moved(done) | ({"sentence": proof.sentence} if proof is not None else {})
-        context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
         context.log.info(f"{done.route} serves {spec.name}, generation {done.generation}.")
         return dg.MaterializeResult(metadata=shown)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -98,7 +98,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
     with look(spec, even_if_unusable=True) as seen:
         conn, index = seen.conn, seen.index
         documents = 0 if index is None or seen.unusable is not None else _count(conn, index)
-        pending = _pending(conn, seen)
+        pending = pending_of(seen)
         spent = terms.spending(conn, spec.name) if seen.has_catalog else {}
         registered = (
             {}
@@ -115,19 +115,9 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 for version in seen.registered
             }
         )
-        declared = [
-            VersionStatus(
-                name=name,
-                state="declared",
-                model=version.model_name,
-                dimensions=version.dimensions,
-                chunker=_chunker(version),
-            )
-            for name, version in spec.versions.items()
-            if name not in registered
-        ]
+        declared = declared_only(spec, registered)
         found = (*registered.values(), *declared)
-        held, doubts = _control(conn, seen), _doubts(conn, seen)
+        held, doubts = held_of(seen), doubts_of(seen)
         pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
         return IndexStatus(
             index=spec.name,
@@ -153,7 +143,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
                 route=pointer.route,
                 may_refine=spec.while_building.refine,
             ),
-            comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
+            comparison=last_comparison(conn, spec.name) if seen.has_catalog else None,
             doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
             declared_otherwise=tuple(map(str, seen.differences)),
@@ -171,11 +161,22 @@ def status_of(spec: IndexSpec) -> IndexStatus:
         )
 
 
-def _pending(conn: psycopg.Connection, seen: Look) -> dict[str, Pending]:
+def declared_only(spec: IndexSpec, registered: Collection[str]) -> list[VersionStatus]:
+    """The versions that are declared and not registered yet."""
+    return [
+        VersionStatus(
+            name=name, state="declared", model=version.model_name, dimensions=version.dimensions, chunker=_chunker(version)
+        )
+        for name, version in spec.versions.items()
+        if name not in registered
+    ]
+
+
+def pending_of(seen: Look) -> dict[str, Pending]:
     """What each live version has to do: what it was told of, and what no version was told of yet."""
     if not seen.has_catalog:
         return {}
-    told, untold = queue.pending_by_version(conn, seen.spec.name), inbox.waiting(conn, seen.spec.name)
+    told, untold = queue.pending_by_version(seen.conn, seen.spec.name), inbox.waiting(seen.conn, seen.spec.name)
     found = {}
     for version in seen.registered:
         own = told.get(version.name, Pending(0, 0.0))
@@ -185,25 +186,28 @@ def _pending(conn: psycopg.Connection, seen: Look) -> dict[str, Pending]:
     return found
 
 
-def _doubts(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
+def doubts_of(seen: Look) -> tuple[str, ...]:
+    """Why changes may have been missed: what is open, and what a look at the documents table would add now."""
     if not seen.has_catalog or seen.index is None:
         return ()
-    still_open = [doubt.reason for doubt in shape.open_doubts(conn, seen.spec.name)]
+    still_open = [doubt.reason for doubt in shape.open_doubts(seen.conn, seen.spec.name)]
     if seen.unusable is not None:
         still_open.insert(0, seen.unusable.message.rstrip("."))
-    return tuple(dict.fromkeys([*still_open, *shape.differences(conn, seen.index.source, seen.spec.name)]))
+    return tuple(dict.fromkeys([*still_open, *shape.differences(seen.conn, seen.index.source, seen.spec.name)]))
 
 
 def _count(conn: psycopg.Connection, index: OpenIndex) -> int:
     return census.count(conn, index.source)
 
 
-def _control(conn: psycopg.Connection, seen: Look) -> Control:
+def held_of(seen: Look) -> Control:
+    """Whether a person holds its backfills."""
     # Without a version there may be no control row yet, and nothing that it could hold up.
-    return control.read(conn, seen.spec.name) if seen.registered else Control("running", "", "")
+    return control.read(seen.conn, seen.spec.name) if seen.registered else Control("running", "", "")
 
 
-def _comparison(conn: psycopg.Connection, index: str) -> Comparison | None:
+def last_comparison(conn: psycopg.Connection, index: str) -> Comparison | None:
+    """What the last full comparison has found; None before the first."""
     row = conn.execute(queries("last_comparison"), {"index": index}).fetchone()
     if row is None:
         return None
@@ -299,13 +303,13 @@ def _version(
         bridge_gate=_gate_state(
             conn, index, version, evidence.latest(conn, index.name, version.name, "bridge"), unusable=unusable or not has_vectors
         ),
-        rolled_back=_rolled_back(conn, version),
+        rolled_back=rolled_back_of(conn, version),
         chunker=_chunker(version.declared),
         spent=spent,
     )
 
 
-def _rolled_back(conn: psycopg.Connection, version: Version) -> Mapping[route.Kind, RolledBack]:
+def rolled_back_of(conn: psycopg.Connection, version: Version) -> Mapping[route.Kind, RolledBack]:
     """Of a version that could serve so at once: one that serves already is no such decision's any more."""
     kinds: dict[str, route.Kind] = {"standby": "direct", "building": "refine"}
     kind = kinds.get(version.state)
@@ -335,4 +339,4 @@ def _gate_state(
         except EmbedPipelineError as problem:
             # A held-out set that cannot be read must not hide the rest of the status.
             stale = problem.message.rstrip(".")
-    return GateState(latest.outcome, latest.sentence, latest.created_at, stale, latest.measures.get("queries_needed"))
+    return GateState(latest.outcome, latest.sentence, latest.created_at, stale, latest.measures.get("queries_needed"), latest.id)

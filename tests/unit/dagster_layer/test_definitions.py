@@ -24,6 +24,7 @@ from embed_pipeline.dagster_layer.component import CHECKING, EXAMPLE, IndexScaff
 from embed_pipeline.dagster_layer.unreadable import unreadable_definitions
 from embed_pipeline.definitions import refuse_another_projects_assets
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.report import on_call
 from embed_pipeline.spec import IndexSpec
 
 PROJECT = Path(__file__).parents[3]
@@ -97,7 +98,7 @@ def test_only_the_embeddings_are_partitioned(definitions: dg.Definitions) -> Non
     assert isinstance(built.partition_mappings[embeddings.key], dg.AllPartitionMapping)
 
 
-def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(definitions: dg.Definitions) -> None:
+def test_the_checks_that_judge_block_and_no_other_does(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     found = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     names = ("coverage", "provenance", "ann_recall", "held_out_recall")
@@ -107,7 +108,9 @@ def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(d
         ("docs/comparison", "nothing_bypassed"),
         ("docs/dual_write", "dead_letters"),
         ("docs/v2/adapter", "adapter_fresh"),
-    }
+        ("docs/v1/embeddings", "not_retired"),
+        ("docs/v2/embeddings", "not_retired"),
+    } | {("docs/serving", name) for name in on_call.QUESTIONS}
     blocking = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys if graph.get(key).blocking}
     assert blocking == judging
 
@@ -125,7 +128,12 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
         "docs__v2_cutover__bridge",
     }
     assert jobs == of_versions | of_the_index
-    (sensor,) = repository.sensor_defs
+    sensor, state = sorted(repository.sensor_defs, key=lambda each: each.name)
+    assert (state.name, state.minimum_interval_seconds, state.default_status) == (
+        "docs_state",
+        60,
+        dg.DefaultSensorStatus.RUNNING,
+    )
     assert (sensor.name, sensor.minimum_interval_seconds) == ("docs_dual_write", 5)
     assert [job.name for job in sensor.jobs] == ["docs_dual_write", "docs_compare"]
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
@@ -273,7 +281,7 @@ def test_a_bad_declaration_hurts_one_index(tmp_path: Path, before: str, after: s
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("['docs_dual_write', 'shop_declaration'] ")
+    assert done.stdout.startswith("['docs_dual_write', 'docs_state', 'shop_declaration'] ")
     assert "docs/v1/embeddings" in done.stdout
     assert "'shop/declaration'" in done.stdout
     assert "shop/embeddings" not in done.stdout
