@@ -69,7 +69,7 @@ def embeddings_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         deps=[names.documents],
         partitions_def=dg.StaticPartitionsDefinition(spec.partition_keys()),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=spec.backfill.partitions_per_run),
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds=metadata.kinds(spec, version),
         tags={"embed_pipeline/version": version},
         metadata=metadata.declared(declared) | {"store": spec.store.place(spec.name)},
@@ -118,7 +118,7 @@ def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.ann_index(version),
         deps=[dg.AssetDep(names.embeddings(version), partition_mapping=dg.AllPartitionMapping())],
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds=metadata.kinds(spec, version),
         tags={"embed_pipeline/version": version},
         description=f"The ANN index of `{version}`. Refused while partitions are missing; then the version is ready.",

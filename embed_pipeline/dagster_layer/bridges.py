@@ -60,7 +60,7 @@ def adapter_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.adapter(version),
         deps=[dg.AssetDep(names.embeddings(version), partition_mapping=dg.AllPartitionMapping())],
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds={"python"},
         tags={"embed_pipeline/version": version},
         description=f"A map that takes queries of `{version}` into the index that serves {spec.name}, fitted on passages that both have. "
@@ -111,7 +111,7 @@ def cost_curve_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.cost_curve(version),
         deps=[names.documents],
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds={"python"},
         tags={"embed_pipeline/version": version},
         description=f"What the held-out queries of {spec.name} say of the migration to `{version}`: answers against documents, money and "

@@ -48,6 +48,10 @@ class Names:
         """In place of everything else, of an index whose declaration cannot be read."""
         return dg.AssetKey([self.index, "declaration"])
 
+    def group(self, version: str) -> str:
+        """The box of a version in the graph, whose nodes are labelled by the last part of their keys alone."""
+        return f"{self.index}__{version}"
+
     def embeddings(self, version: str) -> dg.AssetKey:
         return self._of(version, "embeddings")
 

@@ -79,7 +79,7 @@ def gate_asset(spec: IndexSpec, version: str, route: Kind) -> dg.AssetsDefinitio
         key=key,
         deps=[after],
         check_specs=checks.specs(spec, key, route),
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds=metadata.kinds(spec, version),
         tags={"embed_pipeline/version": version},
         description=f"{ASKED[route].format(version=version, index=spec.name)} The evidence is kept, and a cutover asks for it.",
@@ -116,7 +116,7 @@ def cutover_asset(spec: IndexSpec, version: str, route: Kind) -> dg.AssetsDefini
     @dg.asset(
         key=key,
         deps=[names.judged(version, route)],
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds={"postgres"},
         tags={"embed_pipeline/version": version},
         description=f"From here on {SERVES[route].format(version=version, index=spec.name)}. Launch the job `{job}`, which confirms it; "

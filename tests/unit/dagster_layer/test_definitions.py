@@ -84,6 +84,8 @@ def test_assets_and_their_dependencies(definitions: dg.Definitions) -> None:
     }
     bare = {key.to_user_string() for key in graph.get_all_asset_keys() if not graph.get(key).is_materializable}
     assert bare == {"docs/documents", "docs/serving"}, "what has no button"
+    groups = {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    assert groups == {key: "docs__" + key.split("/")[1] if key.count("/") == 2 else "docs" for key in groups}
 
 
 def test_only_the_embeddings_are_partitioned(definitions: dg.Definitions) -> None:
