@@ -13,6 +13,7 @@ import dagster as dg
 
 from embed_pipeline.catalog.route import Kind
 from embed_pipeline.dagster_layer import metadata
+from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.migrate.examination import ANN_RECALL, COVERAGE, HELD_OUT_RECALL, NAMES, PROVENANCE, Examination
 from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.verdicts import GateResult
@@ -54,8 +55,18 @@ def of_examination(found: Examination) -> list[dg.AssetCheckResult]:
         ANN_RECALL: metadata.ann_recall(found),
         HELD_OUT_RECALL: metadata.verdict(found.result),
     }
+    names, index, version = Names(found.result.index), found.result.index, found.result.version
+    helps = {
+        COVERAGE: f"embed-pipeline sync {index} --full" if found.coverage.differences else f"embed-pipeline dead-letters {index}",
+        PROVENANCE: f"embed-pipeline backfill {index} {version}",
+    }
     return [
-        dg.AssetCheckResult(passed=each.passed, check_name=each.name, description=each.sentence, metadata=shown[each.name])
+        dg.AssetCheckResult(
+            passed=each.passed,
+            check_name=each.name,
+            description=each.sentence,
+            metadata=shown[each.name] | ({} if each.passed else metadata.launch(names, helps.get(each.name))),
+        )
         for each in found.checks
     ]
 
@@ -96,8 +107,9 @@ def dead_letters(spec: IndexSpec, asset: dg.AssetKey, found: Mapping[str, tuple[
         asset_key=asset,
         check_name=DEAD_LETTERS,
         severity=dg.AssetCheckSeverity.ERROR if serving else dg.AssetCheckSeverity.WARN,
-        description=f"Documents without a vector: {said}. Run: embed-pipeline dead-letters {spec.name}" if over else None,
-        metadata={f"{version} dead letters": number for version, (_, number) in found.items()},
+        description=f"Documents without a vector: {said}. Mend them, then have them tried again." if over else None,
+        metadata={f"{version} dead letters": number for version, (_, number) in found.items()}
+        | (metadata.launch(Names(spec.name), f"embed-pipeline dead-letters {spec.name}") if over else {}),
     )
 
 

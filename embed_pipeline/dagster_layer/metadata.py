@@ -11,6 +11,7 @@ from embed_pipeline.adapt.age import Freshness
 from embed_pipeline.adapt.curve import Curve
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.evaluate.report import inline_image
+from embed_pipeline.evaluate.words import MEASURES
 from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
@@ -122,7 +123,7 @@ def coverage(found: Coverage) -> Metadata:
 
 def ann_recall(found: Examination) -> Metadata:
     measured = found.result.measures.get("ann_recall")
-    shown: Metadata = {} if measured is None else {"ann recall": float(measured)}
+    shown: Metadata = {} if measured is None else {MEASURES["ann_recall"].name: round(float(measured), 3)}
     if measured is not None and found.ann_index is not None and found.ann_index.note:
         shown["note"] = found.ann_index.note
     return shown
@@ -133,7 +134,7 @@ def verdict(result: GateResult) -> Metadata:
     shown: Metadata = {
         "outcome": result.outcome,
         "sentence": result.sentence,
-        "evidence": result.evidence_id,
+        "evidence": dg.MetadataValue.text(str(result.evidence_id)),
         "baseline": result.baseline or "none",
     }
     shown |= numbers(result.measures)
@@ -196,12 +197,15 @@ def cost_curve(curve: Curve) -> Metadata:
 
 
 def numbers(measures: Mapping[str, Any]) -> Metadata:
-    """The measures that are one number; rows of the table are shown as the table."""
-    return {
-        name: float(value) if isinstance(value, float) else value
-        for name, value in measures.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
+    """The measures that are one number, in words; rows of the table are shown as the table. Dagster plots what is a number: of a constant it would
+    draw a line of dots."""
+    shown: Metadata = {}
+    for name, words in MEASURES.items():
+        value = measures.get(name)
+        if isinstance(value, (int, float)):
+            said = round(value, 3) if isinstance(value, float) else value
+            shown[words.name] = said if words.plotted else dg.MetadataValue.text(f"{said:g}")
+    return shown
 
 
 def moved(done: Moved) -> Metadata:

@@ -52,6 +52,11 @@ class Names:
         """The box of a version in the graph, whose nodes are labelled by the last part of their keys alone."""
         return f"{self.index}__{version}"
 
+    @property
+    def serving_group(self) -> str:
+        """The box of what comes after every version; in the index's own the graph would run in a circle."""
+        return f"{self.index}_serving"
+
     def embeddings(self, version: str) -> dg.AssetKey:
         return self._of(version, "embeddings")
 

@@ -36,7 +36,7 @@ def serving_asset(spec: IndexSpec) -> dg.AssetSpec:
     return dg.AssetSpec(
         names.serving,
         deps=[names.cutover(version, route) for version, route in ways(spec)],
-        group_name=spec.name,
+        group_name=names.serving_group,
         kinds={"postgres"},
         description=f"What serves {spec.name}, since when, by whom and why; kept true by the sensor `{names.state_sensor}`. It has no button: "
         f"the cutover job of a version moves it, and `{names.rollback_job}` moves it back.",

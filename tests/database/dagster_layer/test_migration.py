@@ -10,6 +10,7 @@ import dagster as dg
 import psycopg
 import pytest
 
+from embed_pipeline.evaluate.words import MEASURES
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Declare, Runner, failure, pointer, sentence, words
 
@@ -70,6 +71,11 @@ def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) ->
     assert verdict["baseline"] == "v1"
     assert str(verdict["table"]).startswith("| metric | v1 | v2 |")
     assert "](data:image/png;base64," in str(verdict["plot"])
+    assert verdict["difference"] == round(float(str(verdict["difference"])), 3)
+    assert (verdict["margin"], verdict["queries"]) == ("0.1", "30"), "text: of what is declared Dagster would plot a line of dots"
+    row = app.execute("SELECT measures FROM embed_pipeline.evidence WHERE version = 'v2'").fetchone()
+    assert row is not None
+    assert {name for name, value in row[0].items() if isinstance(value, (int, float))} <= MEASURES.keys(), "each has its words"
     assert pointer(app) == "v1", "a gate moves nothing"
 
     moved = docs.job("docs__v2_cutover")
@@ -355,7 +361,7 @@ def test_refined_while_it_is_filled(declare: Declare, run: Run, app: psycopg.Con
     assert checks(judged) == {"refine_not_worse": True}
     verdict = materialized(judged, "docs", "v2", "evaluation_refine")
     assert verdict["outcome"] == "pass"
-    assert verdict["filled"] == pytest.approx(0.5)
+    assert verdict["share filled"] == pytest.approx(0.5)
     moved = docs.job("docs__v2_cutover__refine")
     assert moved.success
     assert materialized(moved, "docs", "v2", "cutover_refine")["route"] == "v1 refined by v2"

@@ -85,6 +85,7 @@ def test_assets_and_their_dependencies(definitions: dg.Definitions) -> None:
     bare = {key.to_user_string() for key in graph.get_all_asset_keys() if not graph.get(key).is_materializable}
     assert bare == {"docs/documents", "docs/serving"}, "what has no button"
     groups = {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    assert groups.pop("docs/serving") == "docs_serving"
     assert groups == {key: "docs__" + key.split("/")[1] if key.count("/") == 2 else "docs" for key in groups}
 
 
@@ -380,3 +381,14 @@ def test_a_refinement_is_there_where_it_is_declared() -> None:
     jobs = {job.name for job in definitions.get_repository_def().get_all_jobs()}
     assert {"docs__v2_gate__refine", "docs__v2_cutover__refine"} <= jobs
     assert not any(each.startswith("docs__v1_") and each.endswith("refine") for each in jobs)
+
+
+def test_the_page_names_all_that_a_person_sees() -> None:
+    """docs/what-you-see-in-dagster.md, of an index that has everything. Of v1 there is nothing that v2 has not."""
+    version = {"provider": "openai", "dimensions": 8}
+    versions = {name: version | {"model_name": name} for name in ("v1", "v2")}
+    spec = IndexSpec.model_validate({"name": "docs", "while_building": {"refine": True}, "versions": versions})
+    graph = build_definitions(spec).resolve_asset_graph()
+    page = (PROJECT / "docs" / "what-you-see-in-dagster.md").read_text()
+    seen = {key.to_user_string() for key in graph.get_all_asset_keys()} | {key.name for key in graph.asset_check_keys}
+    assert [each for each in sorted(seen) if f"`{each}`" not in page and "/v1/" not in each] == []
