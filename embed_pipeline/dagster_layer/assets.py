@@ -1,13 +1,13 @@
 """The assets of one index. A version is an asset, a key range of the documents is a partition of it.
 
-    documents ─┬─> embeddings/v1 [partitioned] ─> ann_index/v1 ─> evaluation/v1 ─┐
-               ├─> embeddings/v2 [partitioned] ─> ann_index/v2 ─> evaluation/v2 ─┴─> serving
+    documents ─┬─> v1/embeddings [partitioned] ─> v1/ann_index ─> v1/evaluation ─> v1/cutover ─┐
+               ├─> v2/embeddings [partitioned] ─> v2/ann_index ─> v2/evaluation ─> v2/cutover ─┴─> serving
                ├─> dual_write
                ├─> comparison
                └─> model_check (with a version of a provider)
-    embeddings/v2 ─> refinement/v2 ─> serving (with while_building.refine)
 
-`bridges.py` has what an index with several versions has besides: adapters, and the cost curve.
+`routes.py` has the last two of a version, and those of the other routes by which it may serve. `bridges.py` has what an index with several
+versions has besides: adapters, and the cost curve.
 
 No IO managers: vectors go to the store, and what an asset hands to Dagster is what a person wants to see.
 """
@@ -16,37 +16,19 @@ No IO managers: vectors go to the store, and what an asset hands to Dagster is w
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import dagster as dg
 
-from embed_pipeline.catalog import evidence
-from embed_pipeline.catalog.route import kind_of
 from embed_pipeline.dagster_layer import checks, metadata
-from embed_pipeline.dagster_layer.bridges import TenthPoints, followers
-from embed_pipeline.dagster_layer.names import Names, op_name
-from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, say_doubts, working_on
+from embed_pipeline.dagster_layer.bridges import TenthPoints
+from embed_pipeline.dagster_layer.names import Names
+from embed_pipeline.dagster_layer.routes import route_assets
+from embed_pipeline.dagster_layer.serving import serving_asset
+from embed_pipeline.dagster_layer.work import Lines, Materialized, say_doubts, working_on
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import (
-    ann_index,
-    backfill,
-    cutover,
-    dead_letters,
-    dual_write,
-    examination,
-    gate,
-    model_check,
-    refill,
-    verify,
-    way_back,
-)
-from embed_pipeline.spec import IndexSpec, VersionSpec
-
-# Dagster recognises the bare class only, not MaterializeResult[...].
-if TYPE_CHECKING:
-    Materialized: TypeAlias = dg.MaterializeResult[Any]
-else:
-    Materialized = dg.MaterializeResult
+from embed_pipeline.migrate import ann_index, backfill, dead_letters, dual_write, model_check, refill, verify
+from embed_pipeline.spec import IndexSpec
 
 # A dual-write run ends after this time even under steady changes; the sensor requests the next one.
 DUAL_WRITE_BUDGET_SECONDS = 300.0
@@ -55,27 +37,13 @@ DUAL_WRITE_BUDGET_SECONDS = 300.0
 RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
 
 
-class CutoverConfig(dg.Config):
-    """Which version `serving` moves the pointer to, and why; without `version` it is refused. `anyway`: also where processes that search lack
-    its model. `again`: also where somebody has rolled back from it and no gate has judged it since. `route`: direct, or refine or bridge, where
-    what serves goes on to and the version puts in order what is found, or asks."""
-
-    # Not required: a required one would make every "Materialize all" of the location invalid.
-    version: str | None = None
-    reason: str = ""
-    anyway: bool = False
-    again: bool = False
-    route: str = "direct"
-
-
 def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Every asset of the index, in the order of the graph."""
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [documents_asset(spec)]
     for version in spec.versions:
-        assets += [embeddings_asset(spec, version), ann_index_asset(spec, version), evaluation_asset(spec, version)]
-    assets += [refinement_asset(spec, version) for version in spec.may_refine]
+        assets += [embeddings_asset(spec, version), ann_index_asset(spec, version)]
     asked = [model_check_asset(spec)] if spec.asks_providers else []
-    return [*assets, serving_asset(spec), dual_write_asset(spec), comparison_asset(spec), *asked]
+    return [*assets, *route_assets(spec), serving_asset(spec), dual_write_asset(spec), comparison_asset(spec), *asked]
 
 
 def documents_asset(spec: IndexSpec) -> dg.AssetSpec:
@@ -101,8 +69,8 @@ def embeddings_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         deps=[names.documents],
         partitions_def=dg.StaticPartitionsDefinition(spec.partition_keys()),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=spec.backfill.partitions_per_run),
-        group_name=spec.name,
-        kinds=_kinds(spec, declared),
+        group_name=names.group(version),
+        kinds=metadata.kinds(spec, version),
         tags={"embed_pipeline/version": version},
         metadata=metadata.declared(declared) | {"store": spec.store.place(spec.name)},
         description=f"The vectors of `{version}` of {spec.name}, made by `{declared.model_name}`. "
@@ -146,13 +114,12 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
 def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     """The ANN index over one version's vectors, built when all partitions are filled."""
     names = Names(spec.name)
-    declared = spec.versions[version]
 
     @dg.asset(
         key=names.ann_index(version),
         deps=[dg.AssetDep(names.embeddings(version), partition_mapping=dg.AllPartitionMapping())],
-        group_name=spec.name,
-        kinds=_kinds(spec, declared),
+        group_name=names.group(version),
+        kinds=metadata.kinds(spec, version),
         tags={"embed_pipeline/version": version},
         description=f"The ANN index of `{version}`. Refused while partitions are missing; then the version is ready.",
     )
@@ -164,93 +131,6 @@ def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata.ann_index(built, time.monotonic() - started))
 
     return build
-
-
-def evaluation_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
-    """The gate's answer about one version, as four blocking checks."""
-    names = Names(spec.name)
-    key = names.evaluation(version)
-
-    @dg.asset(
-        key=key,
-        deps=[names.ann_index(version)],
-        check_specs=checks.specs(spec, key),
-        group_name=spec.name,
-        kinds=_kinds(spec, spec.versions[version]),
-        tags={"embed_pipeline/version": version},
-        description=f"May `{version}` serve {spec.name}? Judged against the serving version on the held-out set. "
-        "The evidence is kept, and a cutover asks for it.",
-    )
-    def evaluate(context: dg.AssetExecutionContext) -> Materialized:
-        lines = Lines(context.log)
-        with working_on(spec) as index:
-            found = examination.examine(index, version, lambda done, total: lines.say(f"{done} of {total} searches"))
-        context.log.info(found.result.sentence)
-        for each in found.failed:
-            context.log.error(f"{version} may not serve {spec.name}: {each.name}: {each.sentence}")
-        return dg.MaterializeResult(metadata=metadata.verdict(found.result), check_results=checks.of_examination(found))
-
-    return evaluate
-
-
-def refinement_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
-    """The gate's answer about what serves, refined by one version as far as that is filled."""
-    names = Names(spec.name)
-    key = names.refinement(version)
-
-    @dg.asset(
-        key=key,
-        # Of as many partitions as are filled: it is judged while the others are not.
-        deps=[names.embeddings(version)],
-        check_specs=[checks.not_worse_spec(spec, key, checks.REFINE_NOT_WORSE)],
-        group_name=spec.name,
-        kinds=_kinds(spec, spec.versions[version]),
-        tags={"embed_pipeline/version": version},
-        description=f"May `{version}`, complete or not, put in order what is found in the version that serves {spec.name}? Judged against that "
-        "version alone. The evidence is kept, and stale when another tenth of the documents is filled.",
-    )
-    def refine(context: dg.AssetExecutionContext) -> Materialized:
-        lines = Lines(context.log)
-        with working_on(spec) as index:
-            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"), route="refine")
-        (context.log.info if result.outcome == "pass" else context.log.error)(result.sentence)
-        found = checks.not_worse(result, checks.REFINE_NOT_WORSE)
-        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=[found])
-
-    return refine
-
-
-def serving_asset(spec: IndexSpec) -> dg.AssetsDefinition:
-    """Which version serves. Materializing it is a cutover: it is refused where nobody names the version, and asks for its evidence itself."""
-    names = Names(spec.name)
-
-    @dg.asset(
-        key=names.serving,
-        deps=[
-            *(names.evaluation(version) for version in spec.versions),
-            *(names.refinement(version) for version in spec.may_refine),
-            *(names.bridge(version) for version in followers(spec)),
-        ],
-        group_name=spec.name,
-        kinds={"postgres"},
-        description=f"The version that serves {spec.name}. To materialize it is to cut over, to the `version` of the run's configuration: a "
-        "cutover job carries it, and without it *Materialize* moves nothing. Refused without fresh, passing evidence and complete "
-        "coverage, however it is launched, and for a version that was rolled back from until it is judged again (or `again: true`).",
-    )
-    def serve(context: dg.AssetExecutionContext, config: CutoverConfig) -> Materialized:
-        how = f"Launch the job {names.cutover_job('VERSION')} of that version, or give `version` in the configuration of {op_name(names.serving)}."
-        with refusals_as_failures():
-            target = way_back.required_word(spec.name, config.version, how)
-        with working_on(spec) as index:
-            kind, reason = kind_of(config.route), reason_of(context.run.run_id, config.reason)
-            done = cutover.cutover(index, target, reason, anyway=config.anyway, again=config.again, route=kind)
-            with index.connection() as conn:
-                proof = evidence.latest(conn, spec.name, target, kind)
-        shown = metadata.moved(done) | ({"sentence": proof.sentence} if proof is not None else {})
-        context.log.info(f"{done.route} serves {spec.name}, generation {done.generation}.")
-        return dg.MaterializeResult(metadata=shown)
-
-    return serve
 
 
 def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
@@ -330,8 +210,3 @@ def model_check_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata.models_checked(found), check_results=[checks.same_model(key, found)])
 
     return ask_again
-
-
-def _kinds(spec: IndexSpec, declared: VersionSpec) -> set[str]:
-    provider = "python" if ":" in declared.provider else declared.provider
-    return {spec.store.kind, provider}

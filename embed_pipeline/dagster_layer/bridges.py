@@ -5,34 +5,25 @@ An index with one version has none of them.
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets and ops as objects.
 
-from typing import TYPE_CHECKING, Any, TypeAlias
-
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from embed_pipeline.adapt import age
 from embed_pipeline.adapt.curve import Curve
-from embed_pipeline.dagster_layer import checks, metadata
+from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.names import Names, op_name
-from embed_pipeline.dagster_layer.work import Lines, working_on
+from embed_pipeline.dagster_layer.work import Lines, Materialized, working_on
 from embed_pipeline.errors import AdapterRefused, CatalogError, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import fit, gate, preview
+from embed_pipeline.migrate import fit, preview
 from embed_pipeline.spec import IndexSpec
-
-# Dagster recognises the bare class only, not MaterializeResult[...].
-if TYPE_CHECKING:
-    Materialized: TypeAlias = dg.MaterializeResult[Any]
-else:
-    Materialized = dg.MaterializeResult
 
 ADAPTER_FRESH = "adapter_fresh"
 
 
 class CurveConfig(dg.Config):
-    """Which migration is asked about; `embed`: first embed what the held-out queries find, at most a hundred documents for each, for money."""
+    """`embed`: first embed what the held-out queries find, at most a hundred documents for each, for money."""
 
-    version: str | None = None
     embed: bool = False
 
 
@@ -42,10 +33,8 @@ def followers(spec: IndexSpec) -> list[str]:
 
 
 def bridge_assets(spec: IndexSpec) -> list[dg.AssetsDefinition]:
-    """The adapter of each version that follows another, and the curve of the index."""
-    adapters = [adapter_asset(spec, version) for version in followers(spec)]
-    bridges = [bridge_asset(spec, version) for version in followers(spec)]
-    return [*adapters, *bridges, cost_curve_asset(spec)] if adapters else []
+    """The adapter and the cost curve of each version that follows another."""
+    return [make(spec, version) for version in followers(spec) for make in (adapter_asset, cost_curve_asset)]
 
 
 def bridge_checks(spec: IndexSpec) -> list[dg.AssetChecksDefinition]:
@@ -55,63 +44,13 @@ def bridge_checks(spec: IndexSpec) -> list[dg.AssetChecksDefinition]:
 
 def bridge_jobs(spec: IndexSpec) -> list[UnresolvedAssetJobDefinition]:
     """Fit an adapter, and preview a migration: for people and pipelines."""
-    found = []
-    for version in followers(spec):
-        found += [fit_job(spec, version), preview_job(spec, version), bridge_gate_job(spec, version), bridge_job(spec, version)]
-    return found
+    return [make(spec, version) for version in followers(spec) for make in (fit_job, preview_job)]
 
 
 def fresh_checks(spec: IndexSpec) -> list[dg.AssetCheckKey]:
     """What runs with the full comparison."""
     names = Names(spec.name)
     return [dg.AssetCheckKey(names.adapter(version), ADAPTER_FRESH) for version in followers(spec)]
-
-
-def bridge_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
-    """The gate's answer about what serves, asked by queries of one version."""
-    names = Names(spec.name)
-    key = names.bridge(version)
-
-    @dg.asset(
-        key=key,
-        deps=[names.adapter(version)],
-        check_specs=[checks.not_worse_spec(spec, key, checks.BRIDGE_NOT_WORSE)],
-        group_name=spec.name,
-        tags={"embed_pipeline/version": version},
-        description=f"May what serves {spec.name} be asked by queries of `{version}`, mapped by the newest adapter? Judged against its own queries.",
-    )
-    def judge(context: dg.AssetExecutionContext) -> Materialized:
-        lines = Lines(context.log)
-        with working_on(spec) as index:
-            result = gate.run(index, version, lambda done, total: lines.say(f"{done} of {total} searches"), route="bridge")
-        (context.log.info if result.outcome == "pass" else context.log.error)(result.sentence)
-        found = checks.not_worse(result, checks.BRIDGE_NOT_WORSE)
-        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=[found])
-
-    return judge
-
-
-def bridge_gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
-    """Judge the bridge; serving is not touched."""
-    names = Names(spec.name)
-    return dg.define_asset_job(
-        names.bridge_gate_job(version),
-        selection=dg.AssetSelection.assets(names.bridge(version)),
-        description=f"Judge whether what serves {spec.name} may be asked by queries of {version}. Serving is not touched.",
-        executor_def=dg.in_process_executor,
-    )
-
-
-def bridge_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
-    """Judge the bridge and, if its check passes, serve by it."""
-    names = Names(spec.name)
-    return dg.define_asset_job(
-        names.bridge_job(version),
-        selection=dg.AssetSelection.assets(names.bridge(version), names.serving),
-        config={"ops": {op_name(names.serving): {"config": {"version": version, "route": "bridge"}}}},
-        description=f"Judge what serves {spec.name}, asked by queries of {version}, and if the check passes serve it so.",
-        executor_def=dg.in_process_executor,
-    )
 
 
 def adapter_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
@@ -121,7 +60,7 @@ def adapter_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.adapter(version),
         deps=[dg.AssetDep(names.embeddings(version), partition_mapping=dg.AllPartitionMapping())],
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds={"python"},
         tags={"embed_pipeline/version": version},
         description=f"A map that takes queries of `{version}` into the index that serves {spec.name}, fitted on passages that both have. "
@@ -165,21 +104,21 @@ def adapter_fresh_check(spec: IndexSpec, version: str) -> dg.AssetChecksDefiniti
     return fresh
 
 
-def cost_curve_asset(spec: IndexSpec) -> dg.AssetsDefinition:
+def cost_curve_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
     """What each way to serve is worth against what it takes. A backfill materializes it at each tenth of its partitions, too."""
     names = Names(spec.name)
 
     @dg.asset(
-        key=names.cost_curve,
+        key=names.cost_curve(version),
         deps=[names.documents],
-        group_name=spec.name,
+        group_name=names.group(version),
         kinds={"python"},
-        description=f"What the held-out queries of {spec.name} say of the migration to `version` (else the newest declared one): answers "
-        "against documents, money and time. With `embed` it is begun by a preview; the backfill adds a point at every tenth.",
+        tags={"embed_pipeline/version": version},
+        description=f"What the held-out queries of {spec.name} say of the migration to `{version}`: answers against documents, money and "
+        "time. With `embed` it is begun by a preview; the backfill adds a point at every tenth.",
     )
     def draw_curve(context: dg.AssetExecutionContext, config: CurveConfig) -> Materialized:
         lines = Lines(context.log)
-        version = config.version or list(spec.versions)[-1]
         with working_on(spec) as index:
             if not config.embed:
                 curve = preview.measure(index, version)
@@ -200,7 +139,7 @@ class TenthPoints:
 
     def __init__(self, context: dg.AssetExecutionContext, index: OpenIndex, version: str) -> None:
         self._context = context
-        self._key = Names(index.name).cost_curve
+        self._key = Names(index.name).cost_curve(version)
         self._tenths = preview.Tenths(index, version)
 
     def partition_filled(self) -> Curve | None:
@@ -231,8 +170,8 @@ def preview_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
     names = Names(spec.name)
     return dg.define_asset_job(
         names.preview_job(version),
-        selection=dg.AssetSelection.assets(names.cost_curve),
-        config={"ops": {op_name(names.cost_curve): {"config": {"version": version, "embed": True}}}},
+        selection=dg.AssetSelection.assets(names.cost_curve(version)),
+        config={"ops": {op_name(names.cost_curve(version)): {"config": {"embed": True}}}},
         description=f"Foretell what {version} is worth to {spec.name}: embeds what the held-out queries find now, at most a hundred "
         "documents for each, and pays for them once.",
         executor_def=dg.in_process_executor,

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from embed_pipeline.catalog.route import Kind
 from embed_pipeline.dagster_layer import metadata
+from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.migrate.examination import ANN_RECALL, COVERAGE, HELD_OUT_RECALL, NAMES, PROVENANCE, Examination
 from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.verdicts import GateResult
@@ -21,13 +23,19 @@ from embed_pipeline.spec import IndexSpec
 NOTHING_BYPASSED = "nothing_bypassed"
 DEAD_LETTERS = "dead_letters"
 SAME_MODEL = "same_model"
-REFINE_NOT_WORSE = "refine_not_worse"
-BRIDGE_NOT_WORSE = "bridge_not_worse"
+NOT_WORSE: dict[Kind, str] = {"refine": "refine_not_worse", "bridge": "bridge_not_worse"}
 
 
-def specs(spec: IndexSpec, asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-    """What the evaluation of one version promises to answer."""
+def specs(spec: IndexSpec, asset: dg.AssetKey, route: Kind) -> list[dg.AssetCheckSpec]:
+    """What the gate's asset of one way to serve promises to answer."""
     gate = spec.gate
+    if route != "direct":
+        how = "refined" if route == "refine" else "asked by mapped queries"
+        description = (
+            f"{gate.metric} of what serves, {how}, is not worse than without by {gate.margin:g} or more, at "
+            f"{100 * gate.confidence:g} % confidence, on at least {gate.min_queries} held-out queries."
+        )
+        return [dg.AssetCheckSpec(NOT_WORSE[route], asset=asset, description=description, blocking=True)]
     descriptions = {
         COVERAGE: "Every document has its current vector or a dead letter at its current text; at most "
         f"{gate.max_dead_letters} dead letters.",
@@ -47,8 +55,18 @@ def of_examination(found: Examination) -> list[dg.AssetCheckResult]:
         ANN_RECALL: metadata.ann_recall(found),
         HELD_OUT_RECALL: metadata.verdict(found.result),
     }
+    names, index, version = Names(found.result.index), found.result.index, found.result.version
+    helps = {
+        COVERAGE: f"embed-pipeline sync {index} --full" if found.coverage.differences else f"embed-pipeline dead-letters {index}",
+        PROVENANCE: f"embed-pipeline backfill {index} {version}",
+    }
     return [
-        dg.AssetCheckResult(passed=each.passed, check_name=each.name, description=each.sentence, metadata=shown[each.name])
+        dg.AssetCheckResult(
+            passed=each.passed,
+            check_name=each.name,
+            description=each.sentence,
+            metadata=shown[each.name] | ({} if each.passed else metadata.launch(names, helps.get(each.name))),
+        )
         for each in found.checks
     ]
 
@@ -89,8 +107,9 @@ def dead_letters(spec: IndexSpec, asset: dg.AssetKey, found: Mapping[str, tuple[
         asset_key=asset,
         check_name=DEAD_LETTERS,
         severity=dg.AssetCheckSeverity.ERROR if serving else dg.AssetCheckSeverity.WARN,
-        description=f"Documents without a vector: {said}. Run: embed-pipeline dead-letters {spec.name}" if over else None,
-        metadata={f"{version} dead letters": number for version, (_, number) in found.items()},
+        description=f"Documents without a vector: {said}. Mend them, then have them tried again." if over else None,
+        metadata={f"{version} dead letters": number for version, (_, number) in found.items()}
+        | (metadata.launch(Names(spec.name), f"embed-pipeline dead-letters {spec.name}") if over else {}),
     )
 
 
@@ -117,22 +136,11 @@ def same_model(asset: dg.AssetKey, found: Sequence[ModelCheck]) -> dg.AssetCheck
     )
 
 
-def not_worse_spec(spec: IndexSpec, asset: dg.AssetKey, name: str) -> dg.AssetCheckSpec:
-    """What the gate of a route beside what serves promises to answer."""
-    gate = spec.gate
-    how = "refined" if name == REFINE_NOT_WORSE else "asked by mapped queries"
-    description = (
-        f"{gate.metric} of what serves, {how}, is not worse than without by {gate.margin:g} or more, at {100 * gate.confidence:g} % "
-        f"confidence, on at least {gate.min_queries} held-out queries."
-    )
-    return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
-
-
-def not_worse(result: GateResult, name: str) -> dg.AssetCheckResult:
+def not_worse(result: GateResult, route: Kind) -> dg.AssetCheckResult:
     """The gate's verdict on such a route. Undecided is not passed."""
     return dg.AssetCheckResult(
         passed=result.outcome == "pass",
-        check_name=name,
+        check_name=NOT_WORSE[route],
         description=result.sentence,
         metadata=metadata.verdict(result),
     )

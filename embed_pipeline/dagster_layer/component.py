@@ -17,10 +17,11 @@ from pydantic import BaseModel, RootModel
 
 from embed_pipeline import configuration
 from embed_pipeline.dagster_layer.assets import build_assets
-from embed_pipeline.dagster_layer.bridges import bridge_assets, bridge_checks, bridge_jobs
+from embed_pipeline.dagster_layer.bridges import bridge_assets, bridge_checks
 from embed_pipeline.dagster_layer.jobs import build_jobs
 from embed_pipeline.dagster_layer.schedules import build_schedules
 from embed_pipeline.dagster_layer.sensors import dual_write_sensor
+from embed_pipeline.dagster_layer.serving import serving_checks, state_sensor
 from embed_pipeline.dagster_layer.unreadable import unreadable_definitions
 from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.spec import IndexSpec, is_name
@@ -32,14 +33,14 @@ EXAMPLE = Path(__file__).with_name("example.yaml")
 
 
 def build_definitions(spec: IndexSpec) -> dg.Definitions:
-    """Everything Dagster knows about one index: its assets, jobs, sensor and schedules."""
-    jobs = [*build_jobs(spec), *bridge_jobs(spec)]
+    """Everything Dagster knows about one index: its assets, jobs, sensors and schedules."""
+    jobs = build_jobs(spec)
     return dg.Definitions(
         assets=[*build_assets(spec), *bridge_assets(spec)],
-        asset_checks=bridge_checks(spec),
+        asset_checks=[*bridge_checks(spec), *serving_checks(spec)],
         jobs=jobs,
         schedules=build_schedules(spec),
-        sensors=[dual_write_sensor(spec, jobs)],
+        sensors=[dual_write_sensor(spec, jobs), state_sensor(spec)],
     )
 
 

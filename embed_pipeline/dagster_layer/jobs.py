@@ -10,8 +10,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
-from embed_pipeline.dagster_layer.bridges import fresh_checks
-from embed_pipeline.dagster_layer.names import Names, op_name, op_of
+from embed_pipeline.dagster_layer.bridges import bridge_jobs, fresh_checks
+from embed_pipeline.dagster_layer.names import Names, op_of
+from embed_pipeline.dagster_layer.routes import route_jobs
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
 from embed_pipeline.migrate import adopt, cutover, dead_letters, retire
 from embed_pipeline.report.look import catalog_connection
@@ -55,13 +56,21 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
     """Every job of the index."""
     jobs: list[Job] = []
     for version in spec.versions:
-        jobs += [backfill_job(spec, version), gate_job(spec, version), cutover_job(spec, version), retire_job(spec, version)]
-    for version in spec.may_refine:
-        jobs += [refine_gate_job(spec, version), refine_job(spec, version)]
+        jobs += [backfill_job(spec, version), retire_job(spec, version)]
     control_jobs = [rollback_job(spec), pause_job(spec), resume_job(spec), abort_job(spec)]
     adoption = [adopt_job(spec)] if spec.store.adopted() else []
     asked = [model_check_job(spec)] if spec.asks_providers else []
-    return [*jobs, *adoption, dual_write_job(spec), compare_job(spec), *asked, retry_job(spec), *control_jobs]
+    return [
+        *jobs,
+        *route_jobs(spec),
+        *bridge_jobs(spec),
+        *adoption,
+        dual_write_job(spec),
+        compare_job(spec),
+        *asked,
+        retry_job(spec),
+        *control_jobs,
+    ]
 
 
 def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
@@ -69,54 +78,8 @@ def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
     names = Names(spec.name)
     return dg.define_asset_job(
         names.backfill_job(version),
-        selection=dg.AssetSelection.assets(names.embeddings(version)),
+        selection=dg.AssetSelection.assets(names.embeddings(version)).without_checks(),
         description=f"Fill partitions of {version} of {spec.name} from history. What is there is skipped and not paid for again.",
-        executor_def=dg.in_process_executor,
-    )
-
-
-def gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
-    """Build the ANN index and judge the version; the run fails unless every check passes."""
-    names = Names(spec.name)
-    return dg.define_asset_job(
-        names.gate_job(version),
-        selection=dg.AssetSelection.assets(names.ann_index(version), names.evaluation(version)),
-        description=f"Judge whether {version} may serve {spec.name}. Fails unless every check passes; serving is not touched.",
-        executor_def=dg.in_process_executor,
-    )
-
-
-def cutover_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
-    """Judge the version and, if every check passes, serve it. Unpartitioned: filling one partition must never cut over."""
-    names = Names(spec.name)
-    return dg.define_asset_job(
-        names.cutover_job(version),
-        selection=dg.AssetSelection.assets(names.evaluation(version), names.serving),
-        config={"ops": {op_name(names.serving): {"config": {"version": version}}}},
-        description=f"Judge {version} and, if every check passes, serve {spec.name} with it.",
-        executor_def=dg.in_process_executor,
-    )
-
-
-def refine_gate_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
-    """Judge what serves, refined by the version as it is now."""
-    names = Names(spec.name)
-    return dg.define_asset_job(
-        names.refine_gate_job(version),
-        selection=dg.AssetSelection.assets(names.refinement(version)),
-        description=f"Judge whether {version}, as far as it is filled, may refine what serves {spec.name}. Serving is not touched.",
-        executor_def=dg.in_process_executor,
-    )
-
-
-def refine_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
-    """Judge the refinement and, if its check passes, serve by it."""
-    names = Names(spec.name)
-    return dg.define_asset_job(
-        names.refine_job(version),
-        selection=dg.AssetSelection.assets(names.refinement(version), names.serving),
-        config={"ops": {op_name(names.serving): {"config": {"version": version, "route": "refine"}}}},
-        description=f"Judge what serves {spec.name}, refined by {version} as far as it is filled, and if the check passes serve it so.",
         executor_def=dg.in_process_executor,
     )
 
@@ -193,7 +156,6 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
     def move_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         with working_on(spec, register_new=False) as index:
             done = cutover.rollback(index, reason_of(context.run_id, config.reason), accept_stale=config.accept_stale)
-        context.log_event(dg.AssetMaterialization(names.serving, metadata=metadata.moved(done)))
         context.add_output_metadata(metadata.moved(done))
         context.log.info(f"{done.route} serves {spec.name} again, generation {done.generation}.")
         if done.stale:

@@ -10,8 +10,10 @@ import dagster as dg
 from embed_pipeline.adapt.age import Freshness
 from embed_pipeline.adapt.curve import Curve
 from embed_pipeline.catalog.judged_queries import QueryRow
+from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.evaluate.per_query import as_cells
 from embed_pipeline.evaluate.report import inline_image
+from embed_pipeline.evaluate.words import MEASURES
 from embed_pipeline.migrate.adopt import Adopted
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
@@ -22,7 +24,9 @@ from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.migrate.retire import Retired
 from embed_pipeline.migrate.verdicts import GateResult
 from embed_pipeline.migrate.verify import Compared
-from embed_pipeline.spec import VersionSpec
+from embed_pipeline.report import on_call
+from embed_pipeline.report.now import Now
+from embed_pipeline.spec import IndexSpec, VersionSpec
 from embed_pipeline.stores.protocol import AnnIndex, Coverage
 
 Metadata = dict[str, Any]
@@ -41,6 +45,12 @@ def declared(version: VersionSpec) -> Metadata:
         "precision": version.precision,
         "chunker": "none" if version.chunker is None else str(version.chunker),
     }
+
+
+def kinds(spec: IndexSpec, version: str) -> set[str]:
+    """The store and the provider of a version, as the tags of its assets."""
+    provider = spec.versions[version].provider
+    return {spec.store.kind, "python" if ":" in provider else provider}
 
 
 def adopted(done: Adopted) -> Metadata:
@@ -120,7 +130,7 @@ def coverage(found: Coverage) -> Metadata:
 
 def ann_recall(found: Examination) -> Metadata:
     measured = found.result.measures.get("ann_recall")
-    shown: Metadata = {} if measured is None else {"ann recall": float(measured)}
+    shown: Metadata = {} if measured is None else {MEASURES["ann_recall"].name: round(float(measured), 3)}
     if measured is not None and found.ann_index is not None and found.ann_index.note:
         shown["note"] = found.ann_index.note
     return shown
@@ -138,7 +148,7 @@ def verdict(result: GateResult) -> Metadata:
     shown: Metadata = {
         "outcome": result.outcome,
         "sentence": result.sentence,
-        "evidence": result.evidence_id,
+        "evidence": dg.MetadataValue.text(str(result.evidence_id)),
         "baseline": result.baseline or "none",
     }
     shown |= numbers(result.measures)
@@ -203,12 +213,15 @@ def cost_curve(curve: Curve) -> Metadata:
 
 
 def numbers(measures: Mapping[str, Any]) -> Metadata:
-    """The measures that are one number; rows of the table are shown as the table."""
-    return {
-        name: float(value) if isinstance(value, float) else value
-        for name, value in measures.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
+    """The measures that are one number, in words; rows of the table are shown as the table. Dagster plots what is a number: of a constant it would
+    draw a line of dots."""
+    shown: Metadata = {}
+    for name, words in MEASURES.items():
+        value = measures.get(name)
+        if isinstance(value, (int, float)):
+            said = round(value, 3) if isinstance(value, float) else value
+            shown[words.name] = said if words.plotted else dg.MetadataValue.text(f"{said:g}")
+    return shown
 
 
 def moved(done: Moved) -> Metadata:
@@ -252,6 +265,40 @@ def compared(done: Compared) -> Metadata:
         "doubts": len(done.doubts),
     }
     return shown | {f"{version} queued": number for version, number in done.queued.items()}
+
+
+def now(names: Names, found: Now) -> Metadata:
+    """An index as it is. Numbers are what changes over time: Dagster plots them."""
+    answers = {answer.name: answer for answer in on_call.answers(found)}
+    serves = found.serves
+    shown: Metadata = {"serves": answers[on_call.SERVES].sentence}
+    if serves is not None and found.moved is not None:
+        shown |= {
+            "route": str(found.pointer.route),
+            "generation": dg.MetadataValue.text(str(found.pointer.generation)),
+            "since": dg.MetadataValue.timestamp(found.moved.at),
+            "by": found.moved.actor,
+            "why": found.moved.reason or "no reason was given",
+            "changes waiting": serves.pending,
+            "oldest waits (seconds)": round(serves.oldest_pending_seconds),
+            "documents without vector": serves.dead_letters,
+            "coverage": on_call.coverage(found) or "not compared yet",
+            "rollback": answers[on_call.ROLLBACK_POSSIBLE].sentence,
+        }
+    shown |= {
+        "capture": answers[on_call.CAPTURE_ARMED].sentence,
+        "backfills": found.held.state if found.held.state == "running" else f"{found.held.state} by {found.held.changed_by}",
+        "versions": dg.MetadataValue.md(on_call.table(found)),
+        "next": found.next.why,
+    }
+    return shown | launch(names, found.next.command)
+
+
+def launch(names: Names, command: str | None) -> Metadata:
+    """A link to the job that does what the command does; nothing where there is none."""
+    job = names.job_of(command)
+    # The UI's own address for a job of that name, in whichever code location it is.
+    return {} if job is None else {"launch": dg.MetadataValue.url(f"/guess/{job}")}
 
 
 def doubts(reasons: Sequence[str]) -> Metadata:

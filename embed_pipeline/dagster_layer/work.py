@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import dagster as dg
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster_shared.error import SerializableErrorInfo
 
 from embed_pipeline.documents import shape
 from embed_pipeline.errors import DatabaseUnavailable, EmbedPipelineError, StoreUnavailable
@@ -15,6 +17,12 @@ from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres import failures
 from embed_pipeline.spec import IndexSpec
+
+# Dagster recognises the bare class only, not MaterializeResult[...].
+if TYPE_CHECKING:
+    Materialized: TypeAlias = dg.MaterializeResult[Any]
+else:
+    Materialized = dg.MaterializeResult
 
 # Each line is an event in Dagster's own database.
 SECONDS_BETWEEN_LINES = 5.0
@@ -32,9 +40,23 @@ class Log(Protocol):
         ...
 
 
+class Refused(DagsterUserCodeProcessError, dg.Failure):
+    """A refusal: its sentence, and nothing to try again.
+
+    Dagster shows frames of every exception but one that brings its own from another process, which it shows as they are. This one brings
+    none: the run's last line is the sentence, and no stack stands between it and who reads it.
+    """
+
+    def __init__(self, sentence: str, metadata: Mapping[str, Any]) -> None:
+        shown = SerializableErrorInfo(f"{sentence}\n", [], type(self).__name__)
+        super().__init__(  # type: ignore[no-untyped-call]
+            description=sentence, metadata=metadata, allow_retries=False, user_code_process_error_infos=[shown]
+        )
+
+
 @contextmanager
 def refusals_as_failures() -> Iterator[None]:
-    """Within it an EmbedPipelineError becomes a dg.Failure that says the sentence and shows no Python traceback of ours.
+    """Within it an EmbedPipelineError becomes a dg.Failure that says the sentence, and of a refusal nothing else.
 
     Trying again would meet the same refusal, so retries are off, except when the database or the store did not answer.
     """
@@ -47,9 +69,9 @@ def refusals_as_failures() -> Iterator[None]:
             **problem.fields,
             **({} if problem.next_step is None else {"next step": problem.next_step}),
         }
-        raise dg.Failure(
-            description=str(problem), metadata=metadata, allow_retries=isinstance(problem, DatabaseUnavailable | StoreUnavailable)
-        ) from None
+        if isinstance(problem, DatabaseUnavailable | StoreUnavailable):
+            raise dg.Failure(description=str(problem), metadata=metadata) from None
+        raise Refused(str(problem), metadata) from None
 
 
 @contextmanager

@@ -57,10 +57,11 @@ def require_target(conn: psycopg.Connection, pointer: Pointer, index: str, to: s
         )
 
 
-def required_word(index: str, version: str | None, how: str) -> str:
-    """The version that a cutover names. CutoverRefused where it names none: which version serves is a person's word, never a default."""
-    if not version:
-        raise CutoverRefused(
-            f"Nobody said which version {index} is to be cut over to, so nothing was moved.", next_step=how, reason="no_version"
-        )
-    return version
+def require_confirmed(index: str, version: str, confirm: str | None, how: str) -> None:
+    """CutoverRefused where nobody has said the version's name: what serves is a person's word, never what a launch of everything brings along."""
+    if confirm == version:
+        return
+    said = f"`confirm` is {confirm!r}" if confirm else "nobody has confirmed it"
+    raise CutoverRefused(
+        f"{index} is to be cut over to {version}, and {said}, so nothing was moved.", next_step=how, reason="not_confirmed"
+    )

@@ -100,7 +100,9 @@ def next_command(
         if version.state == "standby":
             return _standing_by(say, version, soak_seconds)
     if active is not None:
-        return Next(f"{say('sync')} --watch", f"{active.name} serves and is up to date; declare a new version to migrate")
+        gone = [version.name for version in found if version.state == "retired" and version.is_declared]
+        tidy = f"; {' and '.join(gone)} may leave the YAML" if gone else ""
+        return Next(f"{say('sync')} --watch", f"{active.name} serves and is up to date; declare a new version to migrate{tidy}")
     return Next(None, "every declared version is retired; declare a new one")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -68,7 +68,7 @@ def _found(seen: Look) -> IndexStatus:
     conn, spec = seen.conn, seen.spec
     documents = 0 if seen.index is None or seen.unusable is not None else census.count(conn, seen.index.source)
     found = _versions(seen, documents)
-    held, doubts, off = _control(conn, seen), _doubts(conn, seen), _capture_off(conn, seen)
+    held, doubts, off = held_of(seen), doubts_of(seen), _capture_off(conn, seen)
     pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
     under_way = running(conn, spec.name) if seen.has_catalog else ()
     serves = next((each for each in found if each.name == pointer.version), None)
@@ -85,7 +85,7 @@ def _found(seen: Look) -> IndexStatus:
         coverage=None if serves is None or seen.unusable is not None else serves.coverage,
         served_since=next(iter(_events(conn, "last_move", spec.name)), None) if pointer.version else None,
         running=under_way,
-        comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
+        comparison=last_comparison(conn, spec.name) if seen.has_catalog else None,
         doubts=doubts,
         capture_off=off,
         unusable="" if seen.unusable is None else str(seen.unusable),
@@ -107,7 +107,7 @@ def _found(seen: Look) -> IndexStatus:
 
 def _versions(seen: Look, documents: int) -> tuple[VersionStatus, ...]:
     """Those that are registered, and after them those that are only declared."""
-    conn, spec, pending = seen.conn, seen.spec, _pending(seen.conn, seen)
+    conn, spec, pending = seen.conn, seen.spec, pending_of(seen)
     spent = terms.spending(conn, spec.name) if seen.has_catalog else {}
     found = []
     for version in seen.registered if seen.index is not None else ():
@@ -121,12 +121,7 @@ def _versions(seen: Look, documents: int) -> tuple[VersionStatus, ...]:
             unusable=seen.unusable is not None,
         )
         found.append(own.against(documents) if seen.unusable is None else own)
-    registered = {each.name for each in found}
-    for name, declared in spec.versions.items():
-        if name not in registered:
-            model, dimensions = declared.model_name, declared.dimensions
-            found.append(VersionStatus(name, "declared", model, dimensions, chunker=_chunker(declared)))
-    return tuple(found)
+    return (*found, *declared_only(spec, {each.name for each in found}))
 
 
 def _next(
@@ -159,11 +154,22 @@ def _next(
     )
 
 
-def _pending(conn: psycopg.Connection, seen: Look) -> dict[str, Pending]:
+def declared_only(spec: IndexSpec, registered: Collection[str]) -> list[VersionStatus]:
+    """The versions that are declared and not registered yet."""
+    return [
+        VersionStatus(
+            name=name, state="declared", model=version.model_name, dimensions=version.dimensions, chunker=_chunker(version)
+        )
+        for name, version in spec.versions.items()
+        if name not in registered
+    ]
+
+
+def pending_of(seen: Look) -> dict[str, Pending]:
     """What each live version has to do: what it was told of, and what no version was told of yet."""
     if not seen.has_catalog:
         return {}
-    told, untold = queue.pending_by_version(conn, seen.spec.name), inbox.waiting(conn, seen.spec.name)
+    told, untold = queue.pending_by_version(seen.conn, seen.spec.name), inbox.waiting(seen.conn, seen.spec.name)
     found = {}
     for version in seen.registered:
         own = told.get(version.name, Pending(0, 0.0))
@@ -173,13 +179,14 @@ def _pending(conn: psycopg.Connection, seen: Look) -> dict[str, Pending]:
     return found
 
 
-def _doubts(conn: psycopg.Connection, seen: Look) -> tuple[str, ...]:
+def doubts_of(seen: Look) -> tuple[str, ...]:
+    """Why changes may have been missed: what is open, and what a look at the documents table would add now."""
     if not seen.has_catalog or seen.index is None:
         return ()
-    still_open = [doubt.reason for doubt in shape.open_doubts(conn, seen.spec.name)]
+    still_open = [doubt.reason for doubt in shape.open_doubts(seen.conn, seen.spec.name)]
     if seen.unusable is not None:
         still_open.insert(0, seen.unusable.message.rstrip("."))
-    return tuple(dict.fromkeys([*still_open, *shape.differences(conn, seen.index.source, seen.spec.name)]))
+    return tuple(dict.fromkeys([*still_open, *shape.differences(seen.conn, seen.index.source, seen.spec.name)]))
 
 
 def _capture_off(conn: psycopg.Connection, seen: Look) -> str:
@@ -189,12 +196,14 @@ def _capture_off(conn: psycopg.Connection, seen: Look) -> str:
     return ", ".join(capture.disarmed(conn, seen.index.source, seen.spec.name))
 
 
-def _control(conn: psycopg.Connection, seen: Look) -> Control:
+def held_of(seen: Look) -> Control:
+    """Whether a person holds its backfills."""
     # Without a version there may be no control row yet, and nothing that it could hold up.
-    return control.read(conn, seen.spec.name) if seen.registered else Control("running", "", "")
+    return control.read(seen.conn, seen.spec.name) if seen.registered else Control("running", "", "")
 
 
-def _comparison(conn: psycopg.Connection, index: str) -> Comparison | None:
+def last_comparison(conn: psycopg.Connection, index: str) -> Comparison | None:
+    """What the last full comparison has found; None before the first."""
     row = conn.execute(queries("last_comparison"), {"index": index}).fetchone()
     if row is None:
         return None
@@ -290,7 +299,7 @@ def _version(
         bridge_gate=_gate_state(
             conn, index, version, evidence.latest(conn, index.name, version.name, "bridge"), unusable=unusable or not has_vectors
         ),
-        rolled_back=_rolled_back(conn, version),
+        rolled_back=rolled_back_of(conn, version),
         ever_passed=evidence.ever_passed(conn, index.name, version.name),
         model_changed=model_samples.changed_at(conn, index.name, version.name) if version.is_live else None,
         chunker=_chunker(version.declared),
@@ -298,7 +307,7 @@ def _version(
     )
 
 
-def _rolled_back(conn: psycopg.Connection, version: Version) -> Mapping[route.Kind, RolledBack]:
+def rolled_back_of(conn: psycopg.Connection, version: Version) -> Mapping[route.Kind, RolledBack]:
     """Of a version that could serve so at once: one that serves already is no such decision's any more."""
     kinds: dict[str, route.Kind] = {"standby": "direct", "building": "refine"}
     kind = kinds.get(version.state)
@@ -328,4 +337,4 @@ def _gate_state(
         except EmbedPipelineError as problem:
             # A held-out set that cannot be read must not hide the rest of the status.
             stale = problem.message.rstrip(".")
-    return GateState(latest.outcome, latest.sentence, latest.created_at, stale, latest.measures.get("queries_needed"))
+    return GateState(latest.outcome, latest.sentence, latest.created_at, stale, latest.measures.get("queries_needed"), latest.id)

@@ -24,6 +24,8 @@ class GateState:
     stale: str | None = None
     queries_needed: int | None = None
     """Of an undecided one: how many queries would probably decide."""
+    evidence: int = 0
+    """The id of the row that is kept of it."""
 
 
 @dataclass(frozen=True)

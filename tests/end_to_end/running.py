@@ -53,7 +53,7 @@ class Dagster:
 
     def backfill(self, version: str, partitions: list[str]) -> tuple[str, int, int]:
         """Launch it and wait: (status, materialized, failed)."""
-        selection = [{"path": ["docs", "embeddings", version]}]
+        selection = [{"path": ["docs", version, "embeddings"]}]
         answer = self.ask(LAUNCH_BACKFILL, p={"partitionNames": partitions, "assetSelection": selection})
         backfill_id = answer["launchPartitionBackfill"]["backfillId"]
 

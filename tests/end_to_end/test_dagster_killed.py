@@ -99,7 +99,7 @@ def paid_twice(calls: Path) -> set[str]:
 
 
 def launch(client: Dagster) -> str:
-    selector = {"repositoryName": "__repository__", "repositoryLocationName": "embed_pipeline", "jobName": "backfill_docs__v1"}
+    selector = {"repositoryName": "__repository__", "repositoryLocationName": "embed_pipeline", "jobName": "docs__v1_backfill"}
     params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": RANGE}}
     answer = client.ask(LAUNCH_RUN, e=params)["launchRun"]
     assert answer["__typename"] == "LaunchRunSuccess", answer
@@ -139,7 +139,7 @@ def test_the_daemon_killed_in_the_middle_of_a_backfill_that_it_steers(
     """Another daemon takes the backfill up where it stood; the run is not launched a second time."""
     client = deployment.client
     with stopped_in_the_second_partition(app, database_url, waits, calls):
-        selection = [{"path": ["docs", "embeddings", "v1"]}]
+        selection = [{"path": ["docs", "v1", "embeddings"]}]
         answer = client.ask(LAUNCH_BACKFILL, p={"partitionNames": ["00", "01", "02", "03"], "assetSelection": selection})
         backfill_id = answer["launchPartitionBackfill"]["backfillId"]
     deployment.kill("daemon")

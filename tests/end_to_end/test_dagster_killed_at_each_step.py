@@ -43,7 +43,7 @@ RANGE = [
     {"key": "dagster/asset_partition_range_start", "value": "00"},
     {"key": "dagster/asset_partition_range_end", "value": "03"},
 ]
-RETIRE = {"ops": {"retire_docs__v2__op": {"config": {"confirm": "v2"}}}}
+RETIRE = {"ops": {"docs__v2_retire__op": {"config": {"confirm": "v2"}}}}
 
 # What somebody holds, and how it shows that the step has come to it.
 FILLING = "SELECT FROM embed_pipeline.partitions WHERE version = 'v2' AND completed_at IS NOT NULL"
@@ -123,25 +123,25 @@ def test_each_job_is_killed_and_the_same_job_finishes_it(
     partition = "SELECT FROM embed_pipeline.partitions WHERE version = 'v2' AND partition_key = '01' FOR UPDATE"
     version = "SELECT FROM embed_pipeline.index_versions WHERE version = 'v2' FOR UPDATE"
 
-    killer.strike("backfill_docs__v2", partition, FILLING)
-    killer.strike("gate_docs__v2", "LOCK TABLE embed_pipeline.docs__v2 IN ROW EXCLUSIVE MODE", BUILDING)
-    killer.strike("cutover_docs__v2", pointer, MOVING)
+    killer.strike("docs__v2_backfill", partition, FILLING)
+    killer.strike("docs__v2_gate", "LOCK TABLE embed_pipeline.docs__v2 IN ROW EXCLUSIVE MODE", BUILDING)
+    killer.strike("docs__v2_cutover", pointer, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v2",)
 
     # The dual-write that the sensor asked for, and the daemon that asked.
     with held(database_url, "LOCK TABLE embed_pipeline.docs__v2 IN SHARE MODE"):
         app.execute("UPDATE articles SET body = 'after the cutover' WHERE id <= 5")
         killer.until(WAITING)
-        (run,) = wait(lambda: client.ask(RUNNING, job="dual_write_docs")["runsOrError"]["results"] or None, SECONDS)
+        (run,) = wait(lambda: client.ask(RUNNING, job="docs_dual_write")["runsOrError"]["results"] or None, SECONDS)
         killer.kill(run["runId"])
         deployment.kill("daemon")
     deployment.start("daemon")
     # What the dead worker had claimed comes round again when its lease runs out; nobody asks for it by hand.
     wait(lambda: nothing_waits(app) or None, SECONDS)
 
-    killer.strike("rollback_docs", pointer, MOVING)
+    killer.strike("docs_rollback", pointer, MOVING)
     assert app.execute("SELECT version FROM embed_pipeline.serving_pointer").fetchone() == ("v1",)
-    killer.strike("retire_docs__v2", version, WAITING, RETIRE)
+    killer.strike("docs__v2_retire", version, WAITING, RETIRE)
     assert app.execute("SELECT version, state FROM embed_pipeline.versions ORDER BY 1").fetchall() == [
         ("v1", "active"),
         ("v2", "retired"),
@@ -162,7 +162,7 @@ def test_a_dual_write_that_dies_together_with_its_code_server_does_not_stop_the_
     killer = Killer(client, app, database_url)
     with held(database_url, "LOCK TABLE embed_pipeline.docs__v1 IN SHARE MODE"):
         # Launched before the sensor does it, with less time than it has in a deployment.
-        run = launch(client, "dual_write_docs", tags=[{"key": "dagster/max_runtime", "value": "30"}])
+        run = launch(client, "docs_dual_write", tags=[{"key": "dagster/max_runtime", "value": "30"}])
         app.execute("UPDATE articles SET body = 'changed' WHERE id <= 5")
         killer.until(WAITING)
         worker = worker_of(client, run)

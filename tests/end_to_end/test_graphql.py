@@ -55,8 +55,8 @@ def test_migration_over_graphql(dagster: Dagster, app: psycopg.Connection, mende
         return row[0] if row else None
 
     assert dagster.backfill("v1", PARTITIONS) == ("COMPLETED_SUCCESS", 4, 0)
-    assert dagster.run("gate_docs__v1") == "SUCCESS"
-    assert dagster.run("cutover_docs__v1") == "SUCCESS"
+    assert dagster.run("docs__v1_gate") == "SUCCESS"
+    assert dagster.run("docs__v1_cutover") == "SUCCESS"
     assert serving() == "v1"
 
     status, filled, failed = dagster.backfill("v2", PARTITIONS)
@@ -69,23 +69,23 @@ def test_migration_over_graphql(dagster: Dagster, app: psycopg.Connection, mende
         )
     ]
     assert unfilled == ["01"]
-    assert dagster.run("gate_docs__v2") == "FAILURE"
+    assert dagster.run("docs__v2_gate") == "FAILURE"
     mended.touch()
     assert dagster.backfill("v2", unfilled)[0] == "COMPLETED_SUCCESS"
 
-    alone = {"ops": {"docs__serving": {"config": {"version": "v2"}}}}
-    assert dagster.run("__ASSET_JOB", alone, [["docs", "serving"]]) == "FAILURE"
+    alone = {"ops": {"docs__v2__cutover": {"config": {"confirm": "v2"}}}}
+    assert dagster.run("__ASSET_JOB", alone, [["docs", "v2", "cutover"]]) == "FAILURE"
     assert serving() == "v1"
-    assert dagster.run("gate_docs__v2") == "SUCCESS"
-    assert dagster.run("cutover_docs__v2") == "SUCCESS"
+    assert dagster.run("docs__v2_gate") == "SUCCESS"
+    assert dagster.run("docs__v2_cutover") == "SUCCESS"
     assert serving() == "v2"
     app.execute("UPDATE articles SET body = 'after the cutover' WHERE id = 1")
     app.execute("DELETE FROM articles WHERE id = 50")
     # The sensor carries the changes; nobody calls sync here.
     wait(lambda: nothing_waits(app) or None, 120)
-    assert dagster.run("rollback_docs") == "SUCCESS"
+    assert dagster.run("docs_rollback") == "SUCCESS"
     assert serving() == "v1"
-    assert dagster.run("cutover_docs__v2") == "SUCCESS"
-    assert dagster.run("retire_docs__v1", {"ops": {"retire_docs__v1__op": {"config": {"confirm": "v1"}}}}) == "SUCCESS"
+    assert dagster.run("docs__v2_cutover") == "SUCCESS"
+    assert dagster.run("docs__v1_retire", {"ops": {"docs__v1_retire__op": {"config": {"confirm": "v1"}}}}) == "SUCCESS"
     states = dict(app.execute("SELECT version, state FROM embed_pipeline.versions").fetchall())
     assert states == {"v1": "retired", "v2": "active"}

@@ -169,9 +169,9 @@ class Launcher(Runner):
         super().__init__(world.spec(*names), instance)
 
     def serve(self, version: str) -> None:
-        names = [("ann_index", version), ("evaluation", version), ("serving",)]
+        names = [(version, "ann_index"), (version, "evaluation"), (version, "cutover")]
         assets = dg.AssetSelection.assets(*[["docs", *name] for name in names])
-        config = {"ops": {"docs__serving": {"config": {"version": version}}}}
+        config = {"ops": {f"docs__{version}__cutover": {"config": {"confirm": version}}}}
         run = dg.materialize(
             [*self.definitions.assets], selection=assets, run_config=config, instance=self.instance, raise_on_error=False
         )

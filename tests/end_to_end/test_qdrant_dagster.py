@@ -109,17 +109,17 @@ def migrate(launch: Launcher, spec: IndexSpec, readers: tuple[Reader, Reader], w
 
     with beside(*writers):
         assert launch.fill("v1")
-        assert launch.job("gate_docs__v1")
-        assert launch.job("cutover_docs__v1")
+        assert launch.job("docs__v1_gate")
+        assert launch.job("docs__v1_cutover")
         with beside(*readers):
             serves("v1", "v1")
             assert launch.fill("v2")
             nothing_differs("v1", "v2")
-            assert launch.job("gate_docs__v2")
-            for job, name in (("cutover_docs__v2", "v2"), ("rollback_docs", "v1"), ("cutover_docs__v2", "v2")):
+            assert launch.job("docs__v2_gate")
+            for job, name in (("docs__v2_cutover", "v2"), ("docs_rollback", "v1"), ("docs__v2_cutover", "v2")):
                 assert launch.job(job)
                 serves(name, "v1", "v2")
-            assert launch.job("retire_docs__v1", {"ops": {"retire_docs__v1__op": {"config": {"confirm": "v1"}}}})
+            assert launch.job("docs__v1_retire", {"ops": {"docs__v1_retire__op": {"config": {"confirm": "v1"}}}})
             # A round through the anchors by each, after v1 has gone.
             rounds = [reader.steps + 30 for reader in readers]
             wait(lambda: all(reader.steps >= until for reader, until in zip(readers, rounds, strict=True)) or None, 60)
@@ -163,8 +163,8 @@ def test_migration_in_process(
     with dg.DagsterInstance.ephemeral() as instance:
         launch = InProcess(spec, instance)
         migrate(launch, spec, readers_of(layout, database_url, server.url, "docs"), [Writer(database_url, 1)])
-        assert launch.job("dual_write_docs")
-        compared = launch.job("compare_docs")
+        assert launch.job("docs_dual_write")
+        compared = launch.job("docs_compare")
     assert compared
     nothing_is_left(app, spec, server)
 

@@ -60,12 +60,12 @@ def test_the_command_line_says_it_and_lets_a_person_decide(
 def test_dagster_turns_the_check_red(filled: None, place: Place, provider: Provider) -> None:
     docs = build_definitions(load_indexes(place.config)["docs"])
     schedule = docs.resolve_schedule_def("docs_model_check")
-    assert (schedule.job_name, schedule.cron_schedule) == ("model_check_docs", "5 5 * * *")
+    assert (schedule.job_name, schedule.cron_schedule) == ("docs_model_check", "5 5 * * *")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     with dg.DagsterInstance.ephemeral() as instance:
 
         def check() -> tuple[bool, dg.AssetCheckSeverity, str]:
-            result = docs.resolve_job_def("model_check_docs").execute_in_process(instance=instance)
+            result = docs.resolve_job_def("docs_model_check").execute_in_process(instance=instance)
             (found,) = result.get_asset_check_evaluations()
             assert found.asset_key == dg.AssetKey(["docs", "model_check"])
             return found.passed, found.severity, found.description or ""

@@ -76,7 +76,7 @@ def test_dagster_shows_them_on_the_dual_write_and_tries_again(mended: Path, plac
     with dg.DagsterInstance.ephemeral() as instance:
 
         def check() -> tuple[bool, dg.AssetCheckSeverity]:
-            (found,) = docs.resolve_job_def("dual_write_docs").execute_in_process(instance=instance).get_asset_check_evaluations()
+            (found,) = docs.resolve_job_def("docs_dual_write").execute_in_process(instance=instance).get_asset_check_evaluations()
             return found.passed, found.severity
 
         assert check() == (False, dg.AssetCheckSeverity.WARN), "nothing is served that lacks them"
@@ -85,7 +85,7 @@ def test_dagster_shows_them_on_the_dual_write_and_tries_again(mended: Path, plac
         assert run("cutover", "docs", "v1").code == 0
         assert check() == (False, dg.AssetCheckSeverity.ERROR), "searches miss them now"
         mended.touch()
-        again = docs.resolve_job_def("retry_dead_letters_docs").execute_in_process(instance=instance)
+        again = docs.resolve_job_def("docs_retry_dead_letters").execute_in_process(instance=instance)
         assert again.success
         assert check()[0]
 
@@ -101,7 +101,7 @@ def test_the_gate_of_the_command_line_and_of_dagster_agree(mended: Path, run: Ru
 
     def by_dagster() -> dict[str, bool]:
         with dg.DagsterInstance.ephemeral() as instance:
-            done = definitions.resolve_job_def("gate_docs__v1").execute_in_process(instance=instance, raise_on_error=False)
+            done = definitions.resolve_job_def("docs__v1_gate").execute_in_process(instance=instance, raise_on_error=False)
             found = done.get_asset_check_evaluations()
             assert done.success == all(each.passed for each in found)
             return {each.check_name: each.passed for each in found}

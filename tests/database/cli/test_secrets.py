@@ -121,9 +121,9 @@ def test_no_key_is_found_anywhere(
     with dg.DagsterInstance.local_temp(str(home)) as instance:
         whole = {"dagster/asset_partition_range_start": "00", "dagster/asset_partition_range_end": "00"}
         for _ in refusals(provider, "cohere", SECRETS["cohere"]):
-            job = docs.resolve_job_def("backfill_docs__cohere")
+            job = docs.resolve_job_def("docs__cohere_backfill")
             assert not job.execute_in_process(instance=instance, tags=whole, raise_on_error=False).success
-        for name in ("backfill_docs__cohere", "gate_docs__cohere", "dual_write_docs", "model_check_docs"):
+        for name in ("docs__cohere_backfill", "docs__cohere_gate", "docs_dual_write", "docs_model_check"):
             tags = whole if name.startswith("backfill") else None
             result = docs.resolve_job_def(name).execute_in_process(instance=instance, tags=tags, raise_on_error=False)
             assert result.success, [event.message for event in result.all_events if event.is_failure]

@@ -54,7 +54,7 @@ def test_the_sensor_asks_for_a_run_while_changes_wait(declare: Declare, run: Run
     assert request.tags["dagster/priority"] == "10"
     assert float(request.tags["dagster/max_runtime"]) > DUAL_WRITE_BUDGET_SECONDS
 
-    assert docs.job("dual_write_docs").success
+    assert docs.job("docs_dual_write").success
     assert tick(docs) == "No changed document waits."
 
 
@@ -78,10 +78,10 @@ def test_the_sensor_waits_for_its_own_run(
     docs = run(declare(V1))
     docs.fill("v1")
     app.execute("UPDATE articles SET body = 'changed' WHERE id = 5")
-    create_run_for_test(docs.instance, job_name="dual_write_docs", status=dg.DagsterRunStatus.FAILURE)
-    create_run_for_test(docs.instance, job_name="dual_write_others", status=status)
+    create_run_for_test(docs.instance, job_name="docs_dual_write", status=dg.DagsterRunStatus.FAILURE)
+    create_run_for_test(docs.instance, job_name="others_dual_write", status=status)
     assert isinstance(tick(docs), dg.RunRequest)
-    create_run_for_test(docs.instance, job_name="dual_write_docs", status=status)
+    create_run_for_test(docs.instance, job_name="docs_dual_write", status=status)
     assert tick(docs) == "A dual-write is queued or running."
 
 
@@ -106,7 +106,7 @@ def test_the_schedule_asks_for_the_next_partitions(declare: Declare, run: Run) -
     assert wanted() == ("00", "00")
     assert docs.backfill("v1", "00", "00").success
     assert wanted() == ("02", "03")
-    waiting = create_run_for_test(docs.instance, job_name="backfill_docs__v1", status=dg.DagsterRunStatus.STARTED)
+    waiting = create_run_for_test(docs.instance, job_name="docs__v1_backfill", status=dg.DagsterRunStatus.STARTED)
     assert schedule_tick(docs) == "The backfill of an earlier tick is queued or running."
     docs.instance.delete_run(waiting.run_id)
     assert docs.backfill("v1", "02", "03").success
@@ -144,8 +144,8 @@ def test_a_doubt_requests_the_full_comparison_and_every_tick_says_it(declare: De
     app.execute("ALTER TABLE articles ENABLE TRIGGER embed_pipeline_docs_update")
 
     jobs, _, cursor = requested(docs)
-    assert jobs == ["dual_write_docs", "compare_docs"], "a run looks into it, and everything is compared"
-    synced = docs.job("dual_write_docs")
+    assert jobs == ["docs_dual_write", "docs_compare"], "a run looks into it, and everything is compared"
+    synced = docs.job("docs_dual_write")
     assert synced.success
     (shown,) = [event for event in synced.all_events if event.is_step_materialization]
     assert shown.step_materialization_data.materialization.metadata["doubts"].value == 1
@@ -153,20 +153,20 @@ def test_a_doubt_requests_the_full_comparison_and_every_tick_says_it(declare: De
     jobs, message, cursor = requested(docs, cursor)
     assert jobs == [], "the comparison was asked for a moment ago"
     assert said in message
-    assert requested(docs, "0.0")[0] == ["compare_docs"], "asked for again while the doubt is open"
+    assert requested(docs, "0.0")[0] == ["docs_compare"], "asked for again while the doubt is open"
     ahead = str(time.time() + 3_600)
-    assert requested(docs, ahead)[0] == ["compare_docs"], "the clock was set back since it was asked for"
-    under_way = create_run_for_test(docs.instance, job_name="compare_docs", status=dg.DagsterRunStatus.STARTED)
+    assert requested(docs, ahead)[0] == ["docs_compare"], "the clock was set back since it was asked for"
+    under_way = create_run_for_test(docs.instance, job_name="docs_compare", status=dg.DagsterRunStatus.STARTED)
     jobs, message, _ = requested(docs, "0.0")
     assert (jobs, "A full comparison is queued or running." in message) == ([], True)
     docs.instance.delete_run(under_way.run_id)
 
-    compared = docs.job("compare_docs")
+    compared = docs.job("docs_compare")
     (check,) = compared.get_asset_check_evaluations()
     assert not check.passed
     assert "there was reason to doubt it" in (check.description or "")
     assert check.metadata["doubts"].value == 1
     jobs, _, cursor = requested(docs, cursor)
-    assert jobs == ["dual_write_docs"], "what differed is queued, and nothing is doubted any more"
-    assert docs.job("dual_write_docs").success
+    assert jobs == ["docs_dual_write"], "what differed is queued, and nothing is doubted any more"
+    assert docs.job("docs_dual_write").success
     assert requested(docs, cursor)[1] == "No changed document waits."

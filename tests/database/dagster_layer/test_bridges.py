@@ -27,7 +27,7 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def curves(docs: Runner) -> list[dg.AssetMaterialization]:
     """Every materialization of the curve, oldest first."""
-    found = docs.instance.fetch_materializations(dg.AssetKey(["docs", "cost_curve"]), limit=100).records
+    found = docs.instance.fetch_materializations(dg.AssetKey(["docs", "v2", "cost_curve"]), limit=100).records
     return [record.asset_materialization for record in reversed(found) if record.asset_materialization is not None]
 
 
@@ -36,7 +36,7 @@ def test_a_preview_begins_the_curve_and_the_backfill_goes_on_with_it(declare: De
     docs.find_serving("v1")
     docs.backfill("v2", "00", "00")
     assert curves(docs) == [], "nobody has asked for one"
-    assert docs.job("preview_docs__v2").success
+    assert docs.job("docs__v2_preview").success
     docs.backfill("v2", "01", "03")
     partitions = [each.metadata["partitions"].value for each in curves(docs)]
     assert partitions == [1, 2, 3, 4]
@@ -48,7 +48,7 @@ def test_a_curve_that_cannot_be_measured_stops_no_backfill(declare: Declare, run
     spec = declare({"v1": {}, "v2": {}})
     docs = run(spec)
     docs.find_serving("v1")
-    assert docs.job("preview_docs__v2").success
+    assert docs.job("docs__v2_preview").success
     assert spec.holdout is not None
     spec.holdout.path.write_text("")
     docs.fill("v2")
@@ -61,20 +61,20 @@ def test_an_adapter_is_fitted_by_a_job_and_watched_by_the_comparison(declare: De
         cursor.executemany("INSERT INTO articles VALUES (%s, %s)", rows)
     docs = run(declare({"v1": {}, "v2": {}}))
     docs.find_serving("v1")
-    result = docs.job("compare_docs")
+    result = docs.job("docs_compare")
     (fresh,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "adapter_fresh"]
     assert fresh.passed, "what was never fitted cannot be old"
-    refused = docs.job("fit_docs__v2")
+    refused = docs.job("docs__v2_fit")
     assert not refused.success
     assert "have 0 pairs of the same text" in failure(refused).step_failure_data.user_failure_data.description  # type: ignore[union-attr]
     docs.fill("v2")
-    assert docs.job("fit_docs__v2").success
+    assert docs.job("docs__v2_fit").success
     with opened(docs.spec) as index, index.connection() as conn:
         assert adapters.latest(conn, "docs", "v2", "v1") is not None
     assert any("too few to tell" in each for each in status_of(docs.spec).adapters)
     app.execute("UPDATE articles SET body = body || ' again' WHERE id <= 60")
-    assert docs.job("dual_write_docs").success
+    assert docs.job("docs_dual_write").success
     # Two versions that know nothing of each other: what was written since agrees no better, and no worse.
-    result = docs.job("compare_docs")
+    result = docs.job("docs_compare")
     (fresh,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "adapter_fresh"]
     assert fresh.metadata["pairs"].value == 60

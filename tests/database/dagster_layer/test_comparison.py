@@ -26,7 +26,7 @@ def instance(instance_on_disk: dg.DagsterInstance) -> dg.DagsterInstance:
 
 def compared(docs: Runner) -> tuple[bool, dg.AssetCheckSeverity, str]:
     """One run of the job: (passed, severity, what it says)."""
-    result = docs.job("compare_docs")
+    result = docs.job("docs_compare")
     assert result.success, "what was found is repaired by the dual-write: the run itself did its work"
     (check,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "nothing_bypassed"]
     assert check.asset_key == dg.AssetKey(["docs", "comparison"])
@@ -69,7 +69,7 @@ def test_what_bypassed_capture_is_found_repaired_and_said(declare: Declare, run:
     assert (seen.differences, seen.sentence) == (3, said)
 
     app.execute("UPDATE articles SET body = 'seen again' WHERE id = 3")
-    assert docs.job("dual_write_docs").success
+    assert docs.job("docs_dual_write").success
     # The next comparison reads everything again and finds nothing: it was repaired, and change capture is on.
     assert compared(docs)[0]
 
@@ -93,7 +93,7 @@ def test_the_schedule_waits_for_a_version_and_for_its_own_run(declare: Declare, 
     assert tick(docs) == "docs has no live version yet."
     docs.fill("v1")
     assert isinstance(tick(docs), dg.RunRequest)
-    create_run_for_test(docs.instance, job_name="compare_docs", status=dg.DagsterRunStatus.STARTED)
+    create_run_for_test(docs.instance, job_name="docs_compare", status=dg.DagsterRunStatus.STARTED)
     assert tick(docs) == "The comparison of an earlier tick is queued or running."
 
 
@@ -110,11 +110,11 @@ def test_a_bulk_loss_turns_the_run_red_and_is_left_to_a_person(declare: Declare,
     docs = run(declare(V1))
     docs.fill("v1")
     app.execute("ALTER TABLE articles RENAME TO before; CREATE TABLE articles (LIKE before INCLUDING ALL)")
-    failed = docs.job("compare_docs")
+    failed = docs.job("docs_compare")
     assert not failed.success
     said = status_of(docs.spec).doubts[-1]
     assert said.startswith("a comparison would have removed ")
     sensor = docs.definitions.resolve_sensor_def("docs_dual_write")
     with dg.build_sensor_context(instance=docs.instance) as context:
         ticked = sensor.evaluate_tick(context)
-    assert [request.job_name for request in ticked.run_requests or []] in ([], ["dual_write_docs"])
+    assert [request.job_name for request in ticked.run_requests or []] in ([], ["docs_dual_write"])

@@ -43,22 +43,22 @@ def test_what_is_shown_of_a_version(declare: Declare, run: Run, server: Loopback
     docs.find_serving("v1")
     docs = run(declare(V1_V2, store=store))
     docs.fill("v2")
-    judged = docs.job("gate_docs__v2")
+    judged = docs.job("docs__v2_gate")
     assert checks(judged) == {"coverage": True, "provenance": True, "ann_recall": True, "held_out_recall": True}
-    built = materialized(judged, "docs", "ann_index", "v2")
+    built = materialized(judged, "docs", "v2", "ann_index")
     assert built["valid"] is True
     assert "bytes" not in built, "Qdrant does not tell the size of its index, and no other number may stand for it"
     assert "note" not in built, "a server has an ANN index"
     looked = {each.check_name: each.metadata for each in judged.get_asset_check_evaluations()}
     assert (looked["provenance"]["vectors"].value, looked["provenance"]["foreign"].value) == (DOCUMENTS, 0)
-    embeddings = docs.definitions.resolve_asset_graph().get(dg.AssetKey(["docs", "embeddings", "v2"]))
+    embeddings = docs.definitions.resolve_asset_graph().get(dg.AssetKey(["docs", "v2", "embeddings"]))
     assert embeddings.metadata["store"] == f"qdrant, layout {layout}, collection docs"
     assert "qdrant" in embeddings.kinds
     shown = {each.name: each for each in status_of(docs.spec).versions}
     assert shown["v2"].bytes == DOCUMENTS * 64 * 4
     assert (shown["v2"].ann_index, shown["v2"].stored) == ("valid", DOCUMENTS)
-    assert docs.job("cutover_docs__v2").success
-    retired = docs.op_job("retire_docs__v1", confirm="v1")
+    assert docs.job("docs__v2_cutover").success
+    retired = docs.op_job("docs__v1_retire", confirm="v1")
     (observed,) = [event for event in retired.all_events if event.is_asset_observation]
     assert observed.asset_observation_data.asset_observation.metadata["freed bytes"].value == DOCUMENTS * 64 * 4
 
@@ -66,10 +66,10 @@ def test_what_is_shown_of_a_version(declare: Declare, run: Run, server: Loopback
 def test_local_mode_says_that_it_has_no_ann_index(declare: Declare, run: Run, tmp_path: Path) -> None:
     docs = run(declare(V1, store={"kind": "qdrant", "path": str(tmp_path / "qdrant")}))
     docs.fill("v1")
-    judged = docs.job("gate_docs__v1")
+    judged = docs.job("docs__v1_gate")
     assert judged.success
     looked = {each.check_name: each.metadata for each in judged.get_asset_check_evaluations()}
-    for metadata in (materialized(judged, "docs", "ann_index", "v1")["note"], looked["ann_recall"]["note"].value):
+    for metadata in (materialized(judged, "docs", "v1", "ann_index")["note"], looked["ann_recall"]["note"].value):
         assert "no ANN index" in str(metadata)
 
 
@@ -86,7 +86,7 @@ def test_a_vector_with_another_label_fails_provenance(
     (record,) = client.retrieve(collection, [3])
     assert (record.payload or {})["embed_pipeline"]["versions"]["v1"][field] == "other"
     client.close()
-    judged = docs.job("gate_docs__v1")
+    judged = docs.job("docs__v1_gate")
     assert not judged.success
     assert not checks(judged)["provenance"]
 
@@ -96,7 +96,7 @@ def test_a_backfill_waits_for_the_store_and_for_a_person(
 ) -> None:
     """The store objects, then a person pauses; each is shown as the reason while it lasts, and nothing is written meanwhile."""
     docs = run(declare(V1, store=on(server), throttle={"check_seconds": 0.1}))
-    assert docs.job("dual_write_docs").success  # registers v1
+    assert docs.job("docs_dual_write").success  # registers v1
     server.conditions(update_queue=51)
 
     def shown() -> str:
@@ -110,13 +110,13 @@ def test_a_backfill_waits_for_the_store_and_for_a_person(
         try:
             waited(lambda: shown().startswith("wait store"), f"the backfill does not wait for the store: {shown()}")
             assert "51 updates of docs__v1__" in shown()
-            paused = person.op_job("pause_docs", reason="peak hours")
+            paused = person.op_job("docs_pause", reason="peak hours")
             assert paused.success, sentence(paused)
             server.clear()
             waited(lambda: shown().startswith("wait control: paused"), f"the pause is not shown: {shown()}")
             assert not filling.done()
             assert stored(docs.spec) == 0
-            assert person.op_job("resume_docs").success
+            assert person.op_job("docs_resume").success
             assert filling.result(60).success
         finally:
             # Else a failure above would leave the backfill waiting for ever.
@@ -127,7 +127,7 @@ def test_a_backfill_waits_for_the_store_and_for_a_person(
 
 def test_a_red_collection_stops_the_backfill_in_one_sentence(declare: Declare, run: Run, server: Loopback) -> None:
     docs = run(declare(V1, store=on(server)))
-    assert docs.job("dual_write_docs").success
+    assert docs.job("docs_dual_write").success
     server.conditions(status="red")
     stopped = docs.backfill("v1")
     assert not stopped.success

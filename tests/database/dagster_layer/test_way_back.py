@@ -24,8 +24,8 @@ def test_a_rollback_takes_along_what_it_is_told_to(declare: Declare, run: Run, a
         serve(index, "v2")
     down.touch()
     app.execute("UPDATE articles SET body = 'edited' WHERE id = 1")
-    assert "1 documents of v1 have waited" in sentence(run(spec).op_job("rollback_docs"))
-    assert run(spec).op_job("rollback_docs", accept_stale=1, reason="complaints").success
+    assert "1 documents of v1 have waited" in sentence(run(spec).op_job("docs_rollback"))
+    assert run(spec).op_job("docs_rollback", accept_stale=1, reason="complaints").success
     assert pointer(app) == "v1"
 
 
@@ -38,12 +38,12 @@ def test_searchers_without_the_new_model_are_left_behind_when_it_is_told_to(
         fill(index, "v2")
         gate.run(index, "v2")
     leave_behind(app, "v2")
-    assert "web-7:4242 (role postgres): The file /srv/m.onnx does not exist." in sentence(run(spec).job("cutover_docs__v2"))
+    assert "web-7:4242 (role postgres): The file /srv/m.onnx does not exist." in sentence(run(spec).job("docs__v2_cutover"))
     assert pointer(app) == "v1"
-    moved = run(spec).job("cutover_docs__v2", {"ops": {"docs__serving": {"config": {"version": "v2", "anyway": True}}}})
+    moved = run(spec).job("docs__v2_cutover", {"ops": {"docs__v2__cutover": {"config": {"confirm": "v2", "anyway": True}}}})
     assert moved.success
     (event,) = [
-        event for event in moved.get_asset_materialization_events() if event.asset_key and event.asset_key.path[-1] == "serving"
+        event for event in moved.get_asset_materialization_events() if event.asset_key and event.asset_key.path[-1] == "cutover"
     ]
     assert str(event.materialization.metadata["left behind"].value).startswith("web-7:4242")
     assert pointer(app) == "v2"
@@ -59,5 +59,5 @@ def test_partitions_that_are_declared_otherwise_are_filled_by_no_run(declare: De
         assert f"partitions is registered as 4 and declared as {number}" in sentence(failed)
         assert "Put the registered values back" in sentence(failed)
         assert otherwise.filled("v1") == set()
-    assert "partitions is registered as 4" in sentence(otherwise.job("compare_docs"))
+    assert "partitions is registered as 4" in sentence(otherwise.job("docs_compare"))
     assert run(declare({"v1": {}})).backfill("v1", "01", "01").success

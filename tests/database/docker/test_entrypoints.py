@@ -177,7 +177,7 @@ def test_a_run_of_the_example_index_succeeds(tmp_path: Path) -> None:
         documents.write_text("".join(json.dumps({"id": str(n), "text": f"document {n}"}) + "\n" for n in range(64)))
         loaded = deployment.run("code-server", ["embed-pipeline", "load", "docs", str(documents)])
         assert loaded.returncode == 0, loaded.stderr
-        assert ended(client, launch(client, "backfill_docs__v1", "00")) == "SUCCESS", deployment.said()
+        assert ended(client, launch(client, "docs__v1_backfill", "00")) == "SUCCESS", deployment.said()
 
         with psycopg.connect(postgres.url("embed_pipeline")) as conn:
             filled = "SELECT partition_key FROM embed_pipeline.partitions WHERE version = 'v1' AND completed_at IS NOT NULL"

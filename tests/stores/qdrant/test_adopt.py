@@ -143,7 +143,7 @@ def test_the_dagster_job_adopts(world: World) -> None:
 
 def test_an_index_that_adopts_nothing_says_so(database_url: str, tmp_path: Path) -> None:
     spec = declared(database_url, tmp_path, {"kind": "pgvector"}, "v1")
-    assert "adopt_docs" not in {job.name for job in build_jobs(spec)}
+    assert "docs_adopt" not in {job.name for job in build_jobs(spec)}
     with opened(spec, register_new=False) as index, pytest.raises(ConfigurationError, match="declares nothing to adopt"):
         adopting.adopt(index)
 

@@ -24,6 +24,7 @@ from embed_pipeline.dagster_layer.component import CHECKING, EXAMPLE, IndexScaff
 from embed_pipeline.dagster_layer.unreadable import unreadable_definitions
 from embed_pipeline.definitions import refuse_another_projects_assets
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.report import on_call
 from embed_pipeline.spec import IndexSpec
 
 PROJECT = Path(__file__).parents[3]
@@ -65,63 +66,83 @@ def test_assets_and_their_dependencies(definitions: dg.Definitions) -> None:
     }
     assert found == {
         "docs/documents": [],
-        "docs/embeddings/v1": ["docs/documents"],
-        "docs/embeddings/v2": ["docs/documents"],
-        "docs/ann_index/v1": ["docs/embeddings/v1"],
-        "docs/ann_index/v2": ["docs/embeddings/v2"],
-        "docs/evaluation/v1": ["docs/ann_index/v1"],
-        "docs/evaluation/v2": ["docs/ann_index/v2"],
-        "docs/serving": ["docs/bridge/v2", "docs/evaluation/v1", "docs/evaluation/v2"],
+        "docs/v1/embeddings": ["docs/documents"],
+        "docs/v2/embeddings": ["docs/documents"],
+        "docs/v1/ann_index": ["docs/v1/embeddings"],
+        "docs/v2/ann_index": ["docs/v2/embeddings"],
+        "docs/v1/evaluation": ["docs/v1/ann_index"],
+        "docs/v2/evaluation": ["docs/v2/ann_index"],
+        "docs/v1/cutover": ["docs/v1/evaluation"],
+        "docs/v2/cutover": ["docs/v2/evaluation"],
+        "docs/v2/cutover_bridge": ["docs/v2/evaluation_bridge"],
+        "docs/serving": ["docs/v1/cutover", "docs/v2/cutover", "docs/v2/cutover_bridge"],
         "docs/dual_write": ["docs/documents"],
         "docs/comparison": ["docs/documents"],
-        "docs/adapter/v2": ["docs/embeddings/v2"],
-        "docs/bridge/v2": ["docs/adapter/v2"],
-        "docs/cost_curve": ["docs/documents"],
+        "docs/v2/adapter": ["docs/v2/embeddings"],
+        "docs/v2/evaluation_bridge": ["docs/v2/adapter"],
+        "docs/v2/cost_curve": ["docs/documents"],
     }
-    assert not graph.get(dg.AssetKey(["docs", "documents"])).is_materializable
+    bare = {key.to_user_string() for key in graph.get_all_asset_keys() if not graph.get(key).is_materializable}
+    assert bare == {"docs/documents", "docs/serving"}, "what has no button"
+    groups = {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    assert groups.pop("docs/serving") == "docs_serving"
+    assert groups == {key: "docs__" + key.split("/")[1] if key.count("/") == 2 else "docs" for key in groups}
 
 
 def test_only_the_embeddings_are_partitioned(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     partitioned = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).is_partitioned}
-    assert partitioned == {"docs/embeddings/v1", "docs/embeddings/v2"}
-    embeddings = graph.get(dg.AssetKey(["docs", "embeddings", "v1"]))
+    assert partitioned == {"docs/v1/embeddings", "docs/v2/embeddings"}
+    embeddings = graph.get(dg.AssetKey(["docs", "v1", "embeddings"]))
     assert embeddings.partitions_def.get_partition_keys() == [f"{number:02d}" for number in range(12)]
     assert embeddings.backfill_policy == dg.BackfillPolicy.multi_run(max_partitions_per_run=3)
     assert embeddings.pools == {"docs_backfill"}
-    built = graph.get(dg.AssetKey(["docs", "ann_index", "v1"]))
+    built = graph.get(dg.AssetKey(["docs", "v1", "ann_index"]))
     assert isinstance(built.partition_mappings[embeddings.key], dg.AllPartitionMapping)
 
 
-def test_every_check_of_a_version_blocks_and_none_hangs_on_a_partitioned_asset(definitions: dg.Definitions) -> None:
+def test_the_checks_that_judge_block_and_no_other_does(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     found = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     names = ("coverage", "provenance", "ann_recall", "held_out_recall")
-    judging = {(f"docs/evaluation/{version}", name) for version in ("v1", "v2") for name in names}
-    judging |= {("docs/bridge/v2", "bridge_not_worse")}
+    judging = {(f"docs/{version}/evaluation", name) for version in ("v1", "v2") for name in names}
+    judging |= {("docs/v2/evaluation_bridge", "bridge_not_worse")}
     assert found == judging | {
         ("docs/comparison", "nothing_bypassed"),
         ("docs/dual_write", "dead_letters"),
-        ("docs/adapter/v2", "adapter_fresh"),
-    }
+        ("docs/v2/adapter", "adapter_fresh"),
+        ("docs/v1/embeddings", "not_retired"),
+        ("docs/v2/embeddings", "not_retired"),
+    } | {("docs/serving", name) for name in on_call.QUESTIONS}
     blocking = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys if graph.get(key).blocking}
     assert blocking == judging
 
 
 def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
-    of_versions = {f"{verb}_docs__{v}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
+    of_versions = {f"docs__{v}_{verb}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    of_the_index = {"dual_write_docs", "compare_docs", "rollback_docs", "pause_docs", "resume_docs", "abort_docs"}
-    of_the_index |= {"retry_dead_letters_docs", "fit_docs__v2", "preview_docs__v2", "bridge_gate_docs__v2", "bridge_docs__v2"}
+    of_the_index = {"docs_dual_write", "docs_compare", "docs_rollback", "docs_pause", "docs_resume", "docs_abort"}
+    of_the_index |= {
+        "docs_retry_dead_letters",
+        "docs__v2_fit",
+        "docs__v2_preview",
+        "docs__v2_gate__bridge",
+        "docs__v2_cutover__bridge",
+    }
     assert jobs == of_versions | of_the_index
-    (sensor,) = repository.sensor_defs
+    sensor, state = sorted(repository.sensor_defs, key=lambda each: each.name)
+    assert (state.name, state.minimum_interval_seconds, state.default_status) == (
+        "docs_state",
+        60,
+        dg.DefaultSensorStatus.RUNNING,
+    )
     assert (sensor.name, sensor.minimum_interval_seconds) == ("docs_dual_write", 5)
-    assert [job.name for job in sensor.jobs] == ["dual_write_docs", "compare_docs"]
+    assert [job.name for job in sensor.jobs] == ["docs_dual_write", "docs_compare"]
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     schedules = {each.name: (each.job_name, each.cron_schedule, each.execution_timezone) for each in repository.schedule_defs}
-    fillers = {f"docs__{v}_backfill": (f"backfill_docs__{v}", "5 2 * * *", "UTC") for v in ("v1", "v2")}
-    assert schedules == fillers | {"docs_compare": ("compare_docs", "17 5 * * *", "UTC")}
+    fillers = {f"docs__{v}_backfill": (f"docs__{v}_backfill", "5 2 * * *", "UTC") for v in ("v1", "v2")}
+    assert schedules == fillers | {"docs_compare": ("docs_compare", "17 5 * * *", "UTC")}
     running = {each.name for each in repository.schedule_defs if each.default_status == dg.DefaultScheduleStatus.RUNNING}
     assert running == {"docs_compare"}, "filling spends money, so a person starts it; comparing is what nobody thinks of"
 
@@ -132,10 +153,10 @@ def test_two_indexes_live_in_one_code_location() -> None:
 
 
 def test_names_of_two_indexes_never_meet() -> None:
-    """gate_a_b_c would be of version c of a_b and of b_c of a; retire_a_op the op of one job, and another job."""
+    """a_b_c_gate would be of version c of a_b and of b_c of a; a__v_gate_refine of v, and of v_gate."""
     version = {"provider": "tests.harness.fakes:HashEmbedder", "model_name": "m", "dimensions": 8}
     declared = {
-        "a": ("b_c", "b", "op", "v_op", "v", "v_backfill"),
+        "a": ("b_c", "b", "op", "v_op", "v", "v_backfill", "v_gate", "cutover", "serving"),
         "a_b": ("c", "op"),
         "a_op": ("v",),
         "a_dual_write": ("compare",),
@@ -274,8 +295,8 @@ def test_a_bad_declaration_hurts_one_index(tmp_path: Path, before: str, after: s
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("['docs_dual_write', 'shop_declaration'] ")
-    assert "docs/embeddings/v1" in done.stdout
+    assert done.stdout.startswith("['docs_dual_write', 'docs_state', 'shop_declaration'] ")
+    assert "docs/v1/embeddings" in done.stdout
     assert "'shop/declaration'" in done.stdout
     assert "shop/embeddings" not in done.stdout
 
@@ -387,10 +408,23 @@ def test_a_refinement_is_there_where_it_is_declared() -> None:
     declared = IndexSpec.model_validate(SPEC.model_dump() | {"while_building": {"refine": True}})
     definitions = build_definitions(declared)
     graph = definitions.resolve_asset_graph()
-    key = dg.AssetKey(["docs", "refinement", "v2"])
-    assert graph.get(key).parent_keys == {dg.AssetKey(["docs", "embeddings", "v2"])}
-    assert key in graph.get(dg.AssetKey(["docs", "serving"])).parent_keys
+    key = dg.AssetKey(["docs", "v2", "evaluation_refine"])
+    assert graph.get(key).parent_keys == {dg.AssetKey(["docs", "v2", "embeddings"])}
+    cutover = dg.AssetKey(["docs", "v2", "cutover_refine"])
+    assert graph.get(cutover).parent_keys == {key}
+    assert cutover in graph.get(dg.AssetKey(["docs", "serving"])).parent_keys
     assert graph.get(dg.AssetCheckKey(key, "refine_not_worse")).blocking
     jobs = {job.name for job in definitions.get_repository_def().get_all_jobs()}
-    assert {"refine_gate_docs__v2", "refine_docs__v2"} <= jobs
-    assert not any(each.endswith("refine_docs__v1") for each in jobs)
+    assert {"docs__v2_gate__refine", "docs__v2_cutover__refine"} <= jobs
+    assert not any(each.startswith("docs__v1_") and each.endswith("refine") for each in jobs)
+
+
+def test_the_page_names_all_that_a_person_sees() -> None:
+    """docs/what-you-see-in-dagster.md, of an index that has everything. Of v1 there is nothing that v2 has not."""
+    version = {"provider": "openai", "dimensions": 8}
+    versions = {name: version | {"model_name": name} for name in ("v1", "v2")}
+    spec = IndexSpec.model_validate({"name": "docs", "while_building": {"refine": True}, "versions": versions})
+    graph = build_definitions(spec).resolve_asset_graph()
+    page = (PROJECT / "docs" / "what-you-see-in-dagster.md").read_text()
+    seen = {key.to_user_string() for key in graph.get_all_asset_keys()} | {key.name for key in graph.asset_check_keys}
+    assert [each for each in sorted(seen) if f"`{each}`" not in page and "/v1/" not in each] == []

@@ -19,6 +19,27 @@ def test_a_refusal_becomes_its_sentence_and_is_not_tried_again() -> None:
     assert caught.value.__suppress_context__
 
 
+def test_a_refusal_is_shown_without_a_frame() -> None:
+    """Dagster shows frames of any other failure, in the step and once more as the run's last line."""
+
+    @dg.op(retry_policy=dg.RetryPolicy(max_retries=1))
+    def refuses() -> None:
+        with refusals_as_failures():
+            raise CutoverRefused("No.", next_step="Run: that")
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def refused() -> None:
+        refuses()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = refused.execute_in_process(instance=instance, raise_on_error=False)
+        (step,) = [event.step_failure_data for event in done.all_events if event.is_step_failure]
+    assert not [event for event in done.all_events if event.is_step_up_for_retry], "trying again would meet the same refusal"
+    assert step.user_failure_data is not None
+    assert step.user_failure_data.description == "No. Run: that"
+    assert (step.error.message, step.error.stack, step.error.cause) == ("No. Run: that\n", [], None)
+
+
 def test_a_database_that_is_away_may_come_back() -> None:
     with pytest.raises(dg.Failure) as caught, refusals_as_failures():
         raise DatabaseUnavailable("Away.")
