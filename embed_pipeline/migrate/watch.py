@@ -239,6 +239,7 @@ class _Comparing:
         try:
             with failures.as_sentences():
                 verify.reconcile(self._index)
-        except EmbedPipelineError as problem:
+        except (EmbedPipelineError, psycopg.Error) as problem:
+            # The table may get other names in the middle of it: the watch goes on, and compares again.
             if not self._stop.is_set():
                 self._report([VersionSync("comparison", error=str(problem))])

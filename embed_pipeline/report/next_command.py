@@ -51,9 +51,9 @@ def next_command(
 ) -> Next:
     """What to run now, and why. `filling`: versions that a run fills at this moment. Pure: the first of these that applies.
 
-    A hold by a person; documents to load; a doubt; a retire to finish; a serving version that is behind; a refine route to be judged, again
-    or first; the version under way; a standby version, first one that was rolled back from. Of several versions under way the most advanced one
-    that can still pass is meant; while nothing serves, of equals the oldest.
+    A hold by a person; documents to load; vectors that are gone; a doubt; a retire to finish; a serving version that is behind; a refine route
+    to be judged, again or first; the version under way; a standby version, first one that was rolled back from. Of several versions under way
+    the most advanced one that can still pass is meant; while nothing serves, of equals the oldest.
 
     What cannot be taken back is never ready to paste: `retire` is named without its --confirm.
     """
@@ -64,6 +64,12 @@ def next_command(
         return Next(say("resume"), f"the index is {held.state} by {held.changed_by}{_because(held.reason)}")
     if documents == 0 and not own_table and not any(version.is_live for version in found):
         return Next(f"{say('load')} FILE", "there are no documents")
+    # No comparison takes a doubt away while there is nothing to compare with.
+    for version in sorted(found, key=lambda each: each.state != "active"):
+        if version.gone:
+            return Next(
+                say("backfill", version.name), f"{version.name} is {version.state}, and its vectors are gone: it makes them again"
+            )
     if capture_off:
         why = f"change capture is off ({capture_off} do not fire): compare everything, which arms it again"
         return Next(f"{say('sync')} --full", why)
@@ -73,11 +79,6 @@ def next_command(
     for version in found:
         if version.state == "retired" and not version.dropped:
             return Next(say("retire", version.name), f"the retire of {version.name} was interrupted; its vectors are still there")
-    for version in sorted(found, key=lambda each: each.state != "active"):
-        if version.gone:
-            return Next(
-                say("backfill", version.name), f"{version.name} is {version.state}, and its vectors are gone: it makes them again"
-            )
     active = next((version for version in found if version.state == "active"), None)
     if active is not None and active.pending and active.oldest_pending_seconds > BEHIND_SECONDS:
         return Next(

@@ -19,10 +19,10 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.migrate import standing
 from embed_pipeline.postgres.queries import Queries
+from embed_pipeline.report.index_status import Comparison
 from embed_pipeline.report.look import Look, look
 from embed_pipeline.report.next_command import Next, next_command, put_back
 from embed_pipeline.report.status import (
-    Comparison,
     declared_only,
     doubts_of,
     held_of,

@@ -18,6 +18,10 @@ from embed_pipeline.migrate.watch import watch
 from embed_pipeline.report.status import status_of
 from tests.harness.articles import counted, fill, serve, settle, stored, text_hash
 from tests.harness.fakes import asked_texts
+from tests.harness.postgres.seen import wait_until
+from tests.harness.qdrant.conftest import shared_loopback  # noqa: F401  (fixture)
+from tests.harness.stores import Declared, qdrant_at  # noqa: F401  (fixture)
+from tests.stores.holding import hashes
 
 Open = Callable[..., OpenIndex]
 
@@ -32,30 +36,56 @@ RENAMED = {
 }
 
 
+class Watching:
+    """Dual-writes for as long as the block lasts, by the names that it began with."""
+
+    def __init__(self, index: OpenIndex) -> None:
+        self.told: list[VersionSync] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=watch, args=(index, self._stop, self.told.extend))
+
+    def __enter__(self) -> Watching:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(params=["pgvector", "loopback-named_vectors"])
+def store(request: pytest.FixtureRequest, qdrant_at: Callable[[str], Declared]) -> Declared:  # noqa: F811
+    return {"kind": "pgvector"} if request.param == "pgvector" else qdrant_at(request.param)
+
+
 @pytest.mark.parametrize("change", RENAMED)
 def test_new_names_are_followed_and_nothing_is_embedded_again(
-    app: psycopg.Connection[Any], open_docs: Open, tmp_path: Path, change: str
+    app: psycopg.Connection[Any], open_docs: Open, tmp_path: Path, store: Declared, change: str
 ) -> None:
     documents = {"table": "articles", "key": "id", "text": ["title", "body"]}
     versions = {"v1": counted(tmp_path / "calls")}
-    serve(open_docs("v1", versions=versions), "v1")
-    app.execute(change)  # type: ignore[arg-type]
+    index = open_docs("v1", versions=versions, store=store)
+    serve(index, "v1")
     names = {"table": "articles", "key": "id", "text": ["title", "body"]} | RENAMED[change]
     table, key, text = names["table"], names["key"], names["text"][1]
-    # Under names that capture does not know yet: none of it fails, and none is lost.
-    app.execute(f"UPDATE {table} SET {text} = 'edited' WHERE {key} = 1; DELETE FROM {table} WHERE {key} = 2")  # type: ignore[arg-type]
-    app.execute(f"INSERT INTO {table} ({key}, {names['text'][0]}, {text}) VALUES (100, 'new', 'one')")  # type: ignore[arg-type]
-    with pytest.raises(DocumentsTableError):
-        open_docs("v1", versions=versions, documents=documents)
     before = len(asked_texts(tmp_path / "calls"))
-    index = open_docs("v1", versions=versions, documents=names)
+    with Watching(index) as watching:
+        app.execute(change)  # type: ignore[arg-type]
+        # Under names that neither capture nor the worker knows: none of it fails, and none is lost.
+        app.execute(f"UPDATE {table} SET {text} = 'edited' WHERE {key} = 1; DELETE FROM {table} WHERE {key} = 2")  # type: ignore[arg-type]
+        app.execute(f"INSERT INTO {table} ({key}, {names['text'][0]}, {text}) VALUES (100, 'new', 'one')")  # type: ignore[arg-type]
+        wait_until(lambda: any(each.error for each in watching.told), "the worker has met the new names")
+    with pytest.raises(DocumentsTableError):
+        open_docs("v1", versions=versions, store=store, documents=documents)
+    index = open_docs("v1", versions=versions, store=store, documents=names)
     assert any("and declared as" in doubt for doubt in status_of(index.spec).doubts)
     verify.reconcile(index)
     settle(index)
     app.execute(f"UPDATE {table} SET {text} = 'edited again' WHERE {key} = 3")  # type: ignore[arg-type]
     settle(index)
     assert sorted(asked_texts(tmp_path / "calls")[before:]) == ["new one", "title 1 edited", "title 3 edited again"]
-    found = stored(app, "v1")
+    found = hashes(index, app, "v1")
     assert (found["100"], "2" in found) == (text_hash("new\n\none"), False)
     assert status_of(index.spec).doubts == ()
     assert app.execute("SELECT event FROM embed_pipeline.audit_events WHERE event = 'rename'").fetchall() == [("rename",)]
@@ -91,10 +121,10 @@ def test_enum_label_that_is_renamed(app: psycopg.Connection[Any], open_docs: Ope
     assert set(stored(app, "v1")) == {"a", "c"}
 
 
-def test_key_that_is_widened_under_a_watch(app: psycopg.Connection[Any], open_docs: Open) -> None:
+def test_key_that_is_widened_under_a_watch(app: psycopg.Connection[Any], open_docs: Open, store: Declared) -> None:
     """It looks at the table again and goes on; the functions that searches ask are made anew by the comparison."""
     app.execute("ALTER TABLE articles ALTER COLUMN id TYPE integer")
-    index = open_docs("v1")
+    index = open_docs("v1", store=store)
     serve(index, "v1")
     stop, told = threading.Event(), []
 
@@ -109,8 +139,8 @@ def test_key_that_is_widened_under_a_watch(app: psycopg.Connection[Any], open_do
     app.execute("INSERT INTO articles (id, title, body) VALUES (3000000000, 'large', 'key')")
     watching.join(timeout=60)
     assert stop.is_set(), told
-    assert stored(app, "v1")["3000000000"] == text_hash("large\n\nkey")
-    again = open_docs("v1")
+    assert hashes(index, app, "v1")["3000000000"] == text_hash("large\n\nkey")
+    again = open_docs("v1", store=store)
     verify.reconcile(again)
     settle(again)
     assert app.execute("SELECT embed_pipeline.gone_docs(ARRAY['3000000000', '3000000001'])").fetchone() == (["3000000001"],)

@@ -50,6 +50,12 @@ class Proxy:
         """Let a delayed COMMIT go on to the server."""
         self._released.set()
 
+    def lead_to(self, port: int) -> None:
+        """From now on to another server of this machine, as an address after a failover: whoever is connected has to come again."""
+        self._target = (self._target[0], port)
+        for each in [*self._sockets]:
+            _shut(each)
+
     def hang_up(self) -> None:
         """Break every connection for the client only: the server's sessions stay, with all they hold, as after a cut cable."""
         self._deaf.set()

@@ -139,6 +139,11 @@ def test_why_changes_may_have_been_missed_is_said() -> None:
     assert said.why.startswith("changes may have been missed (capture was off: triggers)")
 
 
+def test_vectors_that_are_gone_come_before_a_comparison_that_cannot_pass_without_them() -> None:
+    said = ask(version("v1", "active", gone="the collection is not there"), version("v2", "ready"), doubts=("restored",))
+    assert said.command == "embed-pipeline backfill docs v1"
+
+
 @pytest.mark.parametrize("state", ["declared", *STATES])
 def test_a_hold_comes_before_everything(state: Any) -> None:
     assert ask(version("v1", state), held=Control("paused", "lunch", "ada")) == Next(
