@@ -22,8 +22,8 @@ from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.sample import agreement
 from embed_pipeline.report.index_status import IndexStatus
-from embed_pipeline.report.status import status_of
 from embed_pipeline.report.look import look
+from embed_pipeline.report.status import status_of
 from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores.kind import kind_of
 from embed_pipeline.stores.protocol import StoredVectors
