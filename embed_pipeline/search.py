@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from embed_pipeline.embedders.checked import VersionEmbedder
     from embed_pipeline.embedders.protocol import Vectors
     from embed_pipeline.index.resolver import Refining, Serving
+    from embed_pipeline.index.shadow import Shadow
     from embed_pipeline.index.space import OwnPlace
     from embed_pipeline.stores.protocol import Hit
 
@@ -86,11 +87,17 @@ class Searcher:
         max_connections: int = 8,
         query_cache: int = 0,
         models: Mapping[str, OwnPlace] | None = None,
+        shadow: str | None = None,
+        share: float = 0.05,
+        keep_queries: bool = False,
     ) -> None:
         """`query_cache`: so many query vectors are kept, by space and text; 0 keeps none and embeds every query.
 
         `models`: by version, where its files are on this machine, when that is not where they were declared to be last: the model's file, or
         a folder that holds files of the declared names, or a mapping of `model_path` and `tokenizer_path`.
+
+        `shadow`: a version that is asked the same after an answer was given, for `share` of the searches, in a thread of its own; what it
+        finds is compared and counted, and changes no answer. `keep_queries`: the queries that agree least are kept with their texts.
         """
         from embed_pipeline.index.resolver import Resolver
         from embed_pipeline.postgres.connection import resolve_url
@@ -102,6 +109,7 @@ class Searcher:
         self._query_cache = query_cache
         self._resolver = Resolver(index, self._url, models or {})
         self._sessions = Sessions(self._url, max_connections)
+        self._shadow = None if shadow is None else self._shadowed(shadow, share, keep_queries, models or {})
         self._closed = threading.Event()
         self._begin()
         self._listen_on()
@@ -121,6 +129,11 @@ class Searcher:
         self._unasked: dict[str, tuple[float, EmbedderError]] = {}
         """By fingerprint, what the model of a version that refines has failed with, and when."""
         self._listener: threading.Thread | None = None
+
+    def _shadowed(self, version: str, share: float, keep_queries: bool, models: Mapping[str, OwnPlace]) -> Shadow:
+        from embed_pipeline.index.shadow import Shadow
+
+        return Shadow(self.index, self._url, models, version, share, keep_queries, self._refresh_seconds)
 
     def _listen_on(self) -> None:
         self._listener = threading.Thread(target=self._listen, name=f"embed-pipeline-{self.index}", daemon=True)
@@ -155,6 +168,7 @@ class Searcher:
         declares, and none is left out where it declares nothing. WrongSpace, CatalogError and ConfigurationError refuse; nothing is guessed.
         """
         most, among = _asked(k, where, with_documents, visible_only)
+        began = time.monotonic()
 
         def ask(serving: Serving) -> Answer:
             query = self._in_its_space(serving, text)
@@ -162,9 +176,18 @@ class Searcher:
                 answer = self._ask(serving, query, most, among, exact)
             else:
                 answer = self._refined(serving, serving.refining, text, query, most, among, exact)
+            if self._shadow is not None and version is None:
+                self._offer(self._shadow, text, most, among, answer, time.monotonic() - began)
             return _at_least(answer, serving.version.declared.min_score if min_score == "declared" else min_score)
 
         return self._asked_twice(version, ask)
+
+    def _offer(self, shadow: Shadow, text: str, k: int, among: Selection, answer: Answer, seconds: float) -> None:
+        from embed_pipeline.index.shadow import Answered
+
+        # Without the documents, which the shadow has no use for.
+        asked = replace(among, columns=None)
+        shadow.offer(Answered(text, k, asked, answer.version, str(answer.route), answer.hits, seconds))
 
     def embed(self, text: str, version: str | None = None) -> QueryVector:
         """The query vector of `text` with its space, to keep or to search with later."""
@@ -233,6 +256,8 @@ class Searcher:
         self._closed.set()
         if self._abilities.is_left_behind and self._listener is not None:
             self._listener.join(FAREWELL_SECONDS)
+        if self._shadow is not None:
+            self._shadow.close()
         self._sessions.close()
         self._resolver.spaces.close()
 

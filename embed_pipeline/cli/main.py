@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from embed_pipeline.cli import bridge_verbs, care_verbs, daily_verbs, holdout_verbs, migration_verbs, place_verbs
+from embed_pipeline.cli import bridge_verbs, care_verbs, daily_verbs, holdout_verbs, migration_verbs, place_verbs, serving_verbs
 from embed_pipeline.cli.verb import INTERRUPTED
 
 EPILOG = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the gate is undecided."
@@ -34,6 +34,7 @@ for verb in (
     *care_verbs.VERBS,
     *bridge_verbs.VERBS,
     *place_verbs.VERBS,
+    *serving_verbs.VERBS,
 ):
     cli.add_command(verb)
 

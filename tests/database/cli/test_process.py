@@ -36,7 +36,7 @@ VERBS = {
         "resume",
         "abort",
     ),
-    *("status", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview"),
+    *("status", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview", "shadow"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 
