@@ -365,6 +365,20 @@ CREATE TABLE embed_pipeline.searchers (
     PRIMARY KEY (index_name, searcher)
 ) WITH (fillfactor = 50);
 
+-- The looks after a cutover: of each generation so many, each of one watcher. The outcome is NULL while a look lasts, or where its watcher died.
+CREATE TABLE embed_pipeline.watch_looks (
+    index_name text NOT NULL,
+    generation bigint NOT NULL,
+    look       integer NOT NULL,
+    version    text NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    outcome    text CHECK (outcome IN ('well', 'fail', 'unknown', 'overtaken')),
+    sentence   text NOT NULL DEFAULT '',
+    measures   jsonb NOT NULL DEFAULT '{{}}',
+    PRIMARY KEY (index_name, generation, look),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+
 -- What shadow reads have found (`note_shadow`): sums of one hour, that every process of a role adds to. `sketches`: name -> bucket -> count.
 CREATE TABLE embed_pipeline.shadow_hours (
     index_name     text NOT NULL,

@@ -1,16 +1,19 @@
-"""Verbs about what serves while it serves: shadow."""
+"""Verbs about what serves while it serves: shadow, watch."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from embed_pipeline.cli import render
-from embed_pipeline.cli.verb import Output, Verb, as_values, one_index, with_config
+from embed_pipeline.cli.verb import REFUSED, Output, Verb, as_values, one_index, with_config
 
 if TYPE_CHECKING:
+    from embed_pipeline.index.handle import OpenIndex
+    from embed_pipeline.migrate.after_cutover import Looked
     from embed_pipeline.report.shadow import Quantiles, Shadowed, ShadowReport
 
 
@@ -80,4 +83,71 @@ def _cells(found: Quantiles, digits: int) -> list[str]:
     return ["-" if value is None else f"{value:.{digits}f}" for value in (found.p50, found.p95, found.p99)]
 
 
-VERBS = (shadow,)
+@click.command(cls=Verb)
+@click.argument("index")
+@click.option("--once", is_flag=True, help="Look once if a look is due, and show the newest one.")
+@with_config
+@click.pass_context
+def watch(ctx: click.Context, index: str, once: bool, config: Path, as_json: bool) -> None:
+    """Watch what serves after a cutover, until its watch is over. Exit code 1 when a loss is proven.
+
+    Example: embed-pipeline watch docs --once
+    """
+    from embed_pipeline.migrate import after_cutover
+    from embed_pipeline.migrate.opening import opened
+
+    output = Output(as_json)
+    failed = False
+
+    def say(found: Looked) -> None:
+        for line in look_lines(found):
+            output.text(line)
+        output.result(as_values(found), indent=2 if once else None)
+
+    with opened(one_index(config, index), register_new=False) as opened_index:
+        declared = after_cutover.require_watch(opened_index)
+        while True:
+            found = after_cutover.look(opened_index)
+            if found is not None:
+                say(found)
+                failed = failed or found.outcome == "fail"
+            elif once:
+                failed = _newest(output, opened_index)
+            if once or not after_cutover.is_watched(opened_index):
+                break
+            time.sleep(min(declared.every_seconds, after_cutover.ASK_SECONDS))
+    ctx.exit(REFUSED if failed else 0)
+
+
+def _newest(output: Output, index: OpenIndex) -> bool:
+    """No look is due: what the newest one found, and whether that was a loss."""
+    from embed_pipeline.catalog import watch_looks
+
+    with index.connection() as conn:
+        newest = watch_looks.last(conn, index.name)
+    if newest is None:
+        output.text(f"{index.name}: no look is due. There are some after a cutover, for watch.for_seconds.")
+        output.result({"index": index.name, "outcome": None})
+        return False
+    output.text(f"{index.name}: no look is due; the newest, at {newest.at:%Y-%m-%d %H:%M} UTC: {newest.sentence}")
+    output.result({"index": index.name, **as_values(newest)})
+    return newest.outcome == "fail"
+
+
+def look_lines(found: Looked) -> list[str]:
+    """What a look found, and what it led to."""
+    lines = [f"{found.index}: {found.sentence}"]
+    if found.outcome == "overtaken":
+        lines = [f"{found.index}: the pointer was moved during the look; it tells nothing of what serves now."]
+    if found.rolled_back is not None:
+        lines.append(
+            f"{found.index} was rolled back: {found.rolled_back.route} serves (generation {found.rolled_back.generation})."
+        )
+    if found.not_rolled_back:
+        lines.append(f"{found.index} could not be rolled back: {found.not_rolled_back}")
+    elif found.outcome == "fail" and found.rolled_back is None:
+        lines.append(f"next: embed-pipeline rollback {found.index}")
+    return lines
+
+
+VERBS = (shadow, watch)

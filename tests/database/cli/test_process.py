@@ -36,7 +36,7 @@ VERBS = {
         "resume",
         "abort",
     ),
-    *("status", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview", "shadow"),
+    *("status", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview", "shadow", "watch"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 
