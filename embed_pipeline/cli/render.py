@@ -90,6 +90,8 @@ def status_lines(found: IndexStatus) -> list[str]:
         lines.append(f"  {found.control.state} by {found.control.changed_by}: {found.control.reason or 'no reason given'}")
     lines += [f"  doubt: {reason}. {DOUBTED}." for reason in found.doubts]
     lines += [f"  warning: {warning}" for warning in found.warnings]
+    if found.watch:
+        lines.append(f"  watch: {found.watch}")
     lines += [f"  declared otherwise: {each}" for each in found.declared_otherwise]
     lines += [f"  not set yet: {each}" for each in found.not_yet_set]
     if found.not_yet_set:

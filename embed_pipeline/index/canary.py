@@ -40,7 +40,8 @@ class Canary:
 
     def __init__(self, index: str, declared: Declared, refresh_seconds: float) -> None:
         self._index = index
-        self._version, self.share = declared if isinstance(declared, tuple) else (None, declared)
+        self._version: str | None = declared[0] if isinstance(declared, tuple) else None
+        self.share = declared[1] if isinstance(declared, tuple) else declared
         self._refresh_seconds = refresh_seconds
         if isinstance(self.share, bool) or not isinstance(self.share, float | int) or not 0 <= self.share <= 1:
             raise ConfigurationError(

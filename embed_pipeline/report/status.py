@@ -12,7 +12,18 @@ import psycopg
 from embed_pipeline.accounts import terms
 from embed_pipeline.accounts.terms import AccountState, Kind
 from embed_pipeline.adapt import age
-from embed_pipeline.catalog import adapters, control, dead_letters, evidence, partitions, route, searchers, serving, versions
+from embed_pipeline.catalog import (
+    adapters,
+    control,
+    dead_letters,
+    evidence,
+    partitions,
+    route,
+    searchers,
+    serving,
+    versions,
+    watch_looks,
+)
 from embed_pipeline.catalog.control import Control, ThrottleState
 from embed_pipeline.catalog.evidence import Evidence
 from embed_pipeline.catalog.serving import Pointer, RolledBack
@@ -86,6 +97,13 @@ class IndexStatus:
     """The accounts that its live versions are paid from."""
     warnings: tuple[str, ...] = ()
     """What is to be known about the server, though it was accepted."""
+    watch: str = ""
+    """What the newest look after the cutover has found, where that is a loss or could not be known."""
+
+
+def _watched(conn: psycopg.Connection, index: str) -> str:
+    newest = watch_looks.last(conn, index)
+    return "" if newest is None or newest.outcome not in ("fail", "unknown") else newest.sentence
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -156,6 +174,7 @@ def status_of(spec: IndexSpec) -> IndexStatus:
             comparison=_comparison(conn, spec.name) if seen.has_catalog else None,
             doubts=doubts,
             throttle=control.throttle_states(conn, spec.name) if seen.has_catalog else (),
+            watch=_watched(conn, spec.name) if seen.has_catalog else "",
             declared_otherwise=tuple(map(str, seen.differences)),
             not_yet_set=tuple(map(str, seen.not_yet_set)),
             left_behind=tuple(
