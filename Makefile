@@ -75,6 +75,10 @@ bench-providers: $(READY) ## requests in flight at a provider that answers at on
 gate-rates: $(READY) ## how often the gate errs, by simulation: the table of docs/gate.md; some minutes
 	$(BIN)/python -m benchmarks.gate_rates --write
 
+.PHONY: watch-rates
+watch-rates: $(READY) ## how often a watch after a cutover errs, by simulation: the table of docs/watch.md; a quarter of an hour
+	$(BIN)/python -m benchmarks.watch_rates --write
+
 .PHONY: limits
 limits: $(READY) ## what several processes get out of an account's limits: never more in any minute, above 95 % of it
 	$(BIN)/python -m benchmarks.limits

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from embed_pipeline.migrate.verify import verify as verify
     from embed_pipeline.report.index_status import IndexStatus as IndexStatus
     from embed_pipeline.report.plan import plan as plan
+    from embed_pipeline.report.shadow import ShadowReport as ShadowReport
+    from embed_pipeline.report.shadow import shadow_report as shadow_report
     from embed_pipeline.report.status import status_of as status
     from embed_pipeline.search import Answer as Answer
     from embed_pipeline.search import AsyncSearcher as AsyncSearcher
@@ -54,6 +56,7 @@ _LAZY = {
     "OpenIndex": "index.handle",
     "QueryVector": "search",
     "Searcher": "search",
+    "ShadowReport": "report.shadow",
     "VersionSync": "migrate.dual_write",
     "build_ann_index": "migrate.ann_index:build",
     "cutover": "migrate.cutover",
@@ -69,6 +72,7 @@ _LAZY = {
     "reconcile": "migrate.verify",
     "retire": "migrate.retire",
     "rollback": "migrate.cutover",
+    "shadow_report": "report.shadow",
     "status": "report.status:status_of",
     "sync": "migrate.dual_write",
     "verify": "migrate.verify",
@@ -87,6 +91,7 @@ __all__ = [
     "OpenIndex",
     "QueryVector",
     "Searcher",
+    "ShadowReport",
     "VersionSync",
     "build_ann_index",
     "cutover",
@@ -102,6 +107,7 @@ __all__ = [
     "reconcile",
     "retire",
     "rollback",
+    "shadow_report",
     "status",
     "sync",
     "verify",

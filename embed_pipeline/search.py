@@ -18,7 +18,7 @@ import numpy as np
 import psycopg
 
 from embed_pipeline import forks
-from embed_pipeline.errors import ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
+from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedderError, EmbedPipelineError, VersionRetired, WrongSpace
 from embed_pipeline.signals import signal
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from embed_pipeline.documents.selection import Selection
     from embed_pipeline.embedders.checked import VersionEmbedder
     from embed_pipeline.embedders.protocol import Vectors
+    from embed_pipeline.index.canary import Canary, Declared, Key
     from embed_pipeline.index.resolver import Refining, Serving
+    from embed_pipeline.index.shadow import Shadow
     from embed_pipeline.index.space import OwnPlace
     from embed_pipeline.stores.protocol import Hit
 
@@ -86,11 +88,21 @@ class Searcher:
         max_connections: int = 8,
         query_cache: int = 0,
         models: Mapping[str, OwnPlace] | None = None,
+        shadow: str | None = None,
+        share: float = 0.05,
+        keep_queries: bool = False,
+        canary: Declared | None = None,
     ) -> None:
         """`query_cache`: so many query vectors are kept, by space and text; 0 keeps none and embeds every query.
 
         `models`: by version, where its files are on this machine, when that is not where they were declared to be last: the model's file, or
         a folder that holds files of the declared names, or a mapping of `model_path` and `tokenizer_path`.
+
+        `shadow`: a version that is asked the same after an answer was given, for `share` of the searches, in a thread of its own; what it
+        finds is compared and counted, and changes no answer. `keep_queries`: the queries that agree least are kept with their texts.
+
+        `canary`: a share of the users (`search(key=...)`), who are answered by the one ready version that has passed its gate, or by the one
+        that is named: `("v2", 0.05)`. The same users in every process, and none while nothing has passed.
         """
         from embed_pipeline.index.resolver import Resolver
         from embed_pipeline.postgres.connection import resolve_url
@@ -102,6 +114,8 @@ class Searcher:
         self._query_cache = query_cache
         self._resolver = Resolver(index, self._url, models or {})
         self._sessions = Sessions(self._url, max_connections)
+        self._shadow = None if shadow is None else self._shadowed(shadow, share, keep_queries, models or {})
+        self._canary = None if canary is None else self._tried(canary)
         self._closed = threading.Event()
         self._begin()
         self._listen_on()
@@ -121,6 +135,16 @@ class Searcher:
         self._unasked: dict[str, tuple[float, EmbedderError]] = {}
         """By fingerprint, what the model of a version that refines has failed with, and when."""
         self._listener: threading.Thread | None = None
+
+    def _shadowed(self, version: str, share: float, keep_queries: bool, models: Mapping[str, OwnPlace]) -> Shadow:
+        from embed_pipeline.index.shadow import Shadow
+
+        return Shadow(self.index, self._url, models, version, share, keep_queries, self._refresh_seconds)
+
+    def _tried(self, declared: Declared) -> Canary:
+        from embed_pipeline.index.canary import Canary
+
+        return Canary(self.index, declared, self._refresh_seconds)
 
     def _listen_on(self) -> None:
         self._listener = threading.Thread(target=self._listen, name=f"embed-pipeline-{self.index}", daemon=True)
@@ -146,15 +170,19 @@ class Searcher:
         with_documents: bool | Sequence[str] = False,
         visible_only: bool = False,
         min_score: float | Literal["declared"] | None = None,
+        key: Key | None = None,
     ) -> Answer:
         """The `k` documents nearest to `text`, by the serving version or by a named live one; fewer only where there are no more.
 
         `where` filters by the documents' columns: a value, None, a list of these, or a range `{"gte": ..., "lt": ...}`.
         `with_documents`: hits bring `document`, the text and all columns, or the text and the named ones. `visible_only`: no document
         that row security hides from this role. `min_score`: no hit whose `score` is lower; "declared": than what the version that is searched
-        declares, and none is left out where it declares nothing. WrongSpace, CatalogError and ConfigurationError refuse; nothing is guessed.
+        declares, and none is left out where it declares nothing. `key`: whose search it is, for a canary.
+
+        WrongSpace, CatalogError and ConfigurationError refuse; nothing is guessed.
         """
         most, among = _asked(k, where, with_documents, visible_only)
+        began = time.monotonic()
 
         def ask(serving: Serving) -> Answer:
             query = self._in_its_space(serving, text)
@@ -162,9 +190,45 @@ class Searcher:
                 answer = self._ask(serving, query, most, among, exact)
             else:
                 answer = self._refined(serving, serving.refining, text, query, most, among, exact)
+            if self._shadow is not None and version is None:
+                self._offer(self._shadow, text, most, among, answer, time.monotonic() - began)
             return _at_least(answer, serving.version.declared.min_score if min_score == "declared" else min_score)
 
+        if self._canary is not None and version is None and key is not None:
+            return self._tried_on(self._canary, key, ask)
         return self._asked_twice(version, ask)
+
+    def _tried_on(self, canary: Canary, key: Key, ask: Callable[[Serving], Answer]) -> Answer:
+        """The answer by the version that this user is on; by what serves where that version has gone in the middle of it."""
+        version = self._side(canary, key)
+        signal("search.sided")
+        if version is None:
+            return self._asked_twice(None, ask)
+        try:
+            return self._asked_twice(version, ask)
+        except (psycopg.errors.UndefinedTable, VersionRetired, CatalogError):
+            self._forget()
+            return self._asked_twice(None, ask)
+
+    def _side(self, canary: Canary, key: Key) -> str | None:
+        """The version that is tried out on this user, once this machine has opened it; None: what serves."""
+        known = canary.known
+        chosen = self._sessions.run(canary.look) if known is None else known[0]
+        if chosen is None or not canary.takes(chosen, key):
+            return None
+        try:
+            self._resolve(chosen.version)
+        except EmbedPipelineError as problem:
+            canary.without(chosen, str(problem))
+            return None
+        return chosen.version
+
+    def _offer(self, shadow: Shadow, text: str, k: int, among: Selection, answer: Answer, seconds: float) -> None:
+        from embed_pipeline.index.shadow import Answered
+
+        # Without the documents, which the shadow has no use for.
+        asked = replace(among, columns=None)
+        shadow.offer(Answered(text, k, asked, answer.version, str(answer.route), answer.hits, seconds))
 
     def embed(self, text: str, version: str | None = None) -> QueryVector:
         """The query vector of `text` with its space, to keep or to search with later."""
@@ -233,6 +297,8 @@ class Searcher:
         self._closed.set()
         if self._abilities.is_left_behind and self._listener is not None:
             self._listener.join(FAREWELL_SECONDS)
+        if self._shadow is not None:
+            self._shadow.close()
         self._sessions.close()
         self._resolver.spaces.close()
 
@@ -339,6 +405,8 @@ class Searcher:
         self._noted[version] = now
 
     def _forget(self) -> None:
+        if self._canary is not None:
+            self._canary.forget()
         with self._lock:
             self._resolved.clear()
 

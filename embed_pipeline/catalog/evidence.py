@@ -231,6 +231,11 @@ def ever_passed(conn: psycopg.Connection, index: str, version: str) -> bool:
     return bool(row and row[0])
 
 
+def passed(conn: psycopg.Connection, index: str, version: str | None) -> list[tuple[str, str]]:
+    """The ready versions, with their fingerprints, that the database would let a cutover serve; or whether `version` is one."""
+    return conn.execute(queries("passed_versions"), {"index": index, "version": version}).fetchall()
+
+
 def texts_of(conn: psycopg.Connection, evidence: Evidence) -> Texts:
     """The texts that the evidence is about."""
     rows = conn.execute(queries("judged_documents"), {"evidence_id": evidence.id}).fetchall()

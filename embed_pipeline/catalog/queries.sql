@@ -239,3 +239,17 @@ ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq
 
 -- name: table_is_there
 SELECT to_regclass(%(table)s) IS NOT NULL
+
+-- name: passed_versions
+-- What the pointer's own check asks of the evidence for a cutover (`check_pointer_move`). A version that has served is not ready any more: who was
+-- rolled back from is no canary.
+SELECT v.version, v.fingerprint
+FROM embed_pipeline.index_versions v
+JOIN embed_pipeline.index_versions serves ON serves.index_name = v.index_name AND serves.state = 'active'
+CROSS JOIN LATERAL (
+    SELECT e.* FROM embed_pipeline.gate_evidence e
+    WHERE e.index_name = v.index_name AND e.version = v.version AND e.route = 'direct' ORDER BY e.id DESC LIMIT 1) evidence
+WHERE v.index_name = %(index)s AND v.state = 'ready' AND (%(version)s::text IS NULL OR v.version = %(version)s)
+  AND evidence.outcome = 'pass' AND evidence.valid_until > clock_timestamp() AND evidence.fingerprint = v.fingerprint
+  AND evidence.baseline_version = serves.version AND evidence.baseline_fingerprint = serves.fingerprint
+ORDER BY v.version

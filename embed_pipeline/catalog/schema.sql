@@ -377,6 +377,54 @@ CREATE TABLE embed_pipeline.searchers (
     PRIMARY KEY (index_name, searcher)
 ) WITH (fillfactor = 50);
 
+-- The looks after a cutover: of each generation so many, each of one watcher. The outcome is NULL while a look lasts, or where its watcher died.
+CREATE TABLE embed_pipeline.watch_looks (
+    index_name text NOT NULL,
+    generation bigint NOT NULL,
+    look       integer NOT NULL,
+    version    text NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    outcome    text CHECK (outcome IN ('well', 'fail', 'unknown', 'overtaken')),
+    sentence   text NOT NULL DEFAULT '',
+    measures   jsonb NOT NULL DEFAULT '{{}}',
+    PRIMARY KEY (index_name, generation, look),
+    FOREIGN KEY (index_name, version) REFERENCES embed_pipeline.index_versions
+);
+
+-- What shadow reads have found (`note_shadow`): sums of one hour, that every process of a role adds to. `sketches`: name -> bucket -> count.
+CREATE TABLE embed_pipeline.shadow_hours (
+    index_name     text NOT NULL,
+    shadow         text NOT NULL,
+    answered       text NOT NULL,       -- the route that gave the answers
+    hour           timestamptz NOT NULL,
+    role           text NOT NULL,
+    searches       bigint NOT NULL,
+    compared       bigint NOT NULL,     -- in which either found anything: what the two sums are over
+    failed         bigint NOT NULL,
+    dropped        bigint NOT NULL,
+    overlap        double precision NOT NULL,
+    agreement      double precision NOT NULL,
+    answered_empty bigint NOT NULL,
+    shadow_empty   bigint NOT NULL,
+    sketches       jsonb NOT NULL,
+    last_failure   text NOT NULL,
+    PRIMARY KEY (index_name, shadow, answered, hour, role)
+) WITH (fillfactor = 50);
+
+-- The queries whose two lists agree least, fifty of a role for each pair; their texts only where a process was told to keep them.
+CREATE TABLE embed_pipeline.shadow_queries (
+    index_name   text NOT NULL,
+    shadow       text NOT NULL,
+    answered     text NOT NULL,
+    role         text NOT NULL,
+    query_sha256 bytea NOT NULL CHECK (octet_length(query_sha256) = 32),
+    query        text,
+    agreement    double precision NOT NULL,
+    overlap      double precision NOT NULL,
+    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (index_name, shadow, answered, role, query_sha256)
+);
+
 -- Legality lives in the database, so that no client, and no hand at a psql prompt, can write an illegal history.
 
 CREATE FUNCTION embed_pipeline.check_version_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
@@ -666,6 +714,66 @@ BEGIN
             WHERE n.index_name = $1 AND n.role = session_user AND n.searcher <> $2 ORDER BY n.seen_at DESC OFFSET 999)
            OR (o.index_name = $1 AND o.searcher <> $2 AND o.seen_at < clock_timestamp() - interval '1 day')
         FOR UPDATE SKIP LOCKED);
+END $note$;
+
+-- The counts of both, by name and bucket. What is no count of a bucket is left out.
+CREATE FUNCTION embed_pipeline.added_sketches(one jsonb, other jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $added$
+    SELECT coalesce(jsonb_object_agg(s.name, s.counts), '{{}}') FROM (
+        SELECT b.name, jsonb_object_agg(b.bucket, b.n) AS counts FROM (
+            SELECT e.key AS name, c.key AS bucket, least(sum(c.value::numeric), 1000000000000) AS n
+            FROM (SELECT * FROM jsonb_each($1) UNION ALL SELECT * FROM jsonb_each($2)) e, jsonb_each_text(e.value) c
+            WHERE e.key IN ('answered_ms', 'shadow_ms', 'answered_scores', 'shadow_scores')
+              AND c.key ~ '^(0|-?[1-9][0-9]{{0,2}})$' AND c.value ~ '^[0-9]{{1,12}}$'
+            GROUP BY e.key, c.key) b
+        GROUP BY b.name) s
+$added$;
+
+-- What shadow reads of one process have found since it said so last. Whoever may run this writes into rows of its own role alone, about live
+-- versions, of this hour by the server's clock, and no more than fits into them; they go after thirty days. It is no reader's by itself.
+CREATE FUNCTION embed_pipeline.note_shadow(
+    shadow_index text, answered text, shadow text, numbers jsonb, sketches jsonb, queries jsonb
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $note$
+#variable_conflict use_column
+DECLARE
+    this_hour timestamptz := date_trunc('hour', clock_timestamp());
+    n         bigint[] := ARRAY(SELECT least(greatest(coalesce(($4 ->> name)::bigint, 0), 0), 1000000000)
+                                FROM unnest(ARRAY['searches', 'compared', 'failed', 'dropped', 'answered_empty', 'shadow_empty'])
+                                     WITH ORDINALITY AS names(name, place) ORDER BY place);
+    -- Sums of numbers from 0 to 1.
+    o         double precision := least(greatest(coalesce(($4 ->> 'overlap')::double precision, 0), 0), n[2]);
+    a         double precision := least(greatest(coalesce(($4 ->> 'agreement')::double precision, 0), 0), n[2]);
+BEGIN
+    IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
+        RETURN;
+    END IF;
+    IF (SELECT count(*) FROM embed_pipeline.index_versions v
+        WHERE v.index_name = $1 AND v.state <> 'retired' AND v.version IN (split_part($2, ' ', 1), $3)) < 2 OR length($2) > 100 THEN
+        RETURN;
+    END IF;
+    INSERT INTO embed_pipeline.shadow_hours AS h
+    VALUES ($1, $3, $2, this_hour, session_user, n[1], n[2], n[3], n[4], o, a, n[5], n[6],
+            embed_pipeline.added_sketches('{{}}', $5), left(coalesce($4 ->> 'last_failure', ''), 500))
+    ON CONFLICT (index_name, shadow, answered, hour, role) DO UPDATE
+    SET searches = h.searches + excluded.searches, compared = h.compared + excluded.compared, failed = h.failed + excluded.failed,
+        dropped = h.dropped + excluded.dropped, overlap = h.overlap + excluded.overlap, agreement = h.agreement + excluded.agreement,
+        answered_empty = h.answered_empty + excluded.answered_empty, shadow_empty = h.shadow_empty + excluded.shadow_empty,
+        sketches = embed_pipeline.added_sketches(h.sketches, excluded.sketches),
+        last_failure = coalesce(nullif(excluded.last_failure, ''), h.last_failure);
+    INSERT INTO embed_pipeline.shadow_queries AS q (index_name, shadow, answered, role, query_sha256, query, agreement, overlap)
+    SELECT DISTINCT ON (r.sha256) $1, $3, $2, session_user, decode(r.sha256, 'hex'), left(r.text, 1000), r.agreement, r.overlap
+    FROM (SELECT * FROM jsonb_to_recordset($6) AS r(sha256 text, text text, agreement double precision, overlap double precision)
+          LIMIT 50) r
+    WHERE r.sha256 ~ '^[0-9a-f]{{64}}$' AND r.agreement BETWEEN 0 AND 1 AND r.overlap BETWEEN 0 AND 1
+    ORDER BY r.sha256
+    ON CONFLICT (index_name, shadow, answered, role, query_sha256) DO UPDATE
+    SET query = excluded.query, agreement = excluded.agreement, overlap = excluded.overlap, at = clock_timestamp();
+    DELETE FROM embed_pipeline.shadow_queries q WHERE q.ctid IN (
+        SELECT o.ctid FROM embed_pipeline.shadow_queries o
+        WHERE o.index_name = $1 AND o.shadow = $3 AND o.answered = $2 AND o.role = session_user
+        ORDER BY o.at < clock_timestamp() - interval '30 days', o.agreement, o.query_sha256 OFFSET 50);
+    DELETE FROM embed_pipeline.shadow_hours h WHERE h.index_name = $1 AND h.role = session_user AND h.hour < this_hour - interval '30 days';
+    DELETE FROM embed_pipeline.shadow_queries q WHERE q.index_name = $1 AND q.role = session_user AND q.at < this_hour - interval '30 days';
 END $note$;
 
 -- How much a search has to doubt: 2, every hit (a doubt is open, or a removal is not distributed yet, or a TRUNCATE; or the version is being

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Migrate": ("load", "adopt", "plan", "preview", "backfill", "fit", "gate", "cutover", "rollback", "retire"),
-    "Look": ("status", "health", "doctor", "history", "search", "verify"),
-    "Every day": ("sync", "dead-letters", "check-model", "take-over"),
+    "Look": ("status", "health", "doctor", "history", "search", "shadow", "verify"),
+    "Every day": ("sync", "watch", "dead-letters", "check-model", "take-over"),
     "Hold a backfill": ("pause", "resume", "abort"),
     "Judge": ("holdout",),
     "Leave": ("remove",),
@@ -29,8 +29,10 @@ EXAMPLES: dict[str, str] = {
     "doctor": "embed-pipeline doctor --table public.items --column embedding --text body",
     "history": "embed-pipeline history docs --limit 20",
     "search": 'embed-pipeline search docs "read a file line by line" -k 5',
+    "shadow": "embed-pipeline shadow docs v2 --hours 6",
     "verify": "embed-pipeline verify docs v2",
     "sync": "embed-pipeline sync docs --watch",
+    "watch": "embed-pipeline watch docs --once",
     "dead-letters": "embed-pipeline dead-letters docs v2 --retry",
     "check-model": "embed-pipeline check-model docs v2",
     "take-over": "embed-pipeline take-over docs --confirm docs",

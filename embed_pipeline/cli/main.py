@@ -18,6 +18,7 @@ from embed_pipeline.cli import (
     migration_verbs,
     place_verbs,
     remove_verb,
+    serving_verbs,
 )
 from embed_pipeline.cli.examples import EXAMPLES, GROUPS
 from embed_pipeline.cli.verb import INTERRUPTED, said_in_json
@@ -64,6 +65,7 @@ for verb in (
     *bridge_verbs.VERBS,
     *remove_verb.VERBS,
     *place_verbs.VERBS,
+    *serving_verbs.VERBS,
 ):
     cli.add_command(verb)
 

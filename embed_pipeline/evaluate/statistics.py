@@ -77,7 +77,7 @@ def mean_bounds(
     # Sorted: the same resamples are drawn whatever the order in which the queries came.
     means = _resampled_means(np.sort(data), resamples, seed)
     mean = float(np.sort(data).mean())
-    unseen = 1 - alpha ** (1 / data.size)
+    unseen = unseen_share(data.size, confidence)
     lower = min(float(np.quantile(means, alpha, method="lower")), mean + unseen * (worst - mean))
     upper = max(float(np.quantile(means, confidence, method="higher")), mean + unseen * (best - mean))
     return Interval(mean, lower, upper)
@@ -92,6 +92,11 @@ def share_bounds(count: int, of: int, confidence: float = 0.95) -> tuple[float, 
     middle = (share + weight / 2) / (1 + weight)
     half = z / (1 + weight) * (share * (1 - share) / of + weight / (4 * of)) ** 0.5
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def unseen_share(queries: int, confidence: float) -> float:
+    """The largest share of the traffic that a sample of so many queries may lack altogether, at this confidence (see `mean_bounds`)."""
+    return float(1 - (1 - confidence) ** (1 / queries))
 
 
 def _resampled_means(values: Floats, resamples: int, seed: int) -> Floats:

@@ -134,16 +134,20 @@ def _beside(
     return replace(moved, left_behind=left_behind)
 
 
-def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0, to: str | None = None) -> Moved:
+def rollback(
+    index: OpenIndex, reason: str = "", *, accept_stale: int = 0, to: str | None = None, generation: int | None = None
+) -> Moved:
     """Serve the version that served before. It was dual-written all along, so nothing is lost. The gate is not asked.
 
     `to`: the version that it is to return to. Who names none goes back from a cutover only: after a rollback it would undo that.
 
     What waits for it is worked off first, as far as its model can. `accept_stale`: so many documents may still wait afterwards; it serves
     them as they were, the audit names them, and the dual-write goes on with them. CutoverRefused says how many there are.
+    `generation`: only from this one, which is what the caller has judged.
     """
     with index.connection() as conn, only_mover(conn, index):
         pointer = serving.read(conn, index.name)
+        _refuse_another(index, pointer, generation)
         if pointer.version is None or pointer.previous is None:
             raise CutoverRefused(
                 f"There is nothing to roll {index.name} back to: no version served before, or it is retired.",
@@ -160,8 +164,18 @@ def rollback(index: OpenIndex, reason: str = "", *, accept_stale: int = 0, to: s
         if route.version == pointer.version:
             moved = _reroute(conn, index, pointer, route, "rollback", None, why)
         else:
-            moved = _move(conn, index, version, route, "rollback", None, why, accept_stale)
+            moved = _move(conn, index, version, route, "rollback", None, why, accept_stale, judged_generation=generation)
         return replace(moved, doubts=doubts, left_behind=unable)
+
+
+def _refuse_another(index: OpenIndex, pointer: Pointer, generation: int | None) -> None:
+    """Somebody has moved the pointer since it was judged, and has the last word."""
+    if generation is not None and pointer.generation != generation:
+        raise CutoverRefused(
+            f"The serving pointer of {index.name} is of generation {pointer.generation} by now, and {generation} was judged.",
+            next_step=f"Run: embed-pipeline status {index.name}",
+            reason="another_move",
+        )
 
 
 def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Version, route: Kind = "direct") -> Evidence:
@@ -230,6 +244,7 @@ def _move(
     evidence_id: int | None,
     reason: str,
     accept_stale: int = 0,
+    judged_generation: int | None = None,
 ) -> Moved:
     """Mark, drain, cover, flip; again with a longer pause when changes overtook us. gh-ost's shape.
 
@@ -239,6 +254,7 @@ def _move(
     for attempt in range(TRIES):
         _refuse_locked_documents(conn, index)
         generation = serving.read(conn, index.name)
+        _refuse_another(index, generation, judged_generation)
         with _documents_as_armed(index):
             mark = dual_write.distributor(index).take_mark(conn)
             signal("cutover.marked")

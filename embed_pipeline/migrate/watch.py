@@ -21,6 +21,7 @@ from embed_pipeline.documents.shape import Doubt
 from embed_pipeline.errors import DatabaseUnavailable, DocumentsTableError, EmbedPipelineError, VectorsGone, VersionRetired
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import standing, verify
+from embed_pipeline.migrate.after_cutover import Looked, Looking
 from embed_pipeline.migrate.dual_write import VersionSync, Work, distributor
 from embed_pipeline.postgres import failures
 from embed_pipeline.postgres.session import Line, Waiting
@@ -52,14 +53,23 @@ def watch(
     """Work off changes as they arrive until `stop`. However long PostgreSQL is away, it goes on when it answers again; `waiting` is told.
 
     `doubted` hears of open doubts, every second while there are any and once when none is left. The full comparison that they ask for,
-    and that of `reconcile.schedule`, run here.
+    and that of `reconcile.schedule`, run here; so do the looks after a cutover (`watch` in the declaration).
     """
     comparing = _Comparing(index, stop, report)
+    looking = Looking(index, stop, lambda found: report([_as_sync(found)]))
     try:
-        while _watch_table(index, stop, report, waiting, doubted, comparing):
+        while _watch_table(index, stop, report, waiting, doubted, comparing, looking):
             pass
     finally:
         comparing.join()
+        looking.join()
+
+
+def _as_sync(found: Looked | EmbedPipelineError) -> VersionSync:
+    """What a look has to say, where its caller hears of the versions."""
+    if isinstance(found, EmbedPipelineError):
+        return VersionSync("watch", error=str(found))
+    return VersionSync("watch", error="" if found.outcome in ("well", "overtaken") else found.sentence)
 
 
 def _watch_table(
@@ -69,6 +79,7 @@ def _watch_table(
     waiting: Waiting | None,
     doubted: Callable[[list[Doubt]], None],
     comparing: _Comparing,
+    looking: Looking,
 ) -> bool:
     """Watch until `stop`, or until the documents have other columns than this handle knew; whether it was that."""
     watchers = _Watchers(index, report, waiting)
@@ -91,6 +102,7 @@ def _watch_table(
                         line.repeat(index.look_at_table)
                         return True
                     comparing.begin_if_due(shape.asks_for_comparison(doubts))
+                    looking.begin_if_due()
                 if line.repeat(lambda conn: inbox.has_rows(conn, index.name)):
                     line.repeat(lambda conn: hands.distribute(conn, watchers.wake))
                 stop.wait(LOOK_SECONDS)

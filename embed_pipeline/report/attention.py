@@ -30,6 +30,7 @@ CODES = (
     "reader_left_behind",
     "declared_otherwise",
     "held",
+    "watch",
     "bypassed",
     "old_transaction",
     "retire_unfinished",
@@ -61,6 +62,8 @@ def _of_documents(found: IndexStatus) -> Iterator[Attention]:
 
 def _of_index(found: IndexStatus) -> Iterator[Attention]:
     held = found.control
+    if found.watch:
+        yield Attention("watch", "warning", found.watch, f"embed-pipeline rollback {found.index}", found.serving.version)
     if held.state != "running":
         because = f": {held.reason}" if held.reason else ""
         said = f"Backfills are {held.state} by {held.changed_by}{because}."

@@ -95,6 +95,8 @@ class IndexStatus:
     """The accounts that its live versions are paid from."""
     warnings: tuple[str, ...] = ()
     """What is to be known about the server, though it was accepted."""
+    watch: str = ""
+    """What the newest look after the cutover has found, where that is a loss or could not be known."""
 
     @property
     def is_well(self) -> bool:

@@ -22,6 +22,7 @@ from embed_pipeline.catalog import (
     searchers,
     serving,
     versions,
+    watch_looks,
 )
 from embed_pipeline.catalog.control import Control
 from embed_pipeline.catalog.evidence import Evidence
@@ -46,6 +47,11 @@ from embed_pipeline.spec import IndexSpec, VersionSpec
 EVENTS = 10
 # No move waits for it; VACUUM does, and the build of an ANN index, and searches walk past what could not be cleaned up.
 OLD_TRANSACTION_SECONDS = 3_600.0
+
+
+def _watched(conn: psycopg.Connection, index: str) -> str:
+    newest = watch_looks.last(conn, index)
+    return "" if newest is None or newest.outcome not in ("fail", "unknown") else newest.sentence
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -102,6 +108,7 @@ def _found(seen: Look) -> IndexStatus:
         adapters=() if seen.unusable is not None else _adapters(conn, seen),
         accounts=_accounts(conn, seen),
         warnings=seen.warnings,
+        watch=_watched(conn, spec.name) if seen.has_catalog else "",
     )
 
 

@@ -10,7 +10,7 @@ from embed_pipeline.spec.base import is_name
 from embed_pipeline.spec.index import IndexSpec, partition_keys
 from embed_pipeline.spec.places import AdoptVectorsSpec, DocumentsSpec, PgvectorSpec, QdrantSpec
 from embed_pipeline.spec.providers import PROVIDERS
-from embed_pipeline.spec.rules import HoldoutSpec, ThrottleSpec
+from embed_pipeline.spec.rules import HoldoutSpec, ThrottleSpec, WatchSpec
 from embed_pipeline.spec.stores import KINDS, AdoptCollectionSpec, AdoptSpec, StoreSpec, declaration_of, read_store
 from embed_pipeline.spec.version import LOCAL, MOST_CHARACTERS, NOT_IDENTITY, ChunkerSpec, HnswSpec, VersionSpec
 
@@ -36,6 +36,7 @@ __all__ = [
     "StoreSpec",
     "ThrottleSpec",
     "VersionSpec",
+    "WatchSpec",
     "declaration_of",
     "is_name",
     "partition_keys",

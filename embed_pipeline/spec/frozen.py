@@ -34,6 +34,7 @@ INDEX: Mapping[str, Fate] = {
     "reconcile": "free",
     "throttle": "free",
     "retire": "free",
+    "watch": "free",
 }
 
 DOCUMENTS: Mapping[str, Fate] = {

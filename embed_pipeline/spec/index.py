@@ -16,6 +16,7 @@ from embed_pipeline.spec.rules import (
     ReconcileSpec,
     RetireSpec,
     ThrottleSpec,
+    WatchSpec,
     WhileBuildingSpec,
 )
 from embed_pipeline.spec.stores import AnyStore
@@ -48,6 +49,7 @@ class IndexSpec(Declared):
     reconcile: ReconcileSpec = ReconcileSpec()
     throttle: ThrottleSpec = ThrottleSpec()
     retire: RetireSpec = RetireSpec()
+    watch: WatchSpec | None = None
 
     @model_validator(mode="after")
     def _store_takes_every_version(self) -> IndexSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +101,27 @@ class ReconcileSpec(Declared):
         le=1,
         description="share of a version's documents, of more than 100, that a comparison or `load --full` removes unasked",
     )
+
+
+class WatchSpec(Declared):
+    """How a version is watched after the cutover to it."""
+
+    for_seconds: float = Field(86_400, gt=0, description="time after a cutover in which it is looked at")
+    every_seconds: float = Field(600, ge=1, description="time between two looks; each asks all held-out queries")
+    rollback: Literal["auto", "alert"] = Field(
+        "alert", description="what a proven loss leads to: a rollback to the version before, or an event"
+    )
+
+    @model_validator(mode="after")
+    def _looks(self) -> WatchSpec:
+        if self.every_seconds > self.for_seconds or self.looks > 10_000:
+            raise ValueError("watch.for_seconds has to hold from 1 to 10,000 times watch.every_seconds")
+        return self
+
+    @property
+    def looks(self) -> int:
+        """How many there are after one cutover, at most."""
+        return math.ceil(self.for_seconds / self.every_seconds)
 
 
 class ThrottleSpec(Declared):

@@ -32,7 +32,7 @@ GROUPS = {
         "retire",
     ],
     "Evidence": ["evidence", "GateEvidence"],
-    "Every day": ["sync", "VersionSync", "verify", "reconcile", "status", "IndexStatus"],
+    "Every day": ["sync", "VersionSync", "verify", "reconcile", "status", "IndexStatus", "shadow_report", "ShadowReport"],
     "Dagster": ["EmbeddingIndex"],
 }
 # Of these classes; the others are values.
