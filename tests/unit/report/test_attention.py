@@ -73,6 +73,7 @@ ROWS: list[tuple[str, str, str | None, dict[str, Any]]] = [
     ("reader_left_behind", "warning", None, {"left_behind": ("v2: web-7",)}),
     ("declared_otherwise", "warning", None, {"declared_otherwise": ("versions.v1.model",)}),
     ("held", "warning", "resume docs", {"control": Control("aborted", "wrong", "ada")}),
+    ("watch", "warning", "rollback docs", {"watch": "recall fell"}),
     ("bypassed", "warning", "sync docs --full", {"comparison": Comparison(NOW, "2 differ", 2)}),
     ("old_transaction", "warning", None, {"old_transactions": ("pid 7",)}),
     ("retire_unfinished", "warning", "retire docs v2", v2(state="retired", dropped=False)),
