@@ -115,7 +115,7 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
 def _wanted(context: dg.AssetExecutionContext, index: OpenIndex, version: str) -> Sequence[str]:
     """The run's partitions; of one that was launched without any, as `dg launch --job` does, those that are open."""
     if context.has_partition_key or context.has_partition_key_range:
-        return context.partition_keys
+        return list(context.partition_keys)
     with index.connection() as conn:
         found = backfill.unfilled(conn, index, version)
     context.log.info(f"No partition was named: {len(found)} of {version} are open, and are filled.")
