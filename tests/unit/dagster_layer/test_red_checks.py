@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from embed_pipeline.dagster_layer import assets, bridges
+from embed_pipeline.migrate import model_check
 from embed_pipeline.migrate.model_check import ModelCheck
 from embed_pipeline.spec import IndexSpec
 
@@ -32,10 +33,11 @@ def test_a_red_check_is_answered_and_fails_its_run(monkeypatch: pytest.MonkeyPat
     for module in (assets, bridges):
         monkeypatch.setattr(module, "working_on", lambda *_, **__: nullcontext())
     monkeypatch.setattr(bridges, "_fresh", lambda *_: answer)
-    monkeypatch.setattr(assets.model_check, "check", lambda *_: found)
+    monkeypatch.setattr(model_check, "check", lambda *_: found)
     definition: Any = bridges.adapter_fresh_check(spec, "v2") if name == "adapter_fresh" else assets.model_check_asset(spec)
     done = executed(definition)
     assert [(each.check_name, each.passed) for each in done.get_asset_check_evaluations()] == [(name, False)]
     assert done.success != fail_runs
-    said = [event.step_failure_data.error.message for event in done.all_events if event.is_step_failure]
+    failed = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
+    said = [error.message for error in failed if error is not None]
     assert said == ([f"{name}: It is old.\n"] if fail_runs else [])
