@@ -15,7 +15,7 @@ No IO managers: vectors go to the store, and what an asset hands to Dagster is w
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets and ops as objects.
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -25,7 +25,7 @@ from embed_pipeline.dagster_layer.bridges import TenthPoints
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.routes import route_assets
 from embed_pipeline.dagster_layer.serving import serving_asset
-from embed_pipeline.dagster_layer.work import Lines, Materialized, say_doubts, working_on
+from embed_pipeline.dagster_layer.work import Lines, Materialized, fail_by_checks, say_doubts, working_on
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import ann_index, backfill, dead_letters, dual_write, model_check, refill, verify
 from embed_pipeline.spec import IndexSpec
@@ -93,10 +93,11 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
     lines = Lines(context.log)
     started = time.monotonic()
     again = refill.make_again(index, version, lambda found: context.log.warning(found.sentence))
-    backfill.submit_ahead(index, version, context.partition_keys)
+    wanted = _wanted(context, index, version)
+    backfill.submit_ahead(index, version, wanted)
     say_doubts(context.log, index)
     tenths = TenthPoints(context, index, version)
-    for done, partition in enumerate(context.partition_keys, start=1):
+    for done, partition in enumerate(wanted, start=1):
         report = backfill.fill_partition(index, version, partition, lambda progress: lines.say(metadata.progress_line(progress)))
         with index.connection() as conn:
             unfilled = len(backfill.unfilled(conn, index, version))
@@ -109,6 +110,16 @@ def _fill(context: dg.AssetExecutionContext, index: OpenIndex, version: str, key
         tenths.partition_filled()
     if again is not None and again.by_queue:
         refill.work_off(index, version)
+
+
+def _wanted(context: dg.AssetExecutionContext, index: OpenIndex, version: str) -> Sequence[str]:
+    """The run's partitions; of one that was launched without any, as `dg launch --job` does, those that are open."""
+    if context.has_partition_key or context.has_partition_key_range:
+        return list(context.partition_keys)
+    with index.connection() as conn:
+        found = backfill.unfilled(conn, index, version)
+    context.log.info(f"No partition was named: {len(found)} of {version} are open, and are filled.")
+    return found
 
 
 def ann_index_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
@@ -146,7 +157,7 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         description=f"Brings every live version of {spec.name} up to date with changed documents. Requested by the sensor "
         f"`{names.dual_write_sensor}`.",
     )
-    def sync(context: dg.AssetExecutionContext) -> Materialized:
+    def sync(context: dg.AssetExecutionContext) -> Iterator[Any]:
         with working_on(spec) as index:
             results = dual_write.sync(index, budget_seconds=DUAL_WRITE_BUDGET_SECONDS)
             letters = checks.dead_letters(spec, names.dual_write, dead_letters.counts(index))
@@ -158,7 +169,8 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
             raise dg.Failure(description=" ".join(broken), allow_retries=False)
         shown: metadata.Metadata = {f"{result.version} written": result.written for result in results}
         shown |= {f"{result.version} pending": result.pending for result in results} | metadata.doubts(doubts)
-        return dg.MaterializeResult(metadata=shown, check_results=[letters])
+        yield dg.MaterializeResult(metadata=shown, check_results=[letters])
+        fail_by_checks(spec, [letters])
 
     return sync
 
@@ -178,11 +190,13 @@ def comparison_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         description=f"Compares every document of {spec.name} with the vectors of every live version, arms change capture again where it "
         f"is off, and queues what differs for the dual-write. Run by the schedule `{names.compare_schedule}`.",
     )
-    def compare(context: dg.AssetExecutionContext) -> Materialized:
+    def compare(context: dg.AssetExecutionContext) -> Iterator[Any]:
         with working_on(spec, register_new=False) as index:
             compared = verify.reconcile(index)
         (context.log.warning if compared.found else context.log.info)(compared.sentence)
-        return dg.MaterializeResult(metadata=metadata.compared(compared), check_results=[checks.nothing_bypassed(key, compared)])
+        answer = checks.nothing_bypassed(key, compared)
+        yield dg.MaterializeResult(metadata=metadata.compared(compared), check_results=[answer])
+        fail_by_checks(spec, [answer])
 
     return compare
 
@@ -202,11 +216,13 @@ def model_check_asset(spec: IndexSpec) -> dg.AssetsDefinition:
         description=f"Asks the models of {spec.name} for a few kept texts again and compares. A model that changed embeds nothing more "
         f"until a person has decided. Run by the schedule `{names.model_check_schedule}`.",
     )
-    def ask_again(context: dg.AssetExecutionContext) -> Materialized:
+    def ask_again(context: dg.AssetExecutionContext) -> Iterator[Any]:
         with working_on(spec, register_new=False) as index:
             found = model_check.check(index)
         for each in found:
             (context.log.error if each.outcome == "changed" else context.log.info)(each.sentence)
-        return dg.MaterializeResult(metadata=metadata.models_checked(found), check_results=[checks.same_model(key, found)])
+        answer = checks.same_model(key, found)
+        yield dg.MaterializeResult(metadata=metadata.models_checked(found), check_results=[answer])
+        fail_by_checks(spec, [answer])
 
     return ask_again

@@ -5,6 +5,9 @@ An index with one version has none of them.
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets and ops as objects.
 
+from collections.abc import Iterator
+from typing import Any
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
@@ -12,7 +15,7 @@ from embed_pipeline.adapt import age
 from embed_pipeline.adapt.curve import Curve
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.names import Names, op_name
-from embed_pipeline.dagster_layer.work import Lines, Materialized, working_on
+from embed_pipeline.dagster_layer.work import Lines, Materialized, fail_by_checks, working_on
 from embed_pipeline.errors import AdapterRefused, CatalogError, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import fit, preview
@@ -79,29 +82,34 @@ def adapter_fresh_check(spec: IndexSpec, version: str) -> dg.AssetChecksDefiniti
     """Of the newest adapter, whether what was written since agrees as well. A warning: the bridge still answers."""
     names = Names(spec.name)
 
-    @dg.asset_check(
+    # A check may yield its answer and then fail its run; the annotation of the decorator knows only one that returns.
+    @dg.asset_check(  # type: ignore[arg-type]
         asset=names.adapter(version),
         name=ADAPTER_FRESH,
         blocking=False,
         description=f"Passages written since the adapter of {version} was fitted agree as well as those held out at its fit.",
     )
-    def fresh(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def fresh() -> Iterator[Any]:
         with working_on(spec, register_new=False) as index:
-            try:
-                found = age.adapter_fresh(index, version)
-            except (AdapterRefused, CatalogError) as problem:
-                # Without an adapter, or before the version is registered, there is nothing that could age.
-                other = isinstance(problem, AdapterRefused) and problem.fields["reason"] == "other_fingerprint"
-                return dg.AssetCheckResult(passed=not other, severity=dg.AssetCheckSeverity.WARN, description=problem.message)
-        context.log.info(found.sentence)
-        return dg.AssetCheckResult(
-            passed=found.outcome != "stale",
-            severity=dg.AssetCheckSeverity.WARN,
-            description=found.sentence,
-            metadata=metadata.freshness(found),
-        )
+            answer = _fresh(index, version)
+        yield answer
+        fail_by_checks(spec, [answer])
 
     return fresh
+
+
+def _fresh(index: OpenIndex, version: str) -> dg.AssetCheckResult:
+    passed, said, shown = True, "", metadata.Metadata()
+    try:
+        found = age.adapter_fresh(index, version)
+        passed, said, shown = found.outcome != "stale", found.sentence, metadata.freshness(found)
+    except (AdapterRefused, CatalogError) as problem:
+        # Without an adapter, or before the version is registered, there is nothing that could age.
+        passed = not (isinstance(problem, AdapterRefused) and problem.fields["reason"] == "other_fingerprint")
+        said = problem.message
+    return dg.AssetCheckResult(
+        passed=passed, check_name=ADAPTER_FRESH, severity=dg.AssetCheckSeverity.WARN, description=said, metadata=shown
+    )
 
 
 def cost_curve_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:

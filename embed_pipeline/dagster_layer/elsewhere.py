@@ -29,7 +29,7 @@ def done_elsewhere(instance: dg.DagsterInstance, spec: IndexSpec, now: Now, limi
 
 def _events(instance: dg.DagsterInstance, spec: IndexSpec, now: Now) -> Iterator[Event]:
     names = Names(spec.name)
-    for version in now.versions:
+    for version in now.status.versions:
         if version.is_live and version.is_declared:
             yield from _partitions(instance, spec, now, version.name)
             yield from _built(instance, names, version)
@@ -42,7 +42,7 @@ def _partitions(instance: dg.DagsterInstance, spec: IndexSpec, now: Now, version
     key = Names(spec.name).embeddings(version)
     seen = instance.get_materialized_partitions(key)
     declared = set(spec.partition_keys())
-    for partition in now.facts[version].filled:
+    for partition in now.filled[version]:
         if partition in declared and partition not in seen:
             yield dg.AssetMaterialization(key, partition=partition, description=f"Filled, {ELSEWHERE}.")
 
@@ -75,12 +75,12 @@ def _judged(instance: dg.DagsterInstance, names: Names, version: VersionStatus, 
 
 def _cut_over(instance: dg.DagsterInstance, spec: IndexSpec, now: Now) -> Iterator[Event]:
     """The way by which the index is served now, where a cutover took it there."""
-    route = now.pointer.route
+    route = now.status.serving.route
     if route is None or now.moved is None or now.moved.move != "cutover":
         return
     key = Names(spec.name).cutover(route.other or route.version, route.kind)
-    if (route.other or route.version) in spec.versions and now.pointer.generation > _last(instance, key, "generation"):
-        shown: metadata.Metadata = {"route": str(route), "generation": dg.MetadataValue.text(str(now.pointer.generation))}
+    if (route.other or route.version) in spec.versions and now.status.serving.generation > _last(instance, key, "generation"):
+        shown: metadata.Metadata = {"route": str(route), "generation": dg.MetadataValue.text(str(now.status.serving.generation))}
         why = f": {now.moved.reason}" if now.moved.reason else ""
         yield dg.AssetMaterialization(
             key, description=f"{route} serves, {ELSEWHERE} but by {now.moved.actor}{why}.", metadata=shown

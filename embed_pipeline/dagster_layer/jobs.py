@@ -32,10 +32,12 @@ class ReasonConfig(dg.Config):
 
 
 class RollbackConfig(dg.Config):
-    """Why; and how many documents the version that comes back may not have been brought up to date with."""
+    """Why; how many documents the version that comes back may not have been brought up to date with; and which version that is. Only a
+    rollback after a rollback is refused without `to`: it would undo the one before."""
 
     reason: str = ""
     accept_stale: int = 0
+    to: str | None = None
 
 
 class RetireConfig(dg.Config):
@@ -74,12 +76,13 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
 
 
 def backfill_job(spec: IndexSpec, version: str) -> UnresolvedAssetJobDefinition:
-    """Fill partitions of one version: launch it as a backfill over partitions."""
+    """Fill partitions of one version: those that the run names, or all that are open."""
     names = Names(spec.name)
     return dg.define_asset_job(
         names.backfill_job(version),
         selection=dg.AssetSelection.assets(names.embeddings(version)).without_checks(),
-        description=f"Fill partitions of {version} of {spec.name} from history. What is there is skipped and not paid for again.",
+        description=f"Fill partitions of {version} of {spec.name} from history: those of the run, or without any all that are open. "
+        "What is there is skipped and not paid for again.",
         executor_def=dg.in_process_executor,
     )
 
@@ -155,7 +158,8 @@ def rollback_job(spec: IndexSpec) -> dg.JobDefinition:
     @dg.op(name=op_of(names.rollback_job), out=dg.Out(dg.Nothing))
     def move_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         with working_on(spec, register_new=False) as index:
-            done = cutover.rollback(index, reason_of(context.run_id, config.reason), accept_stale=config.accept_stale)
+            reason = reason_of(context.run_id, config.reason)
+            done = cutover.rollback(index, reason, accept_stale=config.accept_stale, to=config.to)
         context.add_output_metadata(metadata.moved(done))
         context.log.info(f"{done.route} serves {spec.name} again, generation {done.generation}.")
         if done.stale:

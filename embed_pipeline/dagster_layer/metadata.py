@@ -274,8 +274,8 @@ def now(names: Names, found: Now) -> Metadata:
     shown: Metadata = {"serves": answers[on_call.SERVES].sentence}
     if serves is not None and found.moved is not None:
         shown |= {
-            "route": str(found.pointer.route),
-            "generation": dg.MetadataValue.text(str(found.pointer.generation)),
+            "route": str(found.status.serving.route),
+            "generation": dg.MetadataValue.text(str(found.status.serving.generation)),
             "since": dg.MetadataValue.timestamp(found.moved.at),
             "by": found.moved.actor,
             "why": found.moved.reason or "no reason was given",
@@ -287,11 +287,13 @@ def now(names: Names, found: Now) -> Metadata:
         }
     shown |= {
         "capture": answers[on_call.CAPTURE_ARMED].sentence,
-        "backfills": found.held.state if found.held.state == "running" else f"{found.held.state} by {found.held.changed_by}",
+        "backfills": found.status.control.state
+        if found.status.control.state == "running"
+        else f"{found.status.control.state} by {found.status.control.changed_by}",
         "versions": dg.MetadataValue.md(on_call.table(found)),
-        "next": found.next.why,
+        "next": found.status.next.why,
     }
-    return shown | launch(names, found.next.command)
+    return shown | launch(names, found.status.next.command)
 
 
 def launch(names: Names, command: str | None) -> Metadata:

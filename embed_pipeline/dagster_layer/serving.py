@@ -115,7 +115,7 @@ def state_sensor(spec: IndexSpec) -> dg.SensorDefinition:
 def digest(now: Now) -> str:
     """What is said, without what changes by itself: ages, and how much waits at this moment."""
     answers = [(each.name, each.passed, each.severe, each.sentence) for each in on_call.answers(now)]
-    said = [answers, on_call.table(now), on_call.coverage(now), str(now.held), now.next.command]
+    said = [answers, on_call.table(now), on_call.coverage(now), str(now.status.control), now.status.next.command]
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
 

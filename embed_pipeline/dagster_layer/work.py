@@ -74,6 +74,17 @@ def refusals_as_failures() -> Iterator[None]:
         raise Refused(str(problem), metadata) from None
 
 
+def fail_by_checks(spec: IndexSpec, answered: Sequence[dg.AssetCheckResult]) -> None:
+    """End the run as a failure where one of its checks has failed: who is called for a failed run is not called for a red check.
+
+    Called when the run has handed over its answers, so that Dagster shows the check as failed, and the work as done.
+    """
+    failed = [each for each in answered if not each.passed]
+    if spec.checks.fail_runs and failed:
+        said = " ".join(f"{each.check_name}: {each.description}" for each in failed)
+        raise Refused(said, {"code": "check_failed", "checks": ", ".join(each.check_name or "" for each in failed)})
+
+
 @contextmanager
 def working_on(spec: IndexSpec, *, register_new: bool = True) -> Iterator[OpenIndex]:
     """The open index for one step; refusals become failures."""

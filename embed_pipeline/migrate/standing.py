@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -14,7 +15,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.ranges import KeyRange, within
 from embed_pipeline.documents.slices import NO_KEY, read, read_by_id
 from embed_pipeline.documents.source import Source
-from embed_pipeline.errors import AnotherLedger, StoreUnavailable, VectorsGone, VersionRetired
+from embed_pipeline.errors import AnotherLedger, StoreRefused, StoreUnavailable, VectorsGone, VersionRetired
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.stores.protocol import SharedStore, VersionStore
@@ -88,26 +89,49 @@ def untold(index: OpenIndex, version: Version) -> str:
     return store.untold() if version.state == "active" and isinstance(store, SharedStore) else ""
 
 
-def broken(conn: psycopg.Connection, index: OpenIndex) -> tuple[str, ...]:
-    """A sentence about each live version whose vectors are gone or another ledger's; closes `index`. For who looks again and again.
+@dataclass(frozen=True)
+class Stands:
+    """What is wrong with where a live version's vectors are, each in words; empty while it is not."""
+
+    gone: str = ""
+    another: str = ""
+    unasked: str = ""
+    untold: str = ""
+
+
+def stands(conn: psycopg.Connection, index: OpenIndex, version: Version) -> Stands:
+    """A few indexed look-ups, for who looks again and again.
 
     Qdrant's local mode is not opened for that: its folder is for one process, which may be a dual-write's.
     """
+    if not version.is_live or index.spec.store.is_one_process:
+        return Stands()
+    try:
+        index.store(version).require_ours(conn)
+        with unless_dropped(index, version):
+            require(conn, index, version)
+        return Stands(untold=untold(index, version))
+    except AnotherLedger as problem:
+        return Stands(another=str(problem))
+    except VectorsGone as problem:
+        return Stands(gone=str(problem))
+    except VersionRetired:
+        return Stands()
+    except (StoreUnavailable, StoreRefused) as problem:
+        return Stands(unasked=str(problem))
+
+
+def broken(conn: psycopg.Connection, index: OpenIndex) -> tuple[str, ...]:
+    """A sentence about each live version whose vectors are gone or another ledger's; closes `index`."""
     found: list[str] = []
     try:
         for version in versions.live_versions(conn, index.name):
-            if index.spec.store.is_one_process:
-                break
-            with suppress(StoreUnavailable, VersionRetired):
-                try:
-                    index.store(version).require_ours(conn)
-                    require(conn, index, version)
-                    if reason := untold(index, version):
-                        found.append(
-                            f"{version.name} serves {index.name}, and {reason}: the next dual-write or full comparison puts it right."
-                        )
-                except (VectorsGone, AnotherLedger) as problem:
-                    found.append(str(problem))
+            seen = stands(conn, index, version)
+            found += [said for said in (seen.gone, seen.another) if said]
+            if seen.untold:
+                found.append(
+                    f"{version.name} serves {index.name}, and {seen.untold}: the next dual-write or full comparison puts it right."
+                )
     finally:
         index.close()
     return tuple(found)

@@ -11,22 +11,23 @@ from datetime import datetime
 
 import psycopg
 
-from embed_pipeline.catalog import dead_letters, evidence, serving
-from embed_pipeline.catalog.control import Control
+from embed_pipeline.catalog import dead_letters, evidence, model_samples, serving
 from embed_pipeline.catalog.route import Kind
-from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.queue import Pending
 from embed_pipeline.migrate import standing
+from embed_pipeline.migrate.standing import Stands
 from embed_pipeline.postgres.queries import Queries
-from embed_pipeline.report.index_status import Comparison
+from embed_pipeline.report.attention import attention
+from embed_pipeline.report.index_status import Attention, IndexStatus
 from embed_pipeline.report.look import Look, look
-from embed_pipeline.report.next_command import Next, next_command, put_back
 from embed_pipeline.report.status import (
+    capture_off_of,
     declared_only,
     doubts_of,
     held_of,
     last_comparison,
+    next_of,
     pending_of,
     rolled_back_of,
 )
@@ -58,42 +59,38 @@ class Covered:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the catalog itself knows of a version. `changed_at`: since when its model is another one than its vectors were made by."""
+    """What the catalog itself knows of a version."""
 
     seconds: float
     filled: tuple[str, ...]
     dead_letters: int
-    changed_at: datetime | None
-    lowest_cosine: float | None
 
 
 @dataclass(frozen=True)
 class Now:
-    """An index as it is."""
+    """An index as it is. `filled`: of each version the partitions that are."""
 
-    index: str
-    pointer: Pointer
+    status: IndexStatus
+    """The same facts as `status` has, but those that are counted: documents, vectors, the ANN index, what has moved under the evidence."""
     moved: Move | None
-    versions: tuple[VersionStatus, ...]
-    facts: Mapping[str, Facts]
-    held: Control
-    doubts: tuple[str, ...]
-    comparison: Comparison | None
+    filled: Mapping[str, tuple[str, ...]]
     coverage: Covered | None
     """Of the version that serves."""
-    next: Next
     max_dead_letters: int
-    broken: tuple[str, ...] = ()
-    """Of each live version whose vectors are gone or another ledger's, what has happened and what to do."""
 
     @property
     def serves(self) -> VersionStatus | None:
         """The version whose vectors are searched."""
-        return self.version(self.pointer.version)
+        return self.version(self.status.serving.version)
 
     def version(self, name: str | None) -> VersionStatus | None:
         """The version of that name."""
-        return next((each for each in self.versions if each.name == name), None)
+        return next((each for each in self.status.versions if each.name == name), None)
+
+    @property
+    def attention(self) -> tuple[Attention, ...]:
+        """What needs a person, by the list of `status`."""
+        return attention(self.status, self.max_dead_letters)
 
 
 def now_of(spec: IndexSpec) -> Now | None:
@@ -101,34 +98,50 @@ def now_of(spec: IndexSpec) -> Now | None:
     with look(spec, even_if_unusable=True) as seen:
         if not seen.registered:
             return None
-        conn, pending = seen.conn, pending_of(seen)
-        facts = {
-            row[0]: Facts(row[1], tuple(row[2]), *row[3:]) for row in conn.execute(queries("versions"), {"index": spec.name})
-        }
-        registered = [
-            _version(conn, spec, version, facts[version.name], pending.get(version.name, Pending(0, 0.0)))
-            for version in seen.registered
-        ]
-        found = (*registered, *declared_only(spec, {version.name for version in registered}))
-        held, doubts, pointer = held_of(seen), doubts_of(seen), serving.read(conn, spec.name)
+        conn, facts = seen.conn, _facts(seen.conn, spec.name)
+        found = _status(seen, facts)
         return Now(
-            index=spec.name,
-            pointer=pointer,
+            status=found,
             moved=_move(conn, spec.name),
-            versions=found,
-            facts=facts,
-            held=held,
-            doubts=doubts,
-            comparison=last_comparison(conn, spec.name),
-            coverage=_coverage(conn, spec.name, pointer.version),
-            next=_next(spec, seen, found, held, doubts, pointer),
+            filled={name: each.filled for name, each in facts.items()},
+            coverage=_coverage(conn, spec.name, found.serving.version),
             max_dead_letters=spec.gate.max_dead_letters,
-            broken=() if seen.index is None or seen.unusable is not None else standing.broken(conn, seen.index),
         )
 
 
-def _version(conn: psycopg.Connection, spec: IndexSpec, version: Version, facts: Facts, pending: Pending) -> VersionStatus:
-    """As far as the catalog goes: whether the vectors and the ANN index of a version that was ready still stand, it does not know."""
+def _facts(conn: psycopg.Connection, index: str) -> Mapping[str, Facts]:
+    return {row[0]: Facts(row[1], tuple(row[2]), row[3]) for row in conn.execute(queries("versions"), {"index": index})}
+
+
+def _status(seen: Look, facts: Mapping[str, Facts]) -> IndexStatus:
+    conn, spec, pending = seen.conn, seen.spec, pending_of(seen)
+    registered = [
+        _version(seen, version, facts[version.name], pending.get(version.name, Pending(0, 0.0))) for version in seen.registered
+    ]
+    found = (*registered, *declared_only(spec, {version.name for version in registered}))
+    held, doubts, off, pointer = held_of(seen), doubts_of(seen), capture_off_of(seen), serving.read(conn, spec.name)
+    return IndexStatus(
+        index=spec.name,
+        documents_table=spec.source().table,
+        documents=0,
+        serving=pointer,
+        control=held,
+        versions=found,
+        events=(),
+        # Whoever registered a version has documents, or their own table: what is to be loaded first, `status` says.
+        next=next_of(seen, found, held, (doubts, off), pointer, (), documents=1),
+        comparison=last_comparison(conn, spec.name),
+        doubts=doubts,
+        capture_off=off,
+        unusable="" if seen.unusable is None else str(seen.unusable),
+        declared_otherwise=tuple(map(str, seen.differences)),
+    )
+
+
+def _version(seen: Look, version: Version, facts: Facts, pending: Pending) -> VersionStatus:
+    """As far as the catalog and a few look-ups in its store go: whether the ANN index of a version that was ready still stands, they do not say."""
+    conn, spec = seen.conn, seen.spec
+    stands = Stands() if seen.index is None or seen.unusable is not None else standing.stands(conn, seen.index, version)
     letters = dead_letters.first(conn, version.index, version.name) if facts.dead_letters else []
     return VersionStatus(
         name=version.name,
@@ -147,10 +160,16 @@ def _version(conn: psycopg.Connection, spec: IndexSpec, version: Version, facts:
         first_dead_letters=tuple(f"{letter.shown_id}: {letter.reason}" for letter in letters),
         ann_index="none" if version.state in ("building", "retired") else "valid",
         dropped=version.dropped_at is not None,
+        gone=stands.gone,
+        another=stands.another,
+        unasked=stands.unasked,
+        untold=stands.untold,
         gate=_gate(conn, version, "direct"),
         refine_gate=_gate(conn, version, "refine"),
         bridge_gate=_gate(conn, version, "bridge"),
         rolled_back=rolled_back_of(conn, version),
+        ever_passed=evidence.ever_passed(conn, version.index, version.name),
+        model_changed=model_samples.changed_at(conn, version.index, version.name) if version.is_live else None,
     )
 
 
@@ -170,25 +189,3 @@ def _move(conn: psycopg.Connection, index: str) -> Move | None:
 def _coverage(conn: psycopg.Connection, index: str, version: str | None) -> Covered | None:
     row = conn.execute(queries("last_coverage"), {"index": index, "version": version}).fetchone()
     return None if row is None else Covered(*row)
-
-
-def _next(
-    spec: IndexSpec, seen: Look, found: tuple[VersionStatus, ...], held: Control, doubts: tuple[str, ...], pointer: Pointer
-) -> Next:
-    if seen.differences:
-        return put_back(spec.name, seen.differences)
-    if seen.unusable is not None:
-        return Next(None, seen.unusable.next_step or "the documents cannot be read")
-    return next_command(
-        spec.name,
-        found,
-        held,
-        # Whoever registered a version has documents, or their own table: what is to be loaded first, `status` says.
-        documents=1,
-        own_table=spec.documents is not None,
-        max_dead_letters=spec.gate.max_dead_letters,
-        soak_seconds=spec.retire.soak_seconds,
-        doubts=doubts,
-        route=pointer.route,
-        may_refine=spec.while_building.refine,
-    )

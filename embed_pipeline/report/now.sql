@@ -3,10 +3,8 @@
 SELECT v.version, greatest(extract(epoch FROM clock_timestamp() - v.state_since), 0)::double precision,
        ARRAY(SELECT p.partition_key FROM embed_pipeline.partitions p
              WHERE p.index_name = v.index_name AND p.version = v.version AND p.completed_at IS NOT NULL ORDER BY p.partition_key),
-       (SELECT count(*) FROM embed_pipeline.dead_letters d WHERE d.index_name = v.index_name AND d.version = v.version),
-       s.changed_at, s.lowest_cosine
-FROM embed_pipeline.index_versions v LEFT JOIN embed_pipeline.model_samples s USING (index_name, version)
-WHERE v.index_name = %(index)s
+       (SELECT count(*) FROM embed_pipeline.dead_letters d WHERE d.index_name = v.index_name AND d.version = v.version)
+FROM embed_pipeline.index_versions v WHERE v.index_name = %(index)s
 
 -- name: last_move
 SELECT p.changed_at, p.move, e.actor, e.reason

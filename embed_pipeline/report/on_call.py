@@ -1,12 +1,15 @@
 """What a person on call asks of an index, each question answered in one sentence, with the command that helps. Pure.
 
+What is wrong is `attention`'s word for it: `status --check` and a check in Dagster say no to the same. Only whether a rollback is possible is
+no matter of it, for that is a question of the future.
+
 No sentence holds what changes by itself (an age, a count of what waits): who says each minute what has changed would say it each minute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embed_pipeline.report.next_command import BEHIND_SECONDS
 from embed_pipeline.report.now import Now
@@ -24,12 +27,33 @@ SERVES, CAPTURE_ARMED, QUEUE_AGE, DEAD_LETTERS, NOTHING_BYPASSED, SAME_MODEL, RO
 ASKED = {
     SERVES: "A version serves, and its vectors are there.",
     CAPTURE_ARMED: "Every change of a document is captured: the triggers are armed, and nothing makes it doubtful that all were seen.",
-    QUEUE_AGE: f"No change has waited for the version that serves for more than {BEHIND_SECONDS:.0f} s.",
+    QUEUE_AGE: f"No change has waited for a live version for more than {BEHIND_SECONDS:.0f} s.",
     DEAD_LETTERS: "No live version has more documents without a vector than gate.max_dead_letters.",
     NOTHING_BYPASSED: "The last full comparison found no document that differs without a queued change.",
     SAME_MODEL: "No provider's model is known to have changed behind its name.",
     ROLLBACK_POSSIBLE: "The version that served before stands by, complete, and no change has waited for it for long.",
 }
+# By which of attention's codes each of them fails. Of `coverage`, `ann_index` and most of `evidence_stale` a look each minute knows nothing:
+# they are counted.
+FAILS_BY = {
+    SERVES: (
+        "vectors_gone",
+        "another_ledger",
+        "coverage",
+        "no_evidence",
+        "evidence_stale",
+        "store_away",
+        "ann_index",
+        "readers_told_otherwise",
+    ),
+    CAPTURE_ARMED: ("documents_unusable", "capture_off", "doubt"),
+    QUEUE_AGE: ("queue",),
+    DEAD_LETTERS: ("dead_letters",),
+    NOTHING_BYPASSED: ("bypassed",),
+    SAME_MODEL: ("model_changed",),
+}
+# What the page says beside the checks, what a retire's own check says, and what only `status` looks for.
+ASKED_ELSEWHERE = ("held", "declared_otherwise", "retire_unfinished", "reader_left_behind", "old_transaction")
 # Asked of each version by itself.
 NOT_RETIRED = "not_retired"
 # Seconds, and how a person says them.
@@ -39,7 +63,7 @@ AGES = (
     (3_600.0, "an hour"),
     (900.0, "15 minutes"),
     (300.0, "5 minutes"),
-    (60.0, "a minute"),
+    (BEHIND_SECONDS, "a minute"),
 )
 
 
@@ -68,31 +92,41 @@ def answers(now: Now) -> tuple[Answer, ...]:
     return tuple(found for ask in asked if (found := ask(now)) is not None)
 
 
+def _failed(now: Now, question: str, sentence: str | None = None) -> Answer | None:
+    """The answer no, where attention has a code of the question; `sentence`: instead of attention's, which may hold what changes by itself."""
+    found = [each for each in now.attention if each.code in FAILS_BY[question]]
+    if not found:
+        return None
+    severe = any(each.severity == "critical" or (each.version or "") == now.status.serving.version for each in found)
+    said = sentence or " ".join(dict.fromkeys(each.sentence for each in found))
+    return Answer(question, False, said, severe, next((each.next for each in found if each.next), None))
+
+
 def _serves(now: Now) -> Answer:
     if now.serves is None or now.moved is None:
-        return Answer(SERVES, False, f"Nothing serves {now.index} yet.", command=now.next.command)
-    if now.broken:
-        return Answer(SERVES, False, " ".join(now.broken), severe=True, command=now.next.command)
+        return Answer(SERVES, False, f"Nothing serves {now.status.index} yet.", command=now.status.next.command)
     why = f": {now.moved.reason}" if now.moved.reason else ""
-    when = f"since {now.moved.at:%Y-%m-%d %H:%M} UTC, generation {now.pointer.generation}"
-    return Answer(SERVES, True, f"{now.pointer.route} serves {when}, by {now.moved.actor}{why}")
+    when = f"since {now.moved.at:%Y-%m-%d %H:%M} UTC, generation {now.status.serving.generation}"
+    well = Answer(SERVES, True, f"{now.status.serving.route} serves {when}, by {now.moved.actor}{why}")
+    return _failed(now, SERVES) or well
 
 
 def _capture_armed(now: Now) -> Answer:
-    if not now.doubts:
-        return Answer(CAPTURE_ARMED, True, "Every change of a document is captured.")
-    said = f"Changes may have been missed, and every search checks its hits: {'; '.join(now.doubts)}"
-    return Answer(CAPTURE_ARMED, False, said, severe=True, command=f"embed-pipeline sync {now.index} --full")
+    return _failed(now, CAPTURE_ARMED) or Answer(CAPTURE_ARMED, True, "Every change of a document is captured.")
 
 
 def _queue_age(now: Now) -> Answer | None:
-    if now.serves is None:
+    live = [version for version in now.status.versions if version.is_live]
+    if not live:
         return None
-    age = age_of(now.serves)
-    if age is None:
-        return Answer(QUEUE_AGE, True, f"No change has waited for {now.serves.name} for more than {BEHIND_SECONDS:.0f} s.")
-    said = f"Changes have waited for {now.serves.name}, which serves, for more than {age}: what it finds is of before."
-    return Answer(QUEUE_AGE, False, said, severe=True, command=f"embed-pipeline sync {now.index}")
+    late = [(version, age) for version in live if (age := age_of(version)) is not None]
+    said = " ".join(
+        f"Changes have waited for {version.name}{', which serves,' if version == now.serves else ''} for more than {age}: "
+        "what it finds is of before."
+        for version, age in late
+    )
+    well = Answer(QUEUE_AGE, True, f"No change has waited for a live version for more than {BEHIND_SECONDS:.0f} s.")
+    return _failed(now, QUEUE_AGE, said) or well
 
 
 def age_of(version: VersionStatus) -> str | None:
@@ -102,62 +136,40 @@ def age_of(version: VersionStatus) -> str | None:
 
 
 def _dead_letters(now: Now) -> Answer | None:
-    live = [version for version in now.versions if version.is_live]
+    live = [version for version in now.status.versions if version.is_live]
     if not live:
         return None
-    over = [version for version in live if version.dead_letters > now.max_dead_letters]
-    lacking = [version for version in live if version.dead_letters]
-    said = "; ".join(_lacks(version) for version in over or lacking) or "no document lacks a vector"
-    said = f"{said[0].upper()}{said[1:]}. Allowed are {now.max_dead_letters} (gate.max_dead_letters)."
-    severe = any(version.state == "active" for version in over)
-    command = f"embed-pipeline dead-letters {now.index}" if lacking else None
-    return Answer(DEAD_LETTERS, not over, said, severe=severe, command=command)
-
-
-def _lacks(version: VersionStatus) -> str:
-    number = version.dead_letters
-    have = "1 document has" if number == 1 else f"{number:,} documents have"
-    serves = ", which serves and does not find them," if version.state == "active" else ""
-    return f"{have} no vector in {version.name}{serves} ({'; '.join(version.first_dead_letters)})"
+    allowed = f"Allowed are {now.max_dead_letters} (gate.max_dead_letters)."
+    lacking = "; ".join(f"{version.dead_letters:,} of {version.name}" for version in live if version.dead_letters)
+    command = f"embed-pipeline dead-letters {now.status.index}" if lacking else None
+    well = Answer(DEAD_LETTERS, True, f"Documents without a vector: {lacking or 'none'}. {allowed}", command=command)
+    failed = _failed(now, DEAD_LETTERS)
+    return well if failed is None else replace(failed, sentence=f"{failed.sentence} {allowed}")
 
 
 def _nothing_bypassed(now: Now) -> Answer | None:
-    found = now.comparison
+    found = now.status.comparison
     if found is None:
         return None
     said = f"Compared at {found.at:%Y-%m-%d %H:%M} UTC: {found.sentence}"
-    clean = found.differences == 0
-    return Answer(NOTHING_BYPASSED, clean, said, command=None if clean else f"embed-pipeline sync {now.index} --full")
+    return _failed(now, NOTHING_BYPASSED, said) or Answer(NOTHING_BYPASSED, True, said)
 
 
 def _same_model(now: Now) -> Answer:
-    changed = {version: facts for version, facts in now.facts.items() if facts.changed_at is not None and _is_live(now, version)}
-    if not changed:
-        return Answer(SAME_MODEL, True, "No model is known to have changed behind its name.")
-    said = "; ".join(
-        f"the model of {version} is another one since {facts.changed_at:%Y-%m-%d %H:%M} UTC"
-        f"{'' if facts.lowest_cosine is None else f' (cosine {facts.lowest_cosine:.3f})'}"
-        for version, facts in changed.items()
+    well = Answer(SAME_MODEL, True, "No model is known to have changed behind its name.")
+    failed = _failed(now, SAME_MODEL)
+    return (
+        well
+        if failed is None
+        else replace(failed, sentence=f"{failed.sentence} Such a model embeds nothing more until a person has decided.")
     )
-    return Answer(
-        SAME_MODEL,
-        False,
-        f"{said[0].upper()}{said[1:]}: it embeds nothing more until a person has decided.",
-        severe=now.pointer.version in changed,
-        command=f"embed-pipeline check-model {now.index}",
-    )
-
-
-def _is_live(now: Now, name: str) -> bool:
-    version = now.version(name)
-    return version is not None and version.is_live
 
 
 def _rollback_possible(now: Now) -> Answer | None:
     if now.serves is None:
         return None
-    before = now.version(now.pointer.previous)
-    command = f"embed-pipeline rollback {now.index}"
+    before = now.version(now.status.serving.previous)
+    command = f"embed-pipeline rollback {now.status.index}"
     if before is None or not before.is_live:
         said = "There is nothing to go back to: no version served before, or it is retired."
         return Answer(ROLLBACK_POSSIBLE, False, said)
@@ -165,7 +177,7 @@ def _rollback_possible(now: Now) -> Answer | None:
     if age is not None:
         said = f"Changes have waited for {before.name} for more than {age}: a rollback works them off first, or is told to take them along."
         return Answer(ROLLBACK_POSSIBLE, False, said, command=command)
-    said = f"{now.pointer.previous_route} can serve again now: {before.name} is complete and up to date."
+    said = f"{now.status.serving.previous_route} can serve again now: {before.name} is complete and up to date."
     return Answer(ROLLBACK_POSSIBLE, True, said, command=command)
 
 
@@ -177,7 +189,7 @@ def not_retired(now: Now, name: str) -> Answer:
     since = "" if version.since is None else f" at {version.since:%Y-%m-%d %H:%M} UTC"
     if not version.dropped:
         said = f"{name} was retired{since}, and its vectors are not dropped yet."
-        return Answer(NOT_RETIRED, False, said, command=f"embed-pipeline retire {now.index} {name}")
+        return Answer(NOT_RETIRED, False, said, command=f"embed-pipeline retire {now.status.index} {name}")
     said = f"{name} was retired{since}, and its vectors are dropped: what is green here is of before. It may leave the YAML; then this is gone."
     return Answer(NOT_RETIRED, False, said)
 
@@ -189,14 +201,18 @@ def page(now: Now) -> str:
         f"- **{answer.name}**: {answer.sentence}" for answer in found.values() if not answer.passed and answer.name != SERVES
     ]
     covered = coverage(now)
-    held = [] if now.held.state == "running" else [f"Backfills are {now.held.state} by {now.held.changed_by}: {now.held.reason}"]
+    held = (
+        []
+        if now.status.control.state == "running"
+        else [f"Backfills are {now.status.control.state} by {now.status.control.changed_by}: {now.status.control.reason}"]
+    )
     parts = [
         f"**{found[SERVES].sentence}**",
         *([] if covered is None else [f"It finds {covered}."]),
         *held,
         *(["\n".join(wrong)] if wrong else []),
         table(now),
-        f"Next: {now.next.why}{f' (`{now.next.command}`)' if now.next.command else ''}.",
+        f"Next: {now.status.next.why}{f' (`{now.status.next.command}`)' if now.status.next.command else ''}.",
     ]
     return "\n\n".join(parts)
 
@@ -204,8 +220,8 @@ def page(now: Now) -> str:
 def table(now: Now) -> str:
     """The versions, as a Markdown table."""
     rows = ["| version | state | since (UTC) | filled | without vector | gate |", "|---|---|---|---:|---:|---|"]
-    for version in now.versions:
-        state = f"**{version.state}**" if version.name == now.pointer.version else version.state
+    for version in now.status.versions:
+        state = f"**{version.state}**" if version.name == now.status.serving.version else version.state
         since = "" if version.since is None else f"{version.since:%Y-%m-%d %H:%M}"
         filled = f"{version.partitions_done} of {version.partitions}" if version.is_live else ""
         gate = "" if version.gate is None else f"{version.gate.outcome}{', stale' if version.gate.stale else ''}"

@@ -74,7 +74,7 @@ def _found(seen: Look) -> IndexStatus:
     conn, spec = seen.conn, seen.spec
     documents = 0 if seen.index is None or seen.unusable is not None else census.count(conn, seen.index.source)
     found = _versions(seen, documents)
-    held, doubts, off = held_of(seen), doubts_of(seen), _capture_off(conn, seen)
+    held, doubts, off = held_of(seen), doubts_of(seen), capture_off_of(seen)
     pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
     under_way = running(conn, spec.name) if seen.has_catalog else ()
     serves = next((each for each in found if each.name == pointer.version), None)
@@ -86,7 +86,7 @@ def _found(seen: Look) -> IndexStatus:
         control=held,
         versions=found,
         events=_events(conn, "last_events", spec.name) if seen.has_catalog else (),
-        next=_next(seen, found, held, (doubts, off), pointer, under_way, documents),
+        next=next_of(seen, found, held, (doubts, off), pointer, under_way, documents),
         phase=phase(found),
         coverage=None if serves is None or seen.unusable is not None else serves.coverage,
         served_since=next(iter(_events(conn, "last_move", spec.name)), None) if pointer.version else None,
@@ -131,7 +131,7 @@ def _versions(seen: Look, documents: int) -> tuple[VersionStatus, ...]:
     return (*found, *declared_only(spec, {each.name for each in found}))
 
 
-def _next(
+def next_of(
     seen: Look,
     found: tuple[VersionStatus, ...],
     held: Control,
@@ -140,6 +140,7 @@ def _next(
     under_way: tuple[Running, ...],
     documents: int,
 ) -> Next:
+    """The next command. `missed`: what is doubted, and what of change capture is off."""
     spec = seen.spec
     if seen.differences:
         return put_back(spec.name, seen.differences)
@@ -196,11 +197,11 @@ def doubts_of(seen: Look) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*still_open, *shape.differences(seen.conn, seen.index.source, seen.spec.name)]))
 
 
-def _capture_off(conn: psycopg.Connection, seen: Look) -> str:
-    """Nothing before capture was armed at all, and of documents that cannot be read: that says it already."""
+def capture_off_of(seen: Look) -> str:
+    """What of change capture does not fire. Nothing before capture was armed at all, and of documents that cannot be read: that says it already."""
     if seen.index is None or seen.unusable is not None or not seen.registered or seen.differences:
         return ""
-    return ", ".join(capture.disarmed(conn, seen.index.source, seen.spec.name))
+    return ", ".join(capture.disarmed(seen.conn, seen.index.source, seen.spec.name))
 
 
 def held_of(seen: Look) -> Control:

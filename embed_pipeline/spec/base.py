@@ -18,9 +18,14 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Columns = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+# What may be written is told to the schema, by which `dg check yaml` and editors check a declaration.
+Columns = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 # A function of PostgreSQL takes at most 100 arguments, and a payload column is two of jsonb_build_object.
-PayloadColumns = Annotated[list[str], BeforeValidator(_as_list), Field(max_length=50)]
+PayloadColumns = Annotated[
+    list[str],
+    Field(max_length=50),
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str | dict[Literal["column", "index"], str]]),
+]
 IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid"]
 """A payload index of Qdrant, by what it is over."""
 

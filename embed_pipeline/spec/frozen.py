@@ -32,6 +32,7 @@ INDEX: Mapping[str, Fate] = {
     "adapter": "free",
     "backfill": "free",
     "reconcile": "free",
+    "checks": "free",
     "throttle": "free",
     "retire": "free",
     "watch": "free",

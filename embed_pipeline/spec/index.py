@@ -11,6 +11,7 @@ from embed_pipeline.spec.places import DocumentsSpec, PgvectorServerSpec, Pgvect
 from embed_pipeline.spec.rules import (
     AdapterSpec,
     BackfillSpec,
+    ChecksSpec,
     GateSpec,
     HoldoutSpec,
     ReconcileSpec,
@@ -47,6 +48,7 @@ class IndexSpec(Declared):
     adapter: AdapterSpec = AdapterSpec()
     backfill: BackfillSpec = BackfillSpec()
     reconcile: ReconcileSpec = ReconcileSpec()
+    checks: ChecksSpec = ChecksSpec()
     throttle: ThrottleSpec = ThrottleSpec()
     retire: RetireSpec = RetireSpec()
     watch: WatchSpec | None = None

@@ -124,6 +124,14 @@ class WatchSpec(Declared):
         return math.ceil(self.for_seconds / self.every_seconds)
 
 
+class ChecksSpec(Declared):
+    """What a check of Dagster that fails does to the run that asked it."""
+
+    fail_runs: bool = Field(
+        True, description="a failed nothing_bypassed, dead_letters, same_model or adapter_fresh ends its run as a failure"
+    )
+
+
 class ThrottleSpec(Declared):
     """When a backfill must wait, or stop, for the sake of the server. Nothing that is not declared is looked at."""
 

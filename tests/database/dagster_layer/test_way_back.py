@@ -27,6 +27,10 @@ def test_a_rollback_takes_along_what_it_is_told_to(declare: Declare, run: Run, a
     assert "1 documents of v1 have waited" in sentence(run(spec).op_job("docs_rollback"))
     assert run(spec).op_job("docs_rollback", accept_stale=1, reason="complaints").success
     assert pointer(app) == "v1"
+    down.unlink()
+    assert "was rolled back already" in sentence(run(spec).op_job("docs_rollback", reason="typed twice"))
+    assert run(spec).op_job("docs_rollback", to="v2").success
+    assert pointer(app) == "v2"
 
 
 def test_searchers_without_the_new_model_are_left_behind_when_it_is_told_to(
