@@ -68,7 +68,7 @@ def _found(seen: Look) -> IndexStatus:
     conn, spec = seen.conn, seen.spec
     documents = 0 if seen.index is None or seen.unusable is not None else census.count(conn, seen.index.source)
     found = _versions(seen, documents)
-    held, doubts, off = held_of(seen), doubts_of(seen), _capture_off(conn, seen)
+    held, doubts, off = held_of(seen), doubts_of(seen), capture_off_of(seen)
     pointer = serving.read(conn, spec.name) if seen.has_catalog else Pointer(None, None, 0)
     under_way = running(conn, spec.name) if seen.has_catalog else ()
     serves = next((each for each in found if each.name == pointer.version), None)
@@ -189,11 +189,11 @@ def doubts_of(seen: Look) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*still_open, *shape.differences(seen.conn, seen.index.source, seen.spec.name)]))
 
 
-def _capture_off(conn: psycopg.Connection, seen: Look) -> str:
+def capture_off_of(seen: Look) -> str:
     """Nothing before capture was armed at all, and of documents that cannot be read: that says it already."""
     if seen.index is None or seen.unusable is not None or not seen.registered or seen.differences:
         return ""
-    return ", ".join(capture.disarmed(conn, seen.index.source, seen.spec.name))
+    return ", ".join(capture.disarmed(seen.conn, seen.index.source, seen.spec.name))
 
 
 def held_of(seen: Look) -> Control:

@@ -37,7 +37,7 @@ VERBS = {
         "abort",
     ),
     *("status", "health", "history", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview"),
-    *("doctor", "remove"),
+    *("doctor", "remove", "metrics"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 
