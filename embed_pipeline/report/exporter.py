@@ -29,6 +29,8 @@ with needed_for("The exporter of metrics"):
 FRESH_SECONDS = 5.0
 # Prometheus gives a scrape up after ten seconds: before that it is told that there is no answer.
 DEADLINE_SECONDS = 8.0
+# A connection that a network has forgotten without a word hangs for as long as the kernel likes; after this another one is tried.
+GIVEN_UP_SECONDS = 60.0
 OUTCOMES = ("pass", "fail", "undecided")
 PREFIX = "embed_pipeline_"
 INDEX, VERSION = ("index",), ("index", "version")
@@ -116,7 +118,7 @@ def _families() -> dict[str, GaugeMetricFamily]:
 
 @dataclass
 class _Watched:
-    """One index. At most one look is under way, so that a database that hangs collects no threads."""
+    """One index. At most one look a minute is left hanging, so that a database that hangs collects few threads and sessions."""
 
     spec: IndexSpec
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -124,7 +126,8 @@ class _Watched:
 
     def begin(self, now: float) -> None:
         with self._lock:
-            if self._look is None or (self._look.done.is_set() and self._look.began < now - FRESH_SECONDS):
+            kept = FRESH_SECONDS if self._look is None or self._look.done.is_set() else GIVEN_UP_SECONDS
+            if self._look is None or self._look.began < now - kept:
                 self._look = _Look(self.spec)
                 threading.Thread(target=self._look.run, name=f"metrics-{self.spec.name}", daemon=True).start()
 
