@@ -18,6 +18,7 @@ EXTRA_OF = {
     "onnxruntime": "onnx",
     "openai": "openai",
     "pandas": "pandas",
+    "prometheus_client": "metrics",
     "pyarrow": "load",
     "qdrant_client": "qdrant",
     "scipy": "gate",

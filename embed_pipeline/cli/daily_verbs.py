@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from embed_pipeline.index.handle import OpenIndex
     from embed_pipeline.migrate.dual_write import VersionSync
     from embed_pipeline.search import Answer
+    from embed_pipeline.spec import IndexSpec
 
 SNIPPET = 80
 
@@ -64,9 +67,19 @@ def load(index: str, file: Path, full: bool, accept_loss: int | None, config: Pa
 @click.option("--watch", is_flag=True, help="Go on as changes arrive, until SIGINT or SIGTERM.")
 @click.option("--full", is_flag=True, help="First compare everything and queue what differs; arms change capture again.")
 @accepting_loss
+@click.option("--metrics", metavar="HOST:PORT", help="With --watch: serve Prometheus metrics of INDEX there.")
 @with_config
 @click.pass_context
-def sync(ctx: click.Context, index: str, watch: bool, full: bool, accept_loss: int | None, config: Path, as_json: bool) -> None:
+def sync(
+    ctx: click.Context,
+    index: str,
+    watch: bool,
+    full: bool,
+    accept_loss: int | None,
+    metrics: str | None,
+    config: Path,
+    as_json: bool,
+) -> None:
     """Dual-write: bring every live version up to date with the documents' changes."""
     from embed_pipeline.documents import shape
     from embed_pipeline.migrate import dual_write, verify
@@ -74,8 +87,11 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, accept_loss: i
     from embed_pipeline.migrate.watch import watch as watch_changes
 
     _require_full(full, accept_loss)
+    if metrics is not None and not watch:
+        raise click.UsageError("--metrics is of --watch: what ends at once cannot be scraped.")
     output = Output(as_json)
-    with opened(one_index(config, index)) as opened_index:
+    spec = one_index(config, index)
+    with opened(spec) as opened_index, _measured(output, spec, metrics):
         compared = verify.reconcile(opened_index, accept_loss) if full else None
         queued = None if compared is None else compared.queued
         if compared is not None and compared.found:
@@ -111,6 +127,19 @@ def sync(ctx: click.Context, index: str, watch: bool, full: bool, accept_loss: i
         with until_signalled() as stop:
             output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
             watch_changes(opened_index, stop, report, _Outages(output).tell, doubted)
+
+
+@contextmanager
+def _measured(output: Output, spec: IndexSpec, listen: str | None) -> Iterator[None]:
+    """With metrics over HTTP beside what is done, where that is asked for."""
+    if listen is None:
+        yield
+        return
+    from embed_pipeline.report.exporter import serving_metrics
+
+    with serving_metrics([spec], listen) as url:
+        output.note(f"metrics on {url}")
+        yield
 
 
 class _Outages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Migrate": ("load", "adopt", "plan", "preview", "backfill", "fit", "gate", "cutover", "rollback", "retire"),
-    "Look": ("status", "health", "doctor", "history", "search", "shadow", "verify"),
+    "Look": ("status", "health", "metrics", "doctor", "history", "search", "shadow", "verify"),
     "Every day": ("sync", "watch", "dead-letters", "check-model", "take-over"),
     "Hold a backfill": ("pause", "resume", "abort"),
     "Judge": ("holdout",),
@@ -26,6 +26,7 @@ EXAMPLES: dict[str, str] = {
     "retire": "embed-pipeline retire docs v1",
     "status": "embed-pipeline status docs --watch",
     "health": "embed-pipeline health docs --json",
+    "metrics": "embed-pipeline metrics --listen 127.0.0.1:9464",
     "doctor": "embed-pipeline doctor --table public.items --column embedding --text body",
     "history": "embed-pipeline history docs --limit 20",
     "search": 'embed-pipeline search docs "read a file line by line" -k 5',

@@ -1,4 +1,4 @@
-"""Verbs that look and change nothing: status, health, history."""
+"""Verbs that look and change nothing: status, health, metrics, history."""
 
 from __future__ import annotations
 
@@ -113,6 +113,24 @@ def health(ctx: click.Context, index: str | None, config: Path, as_json: bool) -
 
 
 @click.command(cls=Verb)
+@click.option("--listen", default="127.0.0.1:9464", show_default=True, metavar="HOST:PORT", help="Where Prometheus asks.")
+@with_config
+def metrics(listen: str, config: Path, as_json: bool) -> None:
+    """Serve Prometheus metrics of all declared indexes over HTTP, until SIGINT or SIGTERM. Changes nothing."""
+    from embed_pipeline.configuration import read_indexes
+    from embed_pipeline.report.exporter import serving_metrics
+
+    output = Output(as_json)
+    declared = read_indexes(config)
+    for unreadable in declared.unreadable:
+        output.note(f"error: {' '.join(str(unreadable).split())}")
+    with until_signalled() as stop, serving_metrics(list(declared.indexes.values()), listen) as url:
+        output.result({"url": url, "indexes": list(declared.indexes)}, indent=None)
+        output.note(f"metrics on {url}; stop with Ctrl-C or SIGTERM.")
+        stop.wait()
+
+
+@click.command(cls=Verb)
 @click.argument("index")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="So many of the last steps.")
 @click.option("--all", "everything", is_flag=True, help="Each wait of a throttle and each full comparison too.")
@@ -179,4 +197,4 @@ def _say(output: Output, lines: list[str]) -> None:
         output.text(line)
 
 
-VERBS = (status, health, history)
+VERBS = (status, health, metrics, history)

@@ -73,6 +73,7 @@ FOR = {
     "gate": "from embed_pipeline.evaluate.metrics import per_query; per_query('recall@10', {'q': {'1': 1}}, {'q': [('1', 1.0)]}); "
     "from embed_pipeline.evaluate.report import plot_png",
     "load": "from embed_pipeline.documents import rows; import pyarrow.parquet",
+    "metrics": "import embed_pipeline.report.exporter",
     "onnx": "import embed_pipeline.embedders.providers.onnx, onnxruntime, tokenizers",
     "openai": "import embed_pipeline.embedders.providers.openai",
     "pandas": "import embed_pipeline.migrate.evidence_of",

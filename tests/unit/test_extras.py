@@ -73,12 +73,15 @@ def collection():
     from embed_pipeline.spec.collection_config import collection_config
     collection_config({"hnsw_config": {"m": 16}})
 
+def exporter():
+    import embed_pipeline.report.exporter
+
 said = {}
 for name, call in {
     "dagster": lambda: embed_pipeline.EmbeddingIndex, "openai": lambda: provider("openai"), "cohere": lambda: provider("cohere"),
     "voyage": lambda: provider("voyage"), "picture": picture, "chunker": chunker, "parquet": lambda: rows("a.parquet"),
     "csv": lambda: rows("a.csv"), "holdout": lambda: holdout("a.parquet"), "metric": metric, "adapter": adapter,
-    "tokenizer": tokenizer, "qdrant": qdrant, "collection": collection,
+    "tokenizer": tokenizer, "qdrant": qdrant, "collection": collection, "exporter": exporter,
 }.items():
     try:
         call()
@@ -123,6 +126,7 @@ SENTENCES = {
     "qdrant": "Store qdrant needs qdrant_client, which is not installed. Run: pip install 'embed-pipeline[qdrant]'",
     "collection": "The configuration of a collection needs qdrant_client, which is not installed. "
     "Run: pip install 'embed-pipeline[qdrant]'",
+    "exporter": "The exporter of metrics needs prometheus_client, which is not installed. Run: pip install 'embed-pipeline[metrics]'",
 }
 
 

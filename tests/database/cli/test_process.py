@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -37,7 +39,7 @@ VERBS = {
         "abort",
     ),
     *("status", "health", "history", "verify", "search", "demo", "db", "adopt", "take-over", "holdout", "fit", "preview"),
-    *("doctor", "remove", "shadow", "watch"),
+    *("doctor", "remove", "shadow", "watch", "metrics"),
 }
 HEAVY = ("dagster", "pydantic", "numpy", "psycopg", "pyarrow", "rich", "sqlalchemy")
 
@@ -129,6 +131,39 @@ def test_watch_ends_in_peace_when_told_to(place: Place, run: Callable[..., Ran],
         watching.wait()
     assert watching.returncode == 0
     assert errors == ""
+
+
+@pytest.mark.parametrize("verb", [["sync", "docs", "--watch", "--metrics"], ["metrics", "--listen"]])
+def test_metrics_are_served_until_told_to_end(place: Place, run: Callable[..., Ran], verb: list[str]) -> None:
+    pytest.importorskip("prometheus_client")
+    run("load", "docs", place.write_documents())
+    run("backfill", "docs", "v1")
+    serving = subprocess.Popen(
+        [*SCRIPT, *verb, "127.0.0.1:0", "--config", str(place.config)],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    try:
+        assert serving.stderr is not None
+        said = re.search(r"^metrics on (\S+?)(;|$)", serving.stderr.readline())
+        assert said is not None
+        with urlopen(said[1], timeout=30) as answer:
+            text = answer.read().decode()
+            assert re.search(r'^embed_pipeline_up\{index="docs"\} 1\.0$', text, re.MULTILINE)
+        serving.send_signal(signal.SIGTERM)
+        serving.communicate(timeout=30)
+    finally:
+        serving.kill()
+        serving.wait()
+    assert serving.returncode == 0
+
+
+def test_metrics_of_what_ends_at_once_are_refused(place: Place) -> None:
+    done = process("sync", "docs", "--metrics", "127.0.0.1:0", "--config", str(place.config))
+    assert done.returncode == 2
+    assert "--metrics is of --watch" in done.stderr
 
 
 def test_the_place_of_the_embedded_server_is_told_without_its_password(postgres_server: Server) -> None:

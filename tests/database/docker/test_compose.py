@@ -31,7 +31,8 @@ from tests.database.docker.composed import (
 from tests.database.docker.stand_ins import postgres_of_the_containers, qdrant_that_answers
 
 GIVEN = {name: f"secret of {name}" for name in SECRETS}
-OURS = ("dagster-schema", "code-server", "webserver", "daemon")
+OF_DAGSTER = ("dagster-schema", "code-server", "webserver", "daemon")
+OURS = (*OF_DAGSTER, "metrics")
 
 
 @pytest.mark.parametrize("missing", sorted(SECRETS))
@@ -77,6 +78,7 @@ def test_ports_are_published_on_this_machine_only_unless_told_otherwise() -> Non
         "127.0.0.1:5432:5432",
         "127.0.0.1:6333:6333",
         "127.0.0.1:3000:3000",
+        "127.0.0.1:9464:9464",
     }
     assert published["code-server"] == [], "it runs what it is told, and asks for no password"
     other = services(GIVEN | {"BIND_ADDRESS": "10.0.0.1", "DAGSTER_PORT": "80"})
@@ -104,6 +106,7 @@ def test_everything_waits_for_what_it_needs_to_be_healthy() -> None:
             wanted = "service_completed_successfully" if found[needed]["restart"] == "no" else "service_healthy"
             assert how == {"condition": wanted}, f"{name} waits for {needed}"
     assert set(found["code-server"]["depends_on"]) == {"postgres", "qdrant"}
+    assert set(found["metrics"]["depends_on"]) == {"postgres"}
     for name in ("webserver", "daemon"):
         assert set(found[name]["depends_on"]) == {"dagster-schema", "code-server"}
 
@@ -162,7 +165,7 @@ def test_dagsters_settings_are_the_projects_but_for_the_storage() -> None:
     assert docker == ours
     assert database["scheme"] == "postgresql+psycopg2"
     named = {value["env"] for value in database.values() if isinstance(value, dict)}
-    for name in OURS:
+    for name in OF_DAGSTER:
         # Runs are started with the daemon's settings, in which these names are not resolved yet.
         assert named <= set(services(GIVEN)[name]["environment"]), name
 
@@ -173,6 +176,8 @@ def test_runs_find_both_stores() -> None:
     assert {"DATABASE_URL", "QDRANT_URL", "QDRANT_API_KEY"} <= set(runs)
     assert runs["QDRANT_API_KEY"] == found["qdrant"]["environment"]["QDRANT__SERVICE__API_KEY"]
     assert runs["PGPASSWORD"] == found["postgres"]["environment"]["EMBED_PIPELINE_PASSWORD"]
+    ours = {"DATABASE_URL", "PGPASSWORD", "QDRANT_URL", "QDRANT_API_KEY"}
+    assert found["metrics"]["environment"] == {name: runs[name] for name in ours}, "it measures what the runs work on"
     for name in ("webserver", "daemon"):
         assert not {"DATABASE_URL", "PGPASSWORD", "QDRANT_API_KEY"} & set(found[name]["environment"]), (
             f"{name} runs no code of ours"

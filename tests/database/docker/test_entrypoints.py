@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -124,13 +125,13 @@ class Containers:
         return self.log.read_text(encoding="utf-8", errors="replace")[-4000:] if self.log.exists() else ""
 
 
-OURS = ("code-server", "webserver", "daemon")
+OURS = ("code-server", "webserver", "daemon", "metrics")
 
 
 @contextmanager
 def containers(tmp_path: Path) -> Iterator[tuple[Containers, embedded.Server]]:
     with postgres_of_the_containers(tmp_path, GIVEN) as postgres, qdrant_that_answers(200) as qdrant:
-        ports = {"5432": postgres.port, "6333": qdrant.port, "3000": free_port(), "4000": free_port()}
+        ports = {"5432": postgres.port, "6333": qdrant.port, "3000": free_port(), "4000": free_port(), "9464": free_port()}
         made = Containers(tmp_path, ports)
         try:
             yield made, postgres
@@ -186,6 +187,9 @@ def test_a_run_of_the_example_index_succeeds(tmp_path: Path) -> None:
             assert conn.execute(owners).fetchall() == [("embed_pipeline",)], "runs come by the role that is theirs"
         with psycopg.connect(postgres.url("dagster")) as conn:
             assert conn.execute("SELECT status FROM runs").fetchall() == [("SUCCESS",)]
+
+        with urlopen(f"http://127.0.0.1:{deployment.ports['9464']}/metrics", timeout=30) as scraped:
+            assert b'embed_pipeline_partitions_filled{index="docs",version="v1"} 1.0' in scraped.read()
 
         assert set(deployment.stop()) == {*OURS, "dagster-schema"}, "all end when they are told to"
         assert_only_volumes_were_written(deployment)
