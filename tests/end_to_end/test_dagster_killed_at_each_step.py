@@ -73,7 +73,7 @@ def deployment(app: psycopg.Connection, database_url: str, holdout: Path, tmp_pa
 def launch(client: Dagster, job: str, config: dict[str, Any] | None = None, tags: Sequence[dict[str, str]] = ()) -> str:
     selector = {"repositoryName": "__repository__", "repositoryLocationName": "embed_pipeline", "jobName": job}
     params: dict[str, Any] = {"selector": selector, "runConfigData": config or {}}
-    params["executionMetadata"] = {"tags": [*tags, *(RANGE if job.startswith("backfill") else [])]}
+    params["executionMetadata"] = {"tags": [*tags, *(RANGE if job.endswith("_backfill") else [])]}
     answer = client.ask(LAUNCH_RUN, e=params)["launchRun"]
     assert answer["__typename"] == "LaunchRunSuccess", answer
     return str(answer["run"]["runId"])

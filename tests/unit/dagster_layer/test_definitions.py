@@ -333,7 +333,7 @@ def test_a_file_that_dagster_cannot_read_hurts_one_index(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     sensors, _, keys = done.stdout.partition("] ")
     assert sensors == "['docs_dual_write', 'docs_state', 'mail_declaration', 'news_declaration', 'shop_declaration', 'wiki_declaration'"
-    assert "docs/embeddings/v1" in keys
+    assert "docs/v1/embeddings" in keys
     assert "'shop/declaration'" in keys
     assert "shop/defs.yaml, line 3 is not valid YAML." in keys
     assert f"No index is declared in {tmp_path / 'assets' / 'wiki' / 'defs.yaml'}." in keys
