@@ -60,8 +60,8 @@ SECONDS = 400.0
 @pytest.fixture
 def serving_v1(app: psycopg.Connection, open_docs: Callable[..., OpenIndex]) -> None:
     """v1 serves already and v2 is registered, without Dagster."""
-    serve(open_docs("v1"), "v1")
-    open_docs("v1", "v2")
+    serve(open_docs("v1", partitions=4), "v1")
+    open_docs("v1", "v2", partitions=4)
 
 
 @pytest.fixture
