@@ -332,7 +332,10 @@ def test_a_file_that_dagster_cannot_read_hurts_one_index(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     sensors, _, keys = done.stdout.partition("] ")
-    assert sensors == "['docs_dual_write', 'docs_state', 'mail_declaration', 'news_declaration', 'shop_declaration', 'wiki_declaration'"
+    assert (
+        sensors
+        == "['docs_dual_write', 'docs_state', 'mail_declaration', 'news_declaration', 'shop_declaration', 'wiki_declaration'"
+    )
     assert "docs/v1/embeddings" in keys
     assert "'shop/declaration'" in keys
     assert "shop/defs.yaml, line 3 is not valid YAML." in keys
