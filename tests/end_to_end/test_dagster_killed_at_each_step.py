@@ -60,8 +60,8 @@ SECONDS = 400.0
 @pytest.fixture
 def serving_v1(app: psycopg.Connection, open_docs: Callable[..., OpenIndex]) -> None:
     """v1 serves already and v2 is registered, without Dagster."""
-    serve(open_docs("v1"), "v1")
-    open_docs("v1", "v2")
+    serve(open_docs("v1", partitions=4), "v1")
+    open_docs("v1", "v2", partitions=4)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def deployment(app: psycopg.Connection, database_url: str, holdout: Path, tmp_pa
 def launch(client: Dagster, job: str, config: dict[str, Any] | None = None, tags: Sequence[dict[str, str]] = ()) -> str:
     selector = {"repositoryName": "__repository__", "repositoryLocationName": "embed_pipeline", "jobName": job}
     params: dict[str, Any] = {"selector": selector, "runConfigData": config or {}}
-    params["executionMetadata"] = {"tags": [*tags, *(RANGE if job.startswith("backfill") else [])]}
+    params["executionMetadata"] = {"tags": [*tags, *(RANGE if job.endswith("_backfill") else [])]}
     answer = client.ask(LAUNCH_RUN, e=params)["launchRun"]
     assert answer["__typename"] == "LaunchRunSuccess", answer
     return str(answer["run"]["runId"])

@@ -159,7 +159,7 @@ def test_migration_in_process(
 ) -> None:
     server = loopback()
     store = {"kind": "qdrant", "url": server.url, "layout": layout}
-    spec = declared(database_url, holdout, "v1", "v2", store=store, gate=GATE)
+    spec = declared(database_url, holdout, "v1", "v2", store=store, gate=GATE, partitions=4)
     with dg.DagsterInstance.ephemeral() as instance:
         launch = InProcess(spec, instance)
         migrate(launch, spec, readers_of(layout, database_url, server.url, "docs"), [Writer(database_url, 1)])

@@ -36,8 +36,8 @@ def say(request: pytest.FixtureRequest, place: Place, run: Run, database_url: st
             conn.execute(f"SELECT embed_pipeline.{verb}('docs', %s)", (reason,))  # type: ignore[arg-type]
 
     def by_dagster(verb: str, reason: str) -> None:
-        job = build_definitions(load_indexes(place.config)["docs"]).resolve_job_def(f"{verb}_docs")
-        config = {"ops": {f"{verb}_docs__op": {"config": {"reason": reason}}}}
+        job = build_definitions(load_indexes(place.config)["docs"]).resolve_job_def(f"docs_{verb}")
+        config = {"ops": {f"docs_{verb}__op": {"config": {"reason": reason}}}}
         with dg.DagsterInstance.ephemeral() as instance:
             assert job.execute_in_process(run_config=config, instance=instance).success
 

@@ -124,7 +124,7 @@ def test_no_key_is_found_anywhere(
             job = docs.resolve_job_def("docs__cohere_backfill")
             assert not job.execute_in_process(instance=instance, tags=whole, raise_on_error=False).success
         for name in ("docs__cohere_backfill", "docs__cohere_gate", "docs_dual_write", "docs_model_check"):
-            tags = whole if name.startswith("backfill") else None
+            tags = whole if name.endswith("_backfill") else None
             result = docs.resolve_job_def(name).execute_in_process(instance=instance, tags=tags, raise_on_error=False)
             assert result.success, [event.message for event in result.all_events if event.is_failure]
     files = [file for file in home.rglob("*") if file.is_file()]
