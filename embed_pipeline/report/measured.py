@@ -31,6 +31,7 @@ from embed_pipeline.report.status import (
     held_of,
     last_comparison,
     pending_of,
+    watched_of,
 )
 from embed_pipeline.report.version_status import GateState, VersionStatus
 from embed_pipeline.spec import IndexSpec
@@ -123,6 +124,7 @@ def _judged(seen: Look, found: Measured) -> Measured:
         events=(),
         next=Next(None, ""),
         comparison=found.comparison,
+        watch=watched_of(seen.conn, seen.spec.name),
         doubts=doubts,
         capture_off=capture_off_of(seen),
         unusable="" if seen.unusable is None else str(seen.unusable),

@@ -30,6 +30,7 @@ from embed_pipeline.report.status import (
     next_of,
     pending_of,
     rolled_back_of,
+    watched_of,
 )
 from embed_pipeline.report.version_status import GateState, VersionStatus
 from embed_pipeline.spec import IndexSpec
@@ -131,6 +132,7 @@ def _status(seen: Look, facts: Mapping[str, Facts]) -> IndexStatus:
         # Whoever registered a version has documents, or their own table: what is to be loaded first, `status` says.
         next=next_of(seen, found, held, (doubts, off), pointer, (), documents=1),
         comparison=last_comparison(conn, spec.name),
+        watch=watched_of(conn, spec.name),
         doubts=doubts,
         capture_off=off,
         unusable="" if seen.unusable is None else str(seen.unusable),

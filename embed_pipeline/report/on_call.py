@@ -45,6 +45,7 @@ FAILS_BY = {
         "store_away",
         "ann_index",
         "readers_told_otherwise",
+        "watch",
     ),
     CAPTURE_ARMED: ("documents_unusable", "capture_off", "doubt"),
     QUEUE_AGE: ("queue",),

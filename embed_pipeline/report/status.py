@@ -49,7 +49,8 @@ EVENTS = 10
 OLD_TRANSACTION_SECONDS = 3_600.0
 
 
-def _watched(conn: psycopg.Connection, index: str) -> str:
+def watched_of(conn: psycopg.Connection, index: str) -> str:
+    """What the newest look after the cutover has found, where that is a loss or could not be known."""
     newest = watch_looks.last(conn, index)
     return "" if newest is None or newest.outcome not in ("fail", "unknown") else newest.sentence
 
@@ -108,7 +109,7 @@ def _found(seen: Look) -> IndexStatus:
         adapters=() if seen.unusable is not None else _adapters(conn, seen),
         accounts=_accounts(conn, seen),
         warnings=seen.warnings,
-        watch=_watched(conn, spec.name) if seen.has_catalog else "",
+        watch=watched_of(conn, spec.name) if seen.has_catalog else "",
     )
 
 
