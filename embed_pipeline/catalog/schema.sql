@@ -1386,6 +1386,9 @@ CREATE VIEW embed_pipeline.health AS
                               WHERE o.index_name = n.index_name
                                 AND abs(extract(epoch FROM clock_timestamp() - r.seen_at)) < 180) THEN 'reader_left_behind' END,
             CASE WHEN n.control <> 'running' THEN 'held' END,
+            CASE WHEN (SELECT w.outcome IN ('fail', 'unknown') FROM embed_pipeline.watch_looks w
+                       WHERE w.index_name = n.index_name AND w.generation = n.generation AND w.outcome IS NOT NULL
+                       ORDER BY w.look DESC LIMIT 1) THEN 'watch' END,
             CASE WHEN n.differences > 0 AND n.doubts = 0 THEN 'bypassed' END,
             CASE WHEN EXISTS (SELECT FROM embed_pipeline.index_versions v WHERE v.index_name = n.index_name
                               AND v.state = 'retired' AND v.dropped_at IS NULL) THEN 'retire_unfinished' END], NULL) AS reasons

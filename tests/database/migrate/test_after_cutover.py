@@ -9,7 +9,6 @@ import psycopg
 import pytest
 
 from embed_pipeline import status
-from embed_pipeline.cli import render
 from embed_pipeline.cli.serving_verbs import look_lines
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.index.handle import OpenIndex
@@ -62,7 +61,9 @@ def test_a_watch_by_what_it_says(watched: Callable[..., OpenIndex], app: psycopg
     assert "difference -1.000" in found.sentence
     assert "queries with a hit -1.000" in found.sentence
     assert (found.rolled_back, look_lines(found)[-1]) == (None, "next: embed-pipeline rollback docs")
-    assert f"  watch: {found.sentence}" in render.status_lines(status(index.spec))
+    assert [(each.code, each.sentence) for each in status(index.spec).attention if each.code == "watch"] == [
+        ("watch", found.sentence)
+    ]
     reasons = app.execute(
         "SELECT reason, detail -> 'generation' FROM embed_pipeline.audit_events WHERE event = 'watch fail'"
     ).fetchall()

@@ -31,6 +31,11 @@ FAULTS: list[tuple[str | None, str]] = [
     ("dead_letters", "INSERT INTO embed_pipeline.dead_letters VALUES ('docs', 'v2', '2', '', 'empty text')"),
     ("held", "SELECT embed_pipeline.pause('docs', 'lunch')"),
     (
+        "watch",
+        "INSERT INTO embed_pipeline.watch_looks (index_name, generation, look, version, outcome, sentence) "
+        "SELECT 'docs', generation, 1, 'v1', 'fail', 'recall fell' FROM embed_pipeline.serving_pointer",
+    ),
+    (
         "bypassed",
         "INSERT INTO embed_pipeline.audit_events (index_name, event, reason, detail) VALUES ('docs', 'reconcile', 'two differ', "
         '\'{"queued": {"v1": 2}, "disarmed": []}\')',
