@@ -38,7 +38,7 @@ def test_a_point_edited_while_it_is_adopted_keeps_the_edit(world: World) -> None
         collection.write(edited)
 
     with opened(world.spec(), register_new=False) as index:
-        signals.listen("qdrant.decided", edit)
+        signals.listen("points.decided", edit)
         done = adopting.adopt(index)
         assert (done.adopted, done.differing) == (DOCUMENTS, 0)
         point = collection.points()["7"]

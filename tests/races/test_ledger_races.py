@@ -83,7 +83,7 @@ def test_a_take_over_while_the_other_ledger_writes(
         with opened(declared(restored, holdout, "v1", store=store), register_new=False, ours=False) as taking:
             assert list(take_over.take_over(taking, "docs").before) == ["v1"]
 
-    at("qdrant.decided", take)
+    at("points.decided", take)
     (result,) = dual_write.sync(index)
     assert "belongs to index docs of database" in result.error
     assert (result.written, result.pending) == (0, 1)

@@ -36,7 +36,7 @@ def test_a_backfill_inserts_after_a_newer_write(app: psycopg.Connection, open_st
         change(app, 1, "newer")
         by_another(app, index)
 
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     report = backfill.fill_partition(index, "v1", "00")
     assert report.written == report.documents - 1
     assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nnewer")
@@ -50,7 +50,7 @@ def test_a_backfill_inserts_a_deleted_document(app: psycopg.Connection, open_sto
         app.execute("DELETE FROM articles WHERE id = 1")
         by_another(app, index)
 
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     fill(index, "v1")
     assert "1" not in hashes(index, app, "v1")
     require_consistent(index)
@@ -97,9 +97,9 @@ def test_nothing_is_inserted_into_a_partition_that_was_closed(app: psycopg.Conne
     def close() -> None:
         with index.connection() as conn:
             partitions.close(conn, "docs", "v1", "00")
-        signals.listen("qdrant.decided", lambda: sent.append("a request"))
+        signals.listen("points.decided", lambda: sent.append("a request"))
 
-    at("qdrant.read", close)
+    at("points.read", close)
     with pytest.raises(FencedOff, match="Partition 00 of docs.v1 was closed"):
         backfill.fill_partition(index, "v1", "00")
     assert sent == []
@@ -121,7 +121,7 @@ def test_a_truncate_between_two_looks_of_a_backfill(app: psycopg.Connection, ope
     def die() -> None:
         raise KeyboardInterrupt
 
-    at("qdrant.decided", truncate)
+    at("points.decided", truncate)
     if dies:
         at("store.committed", die)
         with pytest.raises(KeyboardInterrupt):

@@ -50,7 +50,7 @@ def test_an_older_write_lands_after_a_newer_one(app: psycopg.Connection, open_st
         assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nnewer")
 
     # Once for the look that settles nothing, which decides nothing; then for the write.
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     dual_write.sync(index)
     assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nnewer")
     require_consistent(index)
@@ -70,7 +70,7 @@ def test_the_claim_is_looked_at_after_the_points(app: psycopg.Connection, open_s
             change(app, 1, "newer")
             by_another(app, index)
 
-    signals.listen("qdrant.read", overtake)
+    signals.listen("points.read", overtake)
     dual_write.sync(index)
     assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nnewer")
     require_consistent(index)
@@ -88,7 +88,7 @@ def test_a_claim_that_was_taken_over_writes_nothing(app: psycopg.Connection, ope
         nonlocal written
         written += 1
 
-    signals.listen("store.committed", lambda: signals.listen("qdrant.decided", count))
+    signals.listen("store.committed", lambda: signals.listen("points.decided", count))
     (result,) = dual_write.sync(index)
     assert (written, result.written) == (0, 0)
     settle(index)
@@ -102,7 +102,7 @@ def test_the_documents_are_looked_at_after_the_points(app: psycopg.Connection, o
         app.execute("DELETE FROM articles WHERE id = 1")
         by_another(app, index)
 
-    at("qdrant.read", overtake)
+    at("points.read", overtake)
     fill(index, "v1")
     assert "1" not in hashes(index, app, "v1")
     require_consistent(index)
@@ -119,7 +119,7 @@ def test_a_document_goes_a_second_time(app: psycopg.Connection, open_stored: Ope
         app.execute("DELETE FROM articles WHERE id = 1")
         by_another(app, index)
 
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     backfill.fill_partition(index, "v1", "00")
     assert "1" not in hashes(index, app, "v1")
 
@@ -134,7 +134,7 @@ def test_a_text_that_came_back_is_settled_while_a_worker_writes(app: psycopg.Con
         change(app, 1, "body 1")
         by_another(app, index)
 
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     dual_write.sync(index)
     assert hashes(index, app, "v1")["1"] == text_hash("title 1\n\nbody 1")
     require_consistent(index)
@@ -148,7 +148,7 @@ def test_a_rejected_edit_beside_an_insert_on_its_way(app: psycopg.Connection, op
         app.execute("UPDATE articles SET title = '', body = '' WHERE id = 1")
         by_another(app, index)
 
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     backfill.fill_partition(index, "v1", "00")
     assert "1" not in hashes(index, app, "v1")
     assert verify.verify(index)["v1"].dead_letters == 1
@@ -201,7 +201,7 @@ def test_tombstones_are_not_swept_under_a_writer(
         with index.connection() as conn:
             store_of(index, "v1")._sweep(conn)
 
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     fill(index, "v1")
     assert "1" not in hashes(index, app, "v1")
     require_consistent(index)
@@ -259,7 +259,7 @@ def test_another_version_is_retired_between_reading_and_writing(app: psycopg.Con
 
     with index.connection() as conn:
         dual_write_only(index, conn, "v1")
-    at("qdrant.decided", overtake)
+    at("points.decided", overtake)
     results = {each.version: each for each in dual_write.sync(index)}
     # By this very run: nobody takes the vector that is gone for this version's.
     assert (results["v2"].error, results["v2"].written) == ("", 1)
@@ -284,7 +284,7 @@ def test_a_neighbour_is_being_retired_while_its_points_are_read(
         assert gone.wait(30)
 
     def write_meanwhile() -> None:
-        at("qdrant.decided", hold)
+        at("points.decided", hold)
         writing.start()
         assert decided.wait(30)
 
@@ -316,7 +316,7 @@ def test_points_are_removed_by_somebody_else_while_they_are_written(app: psycopg
         gone = models.PointIdsList(points=[1, 2, 3, 40])
         store._engine.call(lambda client: client.delete(store.place.collection, gone))
 
-    at("qdrant.decided", remove)
+    at("points.decided", remove)
     settle(index)
     assert len(hashes(index, app, "v1")) == DOCUMENTS
 
@@ -394,7 +394,7 @@ def test_the_documents_are_not_locked_while_qdrant_is_asked(app: psycopg.Connect
             app.execute("LOCK TABLE articles IN ACCESS EXCLUSIVE MODE")
         passed.add(moment)
 
-    moments = ("qdrant.read", "qdrant.decided", "qdrant.written", "qdrant.seen", "qdrant.looked", "search.found")
+    moments = ("points.read", "points.decided", "qdrant.written", "qdrant.seen", "qdrant.looked", "search.found")
     for moment in moments:
         signals.listen(moment, partial(lock, moment))
     fill(index, "v1")

@@ -105,3 +105,13 @@ def test_no_modules_import_each_other(arrows: dict[str, set[str]]) -> None:
 def test_no_room_imports_from_above(arrows: dict[str, set[str]]) -> None:
     assert climbing(arrows) == []
     assert climbing({"embed_pipeline.stores.registry": {"embed_pipeline.index.handle"}}), "a climb goes unseen"
+
+
+def test_the_compare_and_set_loop_knows_no_store(arrows: dict[str, set[str]]) -> None:
+    guarded = {module: others for module, others in arrows.items() if module.startswith("embed_pipeline.stores.guarded.")}
+    assert guarded
+    kinds = ("embed_pipeline.stores.qdrant", "embed_pipeline.stores.pgvector")
+    assert [
+        f"{module} imports {other}" for module, others in guarded.items() for other in others if other.startswith(kinds)
+    ] == []
+    assert not any("qdrant_client" in modules()[module].read_text(encoding="utf-8") for module in guarded)

@@ -16,14 +16,15 @@ from qdrant_client import models
 
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.existing import ExistingDocument
-from embed_pipeline.stores.qdrant.documents import Now
+from embed_pipeline.stores.guarded.documents import Now
+from embed_pipeline.stores.guarded.points import Change
 from embed_pipeline.stores.qdrant.engine import CollectionGone, Engine
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.limits import MOST_POINTS
 from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.place import Place
 from embed_pipeline.stores.qdrant.points import Content, PointId, Stored, provenance, stored
-from embed_pipeline.stores.qdrant.writes import Change, read_points
+from embed_pipeline.stores.qdrant.writes import read_points
 
 
 def page(engine: Engine, place: Place, text_field: str, after: PointId | None) -> tuple[list[ExistingDocument], PointId | None]:
@@ -77,22 +78,24 @@ def marked(version: Version, place: Place, text_field: str, doc_id: str, read: S
     return Content(doc_id, read.vectors, {**read.versions, version.name: found}, now.payload, now.payload_hash)
 
 
-def with_further(engine: Engine, beside: str | None, names: Collection[str], changes: Mapping[str, Change]) -> dict[str, Change]:
+def with_further(
+    engine: Engine, beside: str | None, names: Collection[str], changes: Mapping[str, Change[Stored, Content]]
+) -> Mapping[str, Change[Stored, Content]]:
     """The changes, where a new point has those vectors `names` that its document's point has in the collection `beside`.
 
     Nobody but the application makes them (sparse ones, those of other models), so a new collection can only take them over.
     """
-    new = [change.id for change in changes.values() if change.read is None and change.content.deleted_at is None]
+    new = [point_id(doc_id) for doc_id, change in changes.items() if change.read is None and change.content.deleted_at is None]
     if beside is None or not new:
-        return dict(changes)
+        return changes
     try:
         there = read_points(engine, beside, new, vectors=list(names))
     except CollectionGone:
-        return dict(changes)
-    return {doc_id: _carrying(change, there.get(change.id)) for doc_id, change in changes.items()}
+        return changes
+    return {doc_id: _carrying(change, there.get(point_id(doc_id))) for doc_id, change in changes.items()}
 
 
-def _carrying(change: Change, beside: Stored | None) -> Change:
+def _carrying(change: Change[Stored, Content], beside: Stored | None) -> Change[Stored, Content]:
     if beside is None or change.read is not None:
         return change
     content = replace(change.content, vectors={**beside.vectors, **change.content.vectors})

@@ -22,12 +22,12 @@ from embed_pipeline.documents import census
 from embed_pipeline.documents.ranges import KeyRange
 from embed_pipeline.documents.slices import read_by_id
 from embed_pipeline.documents.source import Source
+from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import compare as sliced
 from embed_pipeline.stores.protocol import Found, Labels
 from embed_pipeline.stores.qdrant import payload_indexes
 from embed_pipeline.stores.qdrant.configuration import params_of
-from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.ids import point_id
 from embed_pipeline.stores.qdrant.limits import IDS, PAGE
@@ -37,6 +37,8 @@ from embed_pipeline.stores.qdrant.place import Place
 from embed_pipeline.stores.qdrant.points import PointId, Stored, stored
 from embed_pipeline.stores.qdrant.portions import portions
 from embed_pipeline.stores.qdrant.writes import read_points
+
+queries = Queries(__file__, "compare.sql")
 
 # Ids of points, read back from the temporary table.
 PORTION = 5_000

@@ -19,10 +19,10 @@ from embed_pipeline.documents.selection import EVERYTHING, Document, Selection, 
 from embed_pipeline.documents.source import Source
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
+from embed_pipeline.postgres.queries import Queries
 from embed_pipeline.signals import signal
 from embed_pipeline.stores.distances import distances_to
 from embed_pipeline.stores.protocol import Hit
-from embed_pipeline.stores.qdrant.documents import queries
 from embed_pipeline.stores.qdrant.engine import Engine
 from embed_pipeline.stores.qdrant.filters import payload_filter
 from embed_pipeline.stores.qdrant.ids import point_id
@@ -31,6 +31,8 @@ from embed_pipeline.stores.qdrant.own_fields import KEY
 from embed_pipeline.stores.qdrant.place import Place
 from embed_pipeline.stores.qdrant.points import PointId, stored
 from embed_pipeline.stores.qdrant.scanning import hit_of, scan
+
+queries = Queries(__file__, "nearest.sql")
 
 # By how much more is asked for when too many of the hits are gone.
 MORE = 4

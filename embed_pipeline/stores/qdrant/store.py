@@ -1,28 +1,21 @@
-"""Qdrant's VersionStore. A document is one point; every write of a point is a compare-and-set on what was read of it.
-
-There is no transaction over Qdrant and the ledger: what makes each write safe is the order of its steps (`guarded.py`). Nothing that an
-application could wait for is locked in PostgreSQL while Qdrant is asked.
-"""
+"""Qdrant's VersionStore. A document is one point; `stores/guarded` writes it by compare-and-set on what was read of it."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import sql
 
-from embed_pipeline.catalog import dead_letters, partitions
 from embed_pipeline.catalog.partitions import Fence
 from embed_pipeline.catalog.versions import Version
-from embed_pipeline.documents import queue
 from embed_pipeline.documents.existing import ExistingDocument
 from embed_pipeline.documents.queue import Claim
 from embed_pipeline.documents.ranges import ALL_KEYS, KeyRange
@@ -32,10 +25,11 @@ from embed_pipeline.documents.source import Source
 from embed_pipeline.documents.texts import DocumentText, Rejection
 from embed_pipeline.embedders.protocol import Vectors
 from embed_pipeline.errors import ConfigurationError
-from embed_pipeline.postgres.connection import carried_on_within
-from embed_pipeline.signals import signal
 from embed_pipeline.spec import QdrantSpec
 from embed_pipeline.stores import ledger
+from embed_pipeline.stores.guarded import documents
+from embed_pipeline.stores.guarded.documents import Now
+from embed_pipeline.stores.guarded.writes import GuardedWrites
 from embed_pipeline.stores.protocol import (
     AnnIndex,
     Coverage,
@@ -48,13 +42,12 @@ from embed_pipeline.stores.protocol import (
     StoredVectors,
     StorePressure,
 )
-from embed_pipeline.stores.qdrant import adopting, documents, engines, indexing, leaving, nearest, payload_indexes, pressure
+from embed_pipeline.stores.qdrant import adopting, engines, indexing, leaving, nearest, payload_indexes, pressure
 from embed_pipeline.stores.qdrant import compare as compare_points
-from embed_pipeline.stores.qdrant.documents import Now
 from embed_pipeline.stores.qdrant.engine import CollectionGone, VectorGone
-from embed_pipeline.stores.qdrant.guarded import GuardedPoints, Right, tombstone
 from embed_pipeline.stores.qdrant.layout import open_layout
 from embed_pipeline.stores.qdrant.points import Content, Stored
+from embed_pipeline.stores.qdrant.version_points import VersionPoints
 
 
 class QdrantStore:
@@ -66,7 +59,8 @@ class QdrantStore:
         self._engine = engines.take(spec)
         self._layout = open_layout(self._engine, spec, version.index, self.source)
         self._own = self._layout.own
-        self._points = GuardedPoints(self._engine, self._layout, version, self.source)
+        self._points = VersionPoints(self._engine, self._layout, version, self.source)
+        self._writes: GuardedWrites[Stored, Content] = GuardedWrites(self._points, version, self.source)
         self.place = self._points.place
         self._departure = leaving.Departure(self._engine, self._layout, spec, version)
         self._nearest = nearest.Nearest(self._engine, self.place, version, self.source)
@@ -156,105 +150,18 @@ class QdrantStore:
         return {doc_id for doc_id, digest in wanted if self._points.hash(there.get(doc_id)) == digest.hex()}
 
     def insert_new(self, conn: psycopg.Connection, batch: EmbeddedBatch, fence: Fence) -> set[str]:
-        contents = self._points.contents(batch, fence.number)
-        hashes = dict(zip(batch.doc_ids, batch.hashes, strict=True))
-
-        def decide(doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
-            # Whoever has changed it, or removed it, has queued that; and its text may have been set aside since.
-            if now is None or now.source_hash != hashes[doc_id] or self._points.hash(read) is not None:
-                return None
-            return self._points.with_vector(doc_id, read, now, contents[doc_id])
-
-        with documents.writing(conn, self.version.index):
-            written = self._points.change(conn, batch.doc_ids, decide, partial(self._fenced, conn, fence))
-        signal("store.committed")
-        self._announce_gone(conn, batch.doc_ids)
-        return written
-
-    def _announce_gone(self, conn: psycopg.Connection, doc_ids: Sequence[str]) -> None:
-        """A TRUNCATE announces what it finds stored, and may have looked before these were. What is there now, it finds later."""
-        gone = documents.gone(conn, self.source, doc_ids)
-        queue.enqueue(conn, self.version.index, self.version.name, gone, removed=gone)
-
-    @contextmanager
-    def _fenced(self, conn: psycopg.Connection, fence: Fence, doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Nobody closes the partition while the block writes: the comparison then sees what was written.
-
-        The server ends the transaction of a process that is stopped in here, but of none that waits for Qdrant. What a stopped one has
-        sent, or sends when it goes on, no fence can hold back: searches look every hit up. The documents are not looked at in here, or
-        their table would be locked for as long as Qdrant takes.
-        """
-        with conn.transaction():
-            carried_on_within(conn, self._engine.longest_call_seconds)
-            partitions.hold(conn, fence)
-            signal("insert_new.held")
-            yield doc_ids
-            signal("insert_new.written")
+        return self._writes.insert_new(conn, batch, fence)
 
     # Dual-write
 
     def replace(self, conn: psycopg.Connection, claim: Claim, batch: EmbeddedBatch) -> set[str]:
-        contents = self._points.contents(batch)
-
-        def decide(doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
-            # That it is gone is queued: whoever claims it next removes the point.
-            return None if now is None else self._points.with_vector(doc_id, read, now, contents[doc_id])
-
-        with documents.writing(conn, self.version.index):
-            written = self._points.change(conn, batch.doc_ids, decide, partial(_claimed, conn, claim))
-        signal("store.committed")
-        return self._acknowledge(conn, claim, written)
+        return self._writes.replace(conn, claim, batch)
 
     def reject(self, conn: psycopg.Connection, by: Claim | Fence, letters: Mapping[str, Rejection]) -> set[str]:
-        if not letters:
-            return set()
-        right: Right = partial(self._fenced, conn, by) if isinstance(by, Fence) else partial(_claimed, conn, by)
-
-        def decide(doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
-            # Who has a vector by now needs no letter of a backfill.
-            if now is None or (isinstance(by, Fence) and self._points.hash(read) is not None):
-                return None
-            # Written even when there is nothing to take away: an insert that is on its way must find the point taken.
-            return self._points.without_vector(doc_id, read, now)
-
-        with documents.writing(conn, self.version.index):
-            emptied = self._points.change(conn, sorted(letters), decide, right)
-        signal("reject.emptied")
-        # Whoever has changed one since has queued it: a letter of a backfill would be about a text that is gone.
-        now = documents.look(conn, self.source, sorted(emptied)) if isinstance(by, Fence) else {}
-        with conn.transaction():
-            if isinstance(by, Fence):
-                partitions.hold(conn, by)
-                aside = [doc_id for doc_id, found in now.items() if found.source_hash == letters[doc_id][0]]
-            else:
-                aside = queue.lock_claimed(conn, by, emptied)
-            dead_letters.add(conn, self.version.index, self.version.name, {doc_id: letters[doc_id] for doc_id in aside})
-            if isinstance(by, Claim):
-                queue.acknowledge(conn, by, aside)
-        return set(aside)
+        return self._writes.reject(conn, by, letters)
 
     def settle(self, conn: psycopg.Connection, claim: Claim, current: Mapping[str, bytes]) -> set[str]:
-        """`current` is what the caller has seen; what counts is what the documents are after the points were read."""
-
-        def decide(doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
-            if now is None:
-                return tombstone(doc_id)
-            if read is None or self._points.hash(read) != now.source_hash.hex() or not self._points.is_whole(read):
-                return None
-            # The same once more, under another seq: a worker that still holds an older text finds the point changed.
-            return self._points.as_it_is(doc_id, read, now)
-
-        with documents.writing(conn, self.version.index):
-            written = self._points.change(conn, list(claim.seqs), decide, partial(_claimed, conn, claim), keep_own=True)
-        return self._acknowledge(conn, claim, written)
-
-    def _acknowledge(self, conn: psycopg.Connection, claim: Claim, doc_ids: set[str]) -> set[str]:
-        """In one transaction, and only for what is still claimed: else a letter that another worker has just written would go."""
-        with conn.transaction():
-            mine = queue.lock_claimed(conn, claim, doc_ids)
-            dead_letters.forget(conn, self.version.index, self.version.name, mine)
-            queue.acknowledge(conn, claim, mine)
-        return set(mine)
+        return self._writes.settle(conn, claim, current)
 
     # Adoption of what was there before
 
@@ -278,8 +185,7 @@ class QdrantStore:
         def decide(doc_id: str, read: Stored | None, now: Now | None) -> Content | None:
             return adopting.marked(self.version, self.place, self._text_field(), doc_id, read, now)
 
-        with documents.writing(conn, self.version.index):
-            return self._points.change(conn, doc_ids, decide, nullcontext, keep_own=True)
+        return self._writes.mark(conn, doc_ids, decide)
 
     def _text_field(self) -> str:
         if self.source.text_field is None:
@@ -393,9 +299,3 @@ class QdrantStore:
         with self._points.unless_retired():
             self._own.require(conn, self.place.collection, to_read=True)
             return self._nearest.search_exact(conn, queries, k)
-
-
-@contextmanager
-def _claimed(conn: psycopg.Connection, claim: Claim, doc_ids: Sequence[str]) -> Iterator[set[str]]:
-    """Whoever takes a claim over writes every one of its points anew. So it is enough that it was ours after the points were read."""
-    yield queue.still_claimed(conn, claim, doc_ids)

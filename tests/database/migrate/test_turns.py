@@ -18,7 +18,7 @@ from embed_pipeline.errors import AliasNotUpdated, CutoverRefused, DatabaseUnava
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, loading, readers, register, retire
 from embed_pipeline.migrate.opening import open_index
-from embed_pipeline.stores.qdrant import documents as points
+from embed_pipeline.stores.guarded import documents as points
 from tests.harness.articles import change, declared, fill, serve
 
 Open = Callable[..., OpenIndex]

@@ -49,12 +49,12 @@ MOMENTS = {
 }
 # The same where vectors are points.
 POINTS = {
-    "backfill": ["backfill.read", "backfill.embedded", "qdrant.read", "qdrant.decided", "qdrant.inserted", "store.committed"],
+    "backfill": ["backfill.read", "backfill.embedded", "points.read", "points.decided", "qdrant.inserted", "store.committed"],
     "sync": [
         "dual_write.claimed",
         "dual_write.embedded",
-        "qdrant.read",
-        "qdrant.decided",
+        "points.read",
+        "points.decided",
         "qdrant.written",
         "reject.emptied",
         "store.committed",

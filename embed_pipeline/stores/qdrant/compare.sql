@@ -1,11 +1,3 @@
--- name: now
--- The documents as they are at this moment, with what their points must say.
-SELECT w.doc_id, {source_hash}, {payload}, encode(sha256(convert_to({payload}::text, 'UTF8')), 'hex')
-FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) JOIN {documents} AS d ON {key_is_wanted}
-
--- name: gone
-SELECT w.doc_id FROM unnest(%(doc_ids)s::text[]) AS w(doc_id) WHERE NOT EXISTS (SELECT FROM {documents} AS d WHERE {key_is_wanted})
-
 -- name: create_seen
 CREATE TEMPORARY TABLE embed_pipeline_seen (
     doc_id       text COLLATE "C" NOT NULL,
@@ -53,13 +45,3 @@ SELECT w.doc_id,
         WHERE l.index_name = %(index)s AND l.version = %(version)s AND l.doc_id = w.doc_id)
 FROM unnest(%(doc_ids)s::text[]) AS w(doc_id)
 LEFT JOIN (SELECT *, true AS is_there FROM {documents}) AS d ON {key_is_wanted}
-
--- name: gone_hits
-SELECT embed_pipeline.gone(%(index)s, %(version)s, %(doc_ids)s::text[])
-
--- name: waiting
-SELECT p.doc_id FROM embed_pipeline.pending p
-WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (%(doc_ids)s::text[])
-
--- name: present
-SELECT {function}(%(most)s)

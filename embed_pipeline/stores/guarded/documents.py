@@ -1,4 +1,4 @@
-"""The ledger's side of a Qdrant version: documents as they are now, and who is writing points."""
+"""The ledger's side of points elsewhere: documents as they are now, and who is writing points."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from embed_pipeline.errors import Stopped
 from embed_pipeline.postgres import turns
 from embed_pipeline.postgres.queries import Queries
 
-queries = Queries(__file__, "qdrant.sql")
+queries = Queries(__file__, "documents.sql")
 
-# A sweep of tombstones is a few requests to Qdrant.
+# A sweep of tombstones is a few requests to the store.
 TURN_SECONDS = 60.0
 
 
