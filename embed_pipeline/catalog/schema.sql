@@ -1195,7 +1195,10 @@ BEGIN
     END IF;
 
     IF $4 <> 'batch' THEN  -- What a provider works off within a day is not counted in its minutes.
-        requests_a_minute := least($8, a.learned_requests, floor(a.cut_requests * (1 + (moment - a.cut_at) / 300))::bigint);
+        -- After a cut: what was measured is back after five minutes; a cut that measured next to nothing, since the work had just begun, says
+        -- nothing of what is allowed, and from one request in five seconds on the rate doubles each minute. The exponent is held to what bigint takes.
+        requests_a_minute := least($8, a.learned_requests, CASE WHEN a.cut_requests IS NOT NULL THEN floor(greatest(
+            a.cut_requests * (1 + (moment - a.cut_at) / 300), 12 * power(2::double precision, least((moment - a.cut_at) / 60, 40))))::bigint END);
         tokens_a_minute := least($9, a.learned_tokens);
 
         IF moment < a.blocked_until THEN
@@ -1284,8 +1287,8 @@ BEGIN
         blocked_until = greatest(p.blocked_until, moment + coalesce($12, 0)),
         next_at = p.next_at + CASE WHEN $7 IS NULL THEN 0 ELSE coalesce(62.6 * more / nullif(least($8, p.learned_tokens), 0), 0) END,
         -- Halved at most once in five seconds: the requests that were under way together say one thing, not many.
-        cut_requests = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN greatest(1, (
-            SELECT coalesce(sum(s.requests), 0) FROM embed_pipeline.account_slots s WHERE s.account = $1 AND s.second > moment - 60) / 2.0)
+        cut_requests = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN (
+            SELECT coalesce(sum(s.requests), 0) FROM embed_pipeline.account_slots s WHERE s.account = $1 AND s.second > moment - 60) / 2.0
             ELSE p.cut_requests END,
         cut_at = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN moment ELSE p.cut_at END
     WHERE p.account = $1;

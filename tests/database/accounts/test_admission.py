@@ -173,6 +173,18 @@ def test_too_fast_without_a_word_about_limits_halves_and_grows_again(account: Ca
     assert len(one.work(BEGIN + 300, 60)) > len(after)
 
 
+def test_too_fast_at_the_first_request_does_not_hold_the_work_to_one_a_minute(account: Callable[..., Account]) -> None:
+    """Half of a minute in which the work had just begun is nothing: the provider was never seen to allow so little."""
+    one = account()
+    one.ask(BEGIN)
+    one.settle(BEGIN, 1, None, too_fast=True, block_seconds=2)
+    assert one.ask(BEGIN + 1)[2] == "the provider asked to wait"
+    at_once, later = one.work(BEGIN + 2, 60), one.work(BEGIN + 302, 60)
+    assert 10 <= len(at_once) <= 24
+    assert len(later) > 200, "it doubles each minute"
+    assert one.ask(BEGIN + 30 * 86_400)[0] == "go"
+
+
 def test_tokens_that_were_estimated_too_high_are_given_back(account: Callable[..., Account]) -> None:
     one = account(tokens=1_000)
     assert one.ask(BEGIN, Urgency.QUERY, 900)[0] == "go"
