@@ -1087,6 +1087,7 @@ CREATE TABLE embed_pipeline.provider_accounts (
     learned_tokens    bigint,
     cut_requests      double precision,                     -- requests per minute after the last cut, and when that was
     cut_at            double precision NOT NULL DEFAULT 0,
+    cut_early         boolean NOT NULL DEFAULT false,       -- the work had begun less than half a minute before it
     seen_at           double precision NOT NULL DEFAULT 0   -- the last decision, to the second: a clock that is set back is seen by it
 ) WITH (fillfactor = 50);
 
@@ -1195,7 +1196,11 @@ BEGIN
     END IF;
 
     IF $4 <> 'batch' THEN  -- What a provider works off within a day is not counted in its minutes.
-        requests_a_minute := least($8, a.learned_requests, floor(a.cut_requests * (1 + (moment - a.cut_at) / 300))::bigint);
+        -- After a cut what was measured is back within five minutes. A cut of work that had just begun measured next to nothing: from one request
+        -- in five seconds on the rate doubles every twenty. The exponent is held to what bigint takes.
+        requests_a_minute := least($8, a.learned_requests, floor(greatest(
+            a.cut_requests * (1 + (moment - a.cut_at) / 300),
+            CASE WHEN a.cut_early THEN 12 * power(2::double precision, least((moment - a.cut_at) / 20, 40)) END))::bigint);
         tokens_a_minute := least($9, a.learned_tokens);
 
         IF moment < a.blocked_until THEN
@@ -1287,6 +1292,9 @@ BEGIN
         cut_requests = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN greatest(1, (
             SELECT coalesce(sum(s.requests), 0) FROM embed_pipeline.account_slots s WHERE s.account = $1 AND s.second > moment - 60) / 2.0)
             ELSE p.cut_requests END,
+        cut_early = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN NOT EXISTS (
+            SELECT FROM embed_pipeline.account_slots s WHERE s.account = $1 AND s.second BETWEEN moment - 60 AND moment - 30)
+            ELSE p.cut_early END,
         cut_at = CASE WHEN $13 AND moment - p.cut_at >= 5 THEN moment ELSE p.cut_at END
     WHERE p.account = $1;
     UPDATE embed_pipeline.spending s

@@ -164,13 +164,25 @@ def test_limits_that_the_provider_names_count_when_they_are_lower(account: Calla
 def test_too_fast_without_a_word_about_limits_halves_and_grows_again(account: Callable[..., Account]) -> None:
     one = account()
     for n in range(100):
-        one.ask(BEGIN + n / 10)
-    one.settle(BEGIN + 10, 1, None, too_fast=True)
+        one.ask(BEGIN + n / 2)
+    one.settle(BEGIN + 50, 1, None, too_fast=True)
     # The others that were under way say the same thing: it counts once.
-    one.settle(BEGIN + 11, 1, None, too_fast=True)
-    after = one.work(BEGIN + 100, 60)
+    one.settle(BEGIN + 51, 1, None, too_fast=True)
+    after = one.work(BEGIN + 140, 60)
     assert 50 <= len(after) <= 75
-    assert len(one.work(BEGIN + 300, 60)) > len(after)
+    assert len(one.work(BEGIN + 340, 60)) > len(after)
+
+
+def test_too_fast_at_the_first_request_does_not_hold_the_work_to_one_a_minute(account: Callable[..., Account]) -> None:
+    """Half of a minute in which the work had just begun is nothing: the provider was never seen to allow so little."""
+    one = account()
+    one.ask(BEGIN)
+    one.settle(BEGIN, 1, None, too_fast=True, block_seconds=2)
+    assert one.ask(BEGIN + 1)[2] == "the provider asked to wait"
+    at_once, later = one.work(BEGIN + 2, 20), one.work(BEGIN + 82, 20)
+    assert 4 <= len(at_once) <= 10
+    assert len(later) > 50, "it doubles every twenty seconds"
+    assert one.ask(BEGIN + 30 * 86_400)[0] == "go", "no number is too large"
 
 
 def test_tokens_that_were_estimated_too_high_are_given_back(account: Callable[..., Account]) -> None:
