@@ -299,7 +299,7 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: li
     lowest = min(each.recall for each in rounds)
     written = json.loads(place.notes("writer").read_text())
     path = place.folder / "recall.png"
-    picture.draw(story.trap, rounds, [(at - story.started, name) for at, name in story.marks], story.documents, path)
+    picture.draw(story.trap, rounds, story.documents, path)
     story.facts |= {
         "recall_v1": before[0],
         "recall_refined": refined[-1] if refined else None,
@@ -309,6 +309,7 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: li
         "trap_lowest": min(point.old_queries for point in story.trap),
         "writes": written,
         "seconds": time.time() - story.started,
+        "steps": [(round(at - story.started, 1), name) for at, name in story.marks],
         "rounds": [(round(each.at, 1), each.recall, each.versions) for each in rounds],
     }
     (place.folder / "facts.json").write_text(json.dumps(story.facts, indent=2))

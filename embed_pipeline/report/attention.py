@@ -113,14 +113,14 @@ def _of_version(found: IndexStatus, version: VersionStatus, max_dead_letters: in
             "ann_index", f"{name} serves, and its ANN index is {version.ann_index}.", f"embed-pipeline backfill {index} {name}"
         )
     if version.pending and version.oldest_pending_seconds > BEHIND_SECONDS:
-        yield say("queue", _behind(found, version), f"embed-pipeline sync {index}", "warning")
+        yield say("queue", _behind(found, version), f"embed-pipeline sync {index}")
     if version.dead_letters > max_dead_letters:
         named = f" ({'; '.join(version.first_dead_letters)})" if version.first_dead_letters else ""
         has = "document has" if version.dead_letters == 1 else "documents have"
         said = f"{version.dead_letters} {has} no vector in {name}{named}."
-        yield say("dead_letters", said, f"embed-pipeline dead-letters {index} {name}", "warning")
+        yield say("dead_letters", said, f"embed-pipeline dead-letters {index} {name}")
     if version.untold:
-        yield say("readers_told_otherwise", f"{name} serves, and {version.untold}.", f"embed-pipeline sync {index}", "warning")
+        yield say("readers_told_otherwise", f"{name} serves, and {version.untold}.", f"embed-pipeline sync {index}")
 
 
 def _behind(found: IndexStatus, version: VersionStatus) -> str:

@@ -98,7 +98,7 @@ def _failed(now: Now, question: str, sentence: str | None = None) -> Answer | No
     found = [each for each in now.attention if each.code in FAILS_BY[question]]
     if not found:
         return None
-    severe = any(each.severity == "critical" or (each.version or "") == now.status.serving.version for each in found)
+    severe = any(each.severity == "critical" for each in found)
     said = sentence or " ".join(dict.fromkeys(each.sentence for each in found))
     return Answer(question, False, said, severe, next((each.next for each in found if each.next), None))
 
