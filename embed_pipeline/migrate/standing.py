@@ -77,10 +77,18 @@ def _lacking(conn: psycopg.Connection, index: OpenIndex, version: Version, store
 
 
 def require(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
-    """VectorsGone where the version has no vectors any more."""
+    """VectorsGone where the version has no vectors any more, VersionRetired where a retire has removed them since it was read."""
     reason = gone(conn, index, version)
-    if reason:
-        raise vectors_gone(conn, version, reason)
+    if not reason:
+        return
+    # Read after the place was looked at: a retire commits both at once, or its state before.
+    now = index.version(conn, version.name)
+    if not now.is_live:
+        raise VersionRetired(
+            f"Version {now.name} of {index.name} was retired meanwhile; its vectors are gone with it.",
+            next_step=f"Run: embed-pipeline status {index.name}",
+        )
+    raise vectors_gone(conn, now, reason)
 
 
 def untold(index: OpenIndex, version: Version) -> str:

@@ -9,9 +9,9 @@ import pytest
 from qdrant_client import models
 
 from embed_pipeline.catalog import versions
-from embed_pipeline.errors import CutoverRefused, VectorsGone
+from embed_pipeline.errors import CutoverRefused, VectorsGone, VersionRetired
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import backfill, cutover, dual_write, refill, standing, verify
+from embed_pipeline.migrate import backfill, cutover, dual_write, refill, retire, standing, verify
 from embed_pipeline.migrate.refill import Again
 from embed_pipeline.report.status import status
 from embed_pipeline.stores.qdrant.store import QdrantStore
@@ -126,6 +126,19 @@ def test_who_is_told_what_it_costs_may_stop_it(app: psycopg.Connection, open_doc
         refill.make_again(index, "v1", refuse)
     with index.connection() as conn:
         assert index.store(versions.get(conn, "docs", "v1")).gone(conn)
+
+
+def test_what_was_retired_since_it_was_read_is_not_gone(open_docs: Open, store: Declared) -> None:
+    """A worker of the version ends in peace: nobody is told to make again what a person has given up."""
+    index = open_docs("v1", "v2", store=store)
+    serve(index, "v1")
+    serve(index, "v2")
+    cutover.rollback(index, "v1")
+    with index.connection() as conn:
+        read = versions.get(conn, "docs", "v2")
+    retire.retire(index, "v2", "v2")
+    with index.connection() as conn, pytest.raises(VersionRetired, match="v2 of docs was retired meanwhile"):
+        standing.require(conn, index, read)
 
 
 def test_an_index_whose_documents_went_is_not_gone(app: psycopg.Connection, open_docs: Open, store: Declared) -> None:
