@@ -396,12 +396,12 @@ class Searcher:
 
     def _note_read(self, conn: psycopg.Connection, version: str) -> None:
         """Tell the catalog that this version is still read, so that retire refuses; at most every ten seconds."""
-        from embed_pipeline.catalog.versions import queries
+        from embed_pipeline.catalog import reads
 
         now = time.monotonic()
         if now - self._noted.get(version, float("-inf")) < 10:
             return
-        conn.execute(queries("note_read"), {"index": self.index, "version": version})
+        reads.note(conn, self.index, version)
         self._noted[version] = now
 
     def _forget(self) -> None:

@@ -6,22 +6,21 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 
 from embed_pipeline.accounts.terms import Terms
-from embed_pipeline.catalog import adapters, serving, versions
+from embed_pipeline.catalog import adapters, indexes, serving, versions
 from embed_pipeline.catalog.adapters import Adapter
+from embed_pipeline.catalog.indexes import RegisteredIndex
 from embed_pipeline.catalog.route import Route
 from embed_pipeline.catalog.serving import Pointer
-from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import inspect
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import CatalogError
 from embed_pipeline.index.space import NO_MODEL, OwnPlace, Space, Spaces, at_own_place
 from embed_pipeline.postgres.connection import connect
-from embed_pipeline.spec import DocumentsSpec, read_store
 from embed_pipeline.stores.protocol import VersionStore
 
 logger = logging.getLogger("embed_pipeline.search")
@@ -80,7 +79,7 @@ class Resolver:
         self._url = url
         self._models = dict(models)
         self.spaces = Spaces(index, url, self._terms, self._here)
-        self._found: tuple[Any, ...] | None = None
+        self._found: RegisteredIndex | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -203,15 +202,11 @@ class Resolver:
 
     def _settle(self, conn: psycopg.Connection) -> None:
         """Where documents and vectors are now. Stores are kept for the life of the searcher: a query that resolved earlier may be at one."""
-        found = conn.execute(queries("find_index"), {"index": self._index}).fetchone()
+        found = indexes.find(conn, self._index)
         assert found is not None
         with self._lock:
             if found != self._found:
-                table, key, text, kept, payload, payload_object, indexes = found
-                declared = DocumentsSpec(
-                    table=table, key=key, text=text, payload=payload, payload_object=payload_object, payload_indexes=indexes
-                )
-                self.spaces.settle(read_store(kept), inspect(conn, declared, captured=False), in_use=True)
+                self.spaces.settle(found.store, inspect(conn, found.documents, captured=False), in_use=True)
                 self._found = found
 
     def _here(self, version: Version) -> Version:
