@@ -26,6 +26,7 @@ FLOORS = (
     ("index",),
     ("adapt",),
     ("flow", "search"),
+    ("async_search",),
     ("migrate",),
     ("report",),
     ("doctor",),
