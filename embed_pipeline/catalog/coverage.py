@@ -1,4 +1,4 @@
-"""Comparisons of all documents with a version's vectors, kept as what a cutover stands on. Append-only."""
+"""Coverage checks: comparisons of all documents with a version's vectors, which a cutover requires. Append-only."""
 
 from __future__ import annotations
 

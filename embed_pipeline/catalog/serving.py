@@ -18,7 +18,7 @@ from embed_pipeline.signals import signal
 
 Move = Literal["cutover", "rollback"]
 
-# Nobody but another move, or a person at a prompt, holds the rows that a flip locks.
+# Only another move, or a person at a prompt, holds the rows that a flip locks.
 LOCK_WAIT_MS = 5_000
 
 
@@ -147,7 +147,7 @@ def notify(conn: psycopg.Connection, index: str) -> None:
 
 
 def forget_previous(conn: psycopg.Connection, version: Version) -> None:
-    """Nobody rolls back to this version any more."""
+    """Clear the version as a rollback's target."""
     conn.execute(queries("forget_previous"), {"index": version.index, "version": version.name})
 
 

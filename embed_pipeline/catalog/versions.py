@@ -72,7 +72,7 @@ class Version:
 
 
 def actor() -> str:
-    """Who acts, for the audit: EMBED_PIPELINE_ACTOR where a pipeline sets it, else the user of the operating system."""
+    """The actor named in the audit: EMBED_PIPELINE_ACTOR where a pipeline sets it, else the user of the operating system."""
     try:
         return os.environ.get("EMBED_PIPELINE_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
@@ -211,7 +211,7 @@ def transition(
 
 
 def say_why(conn: psycopg.Connection, *, event: str, reason: str, evidence_id: int | None) -> None:
-    """Who makes the next change of the caller's transaction, and why: the database writes its audit event."""
+    """Set the actor and the reason of the next change in the caller's transaction; the database writes them into its audit event."""
     said = {"actor": storable(conn, actor()), "reason": storable(conn, reason)}
     why = {"event": event, "evidence_id": evidence_id} | said
     conn.execute(queries("say_why"), {"why": json.dumps(why, ensure_ascii=False)})

@@ -47,7 +47,7 @@ class Bridge:
 
 @dataclass(frozen=True)
 class Serving:
-    """What one look at the pointer gave: everything that a query needs, of one version and of the other one on its route.
+    """The result of one look at the pointer: all that a query needs of the version that serves and of the other one on its route.
 
     `note`: why this machine leaves out the other version of the serving route; empty while it does not.
     """
@@ -63,7 +63,7 @@ class Serving:
 
     @property
     def route(self) -> Route:
-        """What a query of this machine goes through."""
+        """The route of this machine's queries."""
         by, bridge = self.refining, self.bridge
         if bridge is not None:
             return Route(self.version.name, queries=bridge.version.name, adapter=bridge.adapter.id)
@@ -96,7 +96,7 @@ class Resolver:
         self._begin()
 
     def look(self, conn: psycopg.Connection, name: str | None) -> Serving:
-        """What serves, or the live version `name`."""
+        """The version that serves, or the live version `name`."""
         pointer = serving.read(conn, self._index)
         wanted = name or pointer.version
         if wanted is None:
@@ -135,7 +135,7 @@ class Resolver:
             return None, self._say_left_out(version, f"is asked by {version.name}", str(problem))
 
     def _adapter(self, conn: psycopg.Connection, adapter_id: int | None) -> Adapter | None:
-        """What is stored is never changed, so it is read once."""
+        """A stored adapter is never changed, so it is read once."""
         if self._map is None or self._map.id != adapter_id:
             self._map = None if adapter_id is None else adapters.read(conn, self._index, adapter_id)
         return self._map

@@ -46,7 +46,7 @@ class Moved:
     """Processes that search and lack its model: they go on with the version before while that is live, and then fail. Of a version that
     refines: they go on without it."""
     route: Route | None = None
-    """What queries go through now."""
+    """The route of queries from now on."""
     before: Route | None = None
 
 
@@ -117,7 +117,7 @@ def _beside(
     cutover_checks.refuse_changed_model(conn, index, version)
     passing = cutover_checks.require_evidence(conn, index, version, kind)
     way_back.respect_rollback(conn, version, kind, again=again)
-    # Who lacks the model of what refines goes on without it; of a bridge it is the only one.
+    # Searchers without the model of a version that refines go on without it; on a bridge they have no other.
     left_behind = tuple(map(str, searchers.left_behind(conn, version)))
     if kind == "bridge":
         left_behind = cutover_checks.leave_behind(conn, version, pointer.version, anyway=anyway)
@@ -160,7 +160,7 @@ def rollback(
 
 
 def _refuse_another(index: OpenIndex, pointer: Pointer, generation: int | None) -> None:
-    """Somebody has moved the pointer since it was judged, and has the last word."""
+    """Refuse if the pointer was moved since the judgement: that move has the last word."""
     if generation is not None and pointer.generation != generation:
         raise CutoverRefused(
             f"The serving pointer of {index.name} is of generation {pointer.generation} by now, and {generation} was judged.",

@@ -38,7 +38,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Registered:
-    """What the catalog has of an index's declaration."""
+    """The declaration of an index as the catalog keeps it."""
 
     documents: DocumentsSpec
     store: StoreSpec
@@ -47,7 +47,7 @@ class Registered:
 
 
 def registered(conn: psycopg.Connection, index: str) -> Registered | None:
-    """What is registered of an index; None where nothing is. The catalog is there."""
+    """The index as it is registered; None where it is not. The catalog is there."""
     found = indexes.find(conn, index)
     if found is None:
         return None

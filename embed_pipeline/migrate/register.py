@@ -70,7 +70,7 @@ def require_ours(conn: psycopg.Connection, index: OpenIndex) -> None:
 
 
 def _keep_settings(conn: psycopg.Connection, index: OpenIndex, known: Sequence[Version]) -> None:
-    """What may change of a version is what was declared last: for searches, which know the catalog alone (docs/decisions/0025)."""
+    """Keep the settings that were declared last: searches know the catalog alone (docs/decisions/0025)."""
     for version in known:
         declared = index.spec.versions.get(version.name)
         if declared is not None and version.is_live and version.settings != declared.settings():
@@ -127,7 +127,7 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
 
 
 def _payload_of(kept: RegisteredIndex) -> tuple[str | None, list[str], str | None]:
-    """What a store keeps beside each vector."""
+    """The payload that a store keeps beside each vector."""
     return kept.store.text_field(), kept.documents.payload, kept.documents.payload_object
 
 

@@ -35,7 +35,7 @@ JUDGED = ("judged_documents", "judged_queries")
 
 @dataclass(frozen=True)
 class Goes:
-    """What is dropped, and the lock that it takes, in words."""
+    """One object to drop and the lock that this takes, in words."""
 
     what: str
     lock: str
@@ -43,7 +43,7 @@ class Goes:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a removal takes out and what it leaves, said before it is done."""
+    """The objects that a removal takes out and those that it leaves, listed before it is done."""
 
     goes: tuple[Goes, ...]
     stays: tuple[str, ...]
@@ -62,7 +62,7 @@ class _Index:
 
 
 def plan(conn: psycopg.Connection, name: str | None, *, fields: bool = False) -> Removal:
-    """What the removal of an index (None: of everything) would do. Changes nothing. CatalogError where nothing is registered."""
+    """The effects of removing an index (None: everything). Changes nothing. CatalogError where nothing is registered."""
     goes: list[Goes] = []
     stays: list[str] = []
     for index in _indexes(conn, name):

@@ -53,7 +53,7 @@ def record_coverage(conn: psycopg.Connection, index: OpenIndex, name: str, cover
 
 @dataclass(frozen=True)
 class Compared:
-    """What a full comparison found and set right: parts of change capture that were off, and queued differences by version.
+    """The result of a full comparison: parts of change capture that were off, and queued differences by version.
 
     `queued` counts documents that differ and that neither a queued change nor a backfill still to come explains.
     """
@@ -69,7 +69,7 @@ class Compared:
 
     @property
     def sentence(self) -> str:
-        """What a person reads about it."""
+        """The result in words."""
         if not self.found:
             return "Every vector agrees with its document, and change capture is armed."
         parts = [f"{number} documents of {name} differed and are queued" for name, number in self.queued.items() if number]
