@@ -20,7 +20,7 @@ from benchmarks import stage, table, tables
 from benchmarks.embedder import called
 from benchmarks.stage import Stage
 from benchmarks.workers import Start, Together, beside, together
-from embed_pipeline.migrate import watch as watching
+from embed_pipeline.migrate import follow_changes
 from embed_pipeline.migrate.opening import opened
 
 VERSIONS = ("v1", "v2")
@@ -112,7 +112,7 @@ def _noted(calls: Path) -> dict[str, Any]:
 def watch(start: Start, url: str, calls: Path) -> None:
     """A worker that watches until it is stopped."""
     with opened(stage.declared(url, *VERSIONS, **_noted(calls)), register_new=False) as index, start.measured():
-        watching.watch(index, start.stopped(), lambda _: None)
+        follow_changes.follow_changes(index, start.stopped(), lambda _: None)
 
 
 def _drain(running: Stage, wanted: argparse.Namespace) -> None:

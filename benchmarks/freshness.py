@@ -13,7 +13,7 @@ import time
 
 from benchmarks import stage, table
 from benchmarks.workers import Start, beside
-from embed_pipeline.migrate import watch as watching
+from embed_pipeline.migrate import follow_changes
 from embed_pipeline.migrate.opening import opened
 from embed_pipeline.search import Searcher
 
@@ -47,7 +47,7 @@ def main() -> None:
 def watch(start: Start, url: str) -> None:
     """A worker that watches until it is stopped."""
     with opened(stage.declared(url, *VERSIONS), register_new=False) as index, start.measured():
-        watching.watch(index, start.stopped(), lambda _: None)
+        follow_changes.follow_changes(index, start.stopped(), lambda _: None)
 
 
 def _edit(url: str, searcher: Searcher, wanted: argparse.Namespace) -> list[float]:

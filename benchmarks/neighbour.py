@@ -27,8 +27,7 @@ from benchmarks.stage import Stage
 from benchmarks.workers import Start, Worker, beside
 from embed_pipeline.errors import CutoverRefused, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import cutover, gate, retire
-from embed_pipeline.migrate import watch as watching
+from embed_pipeline.migrate import cutover, follow_changes, gate, retire
 from embed_pipeline.migrate.opening import opened
 
 TIMED, TWIN = "documents", "twin"
@@ -116,7 +115,7 @@ def _round(running: Stage, url: str, watched: str, wanted: argparse.Namespace, m
 def watch(start: Start, url: str, fields: dict[str, Any]) -> None:
     """A worker that watches until it is stopped."""
     with opened(stage.declared(url, "v1", "v2", **fields), register_new=False) as index, start.measured():
-        watching.watch(index, start.stopped(), lambda _: None)
+        follow_changes.follow_changes(index, start.stopped(), lambda _: None)
 
 
 def move(start: Start, url: str, fields: dict[str, Any]) -> Counter[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from embed_pipeline.extras import needed_for
 
 if TYPE_CHECKING:
+    from embed_pipeline.async_search import AsyncSearcher as AsyncSearcher
     from embed_pipeline.configuration import load_indexes as load_indexes
     from embed_pipeline.dagster_layer.component import EmbeddingIndex as EmbeddingIndex
     from embed_pipeline.evaluate.from_log import from_log as holdout_from_log
@@ -39,14 +40,13 @@ if TYPE_CHECKING:
     from embed_pipeline.report.shadow import shadow_report as shadow_report
     from embed_pipeline.report.status import status_of as status
     from embed_pipeline.search import Answer as Answer
-    from embed_pipeline.search import AsyncSearcher as AsyncSearcher
     from embed_pipeline.search import QueryVector as QueryVector
     from embed_pipeline.search import Searcher as Searcher
     from embed_pipeline.stores.protocol import Hit as Hit
 
 _LAZY = {
     "Answer": "search",
-    "AsyncSearcher": "search",
+    "AsyncSearcher": "async_search",
     "EmbeddingIndex": "dagster_layer.component",
     "GateEvidence": "migrate.evidence_of",
     "GateResult": "migrate.verdicts",

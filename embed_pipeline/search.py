@@ -5,7 +5,6 @@ Imports neither Dagster nor pydantic models at import time; made for an applicat
 
 from __future__ import annotations
 
-import asyncio
 import operator
 import threading
 import time
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from embed_pipeline.index.space import OwnPlace
     from embed_pipeline.stores.protocol import Hit
 
-LISTEN_SECONDS = 5.0
 # How long a closed searcher is waited for to say that it searches no more, where a cutover would be refused because of it.
 FAREWELL_SECONDS = 2.0
 # So long a model that has failed is not asked to refine again.
@@ -147,7 +145,10 @@ class Searcher:
         return Canary(self.index, declared, self._refresh_seconds)
 
     def _listen_on(self) -> None:
-        self._listener = threading.Thread(target=self._listen, name=f"embed-pipeline-{self.index}", daemon=True)
+        from embed_pipeline.index.flips import Flips
+
+        flips = Flips(self.index, self._url, self._closed, self._abilities, self._forget)
+        self._listener = threading.Thread(target=flips.follow, name=f"embed-pipeline-{self.index}", daemon=True)
         self._listener.start()
 
     def forked(self) -> None:
@@ -396,12 +397,12 @@ class Searcher:
 
     def _note_read(self, conn: psycopg.Connection, version: str) -> None:
         """Tell the catalog that this version is still read, so that retire refuses; at most every ten seconds."""
-        from embed_pipeline.catalog.versions import queries
+        from embed_pipeline.catalog import reads
 
         now = time.monotonic()
         if now - self._noted.get(version, float("-inf")) < 10:
             return
-        conn.execute(queries("note_read"), {"index": self.index, "version": version})
+        reads.note(conn, self.index, version)
         self._noted[version] = now
 
     def _forget(self) -> None:
@@ -409,39 +410,6 @@ class Searcher:
             self._canary.forget()
         with self._lock:
             self._resolved.clear()
-
-    def _listen(self) -> None:
-        """Hear of flips. While this connection is down the cache's own age limit is what is left."""
-        from embed_pipeline.postgres.connection import connect
-
-        closed, abilities = self._closed, self._abilities
-        while not closed.is_set():
-            try:
-                with connect(self._url, autocommit=True) as conn:
-                    while _is_standby(conn):
-                        # Nobody can listen there. It may become the primary one day.
-                        if closed.wait(LISTEN_SECONDS):
-                            return
-                    conn.execute("LISTEN embed_pipeline_serving")
-                    self._forget()
-                    while not closed.is_set():
-                        abilities.say_when_due(conn)
-                        for notice in conn.notifies(timeout=0.5):
-                            if notice.payload == self.index:
-                                self._forget()
-                    abilities.forget(conn)
-            except (psycopg.Error, EmbedPipelineError):
-                self._forget()
-                closed.wait(LISTEN_SECONDS)
-        if abilities.has_said:
-            # Closed before it was connected, or while it was not.
-            with suppress(psycopg.Error, EmbedPipelineError), connect(self._url, autocommit=True) as conn:
-                abilities.forget(conn)
-
-
-def _is_standby(conn: psycopg.Connection) -> bool:
-    row = conn.execute("SELECT pg_is_in_recovery()").fetchone()
-    return bool(row and row[0])
 
 
 def _asked(
@@ -462,36 +430,3 @@ def _asked(
 def _at_least(answer: Answer, score: float | None) -> Answer:
     """The answer without the hits that score less. `placed` still counts those of the whole list."""
     return answer if score is None else replace(answer, hits=[hit for hit in answer.hits if hit.score >= score])
-
-
-class AsyncSearcher:
-    """`Searcher` for asyncio: the same, each call in a worker thread (embedding is computation, not waiting)."""
-
-    def __init__(self, index: str, database_url: str | None = None, **options: Any) -> None:
-        self._searcher = Searcher(index, database_url, **options)
-
-    async def search(self, text: str, k: int = 10, **options: Any) -> Answer:
-        """See `Searcher.search`."""
-        return await asyncio.to_thread(self._searcher.search, text, k, **options)
-
-    async def search_vector(self, query: QueryVector, k: int = 10, **options: Any) -> Answer:
-        """See `Searcher.search_vector`."""
-        return await asyncio.to_thread(self._searcher.search_vector, query, k, **options)
-
-    async def embed(self, text: str, version: str | None = None) -> QueryVector:
-        """See `Searcher.embed`."""
-        return await asyncio.to_thread(self._searcher.embed, text, version)
-
-    async def prepare(self, version: str | None = None) -> None:
-        """See `Searcher.prepare`."""
-        await asyncio.to_thread(self._searcher.prepare, version)
-
-    async def close(self) -> None:
-        """See `Searcher.close`."""
-        await asyncio.to_thread(self._searcher.close)
-
-    async def __aenter__(self) -> AsyncSearcher:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()

@@ -1,4 +1,4 @@
-"""What a migration will cost and how long its account's limits let it take, from a sample, with the error of that."""
+"""Estimates a migration's cost, and its duration under the account's limits, from a sample, with the error of the estimate."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ class DatabaseMeter:
         self._settle(ticket, None, headroom, retry_after, too_fast)
 
     def spent(self, *kinds: Kind) -> Spent:
-        """What this process has spent through this meter, on these kinds of work or on all."""
+        """The cost of this process's requests through this meter, of these kinds of work or of all."""
         with self._lock:
             parts = [each for name, each in self._spent.items() if not kinds or name in kinds]
         usd = 0.0 if self.price.usd_per_million is not None else None

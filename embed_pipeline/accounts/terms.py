@@ -36,7 +36,7 @@ class Price:
     batch_usd_per_million: float | None = None
 
     def usd(self, tokens: float) -> float | None:
-        """What so many tokens cost, asked one request at a time."""
+        """The price of so many tokens, asked one request at a time."""
         return None if self.usd_per_million is None else tokens * self.usd_per_million / 1_000_000
 
     def batch_usd(self, tokens: float) -> float | None:
@@ -46,7 +46,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an index declares of its accounts, prices and budget."""
+    """The accounts, prices and budget that an index declares."""
 
     accounts: Mapping[str, AccountSpec]
     prices: Mapping[str, PriceSpec]
@@ -96,7 +96,7 @@ class Terms:
 
 
 def spending(conn: psycopg.Connection, index: str) -> dict[str, dict[Kind, Spent]]:
-    """What each version of an index has cost so far, by kind of work; what is under way counts as it was estimated."""
+    """The cost of each version of an index so far, by kind of work; requests under way count as estimated."""
     found: dict[str, dict[Kind, Spent]] = {}
     for version, kind, requests, tokens, usd in conn.execute(queries("spending"), {"index": index}):
         found.setdefault(version, {})[kind] = Spent(requests, tokens, usd)

@@ -1,4 +1,4 @@
-"""Maps between two versions' spaces that were fitted, each with what it was fitted on; what is stored is never changed."""
+"""Fitted maps between two versions' spaces, each with what it was fitted on. A stored map is never changed."""
 
 from __future__ import annotations
 

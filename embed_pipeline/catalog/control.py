@@ -38,7 +38,7 @@ def set_state(conn: psycopg.Connection, index: str, state: ControlState, reason:
 
 @dataclass(frozen=True)
 class ThrottleState:
-    """What the throttle of a version's backfill last said, how long it says so, and how long ago it last did, in seconds.
+    """The last answer of the throttle of a version's backfill; in seconds, since when it is the same, and how long ago it was given.
 
     A backfill that was killed while it waited leaves its last word behind: `seen_seconds` tells.
     """

@@ -20,7 +20,7 @@ Arm = Literal["keep_old", "refine", "bridge", "full"]
 
 @dataclass(frozen=True)
 class Served:
-    """What one way to serve was worth on the held-out queries: the mean of the metric, and its difference to keeping the old version with
+    """One way to serve, measured on the held-out queries: the mean of the metric, and its difference to keeping the old version with
     one-sided bounds; of `keep_old` itself the bounds are the mean's. `estimated`: not served like this, but foretold by the preview."""
 
     mean: float
@@ -32,7 +32,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the whole migration will take: money and seconds of its model, None where that is not known."""
+    """Forecast of the whole migration: money and seconds of its model, None where that is not known."""
 
     usd: float | None = None
     seconds: float | None = None

@@ -40,7 +40,7 @@ def keep(conn: psycopg.Connection, index: str, version: str, holdout_sha256: str
 
 
 def read(conn: psycopg.Connection, index: str, version: str, texts: Collection[str]) -> Kept:
-    """What is kept of these queries."""
+    """The kept vectors of these queries."""
     by_digest = {_digest(text): text for text in texts}
     values = {"index": index, "version": version, "texts": list(by_digest)}
     rows = conn.execute(queries("kept_vectors"), values).fetchall()

@@ -1,4 +1,4 @@
-"""What each held-out query found, kept with the evidence that it is part of."""
+"""The results of each held-out query, kept with the evidence that they are part of."""
 
 from __future__ import annotations
 

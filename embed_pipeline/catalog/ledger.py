@@ -1,4 +1,4 @@
-"""Which ledger a database is, for what is kept outside of it: points in a Qdrant say whose they are.
+"""The identity of a ledger, which vectors outside of its database are labelled with.
 
 A copy of the database (staging from a dump, a snapshot, TEMPLATE) has everything that the database has, its random number too. So a ledger
 is that number in one database of one cluster, reached by an address that is known to lead there. A new timeline of the same server
@@ -34,7 +34,7 @@ class Ledger:
     addresses: tuple[str, ...]
 
     def stamp(self, index: str) -> dict[str, str]:
-        """What is written beside the points of `index`."""
+        """The label that the points of `index` carry."""
         found = {"id": self.id, "address": self.address, "database": self.database, "system": self.system, "index": index}
         return found if self.data is None else found | {"data": self.data}
 

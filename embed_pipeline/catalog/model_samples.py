@@ -1,4 +1,4 @@
-"""What each version's model answered to a few fixed texts, kept to be asked again."""
+"""Each version's embeddings of a few fixed texts, kept to compare with later answers of its model."""
 
 from __future__ import annotations
 

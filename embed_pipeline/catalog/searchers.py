@@ -1,4 +1,4 @@
-"""The processes that search an index, and which of its spaces each can embed queries for: what a cutover has to know of them."""
+"""The processes that search an index, and the spaces that each can embed queries for: a cutover names those that cannot follow."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import psycopg
 
 from embed_pipeline.catalog import versions
 from embed_pipeline.catalog.route import Kind, Route
-from embed_pipeline.catalog.versions import queries
+from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import ChangesOvertook, CutoverRefused
 from embed_pipeline.postgres.storable import storable
@@ -18,7 +18,7 @@ from embed_pipeline.signals import signal
 
 Move = Literal["cutover", "rollback"]
 
-# Nobody but another move, or a person at a prompt, holds the rows that a flip locks.
+# Only another move, or a person at a prompt, holds the rows that a flip locks.
 LOCK_WAIT_MS = 5_000
 
 
@@ -137,8 +137,18 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
                 next_step="Run the same command again.",
                 reason="another_move",
             )
-        conn.execute(queries("notify_serving"), {"index": wanted.index})
+        notify(conn, wanted.index)
     return stale
+
+
+def notify(conn: psycopg.Connection, index: str) -> None:
+    """Make every searcher of the index look at the pointer again, once the caller's transaction has committed."""
+    conn.execute(queries("notify_serving"), {"index": index})
+
+
+def forget_previous(conn: psycopg.Connection, version: Version) -> None:
+    """Clear the version as a rollback's target."""
+    conn.execute(queries("forget_previous"), {"index": version.index, "version": version.name})
 
 
 def _stale(conn: psycopg.Connection, wanted: Flip, mark: int) -> list[str]:

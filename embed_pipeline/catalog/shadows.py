@@ -1,4 +1,4 @@
-"""What shadow reads have found, by pair of versions and hour: sums and counts that processes add to, and the queries that agree least."""
+"""Results of shadow reads, by pair of versions and hour: sums and counts that all processes add to, and the queries that agree least."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Disagreement:
 
 @dataclass
 class Tally:
-    """What was seen of one pair of versions. `overlap`, `agreement`: summed over `compared`, the searches in which either found anything."""
+    """Shadow reads of one pair of versions. `overlap`, `agreement`: summed over `compared`, the searches in which either found anything."""
 
     searches: int = 0
     compared: int = 0
@@ -57,7 +57,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Hour:
-    """What all processes saw of one pair of versions in an hour, or in several that were added up."""
+    """Shadow reads of one pair of versions by all processes, in one hour or summed over several."""
 
     answered: str
     """The route that gave the answers."""
@@ -101,7 +101,7 @@ def note(conn: psycopg.Connection, index: str, answered: str, shadow: str, tally
 
 
 def hours(conn: psycopg.Connection, index: str, shadow: str, last_hours: int) -> list[Hour]:
-    """What was seen of a shadow, by answering route and hour; of all roles together, the newest hour first."""
+    """Shadow reads by answering route and hour; of all roles together, the newest hour first."""
     found: dict[tuple[str, datetime], Tally] = {}
     for answered, hour, last_failure, sketches, *numbers in conn.execute(
         queries("shadow_hours"), {"index": index, "shadow": shadow, "hours": last_hours}

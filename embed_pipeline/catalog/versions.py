@@ -72,7 +72,7 @@ class Version:
 
 
 def actor() -> str:
-    """Who acts, for the audit: EMBED_PIPELINE_ACTOR where a pipeline sets it, else the user of the operating system."""
+    """The actor named in the audit: EMBED_PIPELINE_ACTOR where a pipeline sets it, else the user of the operating system."""
     try:
         return os.environ.get("EMBED_PIPELINE_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
@@ -100,6 +100,35 @@ def get(conn: psycopg.Connection, index: str, name: str) -> Version:
     return Version(*row)
 
 
+def insert(conn: psycopg.Connection, version: Version) -> None:
+    """Register a version, in the state `building`. UniqueViolation where there is one of its name, or a live one of its fingerprint."""
+    values = {
+        "index": version.index,
+        "version": version.name,
+        "fingerprint": version.fingerprint,
+        "model_name": version.model_name,
+        "model_version": version.model_version,
+        "dimensions": version.dimensions,
+        "precision": version.precision,
+        "distance": version.distance,
+        "partitions": version.partitions,
+        "spec": Jsonb(version.spec),
+        "settings": Jsonb(version.settings),
+    }
+    conn.execute(queries("insert_version"), values)
+
+
+def set_dropped(conn: psycopg.Connection, version: Version) -> None:
+    """Note that its vectors are gone."""
+    conn.execute(queries("set_dropped"), {"index": version.index, "version": version.name})
+
+
+def has_table(conn: psycopg.Connection, version: Version) -> bool:
+    """Whether the table of its vectors is in this database."""
+    row = conn.execute(queries("table_is_there"), {"table": version.table.as_string(conn)}).fetchone()
+    return row is not None and bool(row[0])
+
+
 def keep_settings(conn: psycopg.Connection, version: Version, declared: Mapping[str, Any]) -> None:
     """Keep the settings that are declared now, in the caller's transaction, where they are others than those kept.
 
@@ -119,6 +148,11 @@ def seconds_in_state(conn: psycopg.Connection, version: Version) -> float:
     """Since when it is in its state, by the server's clock; 0 while that has not come to it again since it was set back."""
     row = conn.execute(queries("seconds_in_state"), {"index": version.index, "version": version.name}).fetchone()
     return 0.0 if row is None else float(row[0])
+
+
+def not_in_the_future(conn: psycopg.Connection, version: Version) -> None:
+    """Count its state from now on where it came to it before the server's clock was set back."""
+    conn.execute(queries("state_of_the_future"), {"index": version.index, "version": version.name})
 
 
 def record_event(
@@ -177,7 +211,7 @@ def transition(
 
 
 def say_why(conn: psycopg.Connection, *, event: str, reason: str, evidence_id: int | None) -> None:
-    """Who makes the next change of the caller's transaction, and why: the database writes its audit event."""
+    """Set the actor and the reason of the next change in the caller's transaction; the database writes them into its audit event."""
     said = {"actor": storable(conn, actor()), "reason": storable(conn, reason)}
     why = {"event": event, "evidence_id": evidence_id} | said
     conn.execute(queries("say_why"), {"why": json.dumps(why, ensure_ascii=False)})

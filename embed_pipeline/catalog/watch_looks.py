@@ -1,4 +1,4 @@
-"""The looks of a watch after a cutover: each generation has so many, each is one watcher's, and what it found stays."""
+"""The looks of a watch after a cutover: a fixed number for each generation, each taken by one watcher, with a result that stays."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ def sync(
     """Dual-write: bring every live version up to date with the documents' changes."""
     from embed_pipeline.documents import shape
     from embed_pipeline.migrate import dual_write, verify
+    from embed_pipeline.migrate.follow_changes import follow_changes
     from embed_pipeline.migrate.opening import opened
-    from embed_pipeline.migrate.watch import watch as watch_changes
 
     _require_full(full, accept_loss)
     if metrics is not None and not watch:
@@ -126,7 +126,7 @@ def sync(
 
         with until_signalled() as stop:
             output.note(f"watching {index}; stop with Ctrl-C or SIGTERM.")
-            watch_changes(opened_index, stop, report, _Outages(output).tell, doubted)
+            follow_changes(opened_index, stop, report, _Outages(output).tell, doubted)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from embed_pipeline.cli import (
+    backfill_verb,
     bridge_verbs,
     care_verbs,
     daily_verbs,
@@ -56,6 +57,7 @@ def cli() -> None:
 
 
 for verb in (
+    *backfill_verb.VERBS,
     *migration_verbs.VERBS,
     *holdout_verbs.VERBS,
     *daily_verbs.VERBS,

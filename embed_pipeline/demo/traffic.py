@@ -232,8 +232,8 @@ def in_one_space(
 def sync_all_along(place: Place, spec: IndexSpec) -> None:
     """Dual-write every live version as changes arrive."""
     from embed_pipeline.migrate.dual_write import VersionSync
+    from embed_pipeline.migrate.follow_changes import follow_changes
     from embed_pipeline.migrate.opening import opened
-    from embed_pipeline.migrate.watch import watch
 
     stopping = threading.Event()
     totals: dict[str, int] = {}
@@ -251,7 +251,7 @@ def sync_all_along(place: Place, spec: IndexSpec) -> None:
 
     threading.Thread(target=look, daemon=True).start()
     with opened(spec) as index:
-        watch(index, stopping, report)
+        follow_changes(index, stopping, report)
     place.notes("dual_write").write_text(json.dumps(totals))
 
 

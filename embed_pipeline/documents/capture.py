@@ -159,7 +159,7 @@ class _Armed:
         }
 
     def _state(self, alias: str) -> sql.Composable:
-        """What makes a document another one: its text, and its payload where the store carries it beside the vectors."""
+        """The columns whose change is a change of the document: its text, and its payload where the store carries it beside the vectors."""
         text = self.source.text(alias, _as_output)
         if not self.payload:
             return text
@@ -210,7 +210,7 @@ def _make_trigger_function(conn: psycopg.Connection, armed: _Armed, index: str, 
 
 
 def _guards(index: str) -> dict[str, sql.Composable]:
-    """What keeps the application's statements going where tables of ours are gone."""
+    """The fragments of a trigger's body that let the application's statements go on where tables of ours are gone."""
     return {"require_inbox": queries("require_inbox"), "doubt": queries("doubt", index=sql.Literal(index))}
 
 

@@ -163,6 +163,6 @@ class Places:
 
 
 def forget_inserted(conn: psycopg.Connection, index: str, version: str, inserted: Mapping[str, int]) -> None:
-    """What `Places.insert` has noted is not pending any more, once the vectors are marked; what has changed since stays."""
+    """Take what `Places.insert` has queued out of the queue, once the vectors are marked; later changes stay."""
     values = {"index": index, "version": version, "doc_ids": list(inserted), "seqs": list(inserted.values())}
     conn.execute(queries("forget_inserted"), values)

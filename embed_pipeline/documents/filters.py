@@ -1,4 +1,4 @@
-"""What a search may ask of the documents' columns: read once, against the types that the columns have, and meant the same in every store.
+"""Filters of a search on the documents' columns: checked once against the columns' types, with the same meaning in every store.
 
 A store that kept its own idea of a value would silently find something else: a text that looks like a number, a date that is a text in
 JSON. So the condition is typed here, and a store only says it in its own language.
@@ -176,7 +176,7 @@ class Filters:
 
 
 def condition(column: Column, asked: Any) -> Condition:
-    """What `asked` means for this column: a value, None, a list of them, or a range."""
+    """The condition that `asked` is for this column: a value, None, a list of them, or a range."""
     if isinstance(asked, Mapping):
         return Condition(column, bounds=_bounds(column, asked))
     several = isinstance(asked, (list, tuple, Set, np.ndarray))

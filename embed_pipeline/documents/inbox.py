@@ -38,7 +38,7 @@ StoredIds = Callable[[psycopg.Connection, str], Iterator[list[str]]]
 
 @dataclass(frozen=True)
 class Waiting:
-    """What no version has been told of yet: ids, the age in seconds of the oldest, and whether a TRUNCATE is among it."""
+    """Changes that are not distributed yet: ids, the age in seconds of the oldest, and whether a TRUNCATE is among them."""
 
     ids: int
     oldest_seconds: float
@@ -222,7 +222,7 @@ class _Floors:
 
 
 def waiting(conn: psycopg.Connection, index: str) -> Waiting:
-    """What is in the inbox now."""
+    """The inbox as it is now."""
     row = conn.execute(queries("waiting"), {"index": index}).fetchone()
     return Waiting(0, 0.0, False) if row is None else Waiting(*row)
 

@@ -1,4 +1,4 @@
-"""What every live version still has to do: one row for a document and version, claimed by a worker and acknowledged with its write.
+"""The queue of pending changes: one row for each document and live version, claimed by a worker and acknowledged with its write.
 
 A row says that a document may differ, never how: whoever claims it reads the current text afterwards. So a write may be late, but is
 never last: whoever changes the document after the claim leaves a change that this claim cannot acknowledge (`inbox.py`).
@@ -124,7 +124,7 @@ def commit_now(conn: psycopg.Connection) -> None:
 
 
 def worker() -> str:
-    """Who this process is, for people who look at what it holds."""
+    """This process by host and pid, for people who look at its claims."""
     return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
@@ -152,7 +152,7 @@ def still_claimed(conn: psycopg.Connection, claim_: Claim, doc_ids: Iterable[str
 
 
 def acknowledge(conn: psycopg.Connection, claim_: Claim, doc_ids: Sequence[str]) -> set[str]:
-    """What was claimed of these documents is done: returns those of which nothing newer is known. The others stay, unclaimed.
+    """Acknowledge these claimed documents; returns those without a newer change. The others stay, unclaimed.
 
     The caller has locked them (`lock_claimed`) in the transaction that writes.
     """

@@ -60,7 +60,7 @@ def read_rows(file: Path) -> Iterator[Row]:
 
 
 def unit(file: Path) -> str:
-    """What a position counts in this file."""
+    """The unit of a position in this file."""
     return "line" if file.suffix.lower() == ".jsonl" else "row"
 
 

@@ -50,7 +50,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides what capture sees. `leaves`: oid of a partition or child -> how it hangs there, and its triggers."""
+    """The facts of the table that decide what capture sees. `leaves`: oid of a partition or child -> how it hangs there, and its triggers."""
 
     parts: dict[str, str | None]
     leaves: dict[str, str]
@@ -118,7 +118,7 @@ def has_changed(conn: psycopg.Connection, source: Source, index: str) -> bool:
 
 
 def differences(conn: psycopg.Connection, source: Source, index: str) -> list[str]:
-    """What `look` would doubt, in words. Changes nothing."""
+    """The doubts that `look` would open, in words. Changes nothing."""
     before = known(conn, index)
     return [] if before is None else [reason for _, reason in before.differences(read(conn, source, index))]
 

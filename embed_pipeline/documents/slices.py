@@ -46,7 +46,7 @@ class SlicedQuery:
     def rows(
         self, conn: psycopg.Connection, part: KeyRange, values: Mapping[str, Any], *, binary: bool = False
     ) -> list[tuple[Any, ...]]:
-        """What the query gives for the slice, looked up through the documents' key."""
+        """The query's rows for the slice, read through the index of the documents' key."""
         return read(conn, self._of(conn, part), {**values, "lower": part.lower, "upper": part.upper}, binary=binary)
 
     def _of(self, conn: psycopg.Connection, part: KeyRange) -> bytes:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class DocumentText(NamedTuple):
-    """What is to be embedded. `text`: the text columns joined; `source_hash`: sha256 of it, which a stored vector is labelled with."""
+    """A document to embed. `text`: the text columns joined; `source_hash`: sha256 of it, which a stored vector is labelled with."""
 
     doc_id: str
     text: str

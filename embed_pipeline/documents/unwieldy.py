@@ -1,4 +1,4 @@
-"""Ids that no index of ours can hold: set aside and named, so that the other documents go on."""
+"""Ids that are too long for our indexes: set aside and named, so that the other documents go on."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MOST_CHUNKS = 4_000
 
 @dataclass(frozen=True)
 class Gathered:
-    """What came of some documents: what is to be written, the dead letters by id, and how many were truncated.
+    """The result for some documents: the batch to write, the dead letters by id, and how many were truncated.
 
     `failure`: why the others among them are in neither; None where all are. What is here is paid for.
     """

@@ -20,7 +20,7 @@ MOST = 2_000
 
 
 def read_missing(reading: Line, index: OpenIndex, store: VersionStore, partition: Partition) -> Iterator[list[DocumentText]]:
-    """What the partition misses, slice by slice in key order; a lost connection goes on where it was."""
+    """The documents that the partition lacks, slice by slice in key order; after a lost connection it resumes at the same slice."""
     slices = KeySlices(index.source, SliceSize(most=MOST))
     left: KeyRange | None = partition.range
     while left is not None and not left.is_empty:

@@ -37,7 +37,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Sample:
-    """What embedding a sample of the documents showed. Without documents there is no speed."""
+    """Measurements from embedding a sample of the documents. Without documents there is no speed."""
 
     documents: int
     rejected: int

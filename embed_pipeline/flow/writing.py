@@ -20,7 +20,7 @@ from embed_pipeline.throttle.loop import Throttle
 
 @dataclass
 class Progress:
-    """What a person wants to see while a partition fills; handed to the listener after every batch."""
+    """Progress of a partition, handed to the listener after every batch."""
 
     partition: str
     total: int
@@ -57,7 +57,7 @@ class Writing:
     listener: Listener | None
 
     def write(self, answered: Gathered) -> None:
-        """Write one batch and its dead letters. Whoever was at a document first keeps it."""
+        """Write one batch and its dead letters. A document that has a vector already keeps it."""
         batch, letters = answered.batch, answered.letters
         signal("backfill.embedded")
         seconds = 0.0

@@ -1,1 +1,1 @@
-"""What belongs to an index while it is worked on or searched."""
+"""An open index: its handle, its spaces, and how searches resolve the version that serves."""

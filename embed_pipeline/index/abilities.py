@@ -1,4 +1,4 @@
-"""What a process that searches says of itself: for which live versions it can embed queries, so that a cutover knows who could not follow."""
+"""Notes in the catalog for which live versions this process can embed queries, so that a cutover can name the processes that could not follow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOK_SECONDS = 15.0
 
 
 class Abilities:
-    """What this process can embed for, as it was said last. Thread-safe."""
+    """The versions that this process can embed queries for, as last noted in the catalog. Thread-safe."""
 
     def __init__(self, index: str, spaces: Spaces) -> None:
         self._index = index

@@ -113,7 +113,7 @@ class OpenIndex:
         return version if declared is None else version.with_settings(declared.settings())
 
     def space(self, version: Version) -> Space:
-        """What belongs to a registered version, opened once for this handle and closed with it."""
+        """A registered version's store and model, opened once for this handle and closed with it."""
         return self.spaces.of(version)
 
     def store(self, version: Version) -> VersionStore:
@@ -129,7 +129,7 @@ class OpenIndex:
         return self.space(version).embedder
 
     def meter(self, name: str) -> DatabaseMeter | None:
-        """What the requests of a version's provider pass through, once its model is open; None for a version that asks none."""
+        """The meter that the requests of a version's provider pass through, once its model is open; None for a version without a provider."""
         return self.spaces.meter(name)
 
     def spent(self, name: str, *kinds: Kind) -> Spent:

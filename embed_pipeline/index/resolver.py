@@ -6,22 +6,21 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 
 from embed_pipeline.accounts.terms import Terms
-from embed_pipeline.catalog import adapters, serving, versions
+from embed_pipeline.catalog import adapters, indexes, serving, versions
 from embed_pipeline.catalog.adapters import Adapter
+from embed_pipeline.catalog.indexes import RegisteredIndex
 from embed_pipeline.catalog.route import Route
 from embed_pipeline.catalog.serving import Pointer
-from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import inspect
 from embed_pipeline.embedders.checked import VersionEmbedder
 from embed_pipeline.errors import CatalogError
 from embed_pipeline.index.space import NO_MODEL, OwnPlace, Space, Spaces, at_own_place
 from embed_pipeline.postgres.connection import connect
-from embed_pipeline.spec import DocumentsSpec, read_store
 from embed_pipeline.stores.protocol import VersionStore
 
 logger = logging.getLogger("embed_pipeline.search")
@@ -48,7 +47,7 @@ class Bridge:
 
 @dataclass(frozen=True)
 class Serving:
-    """What one look at the pointer gave: everything that a query needs, of one version and of the other one on its route.
+    """The result of one look at the pointer: all that a query needs of the version that serves and of the other one on its route.
 
     `note`: why this machine leaves out the other version of the serving route; empty while it does not.
     """
@@ -64,7 +63,7 @@ class Serving:
 
     @property
     def route(self) -> Route:
-        """What a query of this machine goes through."""
+        """The route of this machine's queries."""
         by, bridge = self.refining, self.bridge
         if bridge is not None:
             return Route(self.version.name, queries=bridge.version.name, adapter=bridge.adapter.id)
@@ -80,7 +79,7 @@ class Resolver:
         self._url = url
         self._models = dict(models)
         self.spaces = Spaces(index, url, self._terms, self._here)
-        self._found: tuple[Any, ...] | None = None
+        self._found: RegisteredIndex | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -97,7 +96,7 @@ class Resolver:
         self._begin()
 
     def look(self, conn: psycopg.Connection, name: str | None) -> Serving:
-        """What serves, or the live version `name`."""
+        """The version that serves, or the live version `name`."""
         pointer = serving.read(conn, self._index)
         wanted = name or pointer.version
         if wanted is None:
@@ -136,7 +135,7 @@ class Resolver:
             return None, self._say_left_out(version, f"is asked by {version.name}", str(problem))
 
     def _adapter(self, conn: psycopg.Connection, adapter_id: int | None) -> Adapter | None:
-        """What is stored is never changed, so it is read once."""
+        """A stored adapter is never changed, so it is read once."""
         if self._map is None or self._map.id != adapter_id:
             self._map = None if adapter_id is None else adapters.read(conn, self._index, adapter_id)
         return self._map
@@ -203,15 +202,11 @@ class Resolver:
 
     def _settle(self, conn: psycopg.Connection) -> None:
         """Where documents and vectors are now. Stores are kept for the life of the searcher: a query that resolved earlier may be at one."""
-        found = conn.execute(queries("find_index"), {"index": self._index}).fetchone()
+        found = indexes.find(conn, self._index)
         assert found is not None
         with self._lock:
             if found != self._found:
-                table, key, text, kept, payload, payload_object, indexes = found
-                declared = DocumentsSpec(
-                    table=table, key=key, text=text, payload=payload, payload_object=payload_object, payload_indexes=indexes
-                )
-                self.spaces.settle(read_store(kept), inspect(conn, declared, captured=False), in_use=True)
+                self.spaces.settle(found.store, inspect(conn, found.documents, captured=False), in_use=True)
                 self._found = found
 
     def _here(self, version: Version) -> Version:

@@ -48,7 +48,7 @@ FAREWELL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Answered:
-    """What an application was answered, and how long that took."""
+    """An answer that an application was given, and how long it took."""
 
     text: str
     k: int

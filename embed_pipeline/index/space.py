@@ -1,4 +1,4 @@
-"""The spaces of an index: what belongs to each of its versions, opened once and in one way, for workers, readers and the gate alike.
+"""The spaces of an index: each version's store and model, opened once and in one way, for workers, readers and the gate alike.
 
 A space is known by its version's name and fingerprint: a version that goes from building to ready is the same one. No model embeds for a
 version but one whose fingerprint is the registered one.
@@ -30,13 +30,13 @@ OwnPlace = str | Path | Mapping[str, str | Path]
 """Where the files of a version are on this machine."""
 
 NO_MODEL = (ConfigurationError, EmbedderError, WrongSpace)
-"""What says that this machine lacks the model of a version."""
+"""Errors that mean that this machine lacks the model of a version."""
 
 Way = tuple[object, ...]
 
 
 class Space:
-    """What belongs to one version: the store of its vectors, and the model of its texts with the meter of its provider. Thread-safe."""
+    """One version's store, and its model with the meter of its provider. Thread-safe."""
 
     def __init__(self, spaces: Spaces, version: Version) -> None:
         self.version = version
@@ -160,7 +160,7 @@ class Spaces:
         embedder.close()
 
     def meter(self, name: str) -> DatabaseMeter | None:
-        """What the requests of a version's provider pass through, once its model is open; None for a version that asks none."""
+        """The meter that the requests of a version's provider pass through, once its model is open; None for a version without a provider."""
         return self._meters.get(name)
 
     def require_model(self, space: Space) -> None:

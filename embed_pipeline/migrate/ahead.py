@@ -21,7 +21,7 @@ AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Ahead:
-    """What a version would have to embed of the documents asked for, and what that is expected to cost.
+    """The documents that a version would have to embed of those asked for, and the expected cost.
 
     `todo`: those without the vector of their current text. `known`: how many of those asked for are documents at all. `tokens` and `usd` are
     None where nobody is paid; `usd` also where no price is known.
@@ -39,7 +39,7 @@ class Ahead:
 
     @property
     def sentence(self) -> str:
-        """What a person reads before it begins."""
+        """The announcement before it begins."""
         if not self.todo:
             return f"{self.index}.{self.version} has all of the {self.known:,} documents already: nothing to embed."
         found = f"{self.index}.{self.version} will embed {len(self.todo):,} of {self.known:,} documents, {self.text_bytes:,} bytes of text"

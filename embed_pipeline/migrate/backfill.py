@@ -52,9 +52,9 @@ class PartitionReport:
     seconds: float
     tokens: int = 0
     usd: float | None = None
-    """What this run paid for it; None where nobody is paid or no price is known."""
+    """This run's price; None where no provider bills or no price is known."""
     learned: tuple[str, ...] = ()
-    """What the server behind the model was found not to take, in sentences."""
+    """The limits of the model's server that this run has learned, in sentences."""
 
 
 def unfilled(conn: psycopg.Connection, index: OpenIndex, version: str) -> list[str]:

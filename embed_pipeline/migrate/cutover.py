@@ -12,30 +12,21 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from embed_pipeline.catalog import dead_letters, searchers, serving, versions
-from embed_pipeline.catalog import evidence as evidence_store
-from embed_pipeline.catalog.evidence import Evidence
+from embed_pipeline.catalog import searchers, serving, versions
 from embed_pipeline.catalog.route import Kind, Route
 from embed_pipeline.catalog.serving import Flip, Move, Pointer
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue, shape
-from embed_pipeline.errors import ChangesOvertook, CutoverRefused, ModelChanged
+from embed_pipeline.errors import ChangesOvertook, CutoverRefused
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import beside, dual_write, judged, model_check, readers, verify, way_back
+from embed_pipeline.migrate import beside, cutover_checks, dual_write, readers, way_back
 from embed_pipeline.migrate.dual_write import Drained
-from embed_pipeline.migrate.standing import unless_dropped
 from embed_pipeline.postgres import holders, turns
 from embed_pipeline.postgres.session import Line
 from embed_pipeline.signals import signal
 
 TRIES = 5
-NAMED = 5
-# A TRUNCATE or ALTER TABLE of the application that is under way is waited for; one of this age was forgotten.
-LOCKED_SECONDS = 5.0
 MOVED_TABLES = ("embed_pipeline.serving_pointer", "embed_pipeline.index_versions")
-
-
-MAY: dict[Kind, str] = {"direct": "serve", "refine": "refine what serves", "bridge": "ask what serves"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Moved:
     """Processes that search and lack its model: they go on with the version before while that is live, and then fail. Of a version that
     refines: they go on without it."""
     route: Route | None = None
-    """What queries go through now."""
+    """The route of queries from now on."""
     before: Route | None = None
 
 
@@ -93,12 +84,12 @@ def cutover(
                 reason="not_ready",
                 state=version.state,
             )
-        _require_ann_index(conn, index, version)
-        _refuse_doubts(conn, index)
-        _refuse_changed_model(conn, index, version)
-        passing = require_evidence(conn, index, version)
+        cutover_checks.require_ann_index(conn, index, version)
+        cutover_checks.refuse_doubts(conn, index)
+        cutover_checks.refuse_changed_model(conn, index, version)
+        passing = cutover_checks.require_evidence(conn, index, version)
         way_back.respect_rollback(conn, version, "direct", again=again)
-        left_behind = _left_behind(conn, version, pointer.version, anyway=anyway)
+        left_behind = cutover_checks.leave_behind(conn, version, pointer.version, anyway=anyway)
         moved = _move(conn, index, version, Route(name), "cutover", passing.id, reason)
         return replace(moved, left_behind=left_behind)
 
@@ -122,14 +113,14 @@ def _beside(
             next_step=f"Run: embed-pipeline status {index.name}",
             reason="serves_already",
         )
-    _refuse_doubts(conn, index)
-    _refuse_changed_model(conn, index, version)
-    passing = require_evidence(conn, index, version, kind)
+    cutover_checks.refuse_doubts(conn, index)
+    cutover_checks.refuse_changed_model(conn, index, version)
+    passing = cutover_checks.require_evidence(conn, index, version, kind)
     way_back.respect_rollback(conn, version, kind, again=again)
-    # Who lacks the model of what refines goes on without it; of a bridge it is the only one.
+    # Searchers without the model of a version that refines go on without it; on a bridge they have no other.
     left_behind = tuple(map(str, searchers.left_behind(conn, version)))
     if kind == "bridge":
-        left_behind = _left_behind(conn, version, pointer.version, anyway=anyway)
+        left_behind = cutover_checks.leave_behind(conn, version, pointer.version, anyway=anyway)
     moved = _reroute(conn, index, pointer, route, "cutover", passing.id, reason)
     return replace(moved, left_behind=left_behind)
 
@@ -157,7 +148,7 @@ def rollback(
         assert pointer.previous_route is not None
         way_back.require_target(conn, pointer, index.name, to)
         version, route = index.version(conn, pointer.previous), pointer.previous_route
-        _require_ann_index(conn, index, version)
+        cutover_checks.require_ann_index(conn, index, version)
         doubts = tuple(doubt.reason for doubt in shape.look(conn, index.source, index.name))
         unable = tuple(map(str, searchers.left_behind(conn, version)))
         why = reason or f"rollback from {pointer.route}"
@@ -169,70 +160,13 @@ def rollback(
 
 
 def _refuse_another(index: OpenIndex, pointer: Pointer, generation: int | None) -> None:
-    """Somebody has moved the pointer since it was judged, and has the last word."""
+    """Refuse if the pointer was moved since the judgement: that move has the last word."""
     if generation is not None and pointer.generation != generation:
         raise CutoverRefused(
             f"The serving pointer of {index.name} is of generation {pointer.generation} by now, and {generation} was judged.",
             next_step=f"Run: embed-pipeline status {index.name}",
             reason="another_move",
         )
-
-
-def require_evidence(conn: psycopg.Connection, index: OpenIndex, version: Version, route: Kind = "direct") -> Evidence:
-    """The latest evidence about the version on such a route; CutoverRefused when there is none, it did not pass, or it is stale."""
-    found = evidence_store.latest(conn, index.name, version.name, route)
-    mend = f"Run: embed-pipeline gate {index.name} {version.name}{'' if route == 'direct' else f' --route {route}'}"
-    if found is None:
-        raise CutoverRefused(
-            f"There is no evidence that {version.name} may {MAY[route]} {index.name}.",
-            next_step=mend,
-            reason="no_evidence",
-        )
-    if found.outcome != "pass":
-        raise CutoverRefused(
-            f"The gate of {index.name} did not pass {version.name}: {found.sentence}",
-            next_step=mend,
-            reason="gate_not_passed",
-            outcome=found.outcome,
-            evidence_id=found.id,
-        )
-    stale = judged.staleness(conn, index, version, found)
-    if stale is not None:
-        raise CutoverRefused(
-            f"The evidence for {version.name} of {index.name} is stale: {stale}.",
-            next_step=mend,
-            reason="evidence_stale",
-            evidence_id=found.id,
-        )
-    return found
-
-
-def _left_behind(conn: psycopg.Connection, version: Version, serves: str | None, *, anyway: bool) -> tuple[str, ...]:
-    """Whoever searches on a machine without its model could not follow. Named in the audit where that is accepted, before anything moves."""
-    unable = [str(each) for each in searchers.left_behind(conn, version)]
-    if unable and not anyway:
-        named = "; ".join(unable[:NAMED]) + (f"; and {len(unable) - NAMED} more" if len(unable) > NAMED else "")
-        what = (
-            "would find nothing" if serves is None else f"would go on with {serves} until that is retired, and then find nothing"
-        )
-        raise CutoverRefused(
-            f"{len(unable)} of the processes that search {version.index} cannot embed queries for {version.name}, and {what}: {named}.",
-            next_step=f"Put the model of {version.name} there (Searcher.prepare({version.name!r}) says whether it is), or leave them behind: "
-            f"embed-pipeline cutover {version.index} {version.name} --anyway",
-            reason="left_behind",
-            searchers=unable,
-        )
-    if unable:
-        versions.record_event(conn, version.index, "left behind", version=version.name, detail={"searchers": unable})
-    return tuple(unable)
-
-
-def _refuse_changed_model(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
-    """Its queries would be embedded with another model than its documents."""
-    try:
-        model_check.require_same_model(conn, index, version)
-    except ModelChanged as changed:
-        raise CutoverRefused(changed.message, next_step=changed.next_step, reason="model_changed") from None
 
 
 def _move(
@@ -252,20 +186,20 @@ def _move(
     """
     started = time.monotonic()
     for attempt in range(TRIES):
-        _refuse_locked_documents(conn, index)
+        cutover_checks.refuse_locked_documents(conn, index)
         generation = serving.read(conn, index.name)
         _refuse_another(index, generation, judged_generation)
-        with _documents_as_armed(index):
+        with cutover_checks.documents_as_armed(index):
             mark = dual_write.distributor(index).take_mark(conn)
             signal("cutover.marked")
             drained = dual_write.drain(index, version.name, mark, accepted=accept_stale)
             if drained.left > accept_stale:
                 raise _not_drained(conn, index, version, move, mark, drained)
             signal("cutover.drained")
-            coverage_id = _require_coverage(conn, index, version)
+            coverage_id = cutover_checks.require_coverage(conn, index, version)
             if evidence_id is not None:
                 # Once more: the drain may have taken minutes, in which the documents became others than those that were judged.
-                evidence_id = require_evidence(conn, index, version).id
+                evidence_id = cutover_checks.require_evidence(conn, index, version).id
         signal("cutover.covered")
         wanted = Flip(index.name, route, move, generation.generation, mark, coverage_id, evidence_id, reason, accept_stale)
         try:
@@ -386,86 +320,6 @@ def _flip(conn: psycopg.Connection, index: OpenIndex, wanted: Flip) -> list[str]
             next_step=refused.diag.message_hint or "Run the same command again.",
             reason="database_refused",
         ) from refused
-
-
-@contextmanager
-def _documents_as_armed(index: OpenIndex) -> Iterator[None]:
-    """A table or column that was renamed or dropped since the index was opened is a refusal."""
-    try:
-        yield
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as problem:
-        raise CutoverRefused(
-            f"{index.source} is not the table any more that capture was armed for: {problem.diag.message_primary}.",
-            next_step="Correct documents in the index's defs.yaml, or put the table back; then run the same command again.",
-            reason="documents_changed",
-        ) from problem
-
-
-def _refuse_locked_documents(conn: psycopg.Connection, index: OpenIndex) -> None:
-    """While nobody can read the documents, nobody can say what they are: a TRUNCATE or ALTER TABLE that was never ended."""
-    table = index.source.identifier.as_string(conn)
-    until = time.monotonic() + LOCKED_SECONDS
-    while held := holders.of_tables(conn, [table], holders.OF_READERS):
-        # How old another role's transaction is, not every role may see.
-        if time.monotonic() > until or any(each.seconds is not None and each.seconds > LOCKED_SECONDS for each in held):
-            raise CutoverRefused(
-                f"Nobody can read {index.source}, so it cannot be compared with the vectors: it is locked by {holders.named(held)}.",
-                next_step="End that, then run the same command again.",
-                reason="documents_locked",
-            )
-        time.sleep(0.05)
-
-
-def _refuse_doubts(conn: psycopg.Connection, index: OpenIndex) -> None:
-    doubts = shape.look(conn, index.source, index.name)
-    if doubts:
-        raise CutoverRefused(
-            f"Changes of {index.source} may have been missed: {'; '.join(doubt.reason for doubt in doubts)}.",
-            next_step=f"Run: embed-pipeline sync {index.name} --full; then the same command again.",
-            reason="doubts",
-            doubts=[doubt.reason for doubt in doubts],
-        )
-
-
-def _require_coverage(conn: psycopg.Connection, index: OpenIndex, version: Version) -> int:
-    coverage = verify.compare_all(conn, index, version, whole=False)
-    if coverage.differences:
-        raise CutoverRefused(
-            f"Coverage of {index.name}.{version.name} is {coverage.share:.4%}: {coverage.missing} missing, {coverage.stale} stale, "
-            f"{coverage.orphaned} orphaned, {coverage.wrong_chunks} with wrong chunks ({'; '.join(coverage.samples)}).",
-            next_step=f"Run: embed-pipeline backfill {index.name} {version.name}; and: embed-pipeline sync {index.name} --full",
-            reason="coverage",
-            missing=coverage.missing,
-            stale=coverage.stale,
-            orphaned=coverage.orphaned,
-            wrong_chunks=coverage.wrong_chunks,
-        )
-    if coverage.dead_letters > index.spec.gate.max_dead_letters:
-        named = ", ".join(f"{each.shown_id} ({each.reason})" for each in dead_letters.first(conn, index.name, version.name))
-        raise CutoverRefused(
-            f"{coverage.dead_letters} documents have no vector in {version.name}, more than max_dead_letters "
-            f"{index.spec.gate.max_dead_letters} allows: {named}.",
-            next_step="Mend these documents, or raise gate.max_dead_letters if they may be missing from search.",
-            reason="dead_letters",
-            dead_letters=coverage.dead_letters,
-        )
-    with conn.transaction():
-        return verify.record_coverage(conn, index, version.name, coverage)
-
-
-def _require_ann_index(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
-    store = index.store(version)
-    ann = store.ann_index(conn)
-    if ann is None:
-        # Without its table it has none either.
-        with unless_dropped(index, version):
-            store.labels(conn)
-    if ann is None or not ann.valid:
-        raise CutoverRefused(
-            f"The ANN index of {index.name}.{version.name} is {'missing' if ann is None else 'invalid'}.",
-            next_step=f"Run: embed-pipeline backfill {index.name} {version.name}",
-            reason="ann_index",
-        )
 
 
 @contextmanager

@@ -62,7 +62,7 @@ RETRIED = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotA
 
 @dataclass
 class VersionSync:
-    """What one version's dual-write did."""
+    """The result of one version's dual-write."""
 
     version: str
     written: int = 0
@@ -73,7 +73,7 @@ class VersionSync:
     error: str = ""
     tokens: int = 0
     usd: float | None = None
-    """What was paid for it; None where nobody is paid or no price is known."""
+    """Its price; None where no provider bills or no price is known."""
 
     @property
     def did_anything(self) -> bool:
@@ -81,7 +81,7 @@ class VersionSync:
 
 
 def distributor(index: OpenIndex) -> Distributor:
-    """Who hands the index's inbox over to its live versions."""
+    """The distributor from the index's inbox to its live versions."""
 
     def live(conn: psycopg.Connection) -> list[str]:
         return [version.name for version in versions.live_versions(conn, index.name)]
@@ -113,7 +113,7 @@ def sync(index: OpenIndex, *, budget_seconds: float | None = None, waiting: Wait
             with suppress(EmbedPipelineError):
                 _tell_again(index, next(version for version in live if version.name == result.version))
     if any(result.did_anything for result in results):
-        # A courtesy to those who search. Whoever cannot be reached now has said so above.
+        # For those who search. A store that does not answer has been reported above.
         with suppress(psycopg.Error, EmbedPipelineError), index.connection() as conn:
             hands.rest(conn)
     return results
@@ -130,7 +130,7 @@ def _tell_again(index: OpenIndex, version: Version) -> None:
 
 @dataclass(frozen=True)
 class Drained:
-    """What a drain left of the documents that had waited since before its mark, and how fast it was."""
+    """The documents from before the mark that a drain has left, and its rate."""
 
     left: int
     done: int
@@ -199,7 +199,7 @@ def drain_isolated(index: OpenIndex, version: Version, mark: int, deadline: floa
                 work.remove_gone(mark)
                 raise
     except VersionRetired:
-        result.pending = 0  # Nobody wants its vectors any more: the work is over, not failed.
+        result.pending = 0  # Retired meanwhile: the work is over, not failed.
     except EmbedPipelineError as problem:
         result.error = str(problem)
         # Read the backlog again: reporting 0 here would hide unfinished work.
@@ -219,7 +219,7 @@ class Work:
     result: VersionSync
     leases: Leases = field(default_factory=Leases)
     _held: set[str] = field(default_factory=set)
-    """What of the batch is not acknowledged yet."""
+    """The documents of the batch that are not acknowledged yet."""
     _counted: float = 0.0
     """When the claim was last counted on."""
 

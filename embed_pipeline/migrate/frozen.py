@@ -9,11 +9,11 @@ from typing import Any
 import psycopg
 
 from embed_pipeline.accounts.terms import Terms
-from embed_pipeline.catalog import versions
-from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.catalog import indexes, versions
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import split_name
 from embed_pipeline.errors import CatalogError
-from embed_pipeline.spec import DocumentsSpec, IndexSpec, StoreSpec, read_store
+from embed_pipeline.spec import DocumentsSpec, IndexSpec, StoreSpec
 from embed_pipeline.spec import frozen as fates
 
 SHOWN = 80
@@ -38,7 +38,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Registered:
-    """What the catalog has of an index's declaration."""
+    """The declaration of an index as the catalog keeps it."""
 
     documents: DocumentsSpec
     store: StoreSpec
@@ -47,15 +47,11 @@ class Registered:
 
 
 def registered(conn: psycopg.Connection, index: str) -> Registered | None:
-    """What is registered of an index; None where nothing is. The catalog is there."""
-    row = conn.execute(queries("find_index"), {"index": index}).fetchone()
-    if row is None:
+    """The index as it is registered; None where it is not. The catalog is there."""
+    found = indexes.find(conn, index)
+    if found is None:
         return None
-    table, key, text, store, payload, payload_object, indexes = row
-    documents = DocumentsSpec(
-        table=table, key=key, text=text, payload=payload, payload_object=payload_object, payload_indexes=indexes
-    )
-    return Registered(documents, read_store(store), tuple(versions.list_versions(conn, index)), Terms.read(conn, index))
+    return Registered(found.documents, found.store, tuple(versions.list_versions(conn, index)), Terms.read(conn, index))
 
 
 def differences(known: Registered, spec: IndexSpec) -> list[Difference]:

@@ -32,7 +32,7 @@ TURN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What one file did. `blank` documents have neither title nor text: they are stored, and become dead letters."""
+    """The result of loading one file. `blank` documents have neither title nor text: they are stored, and become dead letters."""
 
     inserted: int
     updated: int

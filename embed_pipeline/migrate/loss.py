@@ -20,7 +20,7 @@ FEW = 100
 
 @dataclass(frozen=True)
 class Loss:
-    """What a comparison would remove of a version: so many of the documents that it holds."""
+    """How many of the documents that a version holds a comparison would remove."""
 
     version: str
     removed: int

@@ -6,22 +6,21 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.types.json import Jsonb
 
 from embed_pipeline.accounts.terms import Terms
-from embed_pipeline.catalog import partitions, versions
-from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.catalog import indexes, partitions, versions
+from embed_pipeline.catalog.indexes import RegisteredIndex
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import AnotherLedger, CatalogError, DatabaseUnavailable, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import frozen, names
 from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import read_store
 from embed_pipeline.stores import registry
 from embed_pipeline.stores.adopting import adoption_of
 from embed_pipeline.stores.protocol import AdoptingStore
@@ -71,7 +70,7 @@ def require_ours(conn: psycopg.Connection, index: OpenIndex) -> None:
 
 
 def _keep_settings(conn: psycopg.Connection, index: OpenIndex, known: Sequence[Version]) -> None:
-    """What may change of a version is what was declared last: for searches, which know the catalog alone (docs/decisions/0025)."""
+    """Keep the settings that were declared last: searches know the catalog alone (docs/decisions/0025)."""
     for version in known:
         declared = index.spec.versions.get(version.name)
         if declared is not None and version.is_live and version.settings != declared.settings():
@@ -100,51 +99,44 @@ def _refuse_unadopted(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
 def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
     """Register the index without any version, or keep what has changed in its declaration."""
     source, store = index.spec.source(), index.spec.store
-    values = {
-        "index": index.name,
-        "documents_table": str(index.source),
-        "key_columns": source.key,
-        "text_columns": source.text,
-        "store": Jsonb(store.model_dump(mode="json")),
-        "payload_columns": source.payload,
-        "payload_object": source.payload_object,
-        "payload_indexes": Jsonb(source.payload_indexes),
-    }
-    found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
+    wanted = RegisteredIndex(source.model_copy(update={"table": str(index.source)}), store)
+    found = indexes.find(conn, index.name)
     if found is None:
 
         def under_lock() -> None:
             capture.lock(conn, index.source)
             signal("register.locked")
-            conn.execute(queries("insert_index"), values)
-            conn.execute(queries("insert_pointer"), {"index": index.name})
-            conn.execute(queries("insert_control"), {"index": index.name})
+            indexes.insert(conn, index.name, wanted)
             arm(conn, index)
 
         in_short_lock(conn, under_lock, what=f"register {index.name}", table=str(index.source), locked=[index.source.identifier])
-        found = conn.execute(queries("find_index"), {"index": index.name}).fetchone()
+        found = indexes.find(conn, index.name)
     assert found is not None
-    known, facts = read_store(found[3]), frozen.registered(conn, index.name)
+    facts = frozen.registered(conn, index.name)
     assert facts is not None
     frozen.refuse(index.name, frozen.of_store(facts, index.spec))
     renamed = frozen.of_documents(facts, index.spec)
     if renamed:
         names.require_same(conn, index, facts, renamed)
-        _rename(conn, index, "; ".join(map(str, renamed)), values)
+        _rename(conn, index, "; ".join(map(str, renamed)), wanted)
     Terms.declared(index.spec).keep(conn, index.name)
-    was = (known.text_field(), found[4], found[5])
-    now = (store.text_field(), source.payload, source.payload_object)
-    indexed = found[6] != source.payload_indexes
-    if (known, was) != (store, now) or indexed:
-        _update_index(conn, index, values, payload_changed=was != now, indexes_changed=indexed)
+    was, now = _payload_of(found), _payload_of(wanted)
+    indexed = found.documents.payload_indexes != source.payload_indexes
+    if (found.store, was) != (store, now) or indexed:
+        _update_index(conn, index, wanted, payload_changed=was != now, indexes_changed=indexed)
 
 
-def _rename(conn: psycopg.Connection, index: OpenIndex, reason: str, values: dict[str, Any]) -> None:
+def _payload_of(kept: RegisteredIndex) -> tuple[str | None, list[str], str | None]:
+    """The payload that a store keeps beside each vector."""
+    return kept.store.text_field(), kept.documents.payload, kept.documents.payload_object
+
+
+def _rename(conn: psycopg.Connection, index: OpenIndex, reason: str, wanted: RegisteredIndex) -> None:
     """Take the declared names for those of the registered ones, and capture by them."""
 
     def under_lock() -> None:
         capture.lock(conn, index.source)
-        conn.execute(queries("rename_index"), values)
+        indexes.rename(conn, index.name, wanted)
         arm(conn, index)
         # What was changed meanwhile, under names that capture did not know, is found by the comparison that this asks for.
         shape.doubt(conn, index.name, reason)
@@ -155,7 +147,7 @@ def _rename(conn: psycopg.Connection, index: OpenIndex, reason: str, values: dic
 
 
 def _update_index(
-    conn: psycopg.Connection, index: OpenIndex, values: dict[str, Any], *, payload_changed: bool, indexes_changed: bool
+    conn: psycopg.Connection, index: OpenIndex, wanted: RegisteredIndex, *, payload_changed: bool, indexes_changed: bool
 ) -> None:
     """Keep what may change. With another payload the triggers look at other columns, and every document carries another one."""
     if indexes_changed:
@@ -171,7 +163,7 @@ def _update_index(
         # Before it is noted that this was done: who dies here does it again.
         for version in versions.live_versions(conn, index.name):
             _queue_all(conn, index, version)
-    conn.execute(queries("update_index"), values)
+    indexes.update(conn, index.name, wanted)
 
 
 def _queue_all(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
@@ -184,22 +176,9 @@ def _register_version(conn: psycopg.Connection, index: OpenIndex, name: str) -> 
     key_ranges = ranges.cut(conn, index.source, index.spec.partitions)
     index.store(version).prepare(conn)
     signal("register.cut")
-    values = {
-        "index": index.name,
-        "version": name,
-        "fingerprint": version.fingerprint,
-        "model_name": version.model_name,
-        "model_version": version.model_version,
-        "dimensions": version.dimensions,
-        "precision": version.precision,
-        "distance": version.distance,
-        "partitions": version.partitions,
-        "spec": Jsonb(version.spec),
-        "settings": Jsonb(version.settings),
-    }
 
     def in_one() -> None:
-        conn.execute(queries("insert_version"), values)
+        versions.insert(conn, version)
         partitions.insert(conn, index.name, name, key_ranges)
         index.store(version).create(conn)
         registry.refresh_views(conn)

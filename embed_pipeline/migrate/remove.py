@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from embed_pipeline.catalog import control, schema, searchers, versions
-from embed_pipeline.catalog.versions import queries as catalog_queries
+from embed_pipeline.catalog import control, schema, searchers, serving, versions
 from embed_pipeline.documents import capture
 from embed_pipeline.documents.source import Source
 from embed_pipeline.errors import CatalogError, RemoveRefused
@@ -36,7 +35,7 @@ JUDGED = ("judged_documents", "judged_queries")
 
 @dataclass(frozen=True)
 class Goes:
-    """What is dropped, and the lock that it takes, in words."""
+    """One object to drop and the lock that this takes, in words."""
 
     what: str
     lock: str
@@ -44,7 +43,7 @@ class Goes:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a removal takes out and what it leaves, said before it is done."""
+    """The objects that a removal takes out and those that it leaves, listed before it is done."""
 
     goes: tuple[Goes, ...]
     stays: tuple[str, ...]
@@ -63,7 +62,7 @@ class _Index:
 
 
 def plan(conn: psycopg.Connection, name: str | None, *, fields: bool = False) -> Removal:
-    """What the removal of an index (None: of everything) would do. Changes nothing. CatalogError where nothing is registered."""
+    """The effects of removing an index (None: everything). Changes nothing. CatalogError where nothing is registered."""
     goes: list[Goes] = []
     stays: list[str] = []
     for index in _indexes(conn, name):
@@ -145,8 +144,8 @@ def _indexes(conn: psycopg.Connection, name: str | None) -> Iterator[_Index]:
             f"Nothing of {'embed-pipeline' if name is None else f'index {name!r}'} is in this database.",
             next_step="Nothing to do; where it is in another one, name that with --database-url.",
         )
-    for index, table, key, text, store, serving in rows:
-        yield _Index(index, Source.unchecked(DocumentsSpec(table=table, key=key, text=text)), read_store(store), serving)
+    for index, table, key, text, store, serves in rows:
+        yield _Index(index, Source.unchecked(DocumentsSpec(table=table, key=key, text=text)), read_store(store), serves)
 
 
 def _triggers(conn: psycopg.Connection, functions: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -247,7 +246,7 @@ def _forget(conn: psycopg.Connection, index: _Index, tables: Sequence[sql.Identi
     for (name,) in conn.execute(queries("functions"), {"functions": index.functions}).fetchall():
         conn.execute(queries("drop_function", function=Verbatim(name)))
     # Searches look again at once, and say that there is no such index.
-    conn.execute(catalog_queries("notify_serving"), values)
+    serving.notify(conn, index.name)
 
 
 def _delete(conn: psycopg.Connection, query: str, name: str, values: dict[str, str], *, ruled: bool) -> None:

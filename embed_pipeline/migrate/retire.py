@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from embed_pipeline.catalog import dead_letters, holdout_vectors, serving, versions
-from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.catalog import dead_letters, holdout_vectors, reads, serving, versions
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import RetireRefused
 from embed_pipeline.index.handle import OpenIndex
@@ -72,7 +72,7 @@ def retire(index: OpenIndex, name: str, confirm: str, reason: str = "", *, accep
             queue.forget_version(conn, index.name, name)
             dead_letters.forget(conn, index.name, name, None)
             holdout_vectors.forget(conn, index.name, name)
-            conn.execute(queries("set_dropped"), {"index": index.name, "version": name})
+            versions.set_dropped(conn, version)
             versions.record_event(conn, index.name, "dropped", version=name, detail={"freed_bytes": freed})
 
         in_short_lock(
@@ -102,9 +102,8 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
         )
     _refuse_only_complete(conn, index, version)
     rules = index.spec.retire
-    names = {"index": index.name, "version": version.name}
-    for query in ("state_of_the_future", "reads_of_the_future"):
-        conn.execute(queries(query), names)
+    versions.not_in_the_future(conn, version)
+    reads.none_in_the_future(conn, version)
     if version.state == "standby":
         # By the clock that wrote it: this machine's may be another.
         soaked = versions.seconds_in_state(conn, version)
@@ -116,13 +115,13 @@ def _refuse_in_use(conn: psycopg.Connection, index: OpenIndex, version: Version)
                 reason="soaking",
                 seconds_left=round(rules.soak_seconds - soaked),
             )
-    row = conn.execute(queries("last_read"), names).fetchone()
-    if row is not None and row[0] is not None and row[1] < rules.unread_seconds:
+    unread = reads.seconds_since(conn, version)
+    if unread is not None and unread < rules.unread_seconds:
         raise RetireRefused(
-            f"{version.name} of {index.name} was read {row[1]:.0f} s ago, within the {rules.unread_seconds} s of retire.unread_seconds.",
+            f"{version.name} of {index.name} was read {unread:.0f} s ago, within the {rules.unread_seconds} s of retire.unread_seconds.",
             next_step="Find the reader that still names this version, or wait.",
             reason="read_lately",
-            seconds_ago=round(row[1]),
+            seconds_ago=round(unread),
         )
 
 
@@ -140,23 +139,23 @@ def _refuse_only_complete(conn: psycopg.Connection, index: OpenIndex, version: V
 
 def _refuse_unseen_reads(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:
     """A standby can be searched and cannot note that it was."""
-    row = conn.execute(queries("standbys")).fetchone()
-    if row is not None and row[0]:
-        named = f" ({row[1]})" if row[1] else ""
+    number, names = reads.standbys(conn)
+    if number:
+        named = f" ({names})" if names else ""
         raise RetireRefused(
-            f"{'A standby follows' if row[0] == 1 else f'{row[0]} standbys follow'} this server{named}: who reads {version.name} of "
+            f"{'A standby follows' if number == 1 else f'{number} standbys follow'} this server{named}: who reads {version.name} of "
             f"{index.name} there is not noted, so nobody can say that it is unread.",
             next_step="Look at the readers on the standbys; then the same command with --accept-unseen-reads.",
             reason="unseen_reads",
-            standbys=row[0],
+            standbys=number,
         )
 
 
 def _detach(conn: psycopg.Connection, index: OpenIndex, version: Version, reason: str) -> None:
     """A distributor that has read this version as a live one commits first; from here on none does."""
     versions.transition(conn, index.name, version.name, "retired", event="retire", reason=reason)
-    conn.execute(queries("forget_previous"), {"index": index.name, "version": version.name})
+    serving.forget_previous(conn, version)
     registry.refresh_views(conn)
     queue.forget_version(conn, index.name, version.name)
     dead_letters.forget(conn, index.name, version.name, None)
-    conn.execute(queries("forget_reads"), {"index": index.name, "version": version.name})
+    reads.forget(conn, version)

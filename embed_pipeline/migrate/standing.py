@@ -99,7 +99,7 @@ def untold(index: OpenIndex, version: Version) -> str:
 
 @dataclass(frozen=True)
 class Stands:
-    """What is wrong with where a live version's vectors are, each in words; empty while it is not."""
+    """The defects of the place of a live version's vectors, each in words; empty if there is none."""
 
     gone: str = ""
     another: str = ""

@@ -24,7 +24,7 @@ from embed_pipeline.stores.protocol import SharedStore
 
 @dataclass(frozen=True)
 class TakenOver:
-    """What a take-over did. `before`: version -> whose its points were; empty where all were this ledger's already.
+    """The result of a take-over. `before`: version -> whose its points were; empty where all were this ledger's already.
 
     `queued`: documents that differ from the points, by version. `gone`: live versions without vectors; a backfill makes them again.
     """

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import psycopg
 
+from embed_pipeline.catalog import coverage as comparisons
 from embed_pipeline.catalog import partitions, versions
-from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import capture, inbox, queue, shape, unwieldy
 from embed_pipeline.documents.ranges import ALL_KEYS
 from embed_pipeline.documents.shape import Doubt, Horizon
@@ -38,23 +39,21 @@ def _coverage(conn: psycopg.Connection, index: OpenIndex, version: Version, sinc
 
 def record_coverage(conn: psycopg.Connection, index: OpenIndex, name: str, coverage: Coverage) -> int:
     """Keep a comparison as what a cutover stands on; returns its id."""
-    values = {
-        "index": index.name,
-        "version": name,
-        "documents": coverage.documents,
-        "vectors": coverage.vectors,
-        "pending": coverage.pending,
-        "dead_letters": coverage.dead_letters,
-        "differences": coverage.differences,
-    }
-    row = conn.execute(queries("insert_coverage"), values).fetchone()
-    assert row is not None
-    return int(row[0])
+    return comparisons.record(
+        conn,
+        index.name,
+        name,
+        documents=coverage.documents,
+        vectors=coverage.vectors,
+        pending=coverage.pending,
+        dead_letters=coverage.dead_letters,
+        differences=coverage.differences,
+    )
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a full comparison found and set right: parts of change capture that were off, and queued differences by version.
+    """The result of a full comparison: parts of change capture that were off, and queued differences by version.
 
     `queued` counts documents that differ and that neither a queued change nor a backfill still to come explains.
     """
@@ -70,7 +69,7 @@ class Compared:
 
     @property
     def sentence(self) -> str:
-        """What a person reads about it."""
+        """The result in words."""
         if not self.found:
             return "Every vector agrees with its document, and change capture is armed."
         parts = [f"{number} documents of {name} differed and are queued" for name, number in self.queued.items() if number]

@@ -1,4 +1,4 @@
-"""What a rollback has decided: the version that was left serves again only by a word that says so, or after a newer judgement."""
+"""Respects a rollback: the version that it left serves again only with `--again`, or after a newer verdict."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` found. `sentence` says it in words, without secrets."""
+    """The result of `status`. `sentence` says it in words, without secrets."""
 
     running: bool
     home: Path

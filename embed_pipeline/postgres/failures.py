@@ -51,7 +51,7 @@ def is_about_the_data(problem: psycopg.Error) -> bool:
 
 
 def words(problem: BaseException) -> str:
-    """What PostgreSQL said, in its first line, without a password."""
+    """The first line of PostgreSQL's message, without a password."""
     said = problem.message if isinstance(problem, DatabaseUnavailable) else str(problem)
     first = said.strip().partition("\n")[0].strip()
     return readable(first).rstrip(".") or type(problem).__name__

@@ -70,12 +70,12 @@ class Holder:
 
 
 def of_tables(conn: psycopg.Connection, tables: Sequence[str], modes: Sequence[str]) -> list[Holder]:
-    """Who else holds one of these locks on one of the tables (quoted names) or their partitions, the oldest first."""
+    """The other holders of one of these locks on one of the tables (quoted names) or their partitions, the oldest first."""
     return _asked(conn, "of_relations", {"tables": list(tables), "modes": list(modes)})
 
 
 def of_advisory(conn: psycopg.Connection, name: str) -> list[Holder]:
-    """Who else holds the advisory lock `hashtextextended(name, 0)`."""
+    """The other holders of the advisory lock `hashtextextended(name, 0)`."""
     return _asked(conn, "of_advisory", {"name": name})
 
 

@@ -70,7 +70,7 @@ def settle(conn: Connection, options: str, another: Callable[[], Connection], wh
 
 
 def _shares(conn: Connection, another: Callable[[], Connection]) -> str:
-    """What the pooler does that makes the session not ours alone; empty when it is, as far as can be seen."""
+    """How the pooler shares the session with others; empty if, as far as can be seen, it does not."""
     other = another()
     try:
         for pause in PAUSES:

@@ -25,7 +25,7 @@ _NO_PROCESS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Postmaster:
-    """What `postmaster.pid` says: a claim, to be compared with `alive` and `answers`."""
+    """The content of `postmaster.pid`: a claim, to be checked by `alive` and `answers`."""
 
     pid: int
     data_dir: str

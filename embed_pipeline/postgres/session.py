@@ -41,7 +41,7 @@ Taken = Callable[[psycopg.Connection, frozenset[int]], None]
 
 
 class Connections(Protocol):
-    """Whoever makes connections on demand."""
+    """A source of new connections."""
 
     def connection(self) -> AbstractContextManager[psycopg.Connection]:
         """One in autocommit, for the length of a block."""

@@ -32,7 +32,7 @@ class _Lost(Exception):
 
 
 class _Connection(psycopg.Connection[Any]):
-    """What the pool opens: connections made the one way that this package makes them."""
+    """The pool's connections, opened in the one way of this package."""
 
     @classmethod
     def connect(  # type: ignore[override]

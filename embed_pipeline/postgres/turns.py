@@ -52,7 +52,7 @@ def end(conn: psycopg.Connection, name: str, form: Literal["of_session", "of_ses
 
 
 def held_by(conn: psycopg.Connection, name: str) -> str:
-    """Who else has the turn, behind a colon; empty where nobody has it any more. One of ours ends by itself; of any other how to end it."""
+    """The holder of the turn, after a colon; empty if it was released meanwhile. For a session that is not ours, also how to end it."""
     held = holders.of_advisory(conn, name)
     said = "; ".join(each.who if (each.application or "").startswith("embed-pipeline") else str(each) for each in held)
     return f": {said}" if said else ""

@@ -125,7 +125,7 @@ class WatchSpec(Declared):
 
 
 class ChecksSpec(Declared):
-    """What a check of Dagster that fails does to the run that asked it."""
+    """The effect of a failed Dagster check on the run that evaluated it."""
 
     fail_runs: bool = Field(
         True, description="a failed nothing_bypassed, dead_letters, same_model or adapter_fresh ends its run as a failure"
@@ -192,7 +192,7 @@ class WhileBuildingSpec(Declared):
 
 
 class RetireSpec(Declared):
-    """What must have passed before a version's vectors may go."""
+    """How long a version must have been out of use before its vectors may be dropped."""
 
     soak_seconds: int = Field(86_400, ge=0, description="time the version must have been standby")
     unread_seconds: int = Field(3_600, ge=0, description="time without any read of it")

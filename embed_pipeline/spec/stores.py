@@ -58,7 +58,7 @@ class StoreSpec(Declared):
         return False
 
     def place(self, index: str) -> str:
-        """What may not change while the index lives, in words: another place would leave every stored vector behind."""
+        """The fields that may not change while the index lives, in words: another place would leave every stored vector behind."""
         return self.kind
 
     def facts(self, index: str) -> dict[str, Any]:

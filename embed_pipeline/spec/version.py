@@ -184,7 +184,7 @@ class VersionSpec(Declared):
         return self.max_in_flight or (32 if self.is_remote else 1)
 
     def identity(self) -> dict[str, Any]:
-        """What decides a vector, as the catalog keeps it: never changed once it is registered."""
+        """The fields that decide a vector, as the catalog keeps them: never changed once registered."""
         return self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
 
     def settings(self) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import psycopg
 
-from embed_pipeline.catalog import versions
-from embed_pipeline.catalog.versions import Version, queries
+from embed_pipeline.catalog import indexes, versions
+from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents.source import Source
 from embed_pipeline.postgres import turns
 from embed_pipeline.spec import KINDS, StoreSpec
@@ -31,14 +31,9 @@ def refresh_views(conn: psycopg.Connection) -> None:
 
     # Views over several indexes are replaced one after another, whoever registers.
     turns.wait_in_transaction(conn, VIEWS_TURN)
-    registered = conn.execute(queries("list_indexes")).fetchall()
+    registered = indexes.kinds_of_store(conn)
     # A kind that another process added, the `memory` of an application's tests for one, must hold up no index of this one.
     in_tables = [index for index, kind in registered if kind in KINDS and kind_named(kind).in_tables]
     live = [version for index in in_tables for version in versions.live_versions(conn, index)]
     # One whose table somebody has dropped must not keep the others out of sight.
-    replace_provenance(conn, [version for version in live if _has_table(conn, version)])
-
-
-def _has_table(conn: psycopg.Connection, version: Version) -> bool:
-    row = conn.execute(queries("table_is_there"), {"table": version.table.as_string(conn)}).fetchone()
-    return row is not None and bool(row[0])
+    replace_provenance(conn, [version for version in live if versions.has_table(conn, version)])

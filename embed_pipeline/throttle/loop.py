@@ -98,7 +98,7 @@ class Throttle:
         )
 
     def _read_store(self) -> StorePressure:
-        """What the store said last, asked again after `check_seconds`. No answer is unknown, and unknown means wait."""
+        """The store's last answer, asked for again after `check_seconds`. No answer is unknown, and unknown means wait."""
         if self._store is None or time.monotonic() - self._store[0] >= self._rules.check_seconds:
             taken = time.monotonic()
             try:
@@ -126,7 +126,7 @@ class Throttle:
 
 
 class _Record:
-    """What the catalog is told: changes at once, a lasting wait now and then. It never fails the backfill."""
+    """Records the throttle's answers in the catalog: changes at once, a lasting wait now and then. It never fails the backfill."""
 
     def __init__(self, index: str, version: str) -> None:
         self._index = index

@@ -25,7 +25,7 @@ SAFE_WAL = ("reserved", "extended")
 
 @dataclass(frozen=True)
 class Signals:
-    """What is known at one moment. A signal that could not be read is None; ages and durations in seconds."""
+    """The signals as they were read at one moment. A signal that could not be read is None; ages and durations in seconds."""
 
     control: Control | None
     reading: Reading | None = None
@@ -33,7 +33,7 @@ class Signals:
     write_seconds: float | None = None
     write_age: float | None = None
     store: StorePressure = field(default_factory=StorePressure)
-    """What the store of the vectors says of itself."""
+    """The vector store's own report of its load."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, event, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
 from embed_pipeline.catalog import partitions, serving, versions
 from embed_pipeline.catalog.partitions import Fence, Partition
@@ -29,26 +29,19 @@ from embed_pipeline.migrate import cutover, dual_write, register, retire
 from embed_pipeline.postgres import connection
 from embed_pipeline.stores.protocol import EmbeddedBatch, Filled, Found
 from tests.races.hands import take_claims_over
+from tests.races.machine_application import BODIES, KINDS, Application
 from tests.races.machine_world import (
     Databases,
-    Documents,
     declared,
     digest,
     fill,
     look,
     pass_gate,
-    reopen,
     text_of,
-    title_of,
 )
 
-KEYS = st.integers(1, 3)
-# Few, so that a text often comes back.
-BODIES = st.sampled_from(["a", "b", "c"])
-KINDS = st.sampled_from(["write", "there and back", "delete", "strict delete", "reborn", "blank"])
 BACKFILLS = st.integers(0, 1)
 MOST_VERSIONS = 3
-UPSERT = "INSERT INTO articles VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET title = excluded.title, body = excluded.body"
 # Set by who only wants to know whether it fails (tests/mutations): looking for the smallest example takes minutes.
 NO_SHRINKING = "EMBED_PIPELINE_TESTS_NO_SHRINKING"
 
@@ -85,49 +78,14 @@ class Filling:
     found: Found | None = None
 
 
-class Migration(RuleBasedStateMachine):
-    """The rules. `databases` is set by the test."""
-
-    databases: Databases
+class Migration(Application):
+    """The rules of this package's processes, beside those of the application."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.url = self.databases.fresh()
-        self.names = ["v1"]
-        self.index = reopen(self.url, self.names)
-        self.documents = Documents()
-        self.app = psycopg.connect(self.url, autocommit=True)
-        self.slow = psycopg.connect(self.url)
-        self.slow_key: int | None = None
-        self.slow_body: str | None = None
         self.workers = [Worker(connection.connect(self.url, autocommit=True)) for _ in range(3)]
         self.fillings = [Filling(connection.connect(self.url, autocommit=True)) for _ in range(2)]
         self.distributors = [dual_write.distributor(self.index) for _ in range(2)]
-
-    # The application
-
-    def _free(self, *keys: int) -> bool:
-        """Whether no open transaction of the application holds one of them: it would wait for itself."""
-        return self.slow_key not in keys
-
-    @rule(key=KEYS, body=BODIES)
-    def write(self, key: int, body: str) -> None:
-        """An edit where the document is there, an insert where it is not: also the re-insert of a key that was deleted."""
-        self._put(key, body)
-
-    @rule(key=KEYS, body=BODIES, kind=KINDS)
-    def change(self, key: int, body: str, kind: str) -> None:
-        """What applications do to one document: A -> B -> A in two transactions, and the same key again in one."""
-        if key not in self.documents.now or kind == "write":
-            self._put(key, body)
-        elif kind == "there and back":
-            before = self.documents.now[key]
-            self._put(key, body)
-            self._put(key, before)
-        elif kind == "blank":
-            self._put(key, None)
-        elif self._free(key):
-            self._delete(key, body if kind == "reborn" else None, strict=kind == "strict delete")
 
     @precondition(lambda self: any(worker.steps for worker in self.workers))
     @rule(data=st.data(), body=BODIES, kind=KINDS)
@@ -135,52 +93,6 @@ class Migration(RuleBasedStateMachine):
         """Where the races are: left to chance alone, it is rarely hit."""
         held = sorted({doc_id for worker in self.workers if worker.steps and worker.claim for doc_id in worker.claim.seqs})
         self.change(int(data.draw(st.sampled_from(held), label="document")), body, kind)
-
-    @rule(key=KEYS, other=KEYS)
-    def change_key(self, key: int, other: int) -> None:
-        if key in self.documents.now and other not in self.documents.now and self._free(key, other):
-            self.app.execute("UPDATE articles SET id = %s WHERE id = %s", (other, key))
-            body = self.documents.now[key]
-            self.documents.remove(key)
-            self.documents.put(other, body)
-
-    def _put(self, key: int, body: str | None) -> None:
-        if self._free(key):
-            self.app.execute(UPSERT, (key, title_of(body), body))
-            self.documents.put(key, body)
-
-    def _delete(self, key: int, reborn_as: str | None, *, strict: bool) -> None:
-        with self.app.transaction():
-            if strict:
-                self.app.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.app.execute("DELETE FROM articles WHERE id = %s", (key,))
-            if reborn_as is not None:
-                self.app.execute(UPSERT, (key, title_of(reborn_as), reborn_as))
-        self.documents.remove(key)
-        if reborn_as is not None:
-            self.documents.put(key, reborn_as)
-
-    def _truncate(self) -> None:
-        self.app.execute("TRUNCATE articles")
-        self.documents.now.clear()
-
-    @precondition(lambda self: self.slow_key is None)
-    @rule(key=KEYS, body=BODIES)
-    def begin_long_transaction(self, key: int, body: str) -> None:
-        """Its changes draw their numbers now and are seen later."""
-        self.slow.execute(UPSERT, (key, title_of(body), body))
-        self.slow_key, self.slow_body = key, body
-
-    @precondition(lambda self: self.slow_key is not None)
-    @rule(commit=st.booleans())
-    def end_long_transaction(self, commit: bool) -> None:
-        assert self.slow_key is not None
-        if commit:
-            self.slow.commit()
-            self.documents.put(self.slow_key, self.slow_body)
-        else:
-            self.slow.rollback()
-        self.slow_key = None
 
     # Distributors and dual-write workers
 

@@ -26,6 +26,7 @@ FLOORS = (
     ("index",),
     ("adapt",),
     ("flow", "search"),
+    ("async_search",),
     ("migrate",),
     ("report",),
     ("doctor",),
@@ -115,3 +116,30 @@ def test_the_compare_and_set_loop_knows_no_store(arrows: dict[str, set[str]]) ->
         f"{module} imports {other}" for module, others in guarded.items() for other in others if other.startswith(kinds)
     ] == []
     assert not any("qdrant_client" in modules()[module].read_text(encoding="utf-8") for module in guarded)
+
+
+CATALOG = "embed_pipeline.catalog"
+
+
+def catalogs_statements(tree: ast.AST) -> list[str]:
+    """Where a module takes hold of the statements of catalog's .sql files: it imports `queries`, or reaches them through a module."""
+    rooms = {module.rpartition(".")[2] for module in modules() if module.startswith(CATALOG)}
+    found = []
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and str(node.module).startswith(CATALOG)
+            and any(n.name == "queries" for n in node.names)
+        ):
+            found.append(f"import of {node.module}.queries")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in {f"{room}.queries" for room in rooms} - {"route.queries"}:
+            found.append(f"use of {ast.unparse(node)}")
+    return found
+
+
+def test_catalogs_sql_is_run_by_catalog_alone() -> None:
+    others = {module: path for module, path in modules().items() if not module.startswith(CATALOG)}
+    found = {module: catalogs_statements(ast.parse(path.read_text(encoding="utf-8"))) for module, path in others.items()}
+    assert {module: each for module, each in found.items() if each} == {}
+    for line in ("from embed_pipeline.catalog.versions import queries", "versions.queries('pointer')"):
+        assert catalogs_statements(ast.parse(line)), f"goes unseen: {line}"

@@ -15,7 +15,7 @@ from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import cutover, gate
 from embed_pipeline.migrate.after_cutover import Looked, is_watched, look
 from embed_pipeline.migrate.dual_write import VersionSync
-from embed_pipeline.migrate.watch import watch
+from embed_pipeline.migrate.follow_changes import follow_changes
 from tests.harness.articles import fill
 from tests.harness.postgres.seen import wait_until
 
@@ -89,7 +89,7 @@ def test_sync_watch_looks_and_rolls_back(watched: Callable[..., OpenIndex], app:
     """Once a loss is proven; the reports say so, and the audit has the evidence."""
     index = watched(rollback="auto", for_seconds=300, every_seconds=1)
     stop, reports = threading.Event(), list[VersionSync]()
-    thread = threading.Thread(target=watch, args=(index, stop, reports.extend), daemon=True)
+    thread = threading.Thread(target=follow_changes, args=(index, stop, reports.extend), daemon=True)
     thread.start()
 
     def looked(outcome: str) -> bool:

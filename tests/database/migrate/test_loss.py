@@ -15,8 +15,8 @@ from embed_pipeline.errors import LossRefused
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write, loading, verify
 from embed_pipeline.migrate.dual_write import VersionSync
+from embed_pipeline.migrate.follow_changes import follow_changes
 from embed_pipeline.migrate.loss import is_too_much
-from embed_pipeline.migrate.watch import watch
 from embed_pipeline.report.status import status_of
 from embed_pipeline.spec import IndexSpec
 from tests.harness.articles import at, declared, fill, settle, stored
@@ -150,7 +150,7 @@ def test_watch_reports_it_and_goes_on(app: psycopg.Connection[Any], full: OpenIn
         if any(each.written for each in results):
             stop.set()
 
-    watching = threading.Thread(target=watch, args=(index, stop, report))
+    watching = threading.Thread(target=follow_changes, args=(index, stop, report))
     watching.start()
     watching.join(timeout=60)
     assert stop.is_set()

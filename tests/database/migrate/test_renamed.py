@@ -14,7 +14,7 @@ from embed_pipeline.errors import CatalogError, DocumentsTableError
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import dual_write, verify
 from embed_pipeline.migrate.dual_write import VersionSync
-from embed_pipeline.migrate.watch import watch
+from embed_pipeline.migrate.follow_changes import follow_changes
 from embed_pipeline.report.status import status_of
 from tests.harness.articles import counted, fill, serve, settle, stored, text_hash
 from tests.harness.fakes import asked_texts
@@ -42,7 +42,7 @@ class Watching:
     def __init__(self, index: OpenIndex) -> None:
         self.told: list[VersionSync] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=watch, args=(index, self._stop, self.told.extend))
+        self._thread = threading.Thread(target=follow_changes, args=(index, self._stop, self.told.extend))
 
     def __enter__(self) -> Watching:
         self._thread.start()
@@ -133,7 +133,7 @@ def test_key_that_is_widened_under_a_watch(app: psycopg.Connection[Any], open_do
         if any(each.written for each in results):
             stop.set()
 
-    watching = threading.Thread(target=watch, args=(index, stop, report))
+    watching = threading.Thread(target=follow_changes, args=(index, stop, report))
     watching.start()
     app.execute("ALTER TABLE articles ALTER COLUMN id TYPE bigint")
     app.execute("INSERT INTO articles (id, title, body) VALUES (3000000000, 'large', 'key')")

@@ -14,7 +14,7 @@ import pytest
 
 from embed_pipeline.documents.shape import Doubt
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import watch as watching
+from embed_pipeline.migrate import follow_changes
 from embed_pipeline.migrate.dual_write import VersionSync
 from tests.harness.articles import change, fill, require_consistent, stored, text_hash
 from tests.harness.postgres.seen import wait_until
@@ -42,7 +42,7 @@ def watched(index: OpenIndex) -> Iterator[Heard]:
     """A watch for the length of the block."""
     stop, heard = threading.Event(), Heard()
     thread = threading.Thread(
-        target=watching.watch, args=(index, stop, heard.report), kwargs={"doubted": heard.doubted}, daemon=True
+        target=follow_changes.follow_changes, args=(index, stop, heard.report), kwargs={"doubted": heard.doubted}, daemon=True
     )
     thread.start()
     try:
@@ -71,7 +71,7 @@ def test_removals_go_on_while_a_provider_is_down(
         wait_until(lambda: len(stored(app, "v1")) == 41, "what is gone is removed")
         assert down.exists()
         assert hash_of(app, "v1", "1") == text_hash("title 1\n\nbody 1")
-        monkeypatch.setattr(watching, "RETRY_SECONDS", 0.1)
+        monkeypatch.setattr(follow_changes, "RETRY_SECONDS", 0.1)
         down.unlink()
         wait_until(lambda: hash_of(app, "v1", "1") == text_hash("title 1\n\nedited while it is down"), "the edit when it is back")
     assert all("the provider is down" in error for error in heard.errors)
@@ -118,7 +118,7 @@ def test_it_compares_by_schedule(open_docs: Open, app: psycopg.Connection, monke
     index = open_docs("v1", reconcile={"schedule": "0 3 * * *"})
     fill(index, "v1")
     app.execute("DELETE FROM embed_pipeline.docs__v1 WHERE doc_id = '7'")
-    monkeypatch.setattr(watching, "croniter", Ticks)
+    monkeypatch.setattr(follow_changes, "croniter", Ticks)
     with watched(index) as heard:
         wait_until(lambda: hash_of(app, "v1", "7") is not None, "the comparison has queued it")
     assert Ticks.asked == ["0 3 * * *"]
@@ -127,7 +127,7 @@ def test_it_compares_by_schedule(open_docs: Open, app: psycopg.Connection, monke
 
 def test_the_next_tick_of_the_schedule_is_in_utc(open_docs: Open) -> None:
     index = open_docs("v1", reconcile={"schedule": "0 3 * * *"})
-    comparing = watching._Comparing(index, threading.Event(), lambda results: None)
+    comparing = follow_changes._Comparing(index, threading.Event(), lambda results: None)
     assert (comparing._due.hour, comparing._due.minute, comparing._due.tzinfo) == (3, 0, timezone.utc)
     assert timedelta(0) < comparing._due - datetime.now(timezone.utc) <= timedelta(days=1)
 

@@ -18,7 +18,7 @@ from embed_pipeline.catalog.route import Route
 from embed_pipeline.documents import queue
 from embed_pipeline.errors import CutoverRefused, DatabaseUnavailable, VectorsGone
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, register, retire, verify
+from embed_pipeline.migrate import ann_index, backfill, cutover, cutover_checks, dual_write, gate, register, retire, verify
 from embed_pipeline.report import status as statuses
 from tests.harness.articles import at, change, fill, serve, settle, stored
 from tests.harness.providers.loopback import Provider
@@ -192,7 +192,7 @@ def test_whoever_has_to_be_waited_for_is_named(
     monkeypatch.setattr(register, "LOCK_TRIES", 1)
     monkeypatch.setattr(register, "LOCK_TIMEOUT_MS", 50)
     monkeypatch.setattr(serving, "LOCK_WAIT_MS", 50)
-    monkeypatch.setattr(cutover, "LOCKED_SECONDS", 0.0)
+    monkeypatch.setattr(cutover_checks, "LOCKED_SECONDS", 0.0)
     forms = {
         "TRUNCATE articles": "Nobody can read public.articles",
         "SELECT FROM embed_pipeline.serving_pointer FOR UPDATE": "Somebody holds the rows",

@@ -24,7 +24,7 @@ from embed_pipeline import errors, signals
 from embed_pipeline.catalog import versions
 from embed_pipeline.documents import inbox, queue
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, gate, model_check, retire, verify, watch
+from embed_pipeline.migrate import ann_index, backfill, cutover, dual_write, follow_changes, gate, model_check, retire, verify
 from embed_pipeline.migrate.opening import opened
 from embed_pipeline.postgres import connection, failures
 from embed_pipeline.postgres.session import Line
@@ -89,7 +89,9 @@ def run(task: Task) -> None:
     assert embed_pipeline.__file__ == task.package, f"{embed_pipeline.__file__} is loaded instead of {task.package}"
     queue.LEASE_SECONDS = task.lease_seconds
     inbox.FLOOR_SECONDS = FLOOR_SECONDS
-    watch.ROUND_SECONDS, watch.RETRY_SECONDS, watch.COMPARE_AGAIN_SECONDS = ROUND_SECONDS, RETRY_SECONDS, COMPARE_AGAIN_SECONDS
+    follow_changes.ROUND_SECONDS = ROUND_SECONDS
+    follow_changes.RETRY_SECONDS = RETRY_SECONDS
+    follow_changes.COMPARE_AGAIN_SECONDS = COMPARE_AGAIN_SECONDS
     connection.FROZEN_MS = task.frozen_ms
     if task.pressure is not None:
         _press(task.pressure)
@@ -186,7 +188,7 @@ def _fill(index: OpenIndex, task: Task) -> int:
 
 def _sync(index: OpenIndex, task: Task) -> str:
     """A dual-write worker that never stops by itself; a version that fails is noted and tried again."""
-    watch.watch(index, threading.Event(), lambda results: _note_errors(task, results))
+    follow_changes.follow_changes(index, threading.Event(), lambda results: _note_errors(task, results))
     return "stopped"
 
 

@@ -14,7 +14,7 @@ import pytest
 from embed_pipeline.documents.slices import SliceSize
 from embed_pipeline.errors import DatabaseUnavailable, Stopped
 from embed_pipeline.flow import reading
-from embed_pipeline.migrate import ann_index, backfill, dual_write, watch
+from embed_pipeline.migrate import ann_index, backfill, dual_write, follow_changes
 from embed_pipeline.migrate.backfill import Progress
 from embed_pipeline.postgres import session
 from embed_pipeline.signals import listen
@@ -274,7 +274,7 @@ def test_watch_outlives_a_restart_and_says_so(fragile: Fragile, fragile_url: str
     fill(index, "v1")
     stop, heard, written = threading.Event(), list[str](), list[int]()
     watching = threading.Thread(
-        target=watch.watch,
+        target=follow_changes.follow_changes,
         args=(index, stop, lambda results: written.extend(each.written for each in results), heard.append),
     )
     watching.start()

@@ -43,7 +43,7 @@ END_SECONDS = 5.0
 Report = Callable[[list[VersionSync]], None]
 
 
-def watch(
+def follow_changes(
     index: OpenIndex,
     stop: threading.Event,
     report: Report,
