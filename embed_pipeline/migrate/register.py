@@ -18,8 +18,9 @@ from embed_pipeline.catalog.versions import Version, queries
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import AnotherLedger, CatalogError, DatabaseUnavailable, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import frozen, names
+from embed_pipeline.migrate import frozen, judged, names
 from embed_pipeline.postgres import holders
+from embed_pipeline.postgres.storable import storable_json
 from embed_pipeline.signals import signal
 from embed_pipeline.spec import read_store
 from embed_pipeline.stores import registry
@@ -132,6 +133,8 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
         names.require_same(conn, index, facts, renamed)
         _rename(conn, index, "; ".join(map(str, renamed)), values)
     Terms.declared(index.spec).keep(conn, index.name)
+    judges_by = {"rule": judged.rule(index.spec), "max_row_change": index.spec.gate.max_row_change}
+    conn.execute(queries("keep_judges_by"), {"index": index.name, "judges_by": storable_json(conn, judges_by)})
     was = (known.text_field(), found[4], found[5])
     now = (store.text_field(), source.payload, source.payload_object)
     indexed = found[6] != source.payload_indexes
