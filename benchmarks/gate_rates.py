@@ -146,7 +146,7 @@ def sliced(sets: int, each: int, count: int, loss: float, *, corrected: bool = F
 def slice_table(sets: int) -> Iterator[str]:
     yield "| slices | queries in each | one worse by 0.05: pass | equal: pass | equal: undecided | equal: fail |"
     yield "|---|---:|---:|---:|---:|---:|"
-    for count, each, corrected in ((1, 300, False), (5, 300, False), (5, 300, True), (5, 1_000, False), (10, 300, False)):
+    for count, each, corrected in ((1, 300, False), (5, 300, False), (5, 300, True), (10, 300, True)):
         worse, equal = (sliced(sets, each, count, loss, corrected=corrected) for loss in (SLICE_MARGIN, 0.0))
         name = f"{count}, if a pass were corrected too" if corrected else f"{count}"
         yield f"| {name} | {each:,} | {worse['pass']:.3f} | {equal['pass']:.2f} | {equal['undecided']:.2f} | {equal['fail']:.3f} |"
