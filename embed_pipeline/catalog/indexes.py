@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from embed_pipeline.catalog.versions import queries
+from embed_pipeline.postgres.storable import storable_json
 from embed_pipeline.spec import DocumentsSpec, StoreSpec, read_store
 
 
@@ -51,6 +53,11 @@ def rename(conn: psycopg.Connection, index: str, wanted: RegisteredIndex) -> Non
 def update(conn: psycopg.Connection, index: str, wanted: RegisteredIndex) -> None:
     """Keep another store and another payload."""
     conn.execute(queries("update_index"), _values(index, wanted))
+
+
+def keep_judges_by(conn: psycopg.Connection, index: str, rule: dict[str, Any]) -> None:
+    """Keep by what rule the declaration judges, for moves that are made by SQL."""
+    conn.execute(queries("keep_judges_by"), {"index": index, "judges_by": storable_json(conn, rule)})
 
 
 def _values(index: str, wanted: RegisteredIndex) -> dict[str, object]:

@@ -35,6 +35,8 @@ CREATE TABLE embed_pipeline.indexes (
     payload_object  text,
     -- Payload field to kind of index, in a store that has such indexes.
     payload_indexes jsonb NOT NULL DEFAULT '{{}}',
+    -- By what the gate judges, as it was declared last: every setting that decides, and the share of documents that may change.
+    judges_by       jsonb NOT NULL DEFAULT '{{}}',
     -- Every inbox row that a search has to look at has a larger id, and every pending removal a larger seq (`advance_floors`).
     inbox_floor     bigint NOT NULL DEFAULT 0,
     removal_floor   bigint NOT NULL DEFAULT 0,
@@ -493,12 +495,128 @@ CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipelin
 CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipeline.serving_pointer
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_agrees();
 
+-- Why evidence does not describe any more what would serve, in a sentence, as far as the database can know it; NULL while it does. It knows the
+-- declaration that was opened last (`indexes.judges_by`), by which held-out set the index was judged last, the ANN indexes, and the texts that the
+-- version's vectors are of. It cannot read a file, and of vectors that are elsewhere it knows only which documents wait.
+CREATE FUNCTION embed_pipeline.evidence_stale(evidence_id bigint) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $stale$
+#variable_conflict use_column
+DECLARE
+    e         embed_pipeline.gate_evidence;
+    declared  jsonb;
+    serves    text;
+    other     text;
+    searched  record;
+    vectors   text;
+    kept      jsonb;
+    documents bigint;
+    judged    text[];
+    counts    record;
+    share     double precision;
+    allowed   double precision;
+BEGIN
+    SELECT * INTO e FROM embed_pipeline.gate_evidence g WHERE g.id = $1;
+    IF e.id IS NULL THEN
+        RETURN 'there is none';
+    END IF;
+    IF e.valid_until < clock_timestamp() THEN
+        RETURN format('it expired at %s', to_char(e.valid_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'));
+    END IF;
+    IF EXISTS (SELECT FROM embed_pipeline.gate_evidence g
+               WHERE g.index_name = e.index_name AND g.version = e.version AND g.route = e.route AND g.id > e.id) THEN
+        RETURN format('%s was judged again since', e.version);
+    END IF;
+    SELECT p.version INTO serves FROM embed_pipeline.serving_pointer p WHERE p.index_name = e.index_name;
+    IF serves IS DISTINCT FROM e.baseline_version THEN
+        RETURN format('it compared with %s, and %s serves now', coalesce(e.baseline_version, 'nothing'), coalesce(serves, 'nothing'));
+    END IF;
+    SELECT i.judges_by INTO declared FROM embed_pipeline.indexes i WHERE i.index_name = e.index_name;
+    SELECT format('%s was %s and is %s now', k.name, coalesce(was.value, 'not set'), coalesce(now.value, 'not set')) INTO other
+    FROM (SELECT jsonb_object_keys(e.judged -> 'rule') AS name UNION SELECT jsonb_object_keys(declared -> 'rule')) k
+    CROSS JOIN LATERAL (SELECT e.judged -> 'rule' ->> k.name AS value) was
+    CROSS JOIN LATERAL (SELECT declared -> 'rule' ->> k.name AS value) now
+    WHERE was.value IS DISTINCT FROM now.value ORDER BY k.name LIMIT 1;
+    IF other IS NOT NULL THEN
+        RETURN 'its rule has changed: ' || other;
+    END IF;
+    IF (SELECT g.holdout_sha256 FROM embed_pipeline.gate_evidence g WHERE g.index_name = e.index_name ORDER BY g.id DESC LIMIT 1)
+       IS DISTINCT FROM e.holdout_sha256 THEN
+        RETURN 'the held-out set has changed: the index was judged by another one since';
+    END IF;
+    -- The candidate may be searched by more than it was judged by: that finds more.
+    FOR searched IN
+        SELECT v.version, s.ann_index, s.ef_search, s.exact, (v.settings #>> '{{hnsw,ef_search}}')::integer AS now,
+               to_regclass(format('embed_pipeline.%I', v.index_name || '__' || v.version)) IS NOT NULL AS here,
+               to_regclass(format('embed_pipeline.%I', v.index_name || '__' || v.version || '__hnsw'))::oid AS built
+        FROM (VALUES (CASE e.route WHEN 'direct' THEN e.version ELSE e.baseline_version END, e.ann_index, e.ef_search, false),
+                     (e.baseline_version, (e.judged #>> '{{baseline,ann_index}}')::oid, (e.judged #>> '{{baseline,hnsw.ef_search}}')::integer, true))
+             AS s(version, ann_index, ef_search, exact)
+        JOIN embed_pipeline.index_versions v ON v.index_name = e.index_name AND v.version = s.version
+    LOOP
+        IF searched.here AND searched.built IS DISTINCT FROM searched.ann_index THEN
+            RETURN format('the ANN index of %s was built anew', searched.version);
+        END IF;
+        IF searched.now < searched.ef_search OR (searched.exact AND searched.now <> searched.ef_search) THEN
+            RETURN format('%s was searched with hnsw.ef_search %s, and is with %s now', searched.version, searched.ef_search, searched.now);
+        END IF;
+    END LOOP;
+    -- A route beside what serves is judged over vectors that may lag behind: of its documents the library speaks alone.
+    IF e.route <> 'direct' THEN
+        RETURN NULL;
+    END IF;
+    kept := e.judged -> 'documents';
+    vectors := format('embed_pipeline.%I', e.index_name || '__' || e.version);
+    -- What waits is another text than was judged, or will be gone. A dead letter says which text has no vector.
+    EXECUTE format(
+        'WITH waiting AS MATERIALIZED ('
+        '    SELECT p.doc_id FROM embed_pipeline.pending p WHERE p.index_name = $2 AND p.version = $3'
+        '    UNION SELECT u.doc_id FROM embed_pipeline.inbox i CROSS JOIN LATERAL unnest(i.doc_ids) u(doc_id) WHERE i.index_name = $2),'
+        ' truncated AS MATERIALIZED (SELECT EXISTS (SELECT FROM embed_pipeline.inbox i WHERE i.index_name = $2 AND i.doc_ids IS NULL) AS is),'
+        ' now AS MATERIALIZED ('
+        '    SELECT j.doc_id, j.judged, j.sampled, j.source_hash, t.is OR w.doc_id IS NOT NULL AS waits, %s AS hash'
+        '    FROM embed_pipeline.judged_documents j CROSS JOIN truncated t LEFT JOIN waiting w ON w.doc_id = j.doc_id'
+        '    WHERE j.evidence_id = $1)'
+        ' SELECT count(*) FILTER (WHERE n.judged) AS judged, count(*) FILTER (WHERE n.sampled) AS sampled,'
+        '        count(*) FILTER (WHERE n.sampled AND n.hash IS NULL AND NOT n.waits)::double precision AS gone,'
+        '        count(*) FILTER (WHERE n.sampled AND (n.waits OR n.hash <> n.source_hash))::double precision AS other,'
+        '        array_agg(n.doc_id::text ORDER BY n.doc_id) FILTER (WHERE n.judged AND (n.waits OR n.hash IS DISTINCT FROM n.source_hash)) AS moved'
+        ' FROM now n',
+        CASE WHEN to_regclass(vectors) IS NULL THEN 'j.source_hash' ELSE format(
+            'coalesce((SELECT v.source_hash FROM %s v WHERE v.doc_id = j.doc_id LIMIT 1),'
+            '         (SELECT d.source_hash FROM embed_pipeline.dead_letters d'
+            '          WHERE d.index_name = $2 AND d.version = $3 AND d.doc_id = j.doc_id),'
+            '         (SELECT j.source_hash FROM embed_pipeline.unwieldy_ids u WHERE u.index_name = $2 AND u.doc_id = j.doc_id))', vectors) END)
+        INTO counts USING e.id, e.index_name, e.version;
+    IF (counts.judged, counts.sampled) IS DISTINCT FROM ((kept ->> 'judged')::bigint, (kept ->> 'sampled')::bigint) THEN
+        RETURN 'what it knows of the documents that it judged is not complete any more';
+    END IF;
+    judged := counts.moved;
+    IF cardinality(judged) > 0 THEN
+        RETURN format('%s of the %s judged documents have another text since, or are gone: %s%s', cardinality(judged), counts.judged,
+                      array_to_string(judged[1:3], ', '), CASE WHEN cardinality(judged) > 3 THEN format(' and %s more', cardinality(judged) - 3) ELSE '' END);
+    END IF;
+    documents := coalesce((SELECT c.documents FROM embed_pipeline.coverage_checks c WHERE c.index_name = e.index_name AND c.version = e.version
+                           AND c.checked_at > e.created_at ORDER BY c.id DESC LIMIT 1), e.documents);
+    share := CASE WHEN counts.sampled > 0
+                  THEN (counts.gone + counts.other) / counts.sampled
+                       + greatest(documents - e.documents * (1 - counts.gone / counts.sampled), 0) / greatest(e.documents, 1)
+                  WHEN documents = e.documents THEN 0 ELSE 1 END;
+    allowed := coalesce((declared ->> 'max_row_change')::double precision, 0);
+    -- A share that is a sum may miss the limit that it equals by the last binary digits.
+    IF share > allowed + 1e-9 THEN
+        RETURN format('%s %% of the documents have changed, come or gone since, and gate.max_row_change allows %s %%',
+                      round(least(share, 1)::numeric * 100, 1), round(allowed::numeric * 100, 1));
+    END IF;
+    RETURN NULL;
+END $stale$;
+
 CREATE FUNCTION embed_pipeline.check_pointer_move() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $check$
 DECLARE
     judged   embed_pipeline.index_versions;
     evidence embed_pipeline.gate_evidence;
     coverage embed_pipeline.coverage_checks;
     stale    text[];
+    moved    text;
     hint     text := format('Use: embed-pipeline cutover %s %s', NEW.index_name, NEW.version);
     adapter  embed_pipeline.adapters;
     kind     text := CASE WHEN NEW.adapter_id IS NOT NULL THEN 'bridge' WHEN NEW.refine_version IS NOT NULL THEN 'refine' ELSE 'direct' END;
@@ -596,6 +714,12 @@ BEGIN
        OR (kind <> 'direct' AND NEW.version IS DISTINCT FROM OLD.version) THEN
         RAISE EXCEPTION 'index %: no fresh, passing evidence for % against %',
             NEW.index_name, route, coalesce(OLD.version, 'nothing')
+            USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version,
+                                                             CASE kind WHEN 'direct' THEN '' ELSE ' --route ' || kind END);
+    END IF;
+    moved := embed_pipeline.evidence_stale(evidence.id);
+    IF moved IS NOT NULL THEN
+        RAISE EXCEPTION 'index %: the evidence for % is stale: %', NEW.index_name, route, moved
             USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version,
                                                              CASE kind WHEN 'direct' THEN '' ELSE ' --route ' || kind END);
     END IF;

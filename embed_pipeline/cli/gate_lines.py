@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from embed_pipeline.catalog.judged_queries import QueryRow
-    from embed_pipeline.evaluate.ef_curve import EfCurve
     from embed_pipeline.migrate.verdicts import GateResult
 
 # So many queries are on a page of the gate, where nobody says how many.
 ON_PAGE = 10
 
 
-def lines(found: GateResult, worst: Sequence[QueryRow], curve: EfCurve | None, *, markdown: bool) -> Iterator[str]:
+def lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bool) -> Iterator[str]:
     """The verdict with its tables, and the queries that are shown."""
     from embed_pipeline.evaluate import per_query
+    from embed_pipeline.evaluate.ef_curve import EfCurve
 
     if markdown:
         yield f"### Gate of {found.index} {found.version}: {found.outcome}"
@@ -36,6 +36,7 @@ def lines(found: GateResult, worst: Sequence[QueryRow], curve: EfCurve | None, *
     if found.threshold:
         yield ""
         yield found.threshold
+    curve = EfCurve.of(found.measures)
     if curve is not None:
         yield ""
         yield curve.markdown_table().rstrip()
@@ -50,10 +51,10 @@ def lines(found: GateResult, worst: Sequence[QueryRow], curve: EfCurve | None, *
             yield from per_query.as_text(row, metric, found.version, found.baseline)
 
 
-def write_page(output: Output, path: Path, found: GateResult, worst: int, curve: EfCurve | None) -> None:
+def write_page(output: Output, path: Path, found: GateResult, worst: int) -> None:
     """Write it as one page; `worst`: how many queries were asked for."""
     from embed_pipeline.evaluate import per_query
     from embed_pipeline.report import gate_page
 
-    page = gate_page.page(found, per_query.worst(found.queries, worst or ON_PAGE), datetime.now(UTC), curve)
+    page = gate_page.page(found, per_query.worst(found.queries, worst or ON_PAGE), datetime.now(UTC))
     write(output, path, page.encode(), what="page", option="--html", kept="the evidence")

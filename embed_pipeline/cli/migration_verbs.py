@@ -160,23 +160,22 @@ def gate(
         def count(done: int, total: int) -> None:
             tell(done, total, "searches")
 
-        examined = examination.examine(opened_index, version, count) if route == "direct" else None
+        examined = examination.examine(opened_index, version, count, ef_curve=ef_curve) if route == "direct" else None
         found = judging.run(opened_index, version, count, route=route) if examined is None else examined.result
-        curve = ef_search.curve(opened_index, version, lambda done, total: tell(done, total, "values")) if ef_curve else None
     checks = () if examined is None else examined.checks
     shown = per_query.worst(found.queries, worst)
-    for line in gate_lines.lines(found, shown, curve, markdown=markdown):
+    for line in gate_lines.lines(found, shown, markdown=markdown):
         output.text(line)
     for line in render.check_lines(checks, markdown=markdown):
         output.text(line)
     values = as_values(found) | ({} if examined is None else {"checks": [as_values(each) for each in checks]})
     del values["draw"], values["table"], values["queries"]
     values |= {"worst": [per_query.as_values(row) for row in shown]} if worst else {}
-    output.result(values if curve is None else values | {"ef_curve": as_values(curve), "smallest_ef_search": curve.smallest})
+    output.result(values)
     if plot is not None:
         write_plot(output, plot, found.draw, kept="the evidence")
     if html is not None:
-        gate_lines.write_page(output, html, found, worst, curve)
+        gate_lines.write_page(output, html, found, worst)
     failed = any(not each.passed and each.name != examination.HELD_OUT_RECALL for each in checks)
     ctx.exit(REFUSED if failed else {"pass": 0, "fail": REFUSED, "undecided": UNDECIDED}[found.outcome])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from embed_pipeline.evaluate import latency
 from embed_pipeline.evaluate.latency import Latency
@@ -29,6 +31,20 @@ class EfCurve:
     declared: int
     least: float
     points: tuple[EfPoint, ...]
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What is kept of it with the evidence."""
+        return asdict(self) | {"smallest": self.smallest}
+
+    @classmethod
+    def of(cls, measures: Mapping[str, Any]) -> EfCurve | None:
+        """Out of what is kept with evidence; None where no curve was measured."""
+        kept = measures.get("ef_curve")
+        if kept is None:
+            return None
+        points = [EfPoint(each["ef_search"], each["recall"], Latency(**each["took"])) for each in kept["points"]]
+        return cls(kept["version"], kept["k"], kept["declared"], kept["least"], tuple(points))
 
     @property
     def smallest(self) -> int | None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.per_query import escaped
-from embed_pipeline.evaluate.statistics import RESAMPLES, mean_bounds, paired_bootstrap
-from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge
+from embed_pipeline.evaluate.statistics import RESAMPLES, mean_bounds
+from embed_pipeline.evaluate.verdict import GateRule, Outcome, judge, two_sided
 
 # Of a column with more values those with the most queries are shown; what decides is shown in any case.
 SHOWN = 30
@@ -34,13 +34,14 @@ class SliceRule:
 
 @dataclass(frozen=True)
 class Slice:
-    """The queries with one value of a column. Bounds are one-sided, each at `confidence`; of the difference, or of the candidate's mean where
-    nothing was compared with. `margin` and `outcome`: None where it does not decide."""
+    """The queries with one value of a column. Bounds are one-sided, `lower` at `confidence` and `upper` at `loss_confidence`; of the difference,
+    or of the candidate's mean where nothing was compared with. `margin` and `outcome`: None where it does not decide."""
 
     column: str
     value: str
     queries: int
     confidence: float
+    loss_confidence: float
     candidate: float | None = None
     baseline: float | None = None
     difference: float | None = None
@@ -79,16 +80,19 @@ def look(
 ) -> list[Slice]:
     """Every slice, those that decide first, each by `rule` with its own margin.
 
-    Its confidence is corrected for how many there are, of those that decide and of the others apart (Bonferroni): all bounds of a kind hold
-    at once with the rule's confidence. Without a baseline none decides: there is nothing that could be lost.
+    What is said of single slices is corrected for how many there are (Bonferroni), of those that decide and of the others apart: that one
+    lost holds of all at once with the rule's confidence. By which a slice passes is not: all have to, so that one which lost by its margin keeps
+    the gate from passing as often as promised (docs/decisions/0031). Without a baseline none decides: there is nothing that could be lost.
     """
     parts = list(_parts(examined, wanted, compared=baseline is not None))
     found = []
     for deciding in (True, False):
         some = [part for part in parts if (part.margin is not None) is deciding]
         for part in some:
-            corrected = replace(rule, confidence=1 - (1 - rule.confidence) / len(some), floor=None, min_baseline=0.0)
-            found.append(_judged(part, baseline, candidate, corrected, (candidate_name, baseline_name), resamples))
+            corrected = 1 - (1 - rule.confidence) / len(some)
+            passes = rule.confidence if deciding else corrected
+            of = replace(rule, confidence=passes, fail_confidence=corrected, floor=None, min_baseline=0.0)
+            found.append(_judged(part, baseline, candidate, of, (candidate_name, baseline_name), resamples))
     return found
 
 
@@ -111,7 +115,7 @@ def _judged(
     part: _Part, baseline: PerQuery | None, candidate: PerQuery, rule: GateRule, names: tuple[str, str], resamples: int
 ) -> Slice:
     queries = part.examined.different
-    found = Slice(part.column, part.value, queries, rule.confidence, margin=part.margin)
+    found = Slice(part.column, part.value, queries, rule.confidence, rule.of_loss, margin=part.margin)
     if not queries:
         return found if part.margin is None else replace(found, outcome="undecided", sentence=_few(found, rule))
     after = part.examined.by_cluster(candidate)
@@ -119,7 +123,7 @@ def _judged(
         alone = mean_bounds(after, worst=0.0, best=1.0, confidence=rule.confidence, resamples=resamples)
         return replace(found, candidate=alone.mean, lower=alone.lower, upper=alone.upper)
     before = part.examined.by_cluster(baseline)
-    interval = paired_bootstrap(before, after, confidence=rule.confidence, resamples=resamples)
+    interval = two_sided(before, after, rule, resamples)
     found = replace(
         found,
         candidate=float(np.mean(after)),
@@ -207,7 +211,12 @@ def _bounds(each: Slice) -> str:
     if each.lower is None or each.upper is None:
         return ""
     shown = _mean if each.difference is None else _signed
-    return f"{shown(each.lower)} to {shown(each.upper)} ({100 * each.confidence:.4g} %)"
+    return f"{shown(each.lower)} to {shown(each.upper)} ({confidences(each.confidence, each.loss_confidence)})"
+
+
+def confidences(lower: float, upper: float) -> str:
+    """Of both bounds, said once where it is one."""
+    return " and ".join(dict.fromkeys(f"{100 * each:.4g} %" for each in (lower, upper)))
 
 
 def _decides(each: Slice) -> str:

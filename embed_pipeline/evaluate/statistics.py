@@ -38,19 +38,28 @@ def paired_bootstrap(
     candidate: Sequence[float] | Floats,
     *,
     confidence: float,
+    upper_confidence: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """One-sided bounds of mean(candidate - baseline), by resampling queries (percentile bootstrap, Efron 1979).
 
     `baseline`, `candidate`: shape (queries,), scores of the same queries in the same order, in 0..1. `confidence`: of
-    each bound, above 0.5 and below 1. The same data and seed give the same answer, whatever the order of the queries.
-    See `mean_bounds`.
+    each bound, above 0.5 and below 1; `upper_confidence`: of the upper one, where it is another. The same data and seed give the same
+    answer, whatever the order of the queries. See `mean_bounds`.
     """
     before, after = _scores(baseline), _scores(candidate)
     if before.shape != after.shape:
         raise ValueError(f"{before.size} baseline scores cannot be paired with {after.size} candidate scores")
-    return mean_bounds(after - before, worst=-1.0, best=1.0, confidence=confidence, resamples=resamples, seed=seed)
+    return mean_bounds(
+        after - before,
+        worst=-1.0,
+        best=1.0,
+        confidence=confidence,
+        upper_confidence=upper_confidence,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def mean_bounds(
@@ -59,6 +68,7 @@ def mean_bounds(
     worst: float,
     best: float,
     confidence: float,
+    upper_confidence: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -71,15 +81,17 @@ def mean_bounds(
     than what n queries can rule out: on 100 queries at 95 %, p = 0.03.
     """
     data = _scores(values, low=worst, high=best)
-    if not 0.5 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0.5 and 1, not at {confidence}")
-    alpha = 1 - confidence
+    above = confidence if upper_confidence is None else upper_confidence
+    for each in (confidence, above):
+        if not 0.5 < each < 1:
+            raise ValueError(f"confidence must lie between 0.5 and 1, not at {each}")
     # Sorted: the same resamples are drawn whatever the order in which the queries came.
     means = _resampled_means(np.sort(data), resamples, seed)
     mean = float(np.sort(data).mean())
-    unseen = unseen_share(data.size, confidence)
-    lower = min(float(np.quantile(means, alpha, method="lower")), mean + unseen * (worst - mean))
-    upper = max(float(np.quantile(means, confidence, method="higher")), mean + unseen * (best - mean))
+    below_mean = unseen_share(data.size, confidence) * (worst - mean)
+    above_mean = unseen_share(data.size, above) * (best - mean)
+    lower = min(float(np.quantile(means, 1 - confidence, method="lower")), mean + below_mean)
+    upper = max(float(np.quantile(means, above, method="higher")), mean + above_mean)
     return Interval(mean, lower, upper)
 
 

@@ -27,7 +27,7 @@ class GateRule:
     """Pass when the loss of mean `metric` (0..1) is below `margin` at one-sided `confidence`, on >= `min_queries`.
 
     `floor`: the mean below which no version serves, whatever it is compared with. `min_baseline`: the mean of the version that serves below
-    which the held-out set is not believed.
+    which the held-out set is not believed. `fail_confidence`: of the bound by which it fails, where that is another one.
     """
 
     metric: str
@@ -36,6 +36,12 @@ class GateRule:
     min_queries: int
     floor: float | None = None
     min_baseline: float = 0.0
+    fail_confidence: float | None = None
+
+    @property
+    def of_loss(self) -> float:
+        """The confidence of the bound that says that something was lost."""
+        return self.fail_confidence or self.confidence
 
 
 @dataclass(frozen=True)
@@ -96,18 +102,18 @@ def _judge_pair(
     name: str,
     baseline_name: str,
 ) -> Verdict:
-    interval = paired_bootstrap(baseline, candidate, confidence=rule.confidence, resamples=resamples, seed=seed)
+    interval = two_sided(baseline, candidate, rule, resamples, seed)
     before, after = float(np.mean(baseline)), float(np.mean(candidate))
     _believe(before, after, interval, rule, name, baseline_name)
     needed: int | None = None
     outcome: Outcome
     if _below(interval.upper, -rule.margin):
-        bound = f"{_confidence(rule)} upper bound {_signed(interval.upper)}"
+        bound = f"{_at(rule.of_loss)} upper bound {_signed(interval.upper)}"
         outcome, reason = "fail", f"{bound}, a loss beyond the margin {rule.margin:.3f}."
     elif rule.floor is not None and _below(after, rule.floor):
         outcome, reason = "fail", f"{name} is below the floor {rule.floor:.3f}."
     elif _below(-rule.margin, interval.lower):
-        bound = f"{_confidence(rule)} lower bound {_signed(interval.lower)}"
+        bound = f"{_at(rule.confidence)} lower bound {_signed(interval.lower)}"
         outcome, reason = "pass", f"{bound}, margin {rule.margin:.3f}."
     else:
         outcome = "undecided"
@@ -115,12 +121,21 @@ def _judge_pair(
         estimate = required_queries(differences, rule.margin, rule.confidence, POWER)
         needed = estimate if estimate > len(candidate) else None
         advice = _more_queries(estimate) if needed else _close_to_margin(estimate, name)
-        reason = f"{_confidence(rule)} bounds {_bounds(interval)}, margin {rule.margin:.3f}. {advice}"
+        reason = f"{_bounds(interval, rule)}, margin {rule.margin:.3f}. {advice}"
     sentence = (
         f"{outcome}: {rule.metric} of {name} {after:.3f} against {baseline_name} {before:.3f} "
         f"on {len(candidate)} queries: difference {_signed(interval.mean)}, {reason}"
     )
     return Verdict(outcome, sentence, before, after, interval.mean, interval.lower, interval.upper, len(candidate), needed)
+
+
+def two_sided(
+    baseline: Sequence[float], candidate: Sequence[float], rule: GateRule, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """The bounds of the difference: the lower one, by which it passes, and the upper one, by which it fails, each at its confidence."""
+    return paired_bootstrap(
+        baseline, candidate, confidence=rule.confidence, upper_confidence=rule.of_loss, resamples=resamples, seed=seed
+    )
 
 
 def _believe(before: float, after: float, interval: Interval, rule: GateRule, name: str, baseline_name: str) -> None:
@@ -150,14 +165,14 @@ def _judge_alone(candidate: Sequence[float], rule: GateRule, seed: int, resample
     elif _below(interval.mean, rule.floor):
         outcome, reason = "fail", f"below the floor {rule.floor:.3f}."
     elif _below(rule.floor, interval.lower):
-        bound = f"{_confidence(rule)} lower bound {interval.lower:.3f}"
+        bound = f"{_at(rule.confidence)} lower bound {interval.lower:.3f}"
         outcome, reason = "pass", f"{bound}, above the floor {rule.floor:.3f}."
     else:
         outcome = "undecided"
         distance = interval.mean - rule.floor
         # With the mean on the floor itself no number of queries would help; a distance of 1 can only be a floor of 0.
         needed = required_queries(candidate, distance, rule.confidence, POWER) if _ROUNDING < distance < 1 else None
-        bound = f"{_confidence(rule)} lower bound {interval.lower:.3f}"
+        bound = f"{_at(rule.confidence)} lower bound {interval.lower:.3f}"
         reason = f"{bound}, not above the floor {rule.floor:.3f}. {_alone_advice(interval.mean, needed)}"
     sentence = f"{outcome}: {rule.metric} of {name} {interval.mean:.3f} on {len(candidate)} queries: {reason}"
     return Verdict(outcome, sentence, None, interval.mean, None, interval.lower, interval.upper, len(candidate), needed)
@@ -181,12 +196,15 @@ def _close_to_margin(estimate: int, name: str) -> str:
     return f"For two equal versions {estimate} queries would do, so {name} is probably worse by close to the margin."
 
 
-def _confidence(rule: GateRule) -> str:
-    return f"one-sided {100 * rule.confidence:g} %"
+def _at(confidence: float) -> str:
+    return f"one-sided {100 * confidence:.4g} %"
 
 
-def _bounds(interval: Interval) -> str:
-    return f"{_signed(interval.lower)} and {_signed(interval.upper)}"
+def _bounds(interval: Interval, rule: GateRule) -> str:
+    lower, upper = _signed(interval.lower), _signed(interval.upper)
+    if rule.of_loss == rule.confidence:
+        return f"{_at(rule.confidence)} bounds {lower} and {upper}"
+    return f"one-sided bounds {lower} ({100 * rule.confidence:.4g} %) and {upper} ({100 * rule.of_loss:.4g} %)"
 
 
 def _signed(value: float) -> str:

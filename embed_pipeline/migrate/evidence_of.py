@@ -11,6 +11,7 @@ from embed_pipeline.catalog import judged_queries
 from embed_pipeline.catalog.judged_queries import QueryRow
 from embed_pipeline.errors import CatalogError
 from embed_pipeline.evaluate import per_query
+from embed_pipeline.evaluate.ef_curve import EfCurve
 from embed_pipeline.extras import needed_for
 from embed_pipeline.index.handle import OpenIndex
 
@@ -28,6 +29,11 @@ class GateEvidence:
     measures: dict[str, Any]
     created_at: datetime
     queries: tuple[QueryRow, ...]
+
+    @property
+    def ef_curve(self) -> EfCurve | None:
+        """What other values of `hnsw.ef_search` would find; None where the gate did not measure that (`gate --ef-curve`)."""
+        return EfCurve.of(self.measures)
 
     def worst(self, count: int) -> list[QueryRow]:
         """The queries that lost most; where nothing was compared with, those that found least."""

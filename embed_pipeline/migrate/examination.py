@@ -39,10 +39,12 @@ class Examination:
         return tuple(check for check in self.checks if not check.passed)
 
 
-def examine(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None) -> Examination:
+def examine(
+    index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None, *, ef_curve: bool = False
+) -> Examination:
     """Compare every document with the version, judge it, and store the evidence; raises what `gate.run` raises."""
     covered = verify.verify(index, name)[name]
-    result = gate.run(index, name, progress)
+    result = gate.run(index, name, progress, ef_curve=ef_curve)
     with index.connection() as conn:
         store = index.store(index.version(conn, name))
         labels, built = store.labels(conn), store.ann_index(conn)

@@ -22,7 +22,18 @@ from embed_pipeline.evaluate import metrics
 from embed_pipeline.evaluate.measured import Measured
 from embed_pipeline.index import held_out
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import adopt_vectors, agreement, asked, beside, dual_write, judged, refine_gate, verdicts, verify
+from embed_pipeline.migrate import (
+    adopt_vectors,
+    agreement,
+    asked,
+    beside,
+    dual_write,
+    ef_search,
+    judged,
+    refine_gate,
+    verdicts,
+    verify,
+)
 from embed_pipeline.migrate import baseline as baselines
 from embed_pipeline.migrate.asked import Asked
 from embed_pipeline.migrate.baseline import Baseline, Behind
@@ -30,15 +41,25 @@ from embed_pipeline.migrate.verdicts import Counter, GateResult, names, nothing_
 from embed_pipeline.stores.adopting import adoption_of
 
 
-def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None = None, *, route: Kind = "direct") -> GateResult:
+def run(
+    index: OpenIndex,
+    name: str,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    route: Kind = "direct",
+    ef_curve: bool = False,
+) -> GateResult:
     """Judge `name` now and store the evidence. IllegalTransition when it is not complete, HoldoutError when the set cannot judge,
     GateRefused when documents wait, or what serves cannot be measured.
 
+    `ef_curve`: other values of `hnsw.ef_search` are measured as well, and kept with the evidence; of the direct route alone.
     `route`: what is judged of it, that it serves itself, that it refines what serves, or that its queries are mapped into what serves.
     CutoverRefused or AdapterRefused where it cannot do that.
     """
     if route != "direct":
         return _run_beside(index, name, route, progress)
+    if ef_curve:
+        ef_search.require(index)
     with index.connection() as conn:
         # As it is searched here, which is what is judged.
         version = index.space(index.version(conn, name)).version
@@ -65,15 +86,18 @@ def run(index: OpenIndex, name: str, progress: Callable[[int, int], None] | None
             return without_holdout(conn, index, version, now, texts)
         examined = held_out.examined(conn, index, holdout, documents)
         held_out.require(examined)
-        counter = Counter(progress, 2 * len(examined.holdout.queries) * (2 if now.baseline_version else 1))
+        values = len(ef_search.tried(index, version)) if ef_curve else 0
+        counter = Counter(progress, 2 * len(examined.holdout.queries) * (values + (2 if now.baseline_version else 1)))
         depth = max(metrics.parse_metric(each).cutoff for each in names(index))
         queries = asked.by_model(conn, index, version, examined.holdout)
         candidate = asked.answers(conn, index, version, queries, depth, counter.add)
+        curve = ef_search.curve(conn, index, version, queries.vectors, counter.add) if ef_curve else None
+        more = {} if curve is None else {"ef_curve": curve.measures}
         baseline = Baseline()
         if now.baseline_version is not None:
             old = versions.get(conn, index.name, now.baseline_version)
             baseline = baselines.ask(conn, index, old, behind, texts, documents, examined.holdout, depth, counter.add)
-        return verdicts.judge_measured(conn, index, version, now, texts, examined, candidate, baseline)
+        return verdicts.judge_measured(conn, index, version, now, texts, examined, candidate, baseline, more)
 
 
 def _require_complete(conn: psycopg.Connection, index: OpenIndex, version: Version) -> None:

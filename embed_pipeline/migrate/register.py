@@ -18,7 +18,7 @@ from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import capture, census, queue, ranges, shape
 from embed_pipeline.errors import AnotherLedger, CatalogError, DatabaseUnavailable, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
-from embed_pipeline.migrate import frozen, names
+from embed_pipeline.migrate import frozen, judged, names
 from embed_pipeline.postgres import holders
 from embed_pipeline.signals import signal
 from embed_pipeline.stores import registry
@@ -120,6 +120,8 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
         names.require_same(conn, index, facts, renamed)
         _rename(conn, index, "; ".join(map(str, renamed)), wanted)
     Terms.declared(index.spec).keep(conn, index.name)
+    judges_by = {"rule": judged.rule(index.spec), "max_row_change": index.spec.gate.max_row_change}
+    indexes.keep_judges_by(conn, index.name, judges_by)
     was, now = _payload_of(found), _payload_of(wanted)
     indexed = found.documents.payload_indexes != source.payload_indexes
     if (found.store, was) != (store, now) or indexed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from embed_pipeline.evaluate import latency, metrics, per_query, report, slices
 from embed_pipeline.evaluate import scores as scores_of
 from embed_pipeline.evaluate.examine import Examined
 from embed_pipeline.evaluate.measured import Measured, Ranking
+from embed_pipeline.evaluate.picture import Picture
 from embed_pipeline.evaluate.slices import Slice, SliceRule
 from embed_pipeline.evaluate.statistics import overlap_at_k
 from embed_pipeline.evaluate.verdict import GateRule, Outcome, Verdict, judge
@@ -27,6 +28,8 @@ from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate.agreement import Agreement
 from embed_pipeline.migrate.baseline import Baseline
 
+# Shown in the picture of a verdict.
+WORST = 3
 # Shown beside the metric that decides.
 REPORTED = ("recall@10", "nDCG@10", "RR@10")
 
@@ -88,7 +91,6 @@ def judge_measured(
     sliced = _sliced(index, examined, candidate, baseline, rule)
     meant = any(each.margin is not None for each in gate.slices.values())
     outcome, sentence = slices.joined(outcome, sentence, sliced, declared=meant)
-    sentence = " ".join([sentence, *(finding.sentence for finding in examined.findings), *compared.notes])
     rows = [
         report.metric_row(
             name,
@@ -98,6 +100,8 @@ def judge_measured(
         )
         for name in names(index)
     ]
+    fallen = report.beyond(rows, gate.metric, gate.margin) if outcome == "pass" else ""
+    sentence = " ".join(filter(None, [sentence, fallen, *(finding.sentence for finding in examined.findings), *compared.notes]))
     measures = _measures(examined, candidate, baseline, gate.metric, depth) | {
         "metric": gate.metric,
         "mean_baseline": verdict.mean_baseline,
@@ -133,8 +137,17 @@ def judge_measured(
         latency.markdown_table(timed),
         scores_of.markdown_table(scored),
     ]
-    differences = (
-        None if baseline_scores is None else [after - before for before, after in zip(baseline_scores, scores, strict=True)]
+    picture = Picture(
+        sentence,
+        gate.metric,
+        rows,
+        gate.margin,
+        candidate.version,
+        baseline_name,
+        sliced,
+        [after - before for before, after in zip(baseline_scores or scores, scores, strict=True)],
+        per_query.worst(queries, WORST),
+        gate.floor,
     )
     return GateResult(
         index=index.name,
@@ -146,16 +159,7 @@ def judge_measured(
         measures=measures,
         table="\n".join(filter(None, tables)),
         threshold="" if tuned is None or baseline_name is None else tuned.sentence(candidate.version, baseline_name),
-        draw=cache(
-            partial(
-                report.plot_png,
-                rows,
-                differences,
-                candidate_name=candidate.version,
-                baseline_name=baseline_name,
-                margin=gate.margin,
-            )
-        ),
+        draw=cache(picture.png),
         queries=tuple(queries),
         route=now.route,
     )

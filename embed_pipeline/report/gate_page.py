@@ -9,16 +9,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from embed_pipeline.evaluate import per_query
+from embed_pipeline.evaluate.ef_curve import EfCurve
+from embed_pipeline.evaluate.slices import confidences
 from embed_pipeline.report.markup import Html, document, section, tag, words
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.judged_queries import Hits, QueryRow
-    from embed_pipeline.evaluate.ef_curve import EfCurve
     from embed_pipeline.migrate.verdicts import GateResult
 
 
-def page(found: GateResult, worst: Sequence[QueryRow], made_at: datetime, curve: EfCurve | None = None) -> str:
-    """The whole page; `worst` are the queries that it shows, and `curve` what was measured besides."""
+def page(found: GateResult, worst: Sequence[QueryRow], made_at: datetime) -> str:
+    """The whole page; `worst` are the queries that it shows."""
     title = f"Gate of {found.index} {found.version}: {found.outcome}"
     outcome = tag("span", found.outcome, class_=f"outcome {found.outcome}")
     body = [
@@ -28,7 +29,7 @@ def page(found: GateResult, worst: Sequence[QueryRow], made_at: datetime, curve:
         *_picture(found, title),
         *_tables(found),
         *([tag("p", found.threshold)] if found.threshold else []),
-        *([] if curve is None else _curve(curve)),
+        *_curve(EfCurve.of(found.measures)),
         *_queries(found, worst),
         *_measures(found.measures),
     ]
@@ -80,7 +81,9 @@ def _tables(found: GateResult) -> list[Html]:
     ]
 
 
-def _curve(curve: EfCurve) -> list[Html]:
+def _curve(curve: EfCurve | None) -> list[Html]:
+    if curve is None:
+        return []
     rows = [
         [str(each.ef_search), f"{each.recall:.4f}", *(f"{at:.2f}" for at in (each.took.p50, each.took.p95, each.took.p99))]
         for each in curve.points
@@ -148,7 +151,8 @@ def _bounds(row: Mapping[str, Any]) -> str:
 
 
 def _decides(row: Mapping[str, Any]) -> list[str]:
-    return [f"{100 * row['confidence']:.4g} %", "" if row["margin"] is None else f"margin {row['margin']:g}: {row['outcome']}"]
+    at = confidences(row["confidence"], row["loss_confidence"])
+    return [at, "" if row["margin"] is None else f"margin {row['margin']:g}: {row['outcome']}"]
 
 
 def _number(value: float | None) -> str:

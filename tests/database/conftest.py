@@ -13,4 +13,5 @@ from tests.harness.scenes import (  # noqa: F401  (fixtures)
     open_served,
     scene,
     scene_templates,
+    unjudged,
 )

@@ -71,7 +71,7 @@ FOR = {
     "dagster": "from embed_pipeline import EmbeddingIndex; import embed_pipeline.definitions",
     "embedded": "from embed_pipeline.postgres.binaries import find_binaries; find_binaries()",
     "gate": "from embed_pipeline.evaluate.metrics import per_query; per_query('recall@10', {'q': {'1': 1}}, {'q': [('1', 1.0)]}); "
-    "from embed_pipeline.evaluate.report import plot_png",
+    "from embed_pipeline.evaluate.picture import Picture",
     "load": "from embed_pipeline.documents import rows; import pyarrow.parquet",
     "metrics": "import embed_pipeline.report.exporter",
     "onnx": "import embed_pipeline.embedders.providers.onnx, onnxruntime, tokenizers",

@@ -33,6 +33,12 @@ def served(url: str, holdout: Path) -> None:
         serve(index, "v1")
 
 
+def filled_beside(url: str, holdout: Path) -> None:
+    served(url, holdout)
+    with opened(declared(url, holdout, "v1", "v2")) as index:
+        fill(index, "v2")
+
+
 def judged_too(url: str, holdout: Path) -> None:
     served(url, holdout)
     with opened(declared(url, holdout, "v1", "v2")) as index:
@@ -41,7 +47,12 @@ def judged_too(url: str, holdout: Path) -> None:
 
 
 # By the fixture that a test asks for. It declares nothing otherwise than `open_docs` does by itself, but for what is never frozen.
-SCENES: dict[str, Callable[[str, Path], None]] = {"open_filled": filled, "open_served": served, "judged": judged_too}
+SCENES: dict[str, Callable[[str, Path], None]] = {
+    "open_filled": filled,
+    "open_served": served,
+    "unjudged": filled_beside,
+    "judged": judged_too,
+}
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +128,12 @@ def open_served(open_docs: Open, begin: Callable[[str], None]) -> Open:
         return open_docs(*(names or ("v1",)), **overrides)
 
     return open_with
+
+
+@pytest.fixture
+def unjudged(begin: Callable[[str], None]) -> None:
+    """v1 serves; v2 is filled, and no gate has judged it."""
+    begin("unjudged")
 
 
 @pytest.fixture

@@ -138,7 +138,8 @@ def test_first_version_is_bound_to_its_rule_too(app: psycopg.Connection, open_fi
     index = open_filled("v1", gate={"min_queries": 2, "floor": 0.1})
     gate.run(index, "v1")
     strict = open_filled("v1", gate={"min_queries": 2, "floor": 0.9})
-    with pytest.raises(CutoverRefused, match=r"gate\.floor was 0\.1 and is 0\.9 now"):
+    with pytest.raises(CutoverRefused, match=r"gate\.floor was 0\.1 and is 0\.9 now") as problem:
         cutover.cutover(strict, "v1")
+    assert problem.value.fields["reason"] == "evidence_stale"
     serve_again = open_filled("v1", gate={"min_queries": 2, "floor": 0.1})
     assert cutover.cutover(serve_again, "v1").version == "v1"

@@ -37,8 +37,8 @@ def provider(name):
     open_service(version(name, max_tokens=500), AccountSpec(api_key_env="SOME_KEY"))
 
 def picture():
-    from embed_pipeline.evaluate.report import plot_png
-    plot_png([], None, candidate_name="v2")
+    from embed_pipeline.evaluate.picture import Picture
+    Picture("pass.", "recall@10", [], 0.02, "v2").png()
 
 def chunker():
     from embed_pipeline.embedders.chunker import Chunker

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from embed_pipeline.configuration import load_indexes
+from embed_pipeline.migrate.evidence_of import evidence
+from embed_pipeline.migrate.opening import opened
 from tests.database.cli.conftest import Place, Ran, text_of, version
 
 Run = Callable[..., Ran]
@@ -23,14 +26,21 @@ def test_a_poor_graph_finds_more_with_more_candidates(place: Place, run: Run) ->
     page = place.folder / "gate.html"
     ran = run("gate", "docs", "v1", "--ef-curve", "--json", "--html", str(page))
     assert ran.code == 0, ran
-    points = ran.value["ef_curve"]["points"]
+    points = ran.value["measures"]["ef_curve"]["points"]
     assert [each["ef_search"] for each in points] == [10, 20, 40, 60, 80, 160, 320, 640, 1000]
     recalls = [each["recall"] for each in points]
     assert recalls[0] < recalls[-1], recalls
     assert all(each["took"]["searches"] == 120 for each in points)
     declared = next(each["recall"] for each in points if each["ef_search"] == 60)
     assert abs(declared - ran.value["measures"]["ann_recall"]) < 1e-9, "the gate's own searches again"
-    assert ran.value["smallest_ef_search"] == 10, "min_ann_recall 0 is met by any"
+    assert ran.value["measures"]["ef_curve"]["smallest"] == 10, "min_ann_recall 0 is met by any"
+    with opened(load_indexes(place.config)["docs"]) as index:
+        kept = evidence(index, "v1")
+    assert kept.id == ran.value["evidence_id"]
+    assert kept.ef_curve is not None, "the evidence has it"
+    assert [(each.ef_search, each.recall) for each in kept.ef_curve.points] == [
+        (each["ef_search"], each["recall"]) for each in points
+    ]
     assert "What ef_search buys" in page.read_text()
     shown = run("gate", "docs", "v1", "--ef-curve").out
     assert "\n| 60 (declared) | " in shown

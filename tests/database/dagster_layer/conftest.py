@@ -13,7 +13,7 @@ import pytest
 
 from embed_pipeline.dagster_layer.component import build_definitions
 from embed_pipeline.dagster_layer.names import op_of
-from embed_pipeline.evaluate import report
+from embed_pipeline.evaluate.picture import Picture
 from embed_pipeline.migrate.opening import opened
 from embed_pipeline.spec import IndexSpec
 from tests.harness import articles
@@ -108,7 +108,7 @@ def pictures() -> None:
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """To draw one is most of the work of an evaluation of thirty queries."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(report, "plot_png", lambda *_, **__: b"")
+        monkeypatch.setattr(Picture, "png", lambda _: b"")
 
 
 class Runner:

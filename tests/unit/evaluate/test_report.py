@@ -1,19 +1,13 @@
-"""The table and the picture: numbers that the reader will act on, in a file small enough to stand inline."""
+"""The table and the sentence: numbers that the reader will act on."""
 
 from __future__ import annotations
 
 import base64
-import io
 import re
 import subprocess
 import sys
-from typing import Any
 
-import numpy as np
-import pytest
-from PIL import Image
-
-from embed_pipeline.evaluate.report import MetricRow, inline_image, markdown_table, metric_row, plot_png
+from embed_pipeline.evaluate.report import MetricRow, beyond, inline_image, markdown_table, metric_row
 
 ROWS = [
     MetricRow("recall@10", 0.734, 0.612, 0.122, 0.085, 0.159),
@@ -44,29 +38,18 @@ def test_row_from_scores() -> None:
     assert 0.2 < row.lower < 0.25 < row.upper < 0.3
 
 
-DIFFERENCES: list[float] = np.clip(np.random.default_rng(0).normal(0.05, 0.3, 400), -1, 1).round(1).tolist()
-
-
-@pytest.mark.parametrize("differences", [None, DIFFERENCES, [0.0] * 100])
-def test_picture_is_a_small_png_with_something_on_it(differences: list[float] | None) -> None:
-    png = plot_png(ROWS, differences, candidate_name="v2", baseline_name="v1", margin=0.02)
-    assert len(png) < 30_000
-    image = Image.open(io.BytesIO(png))
-    assert image.format == "PNG"
-    colours: Any = image.convert("RGB").getcolors(maxcolors=100_000) or []
-    shown = {f"#{r:02X}{g:02X}{b:02X}" for _, (r, g, b) in colours}
-    assert {"#777777", "#0072B2"} <= shown, "both versions have their bars"
-    assert ("#D55E00" in shown) == (differences is DIFFERENCES), "losses are drawn only where there are some"
-
-
-def test_picture_of_a_first_version() -> None:
-    png = plot_png([MetricRow("recall@10", 0.75)], candidate_name="v1")
-    assert png.startswith(b"\x89PNG")
-
-
-def test_the_same_numbers_give_the_same_bytes() -> None:
-    first, second = (plot_png(ROWS, DIFFERENCES, candidate_name="v2", baseline_name="v1") for _ in range(2))
-    assert first == second
+def test_a_pass_says_which_other_metrics_fall_beyond_its_margin() -> None:
+    rows = [
+        MetricRow("recall@10", 0.75, 0.75, 0.0, -0.01, 0.01),
+        MetricRow("nDCG@10", 0.65, 0.7, -0.05, -0.06, -0.04),
+        MetricRow("RR@10", 0.69, 0.7, -0.01, -0.03, 0.01),
+    ]
+    assert beyond(rows, "recall@10", 0.02) == (
+        "But nDCG@10 falls by 0.050 (-0.060 to -0.040), beyond the margin 0.020: recall@10 alone decides (gate.metric)."
+    )
+    assert beyond(rows, "recall@10", 0.06) == ""
+    assert beyond(rows[1:], "nDCG@10", 0.02) == "", "of the one that decides, the verdict speaks"
+    assert beyond([MetricRow("recall@10", 0.75), MetricRow("RR@10", 0.1)], "recall@10", 0.02) == ""
 
 
 def test_inline_image_holds_the_bytes() -> None:
@@ -80,7 +63,7 @@ def test_inline_image_holds_the_bytes() -> None:
 def test_deciding_imports_no_plotting_and_no_pyarrow() -> None:
     """A gate that only decides, and every `import embed_pipeline.evaluate...`, stays free of the heavy libraries."""
     code = (
-        "import sys; from embed_pipeline.evaluate import holdout, metrics, report, verdict;"
+        "import sys; from embed_pipeline.evaluate import holdout, metrics, picture, report, verdict;"
         "sys.exit(','.join({'matplotlib', 'pyarrow', 'dagster', 'ir_measures'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

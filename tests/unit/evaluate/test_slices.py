@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -52,22 +54,34 @@ def test_a_loss_that_the_mean_hides_fails() -> None:
     assert sentence.endswith("All queries together: pass: on 2000 queries.")
 
 
-def test_the_confidence_is_corrected_for_how_many_decide_and_not_for_the_others() -> None:
+def test_what_is_said_of_single_slices_is_corrected_for_how_many_there_are_and_a_pass_is_not() -> None:
+    """All have to pass, so that no correction is needed for that; that one of them lost is one statement of many."""
     examined = held({"en": 300, "de": 300, "fr": 300, "pl": 300, "it": 300, "": 10})
     found = seen(examined, {}, SliceRule(0.05, ["en", "de"]))
-    assert {each.value: round(each.confidence, 6) for each in found} == {
-        "de": 0.975,
-        "en": 0.975,
-        "fr": 0.9875,
-        "it": 0.9875,
-        "pl": 0.9875,
-        "(no value)": 0.9875,
+    assert {each.value: (round(each.confidence, 6), round(each.loss_confidence, 6)) for each in found} == {
+        "de": (0.95, 0.975),
+        "en": (0.95, 0.975),
+        "fr": (0.9875, 0.9875),
+        "it": (0.9875, 0.9875),
+        "pl": (0.9875, 0.9875),
+        "(no value)": (0.9875, 0.9875),
     }
     assert outcomes(found) == {"de": "pass", "en": "pass", "fr": None, "it": None, "pl": None, "(no value)": None}
-    alone, whole = (seen(held({"en": 300}), {}, SliceRule(0.05))[0].lower, found[0].lower)
-    assert alone is not None
-    assert whole is not None
-    assert whole < alone, "a bound that holds together with another is farther away"
+    alone = seen(held({"en": 300}), {}, SliceRule(0.05))[0]
+    assert found[0].lower == alone.lower
+    assert found[0].upper is not None
+    assert alone.upper is not None
+    assert found[0].upper > alone.upper, "a bound that holds together with another is farther away"
+
+
+def test_more_slices_cost_a_pass_no_queries() -> None:
+    """What 60 queries alone prove of one slice, they prove of each of ten: corrected, none of these would pass."""
+    found = seen(held({f"l{n}": 60 for n in range(10)}), {}, SliceRule(0.06))
+    assert set(outcomes(found).values()) == {"pass"}
+    assert joined("pass", "pass: all.", found, declared=True) == ("pass", "pass: all. 10 slices of lang pass too.")
+    undecided = seen(held({f"l{n}": 60 for n in range(10)}), {"l0": 0.02}, SliceRule(0.06))
+    assert undecided[0].outcome == "undecided"
+    assert re.search(r"one-sided bounds -0\.0\d\d \(95 %\) and \+0\.0\d\d \(99\.5 %\), margin 0\.060", undecided[0].sentence)
 
 
 def test_equal_slices_fail_no_more_often_together_than_promised() -> None:

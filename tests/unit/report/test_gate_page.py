@@ -34,8 +34,26 @@ def result(**changed: object) -> GateResult:
         "confidence": 0.95,
         "rows": [{"metric": "recall@10", **line}],
         "slices": [
-            {"column": "lang", "value": "de", "queries": 120, "confidence": 0.975, "margin": 0.05, "outcome": "fail", **line},
-            {"column": "lang", "value": HOSTILE, "queries": 3, "confidence": 0.95, "margin": None, "outcome": None, **line},
+            {
+                "column": "lang",
+                "value": "de",
+                "queries": 120,
+                "confidence": 0.95,
+                "loss_confidence": 0.975,
+                "margin": 0.05,
+                "outcome": "fail",
+                **line,
+            },
+            {
+                "column": "lang",
+                "value": HOSTILE,
+                "queries": 3,
+                "confidence": 0.975,
+                "loss_confidence": 0.975,
+                "margin": None,
+                "outcome": None,
+                **line,
+            },
         ],
         **{f"search_{at}_ms{ending}": 1.5 for at in ("p50", "p95", "p99") for ending in ("", "_baseline")},
         "scores": {
