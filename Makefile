@@ -71,6 +71,10 @@ bench-vecshift: $(READY) ## backfill against vecshift's migration of the same do
 bench-providers: $(READY) ## requests in flight at a provider that answers at once, and what the pipeline itself costs
 	$(BIN)/python -m benchmarks.providers
 
+.PHONY: bench-fleet
+bench-fleet: $(READY) ## a backfill by 1, 2 and 4 workers of a provider that takes 200 ms
+	$(BIN)/python -m benchmarks.fleet $(BENCH)
+
 .PHONY: gate-rates
 gate-rates: $(READY) ## how often the gate errs, by simulation: the table of docs/gate.md; some minutes
 	$(BIN)/python -m benchmarks.gate_rates --write

@@ -76,3 +76,9 @@ def is_watched(conn: psycopg.Connection, index: str, for_seconds: float) -> bool
     """Whether looks are left of the last move, which was a cutover."""
     row = conn.execute(queries("is_watched"), {"index": index, "for": for_seconds}).fetchone()
     return row is not None
+
+
+def is_due(conn: psycopg.Connection, index: str, for_seconds: float, every_seconds: float) -> bool:
+    """Whether `take` would have a look to give now. Changes nothing."""
+    row = conn.execute(queries("is_due"), {"index": index, "for": for_seconds, "every": every_seconds}).fetchone()
+    return row is not None

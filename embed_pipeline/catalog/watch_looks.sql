@@ -27,3 +27,12 @@ WHERE l.index_name = %(index)s AND l.outcome IS NOT NULL ORDER BY l.look DESC LI
 SELECT 1 FROM embed_pipeline.serving_pointer p
 WHERE p.index_name = %(index)s AND p.move = 'cutover' AND p.version IS NOT NULL
   AND extract(epoch FROM clock_timestamp() - p.changed_at) < %(for)s::double precision
+
+-- name: is_due
+-- What `take_look` would take.
+SELECT 1 FROM embed_pipeline.serving_pointer p
+WHERE p.index_name = %(index)s AND p.move = 'cutover' AND p.version IS NOT NULL
+  AND extract(epoch FROM clock_timestamp() - p.changed_at) >= 0
+  AND extract(epoch FROM clock_timestamp() - p.changed_at) < %(for)s::double precision
+  AND NOT EXISTS (SELECT FROM embed_pipeline.watch_looks l WHERE l.index_name = p.index_name AND l.generation = p.generation
+                  AND l.look = floor(extract(epoch FROM clock_timestamp() - p.changed_at) / %(every)s::double precision))

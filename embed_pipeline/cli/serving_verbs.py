@@ -94,7 +94,7 @@ def watch(ctx: click.Context, index: str, once: bool, config: Path, as_json: boo
     failed = False
 
     def say(found: Looked) -> None:
-        for line in look_lines(found):
+        for line in found.lines:
             output.text(line)
         output.result(as_values(found), indent=2 if once else None)
 
@@ -126,22 +126,6 @@ def _newest(output: Output, index: OpenIndex) -> bool:
     output.text(f"{index.name}: no look is due; the newest, at {newest.at:%Y-%m-%d %H:%M} UTC: {newest.sentence}")
     output.result({"index": index.name, **as_values(newest)})
     return newest.outcome == "fail"
-
-
-def look_lines(found: Looked) -> list[str]:
-    """What a look found, and what it led to."""
-    lines = [f"{found.index}: {found.sentence}"]
-    if found.outcome == "overtaken":
-        lines = [f"{found.index}: the pointer was moved during the look; it tells nothing of what serves now."]
-    if found.rolled_back is not None:
-        lines.append(
-            f"{found.index} was rolled back: {found.rolled_back.route} serves (generation {found.rolled_back.generation})."
-        )
-    if found.not_rolled_back:
-        lines.append(f"{found.index} could not be rolled back: {found.not_rolled_back}")
-    elif found.outcome == "fail" and found.rolled_back is None:
-        lines.append(f"next: embed-pipeline rollback {found.index}")
-    return lines
 
 
 VERBS = (shadow, watch)

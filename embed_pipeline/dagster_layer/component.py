@@ -19,6 +19,7 @@ from embed_pipeline import configuration
 from embed_pipeline.dagster_layer.assets import build_assets
 from embed_pipeline.dagster_layer.bridges import bridge_assets, bridge_checks
 from embed_pipeline.dagster_layer.jobs import build_jobs
+from embed_pipeline.dagster_layer.looks import watch_job, watch_sensor
 from embed_pipeline.dagster_layer.schedules import build_schedules
 from embed_pipeline.dagster_layer.sensors import dual_write_sensor
 from embed_pipeline.dagster_layer.serving import serving_checks, state_sensor
@@ -35,12 +36,13 @@ EXAMPLE = Path(__file__).with_name("example.yaml")
 def build_definitions(spec: IndexSpec) -> dg.Definitions:
     """Everything Dagster knows about one index: its assets, jobs, sensors and schedules."""
     jobs = build_jobs(spec)
+    looks = [] if spec.watch is None else [watch_job(spec)]
     return dg.Definitions(
         assets=[*build_assets(spec), *bridge_assets(spec)],
         asset_checks=[*bridge_checks(spec), *serving_checks(spec)],
-        jobs=jobs,
+        jobs=[*jobs, *looks],
         schedules=build_schedules(spec),
-        sensors=[dual_write_sensor(spec, jobs), state_sensor(spec)],
+        sensors=[dual_write_sensor(spec, jobs), state_sensor(spec), *(watch_sensor(spec, job) for job in looks)],
     )
 
 

@@ -15,6 +15,7 @@ from embed_pipeline.evaluate.per_query import as_cells
 from embed_pipeline.evaluate.report import inline_image
 from embed_pipeline.evaluate.words import MEASURES
 from embed_pipeline.migrate.adopt import Adopted
+from embed_pipeline.migrate.after_cutover import Looked
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.migrate.dual_write import VersionSync
@@ -312,6 +313,15 @@ def models_checked(found: Sequence[ModelCheck]) -> Metadata:
     """How near the models of today are to what was kept; the lowest cosine gets a plot over time."""
     shown: Metadata = {f"{each.version} outcome": each.outcome for each in found}
     return shown | {f"{each.version} lowest cosine": each.lowest for each in found if each.lowest is not None}
+
+
+def looked(names: Names, found: Looked) -> Metadata:
+    """A look after a cutover; its times get a plot."""
+    shown: Metadata = {"outcome": found.outcome, "version": found.version, "generation": found.generation, "look": found.number}
+    shown |= {each: found.measures[each] for each in ("queries", "p50_ms", "p95_ms", "before") if each in found.measures}
+    if found.rolled_back is not None:
+        return shown | {f"rolled back, {name}": value for name, value in moved(found.rolled_back).items()}
+    return shown | (launch(names, f"embed-pipeline rollback {names.index}") if found.outcome == "fail" else {})
 
 
 def retired(done: Retired) -> Metadata:

@@ -118,6 +118,14 @@ class Names:
         return f"{self.index}_model_check"
 
     @property
+    def watch_job(self) -> str:
+        return f"{self.index}_watch"
+
+    @property
+    def watch_sensor(self) -> str:
+        return f"{self.index}_watch"
+
+    @property
     def rollback_job(self) -> str:
         return f"{self.index}_rollback"
 

@@ -32,7 +32,7 @@ from embed_pipeline.migrate import baseline as baselines
 from embed_pipeline.migrate.cutover import Moved
 from embed_pipeline.postgres import failures
 from embed_pipeline.signals import signal
-from embed_pipeline.spec import WatchSpec
+from embed_pipeline.spec import IndexSpec, WatchSpec
 
 # A look may end anywhere: who stops waits no longer for it.
 END_SECONDS = 5.0
@@ -53,6 +53,22 @@ class Looked:
     measures: dict[str, Any]
     rolled_back: Moved | None = None
     not_rolled_back: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """What it found and what that led to, for a person."""
+        if self.outcome == "overtaken":
+            return [f"{self.index}: the pointer was moved during the look; it tells nothing of what serves now."]
+        lines = [f"{self.index}: {self.sentence}"]
+        if self.rolled_back is not None:
+            lines.append(
+                f"{self.index} was rolled back: {self.rolled_back.route} serves (generation {self.rolled_back.generation})."
+            )
+        elif self.not_rolled_back:
+            lines.append(f"{self.index} could not be rolled back: {self.not_rolled_back}")
+        elif self.outcome == "fail":
+            lines.append(f"next: embed-pipeline rollback {self.index}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,12 @@ def is_watched(index: OpenIndex) -> bool:
     declared = require_watch(index)
     with index.connection() as conn:
         return watch_looks.is_watched(conn, index.name, declared.for_seconds)
+
+
+def is_due(conn: psycopg.Connection, spec: IndexSpec) -> bool:
+    """Whether a look is due now. A few indexed reads of the catalog: what a sensor asks."""
+    declared = spec.watch
+    return declared is not None and watch_looks.is_due(conn, spec.name, declared.for_seconds, declared.every_seconds)
 
 
 def _judged(conn: psycopg.Connection, index: OpenIndex, slot: Slot, looks: int) -> tuple[Outcome, str, dict[str, Any]]:

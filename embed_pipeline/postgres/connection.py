@@ -47,6 +47,12 @@ _OWN_TRANSACTIONS = (
 _EVERY_ROW = "-c row_security=off"
 # Workers wait for each other's rows, in short turns; where an application would wait behind them, a limit of our own is set.
 _PATIENT = "-c lock_timeout=0"
+# A machine whose network is gone closes nothing. By its own settings the server would keep the session, and the turns that it holds, for two
+# hours, and who has lost the server would wait as long for an answer. In seconds; of neither side a time in which it must have read what was
+# sent: a backfill that is paused reads nothing for hours.
+GONE_IDLE, GONE_INTERVAL, GONE_COUNT = 30, 10, 3
+_NOTICED = f"-c tcp_keepalives_idle={GONE_IDLE} -c tcp_keepalives_interval={GONE_INTERVAL} -c tcp_keepalives_count={GONE_COUNT}"
+_NOTICES = {"keepalives_idle": GONE_IDLE, "keepalives_interval": GONE_INTERVAL, "keepalives_count": GONE_COUNT}
 log = logging.getLogger(__name__)
 _warned: set[str] = set()
 _QUERIES = Queries(__file__, "connection.sql")
@@ -94,7 +100,8 @@ def connect(
     options = " ".join([parameters.pop("options", ""), *ours, *([_EVERY_ROW, _PATIENT] if every_row else [])]).strip()
 
     def begin(*, plain: bool = False) -> psycopg.Connection[TupleRow]:
-        asked = {**mine, **parameters} | ({} if plain else {"options": f"{options} -c {poolers.MARK}"})
+        # Not for the session behind a pooler, whose other end is the pooler.
+        asked = {**_NOTICES, **mine, **parameters} | ({} if plain else {"options": f"{options} {_NOTICED} -c {poolers.MARK}"})
         # Autocommit at first, so that looking at the session leaves no transaction open.
         return psycopg.connect("", autocommit=True, cursor_factory=Cursor, **asked)  # type: ignore[arg-type]
 

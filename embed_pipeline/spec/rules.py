@@ -128,7 +128,8 @@ class ChecksSpec(Declared):
     """The effect of a failed Dagster check on the run that evaluated it."""
 
     fail_runs: bool = Field(
-        True, description="a failed nothing_bypassed, dead_letters, same_model or adapter_fresh ends its run as a failure"
+        True,
+        description="a failed nothing_bypassed, dead_letters, same_model or adapter_fresh, or a loss after a cutover, ends its run as a failure",
     )
 
 

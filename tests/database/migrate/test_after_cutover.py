@@ -9,7 +9,6 @@ import psycopg
 import pytest
 
 from embed_pipeline import status
-from embed_pipeline.cli.serving_verbs import look_lines
 from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import cutover, gate
@@ -60,7 +59,7 @@ def test_a_watch_by_what_it_says(watched: Callable[..., OpenIndex], app: psycopg
     assert found.outcome == "fail"
     assert "difference -1.000" in found.sentence
     assert "queries with a hit -1.000" in found.sentence
-    assert (found.rolled_back, look_lines(found)[-1]) == (None, "next: embed-pipeline rollback docs")
+    assert (found.rolled_back, found.lines[-1]) == (None, "next: embed-pipeline rollback docs")
     assert [(each.code, each.sentence) for each in status(index.spec).attention if each.code == "watch"] == [
         ("watch", found.sentence)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,16 @@ def test_defaults_of_a_role_or_database_are_not_ours(conn: psycopg.Connection[Tu
         assert ours.execute(shown).fetchone() == ("read committed", "off", "off", "off", "0")
     with connection.connect(database_url, every_row=False) as reader:
         assert reader.execute(shown).fetchone() == ("read committed", "off", "off", "on", "20ms")
+
+
+def test_a_machine_that_is_gone_is_noticed_by_both_sides(database_url: str) -> None:
+    """And a number in the URL counts for our side."""
+    with connection.connect(f"{database_url}?keepalives_idle=7") as conn:
+        shown = "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_interval'), current_setting('tcp_keepalives_count')"
+        assert conn.execute(shown).fetchone() == ("30", "10", "3")
+        with socket.socket(fileno=os.dup(conn.fileno())) as ours:
+            asked = [ours.getsockopt(socket.IPPROTO_TCP, each) for each in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)]
+        assert asked == [7, 10]
 
 
 def test_options_of_the_url_are_kept(database_url: str) -> None:
