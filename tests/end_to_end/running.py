@@ -130,7 +130,8 @@ def running(project: Path, defs: str, database_url: str, **more: str) -> Iterato
             return None
 
     with storage_beside(database_url) as storage:
-        environment = os.environ | {DATABASE_VARIABLE: database_url} | storage
+        # On a busy machine the code server takes more than a minute to start a run, and Dagster takes the run for failed.
+        environment = os.environ | {DATABASE_VARIABLE: database_url, "DAGSTER_GRPC_TIMEOUT_SECONDS": "300"} | storage
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
         try:
             wait(up, 240)
