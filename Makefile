@@ -51,6 +51,10 @@ docs: $(READY) ## write what is generated: the tables of docs/races.md and docs/
 	$(BIN)/python -m tests.harness.errors_page
 	$(BIN)/python -m tests.harness.python_page
 
+.PHONY: pictures
+pictures: $(READY) ## draw every picture of the docs anew, by the demo and by headless Chromium (Debian's package `chromium`)
+	$(BIN)/python -m tests.end_to_end.pictures
+
 .PHONY: dev
 dev: $(READY) ## the Dagster UI on the same index as the demo
 	$(BIN)/python -m embed_pipeline.dagster_layer.dev

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from embed_pipeline.cli import gate_lines, progress, render
-from embed_pipeline.cli.verb import REFUSED, UNDECIDED, Output, Verb, as_values, one_index, with_config, write_plot
+from embed_pipeline.cli.status_lines import fitted
+from embed_pipeline.cli.verb import (
+    REFUSED,
+    UNDECIDED,
+    Output,
+    Verb,
+    as_values,
+    one_index,
+    terminal_width,
+    with_config,
+    write_plot,
+)
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.route import Kind
@@ -99,7 +110,7 @@ def plan(index: str, version: str, config: Path, as_json: bool) -> None:
 
     output = Output(as_json)
     found = planning.plan(one_index(config, index), version)
-    for line in render.plan_lines(found):
+    for line in fitted(render.plan_lines(found), render.PLAN_HANG, terminal_width()):
         output.text(line)
     output.result(as_values(found))
 

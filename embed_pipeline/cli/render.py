@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # What an open doubt means.
 DOUBTED = "Every search checks its hits until a full comparison has passed"
+# Where the second column of a plan begins.
+PLAN_HANG = 14
 # A backfill that waits speaks every two seconds.
 SILENT_SECONDS = 30.0
 

@@ -44,6 +44,11 @@ class Line:
         )
 
 
+def fitted(lines: Iterable[str], hang: int, width: int | None) -> list[str]:
+    """Lines that stand in two columns, the second of which begins at `hang`, within a terminal of this width."""
+    return [piece for line in lines for piece in Line(line, hang).within(width)]
+
+
 def status_lines(found: IndexStatus, width: int | None = None, *, everything: bool = False) -> list[str]:
     """An index. `width`: of the terminal, None where lines may be as long as they are. `everything`: also what was retired, and all evidence."""
     lines = [

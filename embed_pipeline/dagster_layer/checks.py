@@ -53,7 +53,7 @@ def of_examination(found: Examination) -> list[dg.AssetCheckResult]:
         COVERAGE: metadata.coverage(found.coverage),
         PROVENANCE: {"vectors": found.labels.vectors, "foreign": found.labels.foreign},
         ANN_RECALL: metadata.ann_recall(found),
-        HELD_OUT_RECALL: metadata.verdict(found.result),
+        HELD_OUT_RECALL: metadata.evidence(found.result),
     }
     names, index, version = Names(found.result.index), found.result.index, found.result.version
     helps = {
@@ -64,7 +64,7 @@ def of_examination(found: Examination) -> list[dg.AssetCheckResult]:
         dg.AssetCheckResult(
             passed=each.passed,
             check_name=each.name,
-            description=each.sentence,
+            description=metadata.at_once(found.result) if each.name == HELD_OUT_RECALL else each.sentence,
             metadata=shown[each.name] | ({} if each.passed else metadata.launch(names, helps.get(each.name))),
         )
         for each in found.checks
@@ -141,6 +141,6 @@ def not_worse(result: GateResult, route: Kind) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=result.outcome == "pass",
         check_name=NOT_WORSE[route],
-        description=result.sentence,
-        metadata=metadata.verdict(result),
+        description=metadata.at_once(result),
+        metadata=metadata.evidence(result),
     )

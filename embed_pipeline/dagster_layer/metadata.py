@@ -11,6 +11,7 @@ from embed_pipeline.adapt.age import Freshness
 from embed_pipeline.adapt.curve import Curve
 from embed_pipeline.catalog.judged_queries import QueryRow
 from embed_pipeline.dagster_layer.names import Names
+from embed_pipeline.dagster_layer.work import PARAGRAPH
 from embed_pipeline.evaluate.per_query import as_cells
 from embed_pipeline.evaluate.report import inline_image
 from embed_pipeline.evaluate.words import MEASURES
@@ -144,8 +145,29 @@ def query_results(found: Sequence[QueryRow]) -> Metadata:
     return {f"query results{shown}": dg.MetadataValue.table([dg.TableRecord(row) for row in rows])}
 
 
+def at_once(result: GateResult) -> str:
+    """The sentence, the metrics, the picture and the other tables, as the description of a check: Dagster draws that, and shows a mere link
+    to what is metadata. It shows the first 250 pixels, and the rest after *Show more*."""
+    metrics, _, others = result.table.strip().partition(PARAGRAPH)
+    return PARAGRAPH.join(part for part in (result.sentence, metrics, _picture(result), others) if part)
+
+
+def _picture(result: GateResult) -> str | None:
+    alt = f"{result.version} of {result.index}: {result.outcome}"
+    return None if result.draw is None else inline_image(result.draw(), alt)
+
+
 def verdict(result: GateResult) -> Metadata:
-    """The sentence, the numbers behind it, the table and the picture."""
+    """The sentence, and all that is behind it, with the table and the picture."""
+    shown = evidence(result)
+    if result.table:
+        shown["table"] = dg.MetadataValue.md(result.table)
+    picture = _picture(result)
+    return shown if picture is None else shown | {"plot": dg.MetadataValue.md(picture)}
+
+
+def evidence(result: GateResult) -> Metadata:
+    """The sentence, the numbers behind it, and what each query found."""
     shown: Metadata = {
         "outcome": result.outcome,
         "sentence": result.sentence,
@@ -153,15 +175,10 @@ def verdict(result: GateResult) -> Metadata:
         "baseline": result.baseline or "none",
     }
     shown |= numbers(result.measures)
-    if result.table:
-        shown["table"] = dg.MetadataValue.md(result.table)
     if result.queries:
         shown |= query_results(result.queries)
     if result.threshold:
         shown["threshold"] = result.threshold
-    if result.draw is not None:
-        alt = f"{result.version} of {result.index}: {result.outcome}"
-        shown["plot"] = dg.MetadataValue.md(inline_image(result.draw(), alt))
     return shown
 
 

@@ -7,7 +7,8 @@ bridge: docs/v2/adapter    ─> docs/v2/bridge     ─> docs/v2/cutover_bridge  
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets and ops as objects.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -17,7 +18,7 @@ from embed_pipeline.catalog.route import Kind
 from embed_pipeline.dagster_layer import checks, metadata
 from embed_pipeline.dagster_layer.bridges import followers
 from embed_pipeline.dagster_layer.names import Names, op_name
-from embed_pipeline.dagster_layer.work import Lines, Materialized, reason_of, refusals_as_failures, working_on
+from embed_pipeline.dagster_layer.work import Lines, Materialized, fail_by_blocking, reason_of, refusals_as_failures, working_on
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import cutover, examination, gate, way_back
 from embed_pipeline.migrate.verdicts import GateResult
@@ -84,15 +85,13 @@ def gate_asset(spec: IndexSpec, version: str, route: Kind) -> dg.AssetsDefinitio
         tags={"embed_pipeline/version": version},
         description=f"{ASKED[route].format(version=version, index=spec.name)} The evidence is kept, and a cutover asks for it.",
     )
-    def judge(context: dg.AssetExecutionContext) -> Materialized:
+    def judge(context: dg.AssetExecutionContext) -> Iterator[Any]:
         lines = Lines(context.log)
         with working_on(spec) as index:
             result, answers = _judged(index, version, route, lambda done, total: lines.say(f"{done} of {total} searches"))
         context.log.info(result.sentence)
-        for each in answers:
-            if not each.passed:
-                context.log.error(f"{version} may not serve {spec.name}: {each.check_name}: {each.description}")
-        return dg.MaterializeResult(metadata=metadata.verdict(result), check_results=answers)
+        yield dg.MaterializeResult(metadata=metadata.verdict(result), check_results=answers)
+        fail_by_blocking(answers, f"{version} may not serve {spec.name}")
 
     return judge
 

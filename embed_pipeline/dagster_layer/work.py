@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 from dagster_shared.error import SerializableErrorInfo
 
 from embed_pipeline.documents import shape
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 else:
     Materialized = dg.MaterializeResult
 
+PARAGRAPH = "\n\n"
 # Each line is an event in Dagster's own database.
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -79,10 +81,36 @@ def fail_by_checks(spec: IndexSpec, answered: Sequence[dg.AssetCheckResult]) -> 
 
     Called when the run has handed over its answers, so that Dagster shows the check as failed, and the work as done.
     """
+    if spec.checks.fail_runs:
+        _fail(answered, "")
+
+
+def fail_by_blocking(answered: Sequence[dg.AssetCheckResult], refusal: str) -> None:
+    """The same of checks that block: Dagster would end such a run by itself, and its last words would be a stack of its own."""
+    _fail(answered, f"{refusal}: ")
+
+
+def _fail(answered: Sequence[dg.AssetCheckResult], refusal: str) -> None:
     failed = [each for each in answered if not each.passed]
-    if spec.checks.fail_runs and failed:
-        said = " ".join(f"{each.check_name}: {each.description}" for each in failed)
-        raise Refused(said, {"code": "check_failed", "checks": ", ".join(each.check_name or "" for each in failed)})
+    if failed:
+        said = " ".join(sentence_of(each) for each in failed)
+        raise Refused(f"{refusal}{said}", {"code": "check_failed", "checks": ", ".join(each.check_name or "" for each in failed)})
+
+
+def is_news(instance: dg.DagsterInstance, asset: dg.AssetKey, answer: dg.AssetCheckResult) -> bool:
+    """Whether the check's last answer was another one. A job that runs every few seconds would else call somebody each time for one cause."""
+    key = dg.AssetCheckKey(asset, str(answer.check_name))
+    before = instance.event_log_storage.get_asset_check_execution_history(
+        key, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+    )
+    last = before[0].evaluation if before else None
+    said = (answer.passed, answer.severity, answer.description)
+    return last is None or (last.passed, last.severity, last.description) != said
+
+
+def sentence_of(answer: dg.AssetCheckResult) -> str:
+    """What a line of the log says of it: its description without what is drawn below the first paragraph."""
+    return f"{answer.check_name}: {(answer.description or '').partition(PARAGRAPH)[0]}"
 
 
 @contextmanager

@@ -80,6 +80,7 @@ def run(
     documents = corpus.read_docstrings()
     documents = chosen.sample(documents, min(DOCUMENTS, len(documents)))
     judged = chosen.sample(documents, QUERIES_HELD_OUT)
+    story.documents = len(documents)
     corpus.write_jsonl(documents, place.folder / "documents.jsonl")
     corpus.write_holdout(judged, place.folder / "holdout.jsonl")
 
@@ -148,7 +149,6 @@ def _show_trap(console: Console, stage: Stage, index: OpenIndex, story: Story, w
         vectors = {doc_id: (of_old[doc_id].vector, of_new[doc_id].vector) for doc_id in of_old.keys() & of_new.keys()}
         models = index.embedder_of(old), index.embedder_of(new)
         story.trap = trap.overwrite_in_place(stage.scratch(conn), vectors, watched, *models)
-    story.documents = len(vectors)
     console.print(f"{len(vectors):,} vectors overwritten by the new model's. Every request succeeds:")
     console.print("  overwritten   recall@10, old query model   new query model   both, refined")
     for point in story.trap:
@@ -301,6 +301,7 @@ def _tell(console: Console, stage: Stage, place: Place, story: Story, rounds: li
     path = place.folder / "recall.png"
     picture.draw(story.trap, rounds, story.documents, path)
     story.facts |= {
+        "documents": story.documents,
         "recall_v1": before[0],
         "recall_refined": refined[-1] if refined else None,
         "recall_lowest": lowest,

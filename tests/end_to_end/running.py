@@ -106,11 +106,12 @@ def storage_beside(url: str) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def running(project: Path, defs: str, database_url: str) -> Iterator[Dagster]:
-    """`make dev` in a new project with one declaration, until the end of the block."""
-    (project / "assets" / "docs").mkdir(parents=True)
+def running(project: Path, defs: str, database_url: str, **more: str) -> Iterator[Dagster]:
+    """`make dev` in a new project with the declaration of docs, and with `more` by their indexes' names, until the end of the block."""
+    for name, declaration in {"docs": defs, **more}.items():
+        (project / "assets" / name).mkdir(parents=True)
+        (project / "assets" / name / "defs.yaml").write_text(declaration)
     (project / "assets" / "__init__.py").touch()
-    (project / "assets" / "docs" / "defs.yaml").write_text(defs)
     for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, project / name)
     shutil.copytree(ROOT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__"))
@@ -129,7 +130,8 @@ def running(project: Path, defs: str, database_url: str) -> Iterator[Dagster]:
             return None
 
     with storage_beside(database_url) as storage:
-        environment = os.environ | {DATABASE_VARIABLE: database_url} | storage
+        # On a busy machine the code server takes more than a minute to start a run, and Dagster takes the run for failed.
+        environment = os.environ | {DATABASE_VARIABLE: database_url, "DAGSTER_GRPC_TIMEOUT_SECONDS": "300"} | storage
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
         try:
             wait(up, 240)

@@ -81,7 +81,11 @@ def test_planned_reported_and_added_up(app: psycopg.Connection, database_url: st
     text = "\n".join(status_lines.status_lines(found))
     assert f"cost of v1: {render.usd(terms.total(version.spent).usd)}" in text
     assert "of 6,000 requests" in text
-    assert "account openai" in "\n".join(render.plan_lines(plan.plan(spec, "v1")))
+    lines = render.plan_lines(plan.plan(spec, "v1"))
+    assert "account openai" in "\n".join(lines)
+    narrow = status_lines.fitted(lines, render.PLAN_HANG, 80)
+    assert max(map(len, narrow)) <= 80 < max(map(len, lines))
+    assert "\n".join(narrow).split() == "\n".join(lines).split(), "broken between words"
 
 
 def test_a_budget_ends_a_backfill_and_a_larger_one_resumes_it(

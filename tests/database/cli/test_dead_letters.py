@@ -78,18 +78,23 @@ def test_dagster_shows_them_on_the_dual_write_and_tries_again(mended: Path, plac
         def check() -> tuple[bool, dg.AssetCheckSeverity]:
             done = docs.resolve_job_def("docs_dual_write").execute_in_process(instance=instance, raise_on_error=False)
             (found,) = done.get_asset_check_evaluations()
-            assert done.success is found.passed
+            ended.append(done.success)
             return found.passed, found.severity
 
+        ended: list[bool] = []
         assert check() == (False, dg.AssetCheckSeverity.WARN), "nothing is served that lacks them"
+        assert check() == (False, dg.AssetCheckSeverity.WARN)
+        assert ended == [False, True], "who is called for failed runs is called once, not by every dual-write"
         place.declare(gate={"min_queries": 2, "margin": 0.2, "max_dead_letters": 2}, versions=_declared(place), partitions=1)
         assert run("gate", "docs", "v1").code == 0
         assert run("cutover", "docs", "v1").code == 0
         assert check() == (False, dg.AssetCheckSeverity.ERROR), "searches miss them now"
+        assert ended[-1] is False, "it is worse than it was"
         mended.touch()
         again = docs.resolve_job_def("docs_retry_dead_letters").execute_in_process(instance=instance)
         assert again.success
         assert check()[0]
+        assert ended[-1]
 
 
 def _declared(place: Place) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,10 @@ def test_whole_migration(declare: Declare, run: Run, app: psycopg.Connection) ->
     judged = docs.job("docs__v2_gate")
     assert judged.success
     assert checks(judged) == {"coverage": True, "provenance": True, "ann_recall": True, "held_out_recall": True}
+    (shown,) = [str(each.description) for each in judged.get_asset_check_evaluations() if each.check_name == "held_out_recall"]
+    assert re.match(r"pass: .*\n\n\| metric \| v1 \| v2 \|(.|\n)*\n\n!\[.*\]\(data:image/png;base64,", shown), (
+        "seen without a click"
+    )
     built = materialized(judged, "docs", "v2", "ann_index")
     assert built["bytes"] > 0
     verdict = materialized(judged, "docs", "v2", "evaluation")
@@ -228,6 +233,10 @@ def test_a_worse_model_fails_its_check_and_never_serves(declare: Declare, run: R
     assert not judged.success
     assert checks(judged)["coverage"]
     assert not checks(judged)["held_out_recall"]
+    error = failure(judged).step_failure_data.error
+    assert error is not None
+    assert (error.message.startswith("worse may not serve docs: held_out_recall: fail: "), error.stack) == (True, [])
+    assert "|" not in error.message, "the sentence alone, without what is drawn below it"
 
     cut = docs.job("docs__worse_cutover")
     assert not cut.success
