@@ -26,7 +26,7 @@ def language(number: int) -> str:
 def langchain(url: str, collection: str, make: bool) -> Ask:
     from langchain_core.documents import Document
     from langchain_core.embeddings import Embeddings
-    from langchain_qdrant import QdrantVectorStore
+    from langchain_qdrant import QdrantVectorStore  # type: ignore[import-not-found]
     from qdrant_client import models
 
     class Model(Embeddings):
