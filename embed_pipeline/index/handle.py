@@ -27,6 +27,7 @@ from embed_pipeline.postgres.connection import connect
 from embed_pipeline.spec import IndexSpec
 from embed_pipeline.stores.protocol import VersionStore
 from embed_pipeline.throttle.loop import Throttle
+from embed_pipeline.throttle.probing import Probe
 
 MOST_IDLE = 4
 
@@ -146,10 +147,10 @@ class OpenIndex:
         """The throttle of a version's backfill, kept from partition to partition: what it saw last still counts."""
         space = self.space(version)
         tables = (self.source.identifier, *space.store.tables())
+        probe = Probe(self.name, version.name, self.store)
+        throttle = Throttle(self.spec.throttle, self.name, version.name, tables, lambda: space.store.pressure(), probe)
         with self._lock:
-            return self.throttles.setdefault(
-                version.name, Throttle(self.spec.throttle, self.name, version.name, tables, lambda: space.store.pressure())
-            )
+            return self.throttles.setdefault(version.name, throttle)
 
     def look_at_table(self, conn: psycopg.Connection) -> bool:
         """Find the documents table again; whether it has other columns than this handle knows, and knows now. DocumentsTableError where it

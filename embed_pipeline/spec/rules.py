@@ -165,6 +165,9 @@ class ThrottleSpec(Declared):
     max_queue_age_seconds: float | None = Field(
         30.0, gt=0, description="time the version that serves may be behind with a change before backfills of others wait"
     )
+    max_search_ms: float | None = Field(
+        None, gt=0, description="time one search of the version that serves may take before backfills of others wait"
+    )
     check_seconds: float = Field(0.5, ge=0.1, le=60, description="at most one reading of the server in this time")
     stale_after_seconds: float = Field(5.0, gt=0, description="an older reading is unknown, and unknown means wait")
 

@@ -20,6 +20,7 @@ from embed_pipeline.spec import ThrottleSpec
 from embed_pipeline.stores.protocol import StorePressure
 from embed_pipeline.throttle import pressure
 from embed_pipeline.throttle.pressure import Reading
+from embed_pipeline.throttle.probing import Probe, Probed
 from embed_pipeline.throttle.rules import CONTROL, STORE, Decision, Signals, decide
 
 POLL_SECONDS = 0.5
@@ -39,11 +40,14 @@ class Throttle:
         version: str,
         tables: Sequence[sql.Composable],
         store_pressure: Callable[[], StorePressure] = StorePressure,
+        probe: Probe | None = None,
     ) -> None:
-        """`tables` are watched for autovacuum; `store_pressure` asks the store of the vectors, which may be elsewhere."""
+        """`tables` are watched for autovacuum; `store_pressure` asks the store of the vectors, which may be elsewhere; `probe` searches what
+        serves."""
         self._rules = rules
         self._store_pressure = store_pressure
         self._store: tuple[float, StorePressure] | None = None
+        self._probe = probe
         self._index = index
         self._version = version
         self._tables = tables
@@ -86,6 +90,8 @@ class Throttle:
             if again or age is None or age >= self._rules.check_seconds:
                 self._reading = pressure.read(conn, self._rules, self._tables, self._reading, (self._index, self._version))
         store = self._read_store()
+        probe = None if self._rules.max_search_ms is None else self._probe
+        probed = Probed() if probe is None else probe.look(conn)
         now = time.monotonic()
         written = self._written
         return Signals(
@@ -95,6 +101,7 @@ class Throttle:
             write_seconds=None if written is None else written[0],
             write_age=None if written is None else now - written[1],
             store=store,
+            probed=probed,
         )
 
     def _read_store(self) -> StorePressure:

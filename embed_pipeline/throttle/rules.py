@@ -14,6 +14,7 @@ from embed_pipeline.catalog.control import Control
 from embed_pipeline.spec import ThrottleSpec
 from embed_pipeline.stores.protocol import StorePressure
 from embed_pipeline.throttle.pressure import Reading, Slot, Standby
+from embed_pipeline.throttle.probing import Probed
 
 Answer = Literal["go", "wait", "stop"]
 
@@ -34,6 +35,8 @@ class Signals:
     write_age: float | None = None
     store: StorePressure = field(default_factory=StorePressure)
     """The vector store's own report of its load."""
+    probed: Probed = field(default_factory=Probed)
+    """How long searches of the version that serves take."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ VACUUM = "autovacuum"
 BACKENDS = "active backends"
 QUEUE = "queue age"
 WRITE = "write latency"
+SEARCH = "search latency"
 STORE = "store"
 
 
@@ -220,7 +224,19 @@ def _store(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[
         yield Objection(STORE, f"{STORE}: {signals.store.reason}", stop=signals.store.answer == "stop")
 
 
-RULES: tuple[Rule, ...] = (_control, _unknown, _lag, _missing, _slots, _wal, _vacuum, _backends, _queue, _write, _store)
+def _search(signals: Signals, rules: ThrottleSpec, before: Decision) -> Iterator[Objection]:
+    """Never held to half of its limit: a search that nobody disturbs may take longer than that. Several probes are what keeps it from
+    stuttering."""
+    most, probed = rules.max_search_ms, signals.probed
+    if most is None:
+        return
+    if probed.problem:
+        yield Objection(SEARCH, f"{SEARCH}: unknown: {probed.problem}")
+    elif probed.seconds is not None and probed.seconds * 1000 > most:
+        yield Objection(SEARCH, f"{SEARCH}: a search of what serves takes {probed.seconds * 1000:.0f} ms (limit {most:g} ms)")
+
+
+RULES: tuple[Rule, ...] = (_control, _unknown, _lag, _missing, _slots, _wal, _vacuum, _backends, _queue, _write, _search, _store)
 
 
 def _declared(reading: Reading | None, rules: ThrottleSpec) -> Iterator[Standby]:

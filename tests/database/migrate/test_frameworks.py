@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from embed_pipeline.search import Searcher
 from tests.harness import framework_app
 from tests.harness.articles import declared, settle
 from tests.harness.fakes import asked_texts
+from tests.harness.framework_python import python_with
 
 FRAMEWORKS = ("langchain-postgres==0.0.19", "llama-index-vector-stores-postgres==0.9.0")
 # A Python that has them; absent: one is made for the test, which takes minutes.
@@ -26,15 +26,7 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    if PYTHON in os.environ:
-        return os.environ[PYTHON]
-    place = tmp_path_factory.mktemp("frameworks")
-    subprocess.run([sys.executable, "-m", "venv", place], check=True)
-    made = str(place / "bin" / "python")
-    installed = subprocess.run([made, "-m", "pip", "install", "-q", *FRAMEWORKS], capture_output=True, text=True)
-    if installed.returncode:
-        pytest.skip(f"the frameworks cannot be installed here: {installed.stderr[-300:]}")
-    return made
+    return python_with(FRAMEWORKS, tmp_path_factory.mktemp("frameworks"), PYTHON)
 
 
 @pytest.mark.parametrize("table", framework_app.TABLES)

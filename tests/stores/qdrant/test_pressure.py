@@ -14,7 +14,7 @@ from embed_pipeline import signals
 from embed_pipeline.errors import Stopped, StoreUnavailable
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill
-from tests.harness.articles import DOCUMENTS, require_consistent
+from tests.harness.articles import DOCUMENTS, require_consistent, serve
 from tests.harness.qdrant.loopback import Loopback
 from tests.harness.stores import Declared
 from tests.stores.holding import store_of
@@ -86,6 +86,31 @@ def test_a_backfill_waits_for_the_optimizer_and_goes_on(
     with index.connection() as conn:
         assert store_of(index, "v1").count(conn) == DOCUMENTS
     require_consistent(index)
+
+
+def test_a_backfill_yields_to_searches_of_what_serves(
+    app: psycopg.Connection, open_docs: Open, qdrant_at: Callable[[str], Declared], shared_loopback: Loopback
+) -> None:
+    """A server that is busy with what is written answers readers late."""
+    throttle = {"check_seconds": 0.1, "max_search_ms": 1_500}
+    index = open_docs("v1", "v2", store=qdrant_at("loopback-collections"), throttle=throttle)
+    serve(index, "v1")
+    shared_loopback.fail("late", seconds=2.0, path=f"/{store_of(index, 'v1').place.collection}/points/query", times=None)
+    reasons: list[str] = []
+    written: list[int] = []
+
+    def wait_over() -> None:
+        with index.connection() as conn:
+            written.append(store_of(index, "v2").count(conn))
+        shared_loopback.clear()
+
+    signals.listen("throttle.waiting", wait_over)
+    for key in index.spec.partition_keys():
+        backfill.fill_partition(index, "v2", key, lambda progress: reasons.append(progress.waiting) if progress.waiting else None)
+    assert written[0] == 0
+    assert any(re.search(r"a search of what serves takes \d+ ms \(limit 1500 ms\)", reason) for reason in reasons), reasons
+    with index.connection() as conn:
+        assert store_of(index, "v2").count(conn) == DOCUMENTS
 
 
 def test_a_broken_collection_stops_a_backfill(index: OpenIndex, shared_loopback: Loopback) -> None:

@@ -14,6 +14,7 @@ from embed_pipeline.catalog.control import Control
 from embed_pipeline.spec import ThrottleSpec
 from embed_pipeline.stores.protocol import StorePressure
 from embed_pipeline.throttle.pressure import Behind, Reading, Slot, Standby
+from embed_pipeline.throttle.probing import Probed
 from embed_pipeline.throttle.rules import Decision, Signals, decide
 
 MB = 2**20
@@ -24,6 +25,7 @@ ALL = ThrottleSpec(
     max_wal_bytes_per_second=10 * MB,
     wait_for_autovacuum=True,
     max_active_backends=20,
+    max_search_ms=50,
 )
 
 
@@ -124,6 +126,8 @@ def test_unknown_means_no(changed: dict[str, Any], reason: str) -> None:
             "write latency",
             "write latency: the last batch took 6.0 s to write (limit 5.0 s)",
         ),
+        ({"probed": Probed(0.0512)}, "search latency", "search latency: a search of what serves takes 51 ms (limit 50 ms)"),
+        ({"probed": Probed(problem="it is away")}, "search latency", "search latency: unknown: it is away"),
     ],
 )
 def test_each_signal_makes_it_wait(changed: dict[str, Any], signal: str, reason: str) -> None:
@@ -152,6 +156,7 @@ OBJECTIONS: list[tuple[str, dict[str, Any]]] = [
     ("active backends", {"active_backends": 21}),
     ("queue age", {"behind": behind(31.0)}),
     ("write latency", {"write_seconds": 6.0, "write_age": 1.0}),
+    ("search latency", {"probed": Probed(0.051)}),
 ]
 
 
@@ -164,6 +169,12 @@ def test_the_first_reason_in_the_fixed_order_wins(chosen: set[int]) -> None:
     assert (found.answer, found.signal) == ("wait", OBJECTIONS[min(chosen)][0])
     aborted = given_that(**(changed | {"control": Control("aborted", "", "anna")}))
     assert (aborted.answer, aborted.signal) == ("stop", "control")
+
+
+def test_a_search_is_not_held_to_half_of_its_limit() -> None:
+    """What nobody disturbs may take more than that: it would wait for ever."""
+    held = given_that(probed=Probed(0.051))
+    assert given_that(previous=held, probed=Probed(0.05)).answer == "go"
 
 
 def test_a_stop_for_a_slot_takes_two_readings() -> None:
