@@ -5,6 +5,7 @@ The one place where an error of PostgreSQL becomes one of ours: the command line
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ import psycopg
 from psycopg import errors
 from psycopg.pq import PipelineStatus
 
-from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.errors import CatalogError, DatabaseUnavailable, EmbedPipelineError
 from embed_pipeline.foreign_words import readable
 
 # The session ended, or none could begin: a restart, a cut connection, an administrator. PostgreSQL's manual, "Error Codes".
@@ -23,6 +24,8 @@ _SESSION_ENDED = (
     errors.IdleSessionTimeout,
     errors.IdleInTransactionSessionTimeout,
 )
+# What PostgreSQL says of a table, view or function of ours that is not there; of the application's it names another schema, or none.
+_OF_OURS = re.compile(r'(?:relation|function) "?(embed_pipeline\.\w+)')
 _AGAIN = "Everything that was committed is kept; run the same command again."
 
 
@@ -57,9 +60,17 @@ def words(problem: BaseException) -> str:
     return readable(first).rstrip(".") or type(problem).__name__
 
 
-def sentence(problem: psycopg.Error) -> DatabaseUnavailable | None:
+def sentence(problem: psycopg.Error) -> EmbedPipelineError | None:
     """The error as a person should read it; None for what is a defect of this package."""
     said = words(problem)
+    ours = _OF_OURS.match(said)
+    if ours is not None and isinstance(problem, (errors.UndefinedTable, errors.UndefinedFunction)):
+        return CatalogError(
+            f"{ours[1]} is gone from this database: somebody dropped it, and what was in it is lost.",
+            next_step="Put the schema embed_pipeline back from a backup, then compare everything: "
+            "embed-pipeline sync <index> --full",
+            missing=ours[1],
+        )
     if isinstance(problem, (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):
         return DatabaseUnavailable(
             f"PostgreSQL does not allow this: {said}.", next_step="Use a database_url whose role may write there."

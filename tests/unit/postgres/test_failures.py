@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from embed_pipeline.errors import DatabaseUnavailable
+from embed_pipeline.errors import CatalogError, DatabaseUnavailable
 from embed_pipeline.postgres import failures
 
 
@@ -30,8 +30,26 @@ def test_each_is_one_sentence_with_a_next_step(problem: psycopg.Error, begins: s
     assert said.next_step
 
 
+def test_what_somebody_dropped_of_ours_is_named() -> None:
+    for problem in (
+        errors.UndefinedTable('relation "embed_pipeline.inbox" does not exist\nLINE 1: SELECT'),
+        errors.UndefinedFunction("function embed_pipeline.inbox(text) does not exist"),
+    ):
+        said = failures.sentence(problem)
+        assert isinstance(said, CatalogError)
+        assert said.message.startswith("embed_pipeline.inbox is gone from this database: somebody dropped it")
+        assert said.fields == {"missing": "embed_pipeline.inbox"}
+        assert said.next_step is not None
+        assert "sync <index> --full" in said.next_step
+
+
 def test_a_defect_is_no_sentence() -> None:
-    for problem in (errors.SyntaxError("syntax error"), errors.UniqueViolation("duplicate key"), errors.UndefinedColumn("no")):
+    for problem in (
+        errors.SyntaxError("syntax error"),
+        errors.UniqueViolation("duplicate key"),
+        errors.UndefinedColumn("no"),
+        errors.UndefinedTable('relation "public.articles" does not exist'),
+    ):
         assert failures.sentence(problem) is None
         with pytest.raises(type(problem)), failures.as_sentences():
             raise problem
