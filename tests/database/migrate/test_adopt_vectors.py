@@ -174,7 +174,8 @@ def test_the_table_that_pgai_itself_makes(app: psycopg.Connection, open_adopting
         pytest.skip(f"{PGAI} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
     (wheel,) = tmp_path.glob("pgai-*.whl")
     with zipfile.ZipFile(wheel) as files, app.transaction():
-        app.execute(files.read("pgai/data/ai.sql"))
+        # As its installer does.
+        app.execute(files.read("pgai/data/ai.sql").replace(b"@extschema:vector@", b"public"))
     app.execute(
         "SELECT ai.create_vectorizer('articles'::regclass, loading => ai.loading_column('body'), embedding => ai.embedding_openai('m', 16), "
         "indexing => ai.indexing_none(), scheduling => ai.scheduling_none(), enqueue_existing => false)"
