@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from embed_pipeline.async_search import AsyncSearcher as AsyncSearcher
     from embed_pipeline.configuration import load_indexes as load_indexes
     from embed_pipeline.dagster_layer.component import EmbeddingIndex as EmbeddingIndex
+    from embed_pipeline.dagster_layer.io_manager import DocumentsIOManager as DocumentsIOManager
     from embed_pipeline.evaluate.from_log import from_log as holdout_from_log
     from embed_pipeline.index.handle import OpenIndex as OpenIndex
     from embed_pipeline.migrate.ann_index import build as build_ann_index
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Answer": "search",
     "AsyncSearcher": "async_search",
+    "DocumentsIOManager": "dagster_layer.io_manager",
     "EmbeddingIndex": "dagster_layer.component",
     "GateEvidence": "migrate.evidence_of",
     "GateResult": "migrate.verdicts",
@@ -82,6 +84,7 @@ _LAZY = {
 __all__ = [
     "Answer",
     "AsyncSearcher",
+    "DocumentsIOManager",
     "EmbeddingIndex",
     "GateEvidence",
     "GateResult",

@@ -18,7 +18,10 @@ from embed_pipeline.errors import ConfigurationError
 from embed_pipeline.spec import IndexSpec, is_name
 
 COMPONENT_TYPE = "embed_pipeline.EmbeddingIndex"
-FILE_NAMES = ("defs.yaml", "component.yaml")
+# As Dagster has them, and in its order: of two in one folder it reads the first.
+FILE_NAMES = ("defs.yaml", "defs.yml", "component.yaml")
+# What every version has, and nothing but an index has of each of its versions.
+OF_A_VERSION = {"provider", "model_name", "dimensions"}
 
 
 class _Environment:
@@ -179,11 +182,18 @@ def _absolute(path: str | None, folder: Path) -> str | None:
     return path if path is None or "://" in path else str((folder / path).resolve())
 
 
+def file_of(place: Path) -> Path:
+    """The declarations of a folder; of what is no folder, itself."""
+    if not place.is_dir():
+        return place
+    return next((place / name for name in FILE_NAMES if (place / name).is_file()), place / FILE_NAMES[0])
+
+
 def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
     elif path.is_dir():
-        yield from sorted(file for name in FILE_NAMES for file in path.rglob(name))
+        yield from sorted(file for name in FILE_NAMES for file in path.rglob(name) if file == file_of(file.parent))
     else:
         raise ConfigurationError(f"There is no file or folder {path}.", next_step="Name a defs.yaml or its folder with --config.")
 
@@ -199,11 +209,25 @@ def _documents(file: Path) -> list[Any]:
 
 def _declarations(file: Path) -> Iterator[Mapping[str, Any]]:
     for document in _documents(file):
-        if isinstance(document, dict) and document.get("type") == COMPONENT_TYPE:
+        if isinstance(document, dict) and _is_index(document):
             attributes = document.get("attributes")
             if not isinstance(attributes, dict):
                 raise ConfigurationError(f"{file} declares an index without attributes.", next_step="Add `attributes:`.")
             yield attributes
+
+
+def _is_index(document: Mapping[str, Any]) -> bool:
+    """Also of a type of the user's own, a subclass of ours: by what it declares, since to import the type would run the user's code and Dagster
+    wherever `embed-pipeline status` is typed."""
+    if document.get("type") == COMPONENT_TYPE:
+        return True
+    attributes = document.get("attributes")
+    versions = attributes.get("versions") if isinstance(document.get("type"), str) and isinstance(attributes, dict) else None
+    return (
+        isinstance(versions, dict)
+        and bool(versions)
+        and all(isinstance(each, dict) and each.keys() >= OF_A_VERSION for each in versions.values())
+    )
 
 
 def _render(value: Any, file: Path) -> Any:

@@ -20,9 +20,9 @@ from typing import Any
 
 import dagster as dg
 
-from embed_pipeline.dagster_layer import checks, metadata
+from embed_pipeline.dagster_layer import checks, freshness, metadata
 from embed_pipeline.dagster_layer.bridges import TenthPoints
-from embed_pipeline.dagster_layer.names import Names
+from embed_pipeline.dagster_layer.names import Names, after_documents
 from embed_pipeline.dagster_layer.routes import route_assets
 from embed_pipeline.dagster_layer.serving import serving_asset
 from embed_pipeline.dagster_layer.work import Lines, Materialized, fail_by_checks, is_news, say_doubts, working_on
@@ -39,7 +39,8 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Every asset of the index, in the order of the graph."""
-    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [documents_asset(spec)]
+    made_elsewhere = spec.documents is not None and spec.documents.asset is not None
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [] if made_elsewhere else [documents_asset(spec)]
     for version in spec.versions:
         assets += [embeddings_asset(spec, version), ann_index_asset(spec, version)]
     asked = [model_check_asset(spec)] if spec.asks_providers else []
@@ -47,7 +48,7 @@ def build_assets(spec: IndexSpec) -> list[dg.AssetsDefinition | dg.AssetSpec]:
 
 
 def documents_asset(spec: IndexSpec) -> dg.AssetSpec:
-    """The user's own table: not ours to make."""
+    """The user's own table: not ours to make. Where the user has an asset that makes it, that one stands here."""
     source = spec.source()
     return dg.AssetSpec(
         Names(spec.name).documents,
@@ -66,12 +67,14 @@ def embeddings_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[names.documents],
+        deps=after_documents(spec),
         partitions_def=dg.StaticPartitionsDefinition(spec.partition_keys()),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=spec.backfill.partitions_per_run),
         group_name=names.group(version),
         kinds=metadata.kinds(spec, version),
         tags={"embed_pipeline/version": version},
+        # Of what is declared: no model is opened, and no file read, to load a code location.
+        code_version=declared.fingerprint({})[:12],
         metadata=metadata.declared(declared) | {"store": spec.store.place(spec.name)},
         description=f"The vectors of `{version}` of {spec.name}, made by `{declared.model_name}`. "
         "One partition is one key range of the documents; a green one is completely embedded.",
@@ -150,10 +153,11 @@ def dual_write_asset(spec: IndexSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=names.dual_write,
-        deps=[names.documents],
+        deps=after_documents(spec),
         check_specs=[checks.dead_letters_spec(spec, names.dual_write)],
         group_name=spec.name,
         kinds={"postgres"},
+        freshness_policy=freshness.of_dual_write(),
         description=f"Brings every live version of {spec.name} up to date with changed documents. Requested by the sensor "
         f"`{names.dual_write_sensor}`.",
     )
@@ -183,11 +187,12 @@ def comparison_asset(spec: IndexSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[names.documents],
+        deps=after_documents(spec),
         check_specs=[checks.nothing_bypassed_spec(key)],
         group_name=spec.name,
         kinds={"postgres"},
         retry_policy=RETRIES,
+        freshness_policy=freshness.of_comparison(spec.reconcile.schedule),
         description=f"Compares every document of {spec.name} with the vectors of every live version, arms change capture again where it "
         f"is off, and queues what differs for the dual-write. Run by the schedule `{names.compare_schedule}`.",
     )
@@ -209,7 +214,7 @@ def model_check_asset(spec: IndexSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[names.documents],
+        deps=after_documents(spec),
         check_specs=[checks.same_model_spec(spec, key)],
         group_name=spec.name,
         kinds={"postgres"},

@@ -14,7 +14,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from embed_pipeline.adapt import age
 from embed_pipeline.adapt.curve import Curve
 from embed_pipeline.dagster_layer import metadata
-from embed_pipeline.dagster_layer.names import Names, op_name
+from embed_pipeline.dagster_layer.names import Names, after_documents, op_name
 from embed_pipeline.dagster_layer.work import Lines, Materialized, fail_by_checks, working_on
 from embed_pipeline.errors import AdapterRefused, CatalogError, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
@@ -118,7 +118,7 @@ def cost_curve_asset(spec: IndexSpec, version: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=names.cost_curve(version),
-        deps=[names.documents],
+        deps=after_documents(spec),
         group_name=names.group(version),
         kinds={"python"},
         tags={"embed_pipeline/version": version},

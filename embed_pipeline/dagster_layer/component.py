@@ -8,6 +8,7 @@ None means the embedded PostgreSQL. Nothing here opens a database: code location
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic import BaseModel, RootModel
 from embed_pipeline import configuration
 from embed_pipeline.dagster_layer.assets import build_assets
 from embed_pipeline.dagster_layer.bridges import bridge_assets, bridge_checks
+from embed_pipeline.dagster_layer.doctors_check import doctor_check
 from embed_pipeline.dagster_layer.jobs import build_jobs
 from embed_pipeline.dagster_layer.looks import watch_job, watch_sensor
 from embed_pipeline.dagster_layer.schedules import build_schedules
@@ -33,17 +35,27 @@ CHECKING = "DAGSTER_IS_DEFS_VALIDATION_CLI"
 EXAMPLE = Path(__file__).with_name("example.yaml")
 
 
-def build_definitions(spec: IndexSpec) -> dg.Definitions:
-    """Everything Dagster knows about one index: its assets, jobs, sensors and schedules."""
+def build_definitions(spec: IndexSpec, as_wanted: Callable[[dg.AssetSpec], dg.AssetSpec] = lambda made: made) -> dg.Definitions:
+    """Everything Dagster knows about one index: its assets, jobs, sensors and schedules. `as_wanted`: an asset's spec as the user wants it."""
     jobs = build_jobs(spec)
     looks = [] if spec.watch is None else [watch_job(spec)]
+    assets = [*build_assets(spec), *bridge_assets(spec)]
     return dg.Definitions(
-        assets=[*build_assets(spec), *bridge_assets(spec)],
-        asset_checks=[*bridge_checks(spec), *serving_checks(spec)],
+        assets=dg.map_asset_specs(lambda made: _with_its_key(made, as_wanted(made)), assets),
+        asset_checks=[*bridge_checks(spec), *serving_checks(spec), doctor_check(spec)],
         jobs=[*jobs, *looks],
         schedules=build_schedules(spec),
         sensors=[dual_write_sensor(spec, jobs), state_sensor(spec), *(watch_sensor(spec, job) for job in looks)],
     )
+
+
+def _with_its_key(made: dg.AssetSpec, wanted: dg.AssetSpec) -> dg.AssetSpec:
+    if wanted.key != made.key:
+        # Jobs, sensors, the state sensor's events and other code locations know the node by it.
+        raise dg.DagsterInvalidDefinitionError(
+            f"get_asset_spec gives {made.key.to_user_string()} the key {wanted.key.to_user_string()}; a key stays as it is."
+        )
+    return wanted
 
 
 class IndexScaffolder(dg.Scaffolder[Any]):
@@ -56,6 +68,8 @@ class IndexScaffolder(dg.Scaffolder[Any]):
                 "An index is declared in YAML; for Python call embed_pipeline.dagster_layer.component.build_definitions(spec)."
             )
         text = EXAMPLE.read_text(encoding="utf-8").replace("NAME", name_of(request.target_path))
+        # A subclass is scaffolded by its own name.
+        text = text.replace(configuration.COMPONENT_TYPE, request.type_name, 1)
         file = request.target_path / "defs.yaml"
         if request.append and file.exists():
             text = f"{file.read_text(encoding='utf-8').rstrip()}\n---\n{text}"
@@ -107,7 +121,7 @@ class EmbeddingIndex(dg.Component):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> EmbeddingIndex:
         """Resolve `{{ env.NAME }}`, check the result, anchor relative paths at the file's folder."""
         given = attributes.root if isinstance(attributes, Attributes) else {}
-        file = context.path / "defs.yaml" if context.path.is_dir() else context.path
+        file = configuration.file_of(context.path)
         try:
             return cls(configuration.parse_index(given, file))
         except EmbedPipelineError as problem:
@@ -121,7 +135,12 @@ class EmbeddingIndex(dg.Component):
         """The index's definitions."""
         if isinstance(self.spec, Unreadable):
             return unreadable_definitions(self.spec.name, self.spec.sentence)
-        return build_definitions(self.spec)
+        return build_definitions(self.spec, self.get_asset_spec)
+
+    def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
+        """Override it to give the assets of the index owners, tags, a group, metadata or an automation condition of your own. `spec` is as it is
+        made here, one call for each asset; everything but its key may be changed."""
+        return spec
 
 
 def name_of(folder: Path) -> str:

@@ -11,6 +11,7 @@ from embed_pipeline.catalog import control
 from embed_pipeline.catalog.control import ControlState
 from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.bridges import bridge_jobs, fresh_checks
+from embed_pipeline.dagster_layer.doctors_check import doctor_job
 from embed_pipeline.dagster_layer.names import Names, op_of
 from embed_pipeline.dagster_layer.routes import route_jobs
 from embed_pipeline.dagster_layer.work import Lines, reason_of, refusals_as_failures, working_on
@@ -69,6 +70,7 @@ def build_jobs(spec: IndexSpec) -> list[Job]:
         *adoption,
         dual_write_job(spec),
         compare_job(spec),
+        doctor_job(spec),
         *asked,
         retry_job(spec),
         *control_jobs,

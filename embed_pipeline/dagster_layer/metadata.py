@@ -12,6 +12,7 @@ from embed_pipeline.adapt.curve import Curve
 from embed_pipeline.catalog.judged_queries import QueryRow
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import PARAGRAPH
+from embed_pipeline.doctor.findings import Diagnosis
 from embed_pipeline.evaluate.per_query import as_cells
 from embed_pipeline.evaluate.report import inline_image
 from embed_pipeline.evaluate.words import MEASURES
@@ -101,6 +102,13 @@ def progress_line(progress: Progress) -> str:
         f"partition {progress.partition}: {progress.written} written of {progress.total} documents, "
         f"{progress.rate:.0f}/s, {progress.rejected} rejected{waiting}"
     )
+
+
+def diagnosed(found: Diagnosis) -> Metadata:
+    """What the doctor has found, the worst first, each with its next command."""
+    lines = [f"{each.severity} `{each.code}`: {each.sentence} Next: `{each.next}`" for each in found.findings]
+    shown: Metadata = {"looked at": found.looked_at, "findings": len(lines)}
+    return shown | ({"found": dg.MetadataValue.md("\n\n".join(lines))} if lines else {})
 
 
 def ann_index(built: AnnIndex, seconds: float) -> Metadata:

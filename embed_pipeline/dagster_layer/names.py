@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from embed_pipeline.catalog.route import Kind
+from embed_pipeline.spec import IndexSpec
 
 # By kind of route: the gate's answer about a version, and the move to it.
 JUDGED: dict[Kind, str] = {"direct": "evaluation", "refine": "evaluation_refine", "bridge": "evaluation_bridge"}
@@ -110,6 +111,11 @@ class Names:
         return f"{self.index}_compare"
 
     @property
+    def doctor_job(self) -> str:
+        """Its schedule is called like it."""
+        return f"{self.index}_doctor"
+
+    @property
     def model_check_job(self) -> str:
         return f"{self.index}_model_check"
 
@@ -197,6 +203,18 @@ class Names:
 
     def _job(self, version: str, verb: str, route: Kind = "direct") -> str:
         return f"{self.index}__{version}_{verb}" + ("" if route == "direct" else f"__{route}")
+
+
+def documents_of(spec: IndexSpec) -> dg.AssetKey:
+    """What everything of an index comes after: the user's own asset where one is declared."""
+    if spec.documents is not None and spec.documents.asset is not None:
+        return dg.AssetKey.from_user_string(spec.documents.asset)
+    return Names(spec.name).documents
+
+
+def after_documents(spec: IndexSpec) -> list[dg.AssetDep]:
+    """The same as a dependency. The user's partitions, days mostly, are none of the key ranges: each of these needs all of them."""
+    return [dg.AssetDep(documents_of(spec), partition_mapping=dg.AllPartitionMapping())]
 
 
 def op_of(job: str) -> str:

@@ -1,5 +1,5 @@
 """The schedules of one index: filling the next partitions of a version (stopped until a person starts it, since it spends money), the
-full comparison and the model check (running, since what they find is what nobody looks for).
+full comparison, the doctor and the model check (running, since what they find is what nobody looks for).
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from embed_pipeline.spec import IndexSpec
 
 
 def build_schedules(spec: IndexSpec) -> list[dg.ScheduleDefinition]:
-    """One schedule for each version, the full comparison's, and the model check's where a provider is asked."""
+    """One schedule for each version, the full comparison's, the doctor's, and the model check's where a provider is asked."""
     asked = [model_check_schedule(spec)] if spec.asks_providers else []
-    return [*(backfill_schedule(spec, version) for version in spec.versions), compare_schedule(spec), *asked]
+    return [
+        *(backfill_schedule(spec, version) for version in spec.versions),
+        compare_schedule(spec),
+        doctor_schedule(spec),
+        *asked,
+    ]
 
 
 def backfill_schedule(spec: IndexSpec, version: str) -> dg.ScheduleDefinition:
@@ -68,6 +73,26 @@ def compare_schedule(spec: IndexSpec) -> dg.ScheduleDefinition:
         return _run_if_live(spec)
 
     return compare
+
+
+def doctor_schedule(spec: IndexSpec) -> dg.ScheduleDefinition:
+    """Requests the doctor's look, once there is something to look at."""
+    names = Names(spec.name)
+
+    @dg.schedule(
+        name=names.doctor_job,
+        job_name=names.doctor_job,
+        cron_schedule=spec.doctor.schedule,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Has the doctor look at a sample of the vectors of {spec.name}.",
+    )
+    def look(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if unfinished_run(context.instance, names.doctor_job):
+            return dg.SkipReason("The look of an earlier tick is queued or running.")
+        return _run_if_live(spec)
+
+    return look
 
 
 def model_check_schedule(spec: IndexSpec) -> dg.ScheduleDefinition:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import dagster as dg
 import psycopg
 
+from embed_pipeline.dagster_layer.freshness import QUIET_SECONDS
 from embed_pipeline.dagster_layer.jobs import DUAL_WRITE_TAGS, Job
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.dagster_layer.work import doubted
@@ -46,6 +47,13 @@ class Seen:
     compare: bool
     broken: tuple[str, ...] = ()
     """Versions whose vectors are gone or another ledger's, in sentences."""
+    live: bool = True
+    """Whether there is anything to write to."""
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether a run would find nothing to do."""
+        return self.live and not (self.waits or self.doubts or self.broken)
 
 
 def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefinition:
@@ -91,9 +99,20 @@ def dual_write_sensor(spec: IndexSpec, jobs: Sequence[Job]) -> dg.SensorDefiniti
                 cursor = str(time.time())
         if requests:
             return dg.SensorResult(run_requests=requests, cursor=cursor)
-        return dg.SensorResult(skip_reason=" ".join(said), cursor=cursor)
+        quiet = [_quiet(names)] if seen.up_to_date and _was_long_ago(context.instance, names.dual_write) else []
+        return dg.SensorResult(skip_reason=" ".join(said), cursor=cursor, asset_events=quiet)
 
     return changes_wait
+
+
+def _quiet(names: Names) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(names.dual_write, description="No changed document waits, so no run was requested.")
+
+
+def _was_long_ago(instance: dg.DagsterInstance, key: dg.AssetKey) -> bool:
+    """Whether the last materialization is of long ago; also where the clock was set back, and where there is none."""
+    last = instance.get_latest_materialization_event(key)
+    return last is None or not 0 <= time.time() - last.timestamp < QUIET_SECONDS
 
 
 def unfinished_run(instance: dg.DagsterInstance, job_name: str) -> bool:
@@ -110,7 +129,7 @@ def _look(spec: IndexSpec) -> Seen:
         still_open = [doubt.reason for doubt in doubts]
         decidable = all(doubt.kind != "loss" for doubt in doubts)
         if shape.known(conn, spec.name) is None:
-            return Seen(waits, tuple(still_open), decidable)
+            return Seen(waits, tuple(still_open), decidable, live=False)
         source = documents_source.inspect(conn, spec.source())
         changed = shape.has_changed(conn, source, spec.name)
         reasons = [*still_open, *(shape.differences(conn, source, spec.name) if changed else [])]

@@ -24,6 +24,9 @@ BATCH_ROWS = 1_000
 CSV_BLOCK_BYTES = 2 * 2**20
 
 NAMED = ("id", "title", "text")
+
+Origin = Path | str
+"""Where rows come from: a file, or what a table in memory is called."""
 # What pyarrow raises for a value that Python has no form for: pa.ArrowInvalid is a ValueError, an unknown time zone a KeyError.
 _NO_VALUE = (ValueError, OverflowError, KeyError, NotImplementedError)
 
@@ -59,9 +62,29 @@ def read_rows(file: Path) -> Iterator[Row]:
     return reader(file)
 
 
-def unit(file: Path) -> str:
+def rows_of(table: Any, called: str) -> Iterator[Row]:
+    """The documents in a DataFrame of pandas, a table of Arrow, or whatever hands over Arrow's stream (polars, DuckDB), by the same rules. An
+    index of pandas is no column."""
+    with needed_for("To load a table"):
+        import pyarrow as pa
+
+    try:
+        if type(table).__module__.partition(".")[0] == "pandas":
+            table = pa.Table.from_pandas(table, preserve_index=False)
+        found = table if isinstance(table, pa.Table) else pa.table(table)
+    except (pa.ArrowException, TypeError, ValueError) as problem:
+        said = str(problem).strip().partition("\n")[0].rstrip(".")
+        raise LoadError(
+            f"{called} is no table of documents ({type(table).__name__}: {said}); nothing was loaded.",
+            next_step="Return a DataFrame of pandas or a table of Arrow with the columns id, text and, if there is one, title.",
+        ) from problem
+    _require_columns(called, found.schema.names)
+    return _rows_of(called, found.to_batches())
+
+
+def unit(file: Origin) -> str:
     """The unit of a position in this file."""
-    return "line" if file.suffix.lower() == ".jsonl" else "row"
+    return "line" if str(file).lower().endswith(".jsonl") else "row"
 
 
 def _parquet(file: Path) -> Iterator[Row]:
@@ -107,7 +130,7 @@ def _csv(file: Path) -> Iterator[Row]:
         raise _unreadable(file, "CSV", problem) from problem
 
 
-def _rows_of(file: Path, batches: Iterable[Any]) -> Iterator[Row]:
+def _rows_of(file: Origin, batches: Iterable[Any]) -> Iterator[Row]:
     position = 0
     for large in batches:
         for start in range(0, large.num_rows, BATCH_ROWS):
@@ -119,7 +142,7 @@ def _rows_of(file: Path, batches: Iterable[Any]) -> Iterator[Row]:
                 yield _row(file, position, dict(zip(names, values, strict=True)))
 
 
-def _values(file: Path, first: int, name: str, column: Any) -> list[Any]:
+def _values(file: Origin, first: int, name: str, column: Any) -> list[Any]:
     """A column's values as Python has them; `first` is the position of its first row."""
     try:
         return _in_microseconds(column).to_pylist()  # type: ignore[no-any-return]
@@ -204,7 +227,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _require_columns(file: Path, names: list[str]) -> None:
+def _require_columns(file: Origin, names: list[str]) -> None:
     missing = [name for name in ("id", "text") if name not in names]
     if missing:
         raise LoadError(
@@ -216,7 +239,7 @@ def _require_columns(file: Path, names: list[str]) -> None:
         raise LoadError(f"{file} has the column {twice!r} more than once.", next_step="Keep one of them.")
 
 
-def _row(file: Path, position: int, values: dict[str, Any]) -> Row:
+def _row(file: Origin, position: int, values: dict[str, Any]) -> Row:
     for name in ("id", "text"):
         if name not in values:
             _refuse(file, position, f"has no {name!r}", "Add it.")
@@ -226,7 +249,7 @@ def _row(file: Path, position: int, values: dict[str, Any]) -> Row:
     return Row(position, document, title, text, json.dumps(rest, ensure_ascii=False))
 
 
-def _identifier(file: Path, position: int, value: Any) -> str:
+def _identifier(file: Origin, position: int, value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         _refuse(file, position, "has no id (it is null)", "Give every document an id.")
     if isinstance(value, bool):
@@ -241,7 +264,7 @@ def _identifier(file: Path, position: int, value: Any) -> str:
     return _storable(file, position, "id", text)
 
 
-def _text(file: Path, position: int, name: str, value: Any) -> str | None:
+def _text(file: Origin, position: int, name: str, value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
@@ -249,7 +272,7 @@ def _text(file: Path, position: int, name: str, value: Any) -> str | None:
     return _storable(file, position, name, value)
 
 
-def _plain(file: Path, position: int, name: str, value: Any) -> Any:
+def _plain(file: Origin, position: int, name: str, value: Any) -> Any:
     """A value as JSON can hold it."""
     if value is None or isinstance(value, (bool, int)):
         return value
@@ -269,17 +292,17 @@ def _plain(file: Path, position: int, name: str, value: Any) -> Any:
     return [_plain(file, position, name, each) for each in value]
 
 
-def _storable(file: Path, position: int, name: str, value: str) -> str:
+def _storable(file: Origin, position: int, name: str, value: str) -> str:
     if not is_text(value):
         what = f"has a {name} with a character that PostgreSQL cannot hold"
         _refuse(file, position, what, "Remove it (NUL, or half a surrogate pair).")
     return value
 
 
-def _refuse(file: Path, position: int, what: str, next_step: str) -> NoReturn:
+def _refuse(file: Origin, position: int, what: str, next_step: str) -> NoReturn:
     raise LoadError(f"{file}, {unit(file)} {position}, {what}; nothing was loaded.", next_step=next_step)
 
 
-def _unreadable(file: Path, kind: str, problem: Exception) -> LoadError:
+def _unreadable(file: Origin, kind: str, problem: Exception) -> LoadError:
     reason = str(problem).strip().partition("\n")[0].rstrip(".")
     return LoadError(f"{file} cannot be read as {kind} ({reason}); nothing was loaded.", next_step="Write it again, in UTF-8.")

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from embed_pipeline.catalog import schema
 from embed_pipeline.documents import source as documents_source
-from embed_pipeline.documents.rows import Row, read_rows, unit
+from embed_pipeline.documents.rows import Origin, Row, read_rows, rows_of, unit
 from embed_pipeline.errors import LoadError, LossRefused
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import loss, register
@@ -81,7 +82,24 @@ def load(
     reconcile.max_loss and `accept_loss` documents; then nothing was changed.
     """
     _refuse_own_table(index.spec)
-    rows = read_rows(file)
+    return _load(index, read_rows(file), file, full=full, accept_loss=accept_loss, progress=progress)
+
+
+def load_table(index: OpenIndex, table: Any, called: str, *, full: bool, accept_loss: int | None = None) -> LoadReport:
+    """The same of a table of pandas or Arrow (see `rows.rows_of`). `called`: what refusals call it."""
+    _refuse_own_table(index.spec)
+    return _load(index, rows_of(table, called), called, full=full, accept_loss=accept_loss)
+
+
+def _load(
+    index: OpenIndex,
+    rows: Iterator[Row],
+    file: Origin,
+    *,
+    full: bool,
+    accept_loss: int | None,
+    progress: Callable[[int], None] | None = None,
+) -> LoadReport:
     with index.connection() as conn, conn.transaction():
         conn.execute(queries("make_staging"))
         total, blank = _stage(conn, rows, progress)
@@ -144,14 +162,14 @@ def _write(conn: psycopg.Connection, index: OpenIndex, full: bool) -> tuple[int,
 
 
 def _refuse_own_table(spec: IndexSpec) -> None:
-    if spec.documents is not None:
+    if not spec.makes_table:
         raise LoadError(
-            f"The documents of index {spec.name!r} live in your own table {spec.documents.table}.",
+            f"The documents of index {spec.name!r} live in your own table {spec.source().table}.",
             next_step="Write there: every change of it reaches the index.",
         )
 
 
-def _refuse_repeated(conn: psycopg.Connection, file: Path) -> None:
+def _refuse_repeated(conn: psycopg.Connection, file: Origin) -> None:
     found = conn.execute(queries("first_repeated")).fetchone()
     if found is not None:
         doc_id, first, second = found
@@ -161,22 +179,32 @@ def _refuse_repeated(conn: psycopg.Connection, file: Path) -> None:
         )
 
 
-def _refuse_loss(conn: psycopg.Connection, index: OpenIndex, file: Path, accepted: int | None) -> None:
+def _refuse_loss(conn: psycopg.Connection, index: OpenIndex, file: Origin, accepted: int | None) -> None:
     row = conn.execute(queries("count_unseen", table=index.source.identifier)).fetchone()
     assert row is not None
     deleted, documents = row
     if loss.is_too_much(deleted, documents, index.spec.reconcile.max_loss, accepted):
         raise LossRefused(
-            f"{file} lacks {deleted:,} of the {documents:,} documents of {index.source}, and --full would delete these; nothing was changed.",
-            next_step=f"Give the whole file; or, if they are to go: embed-pipeline load {index.name} {file} --full --accept-loss {deleted}",
+            f"{file} lacks {deleted:,} of the {documents:,} documents of {index.source}, and {_full(file)} would delete these; nothing was changed.",
+            next_step=_give_all(index.name, file, deleted),
             removed=deleted,
         )
 
 
-def _refuse_emptying(conn: psycopg.Connection, index: OpenIndex, file: Path) -> None:
+def _full(file: Origin) -> str:
+    return "--full" if isinstance(file, Path) else "`full`"
+
+
+def _give_all(index: str, file: Origin, deleted: int) -> str:
+    if isinstance(file, Path):
+        return f"Give the whole file; or, if they are to go: embed-pipeline load {index} {file} --full --accept-loss {deleted}"
+    return f"Give all documents; or, if they are to go, have accept_loss={deleted} said for this once."
+
+
+def _refuse_emptying(conn: psycopg.Connection, index: OpenIndex, file: Origin) -> None:
     row = conn.execute(queries("has_documents", table=index.source.identifier)).fetchone()
     if row is not None and row[0]:
         raise LoadError(
-            f"{file} holds no document, and --full would delete every document of {index.source}; nothing was changed.",
+            f"{file} holds no document, and {_full(file)} would delete every document of {index.source}; nothing was changed.",
             next_step=f"If that is meant, run: TRUNCATE {index.source}",
         )

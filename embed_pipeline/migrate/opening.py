@@ -42,7 +42,7 @@ def _open_once(spec: IndexSpec, url: str, register_new: bool, ours: bool) -> Ope
     try:
         warn(check_server(conn, spec.pgvector.accept))
         schema.ensure(conn, url)
-        if spec.documents is None:
+        if spec.makes_table:
             documents_source.ensure_default_table(conn, spec.source())
         source = _source(conn, spec, register_new)
         index = OpenIndex(spec, url, source)

@@ -125,7 +125,7 @@ def _has_catalog(conn: psycopg.Connection) -> bool:
 
 def _source(conn: psycopg.Connection, spec: IndexSpec) -> Source | None:
     declared = spec.source()
-    if spec.documents is None:
+    if spec.makes_table:
         schema_name, table = documents_source.split_name(declared.table)
         found = conn.execute(queries("table_exists"), {"schema": schema_name, "table": table}).fetchone()
         if found is None or not found[0]:

@@ -105,7 +105,7 @@ def plan(spec: IndexSpec, name: str) -> Plan:
                     *_money_warnings(spec, declared, price, cost),
                     *seen.warnings,
                 ),
-                next_command=_next(spec.name, name, known.get(name), documents, spec.documents is not None),
+                next_command=_next(spec.name, name, known.get(name), documents, not spec.makes_table),
                 cost=cost,
                 curve=_curve(seen, name),
             )

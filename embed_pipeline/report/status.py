@@ -152,7 +152,7 @@ def next_of(
         found,
         held,
         documents=documents,
-        own_table=spec.documents is not None,
+        own_table=not spec.makes_table,
         max_dead_letters=spec.gate.max_dead_letters,
         soak_seconds=spec.retire.soak_seconds,
         doubts=missed[0],

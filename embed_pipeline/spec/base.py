@@ -20,6 +20,7 @@ def _as_list(value: Any) -> Any:
 
 # What may be written is told to the schema, by which `dg check yaml` and editors check a declaration.
 Columns = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+OptionalColumns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 # A function of PostgreSQL takes at most 100 arguments, and a payload column is two of jsonb_build_object.
 PayloadColumns = Annotated[
     list[str],

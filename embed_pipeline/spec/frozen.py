@@ -33,6 +33,7 @@ INDEX: Mapping[str, Fate] = {
     "backfill": "free",
     "reconcile": "free",
     "checks": "free",
+    "doctor": "free",
     "throttle": "free",
     "retire": "free",
     "watch": "free",
@@ -42,6 +43,8 @@ DOCUMENTS: Mapping[str, Fate] = {
     "table": "frozen",
     "key": "frozen",
     "text": "frozen",
+    # Dagster's, and kept by no catalog.
+    "asset": "local",
     "payload": "free",
     "payload_object": "free",
     "payload_indexes": "free",

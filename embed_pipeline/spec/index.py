@@ -12,6 +12,7 @@ from embed_pipeline.spec.rules import (
     AdapterSpec,
     BackfillSpec,
     ChecksSpec,
+    DoctorSpec,
     GateSpec,
     HoldoutSpec,
     ReconcileSpec,
@@ -49,6 +50,7 @@ class IndexSpec(Declared):
     backfill: BackfillSpec = BackfillSpec()
     reconcile: ReconcileSpec = ReconcileSpec()
     checks: ChecksSpec = ChecksSpec()
+    doctor: DoctorSpec = DoctorSpec()
     throttle: ThrottleSpec = ThrottleSpec()
     retire: RetireSpec = RetireSpec()
     watch: WatchSpec | None = None
@@ -73,9 +75,14 @@ class IndexSpec(Declared):
         """The versions that may put in order what is found in another one: all but the first, where that is declared."""
         return list(self.versions)[1:] if self.while_building.refine else []
 
+    @property
+    def makes_table(self) -> bool:
+        """Whether the documents table is this package's own."""
+        return self.documents is None or not self.documents.table
+
     def source(self) -> DocumentsSpec:
         """The declared documents table, or the one that this package makes itself."""
-        if self.documents is not None:
+        if self.documents is not None and not self.makes_table:
             return self.documents
         own = DocumentsSpec(table=f"public.{self.name}", key=["id"], text=["title", "text"])
         return own.model_copy(update={"payload_object": "metadata"}) if self.store.carries_payload else own

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from embed_pipeline.spec.base import Columns, Declared, IndexKind, PayloadColumns, plain_url
+from embed_pipeline.spec.base import Columns, Declared, IndexKind, OptionalColumns, PayloadColumns, plain_url
 from embed_pipeline.spec.collection_config import OF_A_COLLECTION, collection_config
 from embed_pipeline.spec.frozen import Fate
 from embed_pipeline.spec.stores import AdoptCollectionSpec, AdoptSpec, StoreSpec
@@ -16,11 +16,17 @@ from embed_pipeline.spec.version import VersionSpec
 
 
 class DocumentsSpec(Declared):
-    """The user's own table: where it is, what identifies a row, which columns are the text, in order."""
+    """The user's own table: where it is, what identifies a row, which columns are the text, in order. With `asset` alone the table is the one
+    that this package makes."""
 
-    table: str = Field(description="schema.table of the documents; the schema defaults to public")
-    key: Columns = Field(description="key column, or columns of a composite key; must be unique and not null")
-    text: Columns = Field(description="text columns in the order in which they are joined")
+    table: str = Field("", description="schema.table of the documents; the schema defaults to public")
+    key: OptionalColumns = Field([], description="key column, or columns of a composite key; must be unique and not null")
+    text: OptionalColumns = Field([], description="text columns in the order in which they are joined")
+    asset: str | None = Field(
+        None,
+        pattern=r"^[^/\s]+(/[^/\s]+)*$",
+        description="key of the Dagster asset that makes the documents, warehouse/articles; absent: NAME/documents",
+    )
     payload: PayloadColumns = Field(
         default_factory=list, description="columns that a store outside PostgreSQL keeps beside each vector, to filter by"
     )
@@ -49,6 +55,15 @@ class DocumentsSpec(Declared):
             else:
                 columns.append(each)
         return {**declared, "payload": columns, "payload_indexes": indexes}
+
+    @model_validator(mode="after")
+    def _is_a_table_or_an_asset(self) -> DocumentsSpec:
+        missing = [name for name in ("table", "key", "text") if not getattr(self, name)]
+        if missing and not (len(missing) == 3 and self.asset is not None):
+            raise ValueError(f"needs {' and '.join(missing)}, or nothing but the asset that makes the documents")
+        if missing and (self.payload or self.payload_object is not None or self.payload_indexes):
+            raise ValueError("payload is of a table of your own; the one that is made on first use keeps its metadata")
+        return self
 
     @model_validator(mode="after")
     def _indexes_are_of_the_payload(self) -> DocumentsSpec:

@@ -103,6 +103,13 @@ class ReconcileSpec(Declared):
     )
 
 
+class DoctorSpec(Declared):
+    """When the doctor looks at what is stored, and at how much."""
+
+    schedule: str = Field("29 6 * * 0", description="cron of the check `doctor` in Dagster, UTC")
+    sample: int = Field(2_000, ge=1, description="documents of each live version that this check reads")
+
+
 class WatchSpec(Declared):
     """How a version is watched after the cutover to it."""
 

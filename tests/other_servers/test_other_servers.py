@@ -62,7 +62,7 @@ SERVERS = {
 def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of the server's database `postgres`."""
     chosen = SERVERS[request.param]
-    programs = _installed(chosen)
+    programs = installed(chosen)
     home = tmp_path / "home"
     command = [sys.executable, "-c", START, str(home), json.dumps(SETTINGS)]
     try:
@@ -90,7 +90,7 @@ def _require(chosen: Other, url: str) -> None:
     assert row[1] == chosen.vector
 
 
-def _installed(chosen: Other) -> Path:
+def installed(chosen: Other) -> Path:
     programs = chosen.folder / chosen.programs
     if not programs.is_dir():
         pip = [

@@ -11,6 +11,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from embed_pipeline.dagster_layer.assets import DUAL_WRITE_BUDGET_SECONDS
+from embed_pipeline.dagster_layer.freshness import QUIET_SECONDS
 from embed_pipeline.dagster_layer.schedules import first_contiguous
 from embed_pipeline.spec import IndexSpec
 from tests.database.dagster_layer.conftest import Declare, Runner
@@ -170,3 +171,29 @@ def test_a_doubt_requests_the_full_comparison_and_every_tick_says_it(declare: De
     assert jobs == ["docs_dual_write"], "what differed is queued, and nothing is doubted any more"
     assert docs.job("docs_dual_write").success
     assert requested(docs, cursor)[1] == "No changed document waits."
+
+
+def test_what_has_nothing_to_do_is_not_late(declare: Declare, run: Run, app: psycopg.Connection) -> None:
+    """The freshness of the dual-write: the sensor says now and then that nothing waits, and never while something does."""
+    docs = run(declare(V1))
+    sensor = docs.definitions.resolve_sensor_def("docs_dual_write")
+    key = dg.AssetKey(["docs", "dual_write"])
+
+    def said() -> int:
+        with dg.build_sensor_context(instance=docs.instance, definitions=docs.definitions) as context:
+            events = sensor.evaluate_tick(context).asset_events
+        for event in events:
+            docs.instance.report_runless_asset_event(event)
+        return len(events)
+
+    assert said() == 0, "not registered: there is nothing to be fresh"
+    docs.find_serving("v1")
+    app.execute("UPDATE articles SET body = 'waits' WHERE id = 5")
+    assert said() == 0, "a change waits"
+    assert docs.job("docs_dual_write").success
+    assert said() == 0, "the run has just said it"
+    docs.instance.wipe_assets([key])
+    assert [said(), said()] == [1, 0], "once, and not at every tick"
+    policy = docs.definitions.resolve_asset_graph().get(key).freshness_policy_or_from_metadata
+    assert policy is not None
+    assert policy.fail_window.to_timedelta().total_seconds() > 2 * QUIET_SECONDS

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from embed_pipeline.search import QueryVector, Searcher
 from tests.harness.adopted import Open, give_vectors, text_of, vector_of
 from tests.harness.articles import DOCUMENTS, change, counted, declared, fill, settle, stored, text_hash
 from tests.harness.fakes import asked_texts
+
+PGAI = "pgai==0.12.1"
 
 
 @pytest.mark.parametrize("type_", ["vector(16)", "halfvec(16)", "vector"])
@@ -125,6 +130,11 @@ def make_pgai(app: psycopg.Connection, numbers: range) -> None:
         "chunk_seq int NOT NULL, chunk text NOT NULL, embedding vector(16) NOT NULL, UNIQUE (id, chunk_seq), "
         "FOREIGN KEY (id) REFERENCES articles ON DELETE CASCADE)"
     )
+    fill_pgai(app, numbers)
+
+
+def fill_pgai(app: psycopg.Connection, numbers: range) -> None:
+    """As pgai's worker does."""
     for number in numbers:
         for seq, chunk in enumerate(split(number)):
             app.execute(
@@ -153,6 +163,33 @@ def test_passages_of_a_vectorizers_table_become_a_version(app: psycopg.Connectio
         part for n in (7, 8, DOCUMENTS) for part in split(n)
     }
     assert gate.run(index, "v1").outcome == "pass"
+
+
+@pytest.mark.soak
+def test_the_table_that_pgai_itself_makes(app: psycopg.Connection, open_adopting: Open, calls: Path, tmp_path: Path) -> None:
+    """By the SQL that `pgai install` runs, out of pgai's wheel. Its worker asks a provider: the rows are written as it writes them."""
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", str(tmp_path), PGAI]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"{PGAI} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
+    (wheel,) = tmp_path.glob("pgai-*.whl")
+    with zipfile.ZipFile(wheel) as files, app.transaction():
+        # As its installer does.
+        app.execute(files.read("pgai/data/ai.sql").replace(b"@extschema:vector@", b"public"))
+    app.execute(
+        "SELECT ai.create_vectorizer('articles'::regclass, loading => ai.loading_column('body'), embedding => ai.embedding_openai('m', 16), "
+        "indexing => ai.indexing_none(), scheduling => ai.scheduling_none(), enqueue_existing => false)"
+    )
+    fill_pgai(app, range(1, DOCUMENTS))
+    index = open_adopting({"table": "public.articles_embedding_store"}, chunker={"size": 10})
+    assert adopt.adopt(index).to_copy == DOCUMENTS - 1
+    asked = len(asked_texts(calls))
+    fill(index, "v1")
+    assert len(asked_texts(calls)) == asked, "nothing is embedded again"
+    settle(index)
+    assert gate.run(index, "v1").outcome == "pass"
+    # Its own view over source and vectors answers as before.
+    assert app.execute("SELECT count(DISTINCT id) FROM articles_embedding").fetchone() == (DOCUMENTS - 1,)
 
 
 def test_a_table_beside_the_documents_is_taken_where_its_text_is_theirs(app: psycopg.Connection, open_adopting: Open) -> None:

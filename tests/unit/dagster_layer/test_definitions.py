@@ -113,7 +113,7 @@ def test_the_checks_that_judge_block_and_no_other_does(definitions: dg.Definitio
         ("docs/v2/adapter", "adapter_fresh"),
         ("docs/v1/embeddings", "not_retired"),
         ("docs/v2/embeddings", "not_retired"),
-    } | {("docs/serving", name) for name in on_call.QUESTIONS}
+    } | {("docs/serving", name) for name in (*on_call.QUESTIONS, "doctor")}
     blocking = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys if graph.get(key).blocking}
     assert blocking == judging
 
@@ -122,7 +122,7 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     of_versions = {f"docs__{v}_{verb}" for verb in ("backfill", "gate", "cutover", "retire") for v in ("v1", "v2")}
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    of_the_index = {"docs_dual_write", "docs_compare", "docs_rollback", "docs_pause", "docs_resume", "docs_abort"}
+    of_the_index = {"docs_dual_write", "docs_compare", "docs_doctor", "docs_rollback", "docs_pause", "docs_resume", "docs_abort"}
     of_the_index |= {
         "docs_retry_dead_letters",
         "docs__v2_fit",
@@ -142,9 +142,14 @@ def test_jobs_sensors_and_schedules(definitions: dg.Definitions) -> None:
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     schedules = {each.name: (each.job_name, each.cron_schedule, each.execution_timezone) for each in repository.schedule_defs}
     fillers = {f"docs__{v}_backfill": (f"docs__{v}_backfill", "5 2 * * *", "UTC") for v in ("v1", "v2")}
-    assert schedules == fillers | {"docs_compare": ("docs_compare", "17 5 * * *", "UTC")}
+    assert schedules == fillers | {
+        "docs_compare": ("docs_compare", "17 5 * * *", "UTC"),
+        "docs_doctor": ("docs_doctor", "29 6 * * 0", "UTC"),
+    }
     running = {each.name for each in repository.schedule_defs if each.default_status == dg.DefaultScheduleStatus.RUNNING}
-    assert running == {"docs_compare"}, "filling spends money, so a person starts it; comparing is what nobody thinks of"
+    assert running == {"docs_compare", "docs_doctor"}, (
+        "filling spends money, so a person starts it; looking is what nobody thinks of"
+    )
 
 
 def test_two_indexes_live_in_one_code_location() -> None:
@@ -171,9 +176,9 @@ def test_names_of_two_indexes_never_meet() -> None:
     dg.Definitions.validate_loadable(definitions)
     repository = definitions.get_repository_def()
     of_versions = sum(map(len, declared.values()))
-    assert len({each.name for each in repository.schedule_defs}) == of_versions + len(indexes)
+    assert len({each.name for each in repository.schedule_defs}) == of_versions + 2 * len(indexes)
     following = of_versions - len(indexes)
-    assert len(repository.get_all_jobs()) == 1 + 4 * of_versions + 4 * following + 7 * len(indexes), "with Dagster's own"
+    assert len(repository.get_all_jobs()) == 1 + 4 * of_versions + 4 * following + 8 * len(indexes), "with Dagster's own"
 
 
 def load(folder: Path, text: str = DECLARATION) -> EmbeddingIndex:
