@@ -68,7 +68,7 @@ def test_pairs_that_carry_no_map(case: str) -> None:
     assert "v2" in text or "v1" in text
     assert text.endswith(".")
     assert ". " not in text, "one sentence"
-    assert problem.value.next_step
+    assert "embed-pipeline " in str(problem.value.next_step) or reason == "passages_differ"
 
 
 def test_pairs_that_carry_one() -> None:
