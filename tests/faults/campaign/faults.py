@@ -47,6 +47,8 @@ MOMENTS = {
     "rollback": ["cutover.marked", "cutover.drained", "cutover.covered", "cutover.half_moved", "cutover.flipped"],
     "retire": ["retire.detached"],
 }
+# Another route is a cutover like any other.
+MOMENTS |= {"cutover_direct": MOMENTS["cutover"], "cutover_refine": MOMENTS["cutover"]}
 # The same where vectors are points.
 POINTS = {
     "backfill": ["backfill.read", "backfill.embedded", "points.read", "points.decided", "qdrant.inserted", "store.committed"],

@@ -400,8 +400,10 @@ DONE = {
     "register": "SELECT count(*) > 0 FROM embed_pipeline.index_versions WHERE version = %(version)s",
     "backfill": "SELECT bool_and(completed_at IS NOT NULL) FROM embed_pipeline.partitions WHERE version = %(version)s",
     "ann_index": "SELECT state <> 'building' FROM embed_pipeline.index_versions WHERE version = %(version)s",
-    "gate": "SELECT outcome = 'pass' FROM embed_pipeline.gate_evidence WHERE version = %(version)s ORDER BY id DESC LIMIT 1",
+    "gate": "SELECT outcome = 'pass' FROM embed_pipeline.gate_evidence WHERE version = %(version)s AND route = 'direct' ORDER BY id DESC LIMIT 1",
     "cutover": "SELECT version = %(version)s FROM embed_pipeline.serving_pointer",
+    "cutover_direct": "SELECT version = %(version)s AND refine_version IS NULL FROM embed_pipeline.serving_pointer",
+    "cutover_refine": "SELECT refine_version IS NOT DISTINCT FROM %(version)s FROM embed_pipeline.serving_pointer",
     "rollback": "SELECT version = %(version)s FROM embed_pipeline.serving_pointer",
     "retire": "SELECT dropped_at IS NOT NULL FROM embed_pipeline.index_versions WHERE version = %(version)s",
 }

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from tests.faults.campaign import oracle
 from tests.faults.campaign.declared import faults_file
-from tests.faults.campaign.faults import Fault, Freeze, Kill, Pressure, migrate
+from tests.faults.campaign.faults import BETWEEN, Fault, Freeze, Kill, Pressure, migrate, struck
 from tests.faults.campaign.scenario import Campaign
 
 ANNOUNCED = """
@@ -19,6 +19,20 @@ UNION ALL SELECT u.doc_id FROM embed_pipeline.inbox i CROSS JOIN unnest(i.doc_id
 COMPARED = "SELECT count(*) FROM embed_pipeline.audit_events WHERE event = 'reconcile'"
 # v2 serves after so many steps of a migration.
 TO_CUTOVER = 5
+# The whole road of a version that refines what serves until it serves itself: the step, its version, and what refines what serves afterwards.
+REFINED: list[tuple[str, str, str | None]] = [
+    ("cutover_refine", "v2", "v2"),
+    ("backfill", "v2", "v2"),
+    ("cutover_direct", "v1", None),
+    ("cutover_refine", "v2", "v2"),
+    ("ann_index", "v2", "v2"),
+    ("gate", "v2", "v2"),
+    ("cutover", "v2", None),
+    ("rollback", "v1", "v2"),
+    ("cutover_direct", "v1", None),
+    ("cutover", "v2", None),
+    ("retire", "v1", None),
+]
 
 
 def edits_then_rollback(run: Campaign, rounds: int) -> None:
@@ -146,6 +160,28 @@ def cutover_against_retire(run: Campaign) -> None:
     won = ["result" in outcome for outcome in outcomes if outcome is not None]
     if sum(won) != 1:
         run.problems.append(f"cutover against retire: {outcomes}")
+
+
+def refined_until_it_serves(run: Campaign) -> None:
+    """v2 puts in order what is found in v1 from its first partition on; workers die at every step, routes flip under searches."""
+    run.changes = {"while_building": {"refine": True, "depth": 20}}
+    run.versions = ["v1", "v2"]
+    run.start_load()
+    run.complete("register", "v2")
+    run.finish(run.start("backfill", "v2", argument="00"))
+    for step, version, refines in REFINED:
+        struck(run, Kill(), step, version)
+        with run.connect() as conn:
+            now = conn.execute("SELECT refine_version FROM embed_pipeline.serving_pointer").fetchone()
+        if now != (refines,):
+            run.problems.append(f"after {step} {version} the route is refined by {now}, not by {refines}")
+        run.pass_time(BETWEEN)
+        if run.disturbed():
+            return
+    answers = [record for record in run.logs("reader") if "hits" in record]
+    for route in (["v1", None], ["v1", "v2"], ["v2", None]):
+        if not any(record["asked"] is None and record["route"] == route for record in answers):
+            run.problems.append(f"no search took the route {route}, so nothing was shown of it")
 
 
 def hot_documents(run: Campaign, seconds: float) -> None:

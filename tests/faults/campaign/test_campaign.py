@@ -133,6 +133,14 @@ def test_cutover_against_retire(campaign: Make) -> None:
         run.verdict()
 
 
+def test_refined_until_it_serves(campaign: Make) -> None:
+    for seed in seeds():
+        # So many that what the dual-write fills between a gate and its cutover is less than the tenth that makes evidence stale.
+        run = campaign(seed, keys=2_000, writers=2)
+        scenes.refined_until_it_serves(run)
+        run.verdict()
+
+
 def test_hot_documents(campaign: Make) -> None:
     for seed in seeds():
         run = campaign(

@@ -229,6 +229,12 @@ def _cutover(index: OpenIndex, task: Task) -> int:
     return cutover.cutover(index, task.version, again=True).generation
 
 
+def _cutover_refine(index: OpenIndex, task: Task) -> int:
+    """Judged and moved in one step: the dual-write fills the version too, and evidence is stale by a tenth."""
+    gate.run(index, task.version, route="refine")
+    return cutover.cutover(index, task.version, route="refine", again=True).generation
+
+
 def _rollback(index: OpenIndex, task: Task) -> int:
     return cutover.rollback(index).generation
 
@@ -264,6 +270,8 @@ STEPS: dict[str, Callable[[OpenIndex, Task], Any]] = {
     "ann_index": _ann,
     "gate": _gate,
     "cutover": _cutover,
+    "cutover_direct": _cutover,
+    "cutover_refine": _cutover_refine,
     "rollback": _rollback,
     "retire": _retire,
     "check_model": _check_model,
