@@ -25,9 +25,15 @@ SELECT claim, beat, who FROM embed_pipeline.claims WHERE index_name = %(index)s 
 
 -- name: free
 -- A claim whose worker has stopped counting. From here on it finds nothing of its own, and writes nothing.
-WITH ended AS (DELETE FROM embed_pipeline.claims WHERE claim = %(claim)s AND beat = %(beat)s RETURNING claim)
-UPDATE embed_pipeline.pending p SET claim = NULL FROM ended
-WHERE p.index_name = %(index)s AND p.version = %(version)s AND p.claim = ended.claim
+-- Whoever locks several documents does so in their order, here too: two that wait for each other are one failure.
+WITH ended AS (
+    DELETE FROM embed_pipeline.claims WHERE claim = %(claim)s AND beat = %(beat)s RETURNING claim
+), held AS MATERIALIZED (
+    SELECT p.doc_id FROM embed_pipeline.pending p JOIN ended USING (claim)
+    WHERE p.index_name = %(index)s AND p.version = %(version)s ORDER BY p.doc_id FOR UPDATE OF p
+)
+UPDATE embed_pipeline.pending p SET claim = NULL
+WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (ARRAY(SELECT doc_id FROM held))
 
 -- name: lock_claimed
 -- A worker whose claim was taken over finds nothing here, and so writes nothing.
@@ -108,5 +114,10 @@ ORDER BY n.doc_id
 ON CONFLICT (index_name, version, doc_id) DO UPDATE SET seq = excluded.seq, removed = p.removed OR excluded.removed
 
 -- name: forget_version
-WITH ended AS (DELETE FROM embed_pipeline.claims WHERE index_name = %(index)s AND version = %(version)s)
-DELETE FROM embed_pipeline.pending WHERE index_name = %(index)s AND version = %(version)s
+WITH ended AS (
+    DELETE FROM embed_pipeline.claims WHERE index_name = %(index)s AND version = %(version)s
+), held AS MATERIALIZED (
+    SELECT doc_id FROM embed_pipeline.pending WHERE index_name = %(index)s AND version = %(version)s ORDER BY doc_id FOR UPDATE
+)
+DELETE FROM embed_pipeline.pending p
+WHERE p.index_name || '' = %(index)s AND p.version || '' = %(version)s AND p.doc_id = ANY (ARRAY(SELECT doc_id FROM held))

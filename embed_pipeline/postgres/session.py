@@ -28,8 +28,8 @@ T = TypeVar("T")
 GIVE_UP_SECONDS = 90.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
-# Documents that move from partition to partition all the time meet one statement that often at most.
-MOVED_TRIES = 20
+# Documents that move from partition to partition all the time, and deadlocks, meet one statement that often at most.
+AT_ONCE_TRIES = 20
 # For the server to end the session of a lost connection.
 END_SECONDS = 10.0
 
@@ -86,20 +86,21 @@ class Line:
 
     def repeat(self, work: Callable[[psycopg.Connection], T]) -> T:
         """What `work` returns. Done again, after a growing pause, while the server or the store of the vectors is away; at once when a
-        document that it wanted to lock went to another partition of its table.
+        document that it wanted to lock went to another partition of its table, or when PostgreSQL ended it to end a deadlock.
 
         Raises DatabaseUnavailable or StoreUnavailable after GIVE_UP_SECONDS without an answer, or when told to stop; every other error
         passes as it is.
         """
-        pause, moved = FIRST_PAUSE_SECONDS, 0
+        pause, at_once = FIRST_PAUSE_SECONDS, 0
         while True:
             try:
                 answer = work(self._connection())
-            except errors.SerializationFailure:
+            except (errors.SerializationFailure, errors.DeadlockDetected):
                 # A document went to another partition of its table after the statement's snapshot, which PostgreSQL takes for an error
                 # when the row is to be locked, also where locked rows are skipped. The next snapshot has it at its new place.
-                moved += 1
-                if moved > MOVED_TRIES:
+                # Whoever was ended in a deadlock has written nothing, and lets the other one finish.
+                at_once += 1
+                if at_once > AT_ONCE_TRIES:
                     raise
                 continue
             except (psycopg.Error, DatabaseUnavailable, StoreUnavailable) as problem:
