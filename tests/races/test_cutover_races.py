@@ -76,7 +76,7 @@ def test_doubt_refuses_the_cutover_and_names_the_way_out(app: psycopg.Connection
     moved = cutover.rollback(judged)
     assert [doubt.partition(":")[2].strip() for doubt in moved.doubts] == ["triggers"]
     with pytest.raises(CutoverRefused, match="may have been missed") as refused:
-        cutover.cutover(judged, "v2")
+        cutover.cutover(judged, "v2", again=True)
     assert "sync docs --full" in str(refused.value)
     with pytest.raises(IllegalTransition, match="may have been missed"):
         gate.run(judged, "v2")
