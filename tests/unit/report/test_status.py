@@ -118,6 +118,14 @@ def test_what_was_rolled_back_from_is_not_offered_for_retire(
     assert "to give it up, retire it" in said.why
 
 
+def test_how_long_a_version_is_kept_is_said_as_a_person_says_it() -> None:
+    def why(seconds: float) -> str:
+        return ask(version("v1", "standby", seconds=seconds), version("v2", "active"), soak_seconds=86_400.0).why
+
+    assert why(52.0) == "v1 is kept for a rollback, for 23 h 59 min more at least"
+    assert why(90_000.0) == "v1 has been standby for 1 d 1 h and may go, for good"
+
+
 def test_a_refinement_that_was_rolled_back_from_is_not_offered_again() -> None:
     half = version("v2", "building", partitions_done=2, refine_gate=PASSED)
     asked = {"route": Route("v1"), "may_refine": True}
