@@ -152,6 +152,12 @@ def test_vectors_that_are_gone_come_before_a_comparison_that_cannot_pass_without
     assert said.command == "embed-pipeline backfill docs v1"
 
 
+def test_what_a_run_fills_now_is_not_offered_to_be_filled_again() -> None:
+    """By Dagster, say. Another version is merely registered, and waits for the first."""
+    said = ask(version("v1", "building", partitions_done=3), version("v2", "building", partitions_done=0), filling=("v1",))
+    assert said == Next("embed-pipeline status docs --watch", "v1 is being filled by a run that is under way: 3 of 4 partitions")
+
+
 @pytest.mark.parametrize("state", ["declared", *STATES])
 def test_a_hold_comes_before_everything(state: Any) -> None:
     assert ask(version("v1", state), held=Control("paused", "lunch", "ada")) == Next(
