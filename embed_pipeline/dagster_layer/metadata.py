@@ -294,7 +294,10 @@ def compared(done: Compared) -> Metadata:
 
 
 def now(names: Names, found: Now) -> Metadata:
-    """An index as it is. Numbers are what changes over time: Dagster plots them. By whom and why is said above them, on `on_call.page`."""
+    """An index as it is. Numbers are what changes over time: Dagster plots them.
+
+    The asset's first page shows these and not the event's description, so who moved it and why stands here as well: in one row.
+    """
     answers = {answer.name: answer for answer in on_call.answers(found)}
     serves = found.serves
     shown: Metadata = {"serves": str(found.status.serving.route or "nothing")}
@@ -302,6 +305,7 @@ def now(names: Names, found: Now) -> Metadata:
         shown |= {
             "generation": dg.MetadataValue.text(str(found.status.serving.generation)),
             "since": dg.MetadataValue.timestamp(found.moved.at),
+            "by": found.moved.actor + (f": {found.moved.reason}" if found.moved.reason else ""),
             "changes waiting": serves.pending,
             "oldest waits (seconds)": round(serves.oldest_pending_seconds),
             "documents without vector": serves.dead_letters,
