@@ -65,8 +65,8 @@ def _of_index(found: IndexStatus) -> Iterator[Attention]:
     if found.watch is not None:
         # Who could not tell has shown nothing against what serves: the next look may.
         severity: Severity = "critical" if found.watch.is_loss else "warning"
-        verb = "rollback" if found.watch.is_loss else "watch"
-        yield Attention("watch", severity, found.watch.sentence, f"embed-pipeline {verb} {found.index}", found.serving.version)
+        following = f"rollback {found.index}" if found.watch.is_loss else f"watch {found.index} --once"
+        yield Attention("watch", severity, found.watch.sentence, f"embed-pipeline {following}", found.serving.version)
     if held.state != "running":
         because = f": {held.reason}" if held.reason else ""
         said = f"Backfills are {held.state} by {held.changed_by}{because}."

@@ -76,7 +76,7 @@ ROWS: list[tuple[str, str, str | None, dict[str, Any]]] = [
     ("declared_otherwise", "warning", None, {"declared_otherwise": ("versions.v1.model",)}),
     ("held", "warning", "resume docs", {"control": Control("aborted", "wrong", "ada")}),
     ("watch", "critical", "rollback docs", {"watch": Watched("fail: recall fell", is_loss=True)}),
-    ("watch", "warning", "watch docs", {"watch": Watched("unknown: no held-out set is declared", is_loss=False)}),
+    ("watch", "warning", "watch docs --once", {"watch": Watched("unknown: no held-out set is declared", is_loss=False)}),
     ("bypassed", "warning", "sync docs --full", {"comparison": Comparison(NOW, "2 differ", 2)}),
     ("old_transaction", "warning", None, {"old_transactions": ("pid 7",)}),
     ("retire_unfinished", "warning", "retire docs v2", v2(state="retired", dropped=False)),
