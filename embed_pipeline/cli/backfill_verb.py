@@ -12,6 +12,7 @@ import click
 from embed_pipeline.cli import progress, render
 from embed_pipeline.cli.verb import Output, Verb, as_values, one_index, with_config
 from embed_pipeline.errors import CatalogError, ConfigurationError, EmbedPipelineError
+from embed_pipeline.report.ages import duration
 
 if TYPE_CHECKING:
     from embed_pipeline.index.handle import OpenIndex
@@ -162,7 +163,7 @@ def _backfill_summary(
         next_command = f"embed-pipeline status {index.name}"
     lines = [
         f"{index.name}.{name} is {version.state}: {render.number(written)} written now, {render.count(stored, 'document')} stored, "
-        f"{version.partitions - len(left)} of {version.partitions} partitions filled, in {render.duration(seconds)}."
+        f"{version.partitions - len(left)} of {version.partitions} partitions filled, in {duration(seconds)}."
     ]
     if dead:
         named = "; ".join(f"{letter.doc_id}: {letter.reason}" for letter in letters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ ON_PAGE = 10
 
 def lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bool) -> Iterator[str]:
     """The verdict with its tables, and the queries that are shown."""
+    tables = _piped if markdown else _aligned
     from embed_pipeline.evaluate import per_query
     from embed_pipeline.evaluate.ef_curve import EfCurve
 
@@ -30,16 +32,13 @@ def lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bool) -> It
     yield per_query.escaped(found.sentence) if markdown else found.sentence
     if found.route != "direct":
         yield render.beside_line(found.version, found.route, found.measures)
-    if found.table:
-        yield ""
-        yield found.table.rstrip()
+    yield from tables(found.table)
     if found.threshold:
         yield ""
         yield found.threshold
     curve = EfCurve.of(found.measures)
     if curve is not None:
-        yield ""
-        yield curve.markdown_table().rstrip()
+        yield from tables(curve.markdown_table())
         yield ""
         yield curve.sentence
     metric = str(found.measures.get("metric"))
@@ -49,6 +48,25 @@ def lines(found: GateResult, worst: Sequence[QueryRow], *, markdown: bool) -> It
             yield per_query.as_markdown(row, metric, found.version, found.baseline).rstrip()
         else:
             yield from per_query.as_text(row, metric, found.version, found.baseline)
+
+
+def _piped(tables: str) -> Iterator[str]:
+    if tables:
+        yield ""
+        yield tables.rstrip()
+
+
+def _aligned(tables: str) -> Iterator[str]:
+    """The same tables in columns, for a terminal: each has a header, a rule, its rows, and an empty line after it."""
+    for each in tables.rstrip().split("\n\n") if tables else []:
+        header, _, *rows = ([_unescaped(cell) for cell in line[2:-2].split(" | ")] for line in each.splitlines())
+        yield ""
+        yield from render.table(header, rows)
+
+
+def _unescaped(cell: str) -> str:
+    """What `per_query.escaped` was given."""
+    return re.sub(r"\\(.)", r"\1", cell)
 
 
 def write_page(output: Output, path: Path, found: GateResult, worst: int) -> None:

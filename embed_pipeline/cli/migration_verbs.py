@@ -20,6 +20,7 @@ from embed_pipeline.cli.verb import (
     with_config,
     write_plot,
 )
+from embed_pipeline.report.ages import duration
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.route import Kind
@@ -175,9 +176,10 @@ def gate(
         found = judging.run(opened_index, version, count, route=route) if examined is None else examined.result
     checks = () if examined is None else examined.checks
     shown = per_query.worst(found.queries, worst)
-    for line in gate_lines.lines(found, shown, markdown=markdown):
+    width = None if markdown else terminal_width()
+    for line in fitted(gate_lines.lines(found, shown, markdown=markdown), 0, width):
         output.text(line)
-    for line in render.check_lines(checks, markdown=markdown):
+    for line in fitted(render.check_lines(checks, markdown=markdown), render.CHECK_HANG, width):
         output.text(line)
     values = as_values(found) | ({} if examined is None else {"checks": [as_values(each) for each in checks]})
     del values["draw"], values["table"], values["queries"]
@@ -240,7 +242,7 @@ def _say_moved(output: Output, moved: Moved, move: str) -> None:
     if moved.before is None:
         before = ""
     output.text(
-        f"{moved.route} serves {moved.index} (generation {moved.generation}){before}; the {move} took {render.duration(moved.seconds)}."
+        f"{moved.route} serves {moved.index} (generation {moved.generation}){before}; the {move} took {duration(moved.seconds)}."
     )
     if moved.stale:
         named = ", ".join(moved.stale[:STALE_NAMED]) + (", ..." if len(moved.stale) > STALE_NAMED else "")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embed_pipeline.cli.render import duration, number, share
+from embed_pipeline.cli.render import number, share
+from embed_pipeline.report.ages import duration
 
 if TYPE_CHECKING:
     from embed_pipeline.migrate.backfill import PartitionReport, Progress
@@ -100,19 +101,20 @@ class _Lines:
 @contextmanager
 def _bar(title: str) -> Iterator[Tell]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TextColumn("{task.fields[how_far]}", markup=False),
         TextColumn("{task.fields[words]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(title, total=0, words="")
+        # Without a total the bar goes to and fro: something is done, and nobody knows yet how much of it there is.
+        task = bars.add_task(title, total=None, how_far="", words="")
 
         def tell(done: int, total: int, words: str) -> None:
-            bars.update(task, completed=done, total=total or done, words=words)
+            how_far = f"{share(done / total)} {number(done)}/{number(total)}" if total else number(done)
+            bars.update(task, completed=done, total=total or None, how_far=how_far, words=words)
 
         yield tell

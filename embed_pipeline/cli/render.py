@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from embed_pipeline.report.ages import duration
+
 if TYPE_CHECKING:
     from embed_pipeline.accounts.cost import Cost
     from embed_pipeline.accounts.terms import AccountState
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 DOUBTED = "Every search checks its hits until a full comparison has passed"
 # Where the second column of a plan begins.
 PLAN_HANG = 14
+# And what a check says, after whether it passed and its name.
+CHECK_HANG = 25
 # A backfill that waits speaks every two seconds.
 SILENT_SECONDS = 30.0
 
@@ -52,21 +56,6 @@ def size(count: float) -> str:
             return f"{count:.0f} B" if name == "B" else f"{count:.1f} {name}"
         count /= 1024
     return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """40 ms, 2.5 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    for unit, length, smaller, small in (("min", 60, "s", 1), ("h", 3600, "min", 60), ("d", 86_400, "h", 3600)):
-        if whole < length * {"min": 60, "h": 24, "d": 10**6}[unit]:
-            return f"{whole // length} {unit} {whole % length // small} {smaller}"
-    return f"{whole} s"
 
 
 def number(count: int) -> str:

@@ -7,18 +7,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embed_pipeline.cli.render import account_line, count, duration, number, share, size, spent_line, throttle_line
+from embed_pipeline.cli.render import account_line, count, number, share, size, spent_line, throttle_line
+from embed_pipeline.report.ages import duration
 
 if TYPE_CHECKING:
     from embed_pipeline.catalog.serving import Pointer
     from embed_pipeline.report.history import Step
     from embed_pipeline.report.index_status import Attention, Event, IndexStatus
+    from embed_pipeline.report.next_command import Phase
     from embed_pipeline.report.version_status import GateState, VersionStatus
 
 # So many events are shown; `history` has all.
 EVENTS = 5
 # A gate's event carries its whole sentence.
 REASON = 80
+# How far the migration is is no part of whether the index is well: a word like `failed` beside `well` would say both.
+PHASES: dict[Phase, str] = {
+    "declared": "no version is begun",
+    "backfilling": "a version is being filled",
+    "judging": "a version is to be judged",
+    "failed": "a version has failed its gate, and does not serve",
+    "ready": "a version has passed its gate",
+    "rolled_back": "a version was rolled back from",
+    "soaking": "the version before is kept for a rollback",
+    "serving": "no migration is under way",
+    "retired": "every version is retired",
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +81,8 @@ def status_lines(found: IndexStatus, width: int | None = None, *, everything: bo
 def health_lines(found: IndexStatus, width: int | None = None) -> list[str]:
     """One line where an index is well, else a line for each reason."""
     if found.is_well:
-        return [f"{found.index}: well ({found.phase})"]
-    head = Line(f"{found.index}: {count(len(found.attention), 'thing')} to see to ({found.phase})")
+        return [f"{found.index}: well; {PHASES[found.phase]}"]
+    head = Line(f"{found.index}: {count(len(found.attention), 'thing')} to see to; {PHASES[found.phase]}")
     return [piece for line in (head, *_attention(found.attention)) for piece in line.within(width)]
 
 

@@ -294,17 +294,18 @@ def compared(done: Compared) -> Metadata:
 
 
 def now(names: Names, found: Now) -> Metadata:
-    """An index as it is. Numbers are what changes over time: Dagster plots them."""
+    """An index as it is. Numbers are what changes over time: Dagster plots them.
+
+    The asset's first page shows these and not the event's description, so who moved it and why stands here as well: in one row.
+    """
     answers = {answer.name: answer for answer in on_call.answers(found)}
     serves = found.serves
-    shown: Metadata = {"serves": answers[on_call.SERVES].sentence}
+    shown: Metadata = {"serves": str(found.status.serving.route or "nothing")}
     if serves is not None and found.moved is not None:
         shown |= {
-            "route": str(found.status.serving.route),
             "generation": dg.MetadataValue.text(str(found.status.serving.generation)),
             "since": dg.MetadataValue.timestamp(found.moved.at),
-            "by": found.moved.actor,
-            "why": found.moved.reason or "no reason was given",
+            "by": found.moved.actor + (f": {found.moved.reason}" if found.moved.reason else ""),
             "changes waiting": serves.pending,
             "oldest waits (seconds)": round(serves.oldest_pending_seconds),
             "documents without vector": serves.dead_letters,
@@ -325,8 +326,18 @@ def now(names: Names, found: Now) -> Metadata:
 def launch(names: Names, command: str | None) -> Metadata:
     """A link to the job that does what the command does; nothing where there is none."""
     job = names.job_of(command)
-    # The UI's own address for a job of that name, in whichever code location it is.
-    return {} if job is None else {"launch": dg.MetadataValue.url(f"/guess/{job}")}
+    return {} if job is None else {"launch": dg.MetadataValue.url(_address(job))}
+
+
+def link(names: Names, command: str) -> str:
+    """The same in Markdown; where there is no such job, the command itself."""
+    job = names.job_of(command)
+    return f"`{command}`" if job is None else f"[{job}]({_address(job)})"
+
+
+def _address(job: str) -> str:
+    """The UI's own, of a job of that name in whichever code location it is."""
+    return f"/guess/{job}"
 
 
 def doubts(reasons: Sequence[str]) -> Metadata:

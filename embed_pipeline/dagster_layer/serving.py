@@ -8,6 +8,7 @@ What is asked and answered stands in `report/on_call.py`. What was done from a s
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import dagster as dg
 import psycopg
@@ -121,7 +122,9 @@ def digest(now: Now) -> str:
 
 def _serving(spec: IndexSpec, now: Now) -> dg.AssetMaterialization:
     names = Names(spec.name)
-    return dg.AssetMaterialization(names.serving, description=on_call.page(now), metadata=metadata.now(names, now))
+    return dg.AssetMaterialization(
+        names.serving, description=on_call.page(now, partial(metadata.link, names)), metadata=metadata.now(names, now)
+    )
 
 
 def _evaluations(spec: IndexSpec, now: Now) -> list[dg.AssetCheckEvaluation]:

@@ -62,8 +62,11 @@ def _of_documents(found: IndexStatus) -> Iterator[Attention]:
 
 def _of_index(found: IndexStatus) -> Iterator[Attention]:
     held = found.control
-    if found.watch:
-        yield Attention("watch", "warning", found.watch, f"embed-pipeline rollback {found.index}", found.serving.version)
+    if found.watch is not None:
+        # Who could not tell has shown nothing against what serves: the next look may.
+        severity: Severity = "critical" if found.watch.is_loss else "warning"
+        following = f"rollback {found.index}" if found.watch.is_loss else f"watch {found.index} --once"
+        yield Attention("watch", severity, found.watch.sentence, f"embed-pipeline {following}", found.serving.version)
     if held.state != "running":
         because = f": {held.reason}" if held.reason else ""
         said = f"Backfills are {held.state} by {held.changed_by}{because}."

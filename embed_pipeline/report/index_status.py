@@ -51,6 +51,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """What the newest look after a cutover has found. `is_loss`: it is proven that what serves lost; else the look could not tell."""
+
+    sentence: str
+    is_loss: bool
+
+
+@dataclass(frozen=True)
 class IndexStatus:
     """Everything that `embed-pipeline status` shows about one index."""
 
@@ -95,8 +103,8 @@ class IndexStatus:
     """The accounts that its live versions are paid from."""
     warnings: tuple[str, ...] = ()
     """What is to be known about the server, though it was accepted."""
-    watch: str = ""
-    """What the newest look after the cutover has found, where that is a loss or could not be known."""
+    watch: Watched | None = None
+    """What the newest look after the cutover has found; None where all was well, or nothing was looked at."""
 
     @property
     def is_well(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal
 from embed_pipeline.catalog.control import Control
 from embed_pipeline.catalog.route import Route
 from embed_pipeline.migrate.frozen import Difference
+from embed_pipeline.report.ages import duration
 from embed_pipeline.report.version_status import VersionStatus
 
 # A serving version that is behind by more than this is the first thing to look at.
@@ -145,10 +146,10 @@ def _standing_by(say: _Commands, version: VersionStatus, soak_seconds: float) ->
     by, judged = version.rolled_back.get("direct"), version.gate
     if by is None:
         if left > 0:
-            return Next(f"{say('sync')} --watch", f"{name} is kept for a rollback, for {left:.0f} s more at least")
-        return Next(say("retire", name), f"{name} has been standby for {version.seconds:.0f} s and may go, for good")
+            return Next(f"{say('sync')} --watch", f"{name} is kept for a rollback, for {duration(left)} more at least")
+        return Next(say("retire", name), f"{name} has been standby for {duration(version.seconds)} and may go, for good")
     why = f"{name} was {by}"
-    give_up = f"to give it up, retire it{f' in {left:.0f} s' if left > 0 else ''}"
+    give_up = f"to give it up, retire it{f' in {duration(left)}' if left > 0 else ''}"
     if not by.judged_since or judged is None or judged.stale is not None:
         return Next(say("gate", name), f"{why}; once its gate passes it may serve again; {give_up}")
     if judged.outcome == "pass":

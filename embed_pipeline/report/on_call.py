@@ -195,8 +195,11 @@ def not_retired(now: Now, name: str) -> Answer:
     return Answer(NOT_RETIRED, False, said)
 
 
-def page(now: Now) -> str:
-    """All of it on one page, in Markdown: what serves, every version, what is not well, what to do."""
+def page(now: Now, what_does: Callable[[str], str]) -> str:
+    """All of it on one page, in Markdown: what serves, every version, what is not well, what to do.
+
+    `what_does`: how the reader gets done what a command does, in Markdown.
+    """
     found = {answer.name: answer for answer in answers(now)}
     wrong = [
         f"- **{answer.name}**: {answer.sentence}" for answer in found.values() if not answer.passed and answer.name != SERVES
@@ -213,7 +216,7 @@ def page(now: Now) -> str:
         *held,
         *(["\n".join(wrong)] if wrong else []),
         table(now),
-        f"Next: {now.status.next.why}{f' (`{now.status.next.command}`)' if now.status.next.command else ''}.",
+        f"Next: {now.status.next.why}{f' ({what_does(now.status.next.command)})' if now.status.next.command else ''}.",
     ]
     return "\n\n".join(parts)
 

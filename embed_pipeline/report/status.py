@@ -37,7 +37,7 @@ from embed_pipeline.migrate import judged, standing
 from embed_pipeline.migrate.standing import vectors_gone
 from embed_pipeline.postgres import holders
 from embed_pipeline.report.attention import attention
-from embed_pipeline.report.index_status import Comparison, Event, IndexStatus
+from embed_pipeline.report.index_status import Comparison, Event, IndexStatus, Watched
 from embed_pipeline.report.look import Look, look, queries
 from embed_pipeline.report.next_command import Next, next_command, phase, put_back
 from embed_pipeline.report.running import Running, filling, running
@@ -49,10 +49,14 @@ EVENTS = 10
 OLD_TRANSACTION_SECONDS = 3_600.0
 
 
-def watched_of(conn: psycopg.Connection, index: str) -> str:
+def watched_of(conn: psycopg.Connection, index: str) -> Watched | None:
     """What the newest look after the cutover has found, where that is a loss or could not be known."""
     newest = watch_looks.last(conn, index)
-    return "" if newest is None or newest.outcome not in ("fail", "unknown") else newest.sentence
+    return (
+        None
+        if newest is None or newest.outcome not in ("fail", "unknown")
+        else Watched(newest.sentence, newest.outcome == "fail")
+    )
 
 
 def status(index: OpenIndex) -> IndexStatus:
@@ -109,7 +113,7 @@ def _found(seen: Look) -> IndexStatus:
         adapters=() if seen.unusable is not None else _adapters(conn, seen),
         accounts=_accounts(conn, seen),
         warnings=seen.warnings,
-        watch=watched_of(conn, spec.name) if seen.has_catalog else "",
+        watch=watched_of(conn, spec.name) if seen.has_catalog else None,
     )
 
 

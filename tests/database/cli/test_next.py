@@ -71,7 +71,7 @@ def test_capture_that_is_off_is_what_comes_next(place: Place, run: Run, conn: ps
     assert (sick.code, sick.value["indexes"]["docs"]["well"]) == (1, False)
     assert "!! capture_off: " in run("health", "docs").out
     ok(run(*seen.value["next"]["command"].split()[1:], "--json"))
-    assert run("health", "docs").out == "docs: well (serving)\n"
+    assert run("health", "docs").out == "docs: well; no migration is under way\n"
 
 
 def test_what_comes_next_leads_out_of_whatever_went_wrong(

@@ -133,6 +133,24 @@ def test_watch_ends_in_peace_when_told_to(place: Place, run: Callable[..., Ran],
     assert errors == ""
 
 
+def test_a_status_that_is_watched_is_a_line_where_no_terminal_is(place: Place, run: Callable[..., Ran]) -> None:
+    run("load", "docs", place.write_documents())
+    run("backfill", "docs", "v1")
+    command = [*SCRIPT, "status", "docs", "--watch", "--config", str(place.config)]
+    watching = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    try:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "docs: judging, nothing serves; v2 0/3 partitions; queue 0; well\n"
+        watching.send_signal(signal.SIGTERM)
+        _, errors = watching.communicate(timeout=30)
+    finally:
+        watching.kill()
+        watching.wait()
+    assert (watching.returncode, errors) == (0, "")
+
+
 @pytest.mark.parametrize("verb", [["sync", "docs", "--watch", "--metrics"], ["metrics", "--listen"]])
 def test_metrics_are_served_until_told_to_end(place: Place, run: Callable[..., Ran], verb: list[str]) -> None:
     pytest.importorskip("prometheus_client")

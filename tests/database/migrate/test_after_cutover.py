@@ -60,8 +60,8 @@ def test_a_watch_by_what_it_says(watched: Callable[..., OpenIndex], app: psycopg
     assert "difference -1.000" in found.sentence
     assert "queries with a hit -1.000" in found.sentence
     assert (found.rolled_back, found.lines[-1]) == (None, "next: embed-pipeline rollback docs")
-    assert [(each.code, each.sentence) for each in status(index.spec).attention if each.code == "watch"] == [
-        ("watch", found.sentence)
+    assert [(each.severity, each.sentence) for each in status(index.spec).attention if each.code == "watch"] == [
+        ("critical", found.sentence)
     ]
     reasons = app.execute(
         "SELECT reason, detail -> 'generation' FROM embed_pipeline.audit_events WHERE event = 'watch fail'"

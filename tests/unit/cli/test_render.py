@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from embed_pipeline.cli import progress, render
 from embed_pipeline.migrate.backfill import PartitionReport, Progress
+from embed_pipeline.report.ages import duration
 from tests.harness.clock import Clock
 
 
@@ -22,7 +25,7 @@ from tests.harness.clock import Clock
     ],
 )
 def test_duration(seconds: float, words: str) -> None:
-    assert render.duration(seconds) == words
+    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 kB"), (3 * 2**40, "3.0 TB")])
@@ -51,6 +54,23 @@ def test_the_first_word_and_a_wait_are_told_at_once_and_the_rest_now_and_then(ca
         "docs.v1: 20 %, 2 of 10, waiting: paused by ada",
         "docs.v1: 30 %, 3 of 10, 5/s",
     ]
+
+
+def test_a_terminal_shows_no_share_of_what_is_not_counted_yet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.shown("gate of docs.v2"):
+        pass
+    begun = capsys.readouterr().err
+    assert "gate of docs.v2" in begun
+    assert "%" not in begun
+    assert "0/0" not in begun
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress.shown("gate of docs.v2") as tell:
+        tell(1, 3, "searches")
+    assert "33.3 % 1/3 searches" in capsys.readouterr().err
 
 
 def test_partitions_are_told_as_one_whole(monkeypatch: pytest.MonkeyPatch) -> None:

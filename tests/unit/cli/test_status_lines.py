@@ -98,6 +98,11 @@ def test_a_share_is_never_rounded_up(part: float | None, words: str) -> None:
     assert render.share(part) == words
 
 
+def test_an_index_is_well_whatever_the_version_that_does_not_serve_is() -> None:
+    well = replace(FOUND, attention=(), phase="failed")
+    assert health_lines(well) == ["product_descriptions: well; a version has failed its gate, and does not serve"]
+
+
 def test_a_log_has_a_line() -> None:
     assert summary_line(FOUND) == (
         "product_descriptions: judging, v5 serves; v7 12/64 partitions; queue 0; 4 things to see to: "

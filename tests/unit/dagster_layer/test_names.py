@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from embed_pipeline.dagster_layer import metadata
 from embed_pipeline.dagster_layer.names import Names
 from embed_pipeline.spec import IndexSpec
 
@@ -30,6 +31,11 @@ from embed_pipeline.spec import IndexSpec
 )
 def test_the_job_of_a_command(command: str | None, job: str | None) -> None:
     assert Names("docs").job_of(command) == job
+
+
+def test_what_a_page_names_is_a_link_to_the_job_and_a_command_where_there_is_none() -> None:
+    said = [metadata.link(Names("docs"), f"embed-pipeline {each}") for each in ("retire docs v1", "load docs FILE")]
+    assert said == ["[docs__v1_retire](/guess/docs__v1_retire)", "`embed-pipeline load docs FILE`"]
 
 
 def test_a_job_that_is_offered_is_there() -> None:

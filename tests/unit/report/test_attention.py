@@ -13,7 +13,7 @@ from embed_pipeline.catalog.control import Control
 from embed_pipeline.catalog.route import Route
 from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.report.attention import CODES, attention
-from embed_pipeline.report.index_status import Comparison, IndexStatus
+from embed_pipeline.report.index_status import Comparison, IndexStatus, Watched
 from embed_pipeline.report.next_command import Next
 from embed_pipeline.report.running import Running
 from embed_pipeline.report.version_status import GateState, VersionStatus
@@ -75,7 +75,8 @@ ROWS: list[tuple[str, str, str | None, dict[str, Any]]] = [
     ("reader_left_behind", "warning", None, {"left_behind": ("v2: web-7",)}),
     ("declared_otherwise", "warning", None, {"declared_otherwise": ("versions.v1.model",)}),
     ("held", "warning", "resume docs", {"control": Control("aborted", "wrong", "ada")}),
-    ("watch", "warning", "rollback docs", {"watch": "recall fell"}),
+    ("watch", "critical", "rollback docs", {"watch": Watched("fail: recall fell", is_loss=True)}),
+    ("watch", "warning", "watch docs --once", {"watch": Watched("unknown: no held-out set is declared", is_loss=False)}),
     ("bypassed", "warning", "sync docs --full", {"comparison": Comparison(NOW, "2 differ", 2)}),
     ("old_transaction", "warning", None, {"old_transactions": ("pid 7",)}),
     ("retire_unfinished", "warning", "retire docs v2", v2(state="retired", dropped=False)),

@@ -13,6 +13,7 @@ from embed_pipeline.catalog.serving import Pointer
 from embed_pipeline.report import on_call
 from embed_pipeline.report.attention import CODES
 from embed_pipeline.report.index_status import Comparison
+from embed_pipeline.report.next_command import Next
 from embed_pipeline.report.now import Covered, Move, Now
 from embed_pipeline.report.on_call import Answer
 from embed_pipeline.report.version_status import VersionStatus
@@ -74,7 +75,12 @@ def test_a_document_that_cannot_be_found_is_never_100_percent() -> None:
     lacking = replace(V2, dead_letters=1, first_dead_letters=("d3: filter",))
     now = replace(with_(V1, lacking), coverage=Covered(1_000_000, 0, 0, AT))
     assert (on_call.coverage(now) or "").startswith("99.9 % of 1,000,000 documents")
-    assert "**dead_letters**: 1 document has no vector in v2 (d3: filter). Allowed are 0" in on_call.page(now)
+    assert "**dead_letters**: 1 document has no vector in v2 (d3: filter). Allowed are 0" in on_call.page(now, str)
+
+
+def test_the_page_says_what_comes_next_in_the_readers_own_words() -> None:
+    now = replace(WELL, status=replace(STATUS, next=Next("embed-pipeline retire docs v1", "v1 may go")))
+    assert on_call.page(now, lambda command: f"job {command.split()[1]}").endswith("Next: v1 may go (job retire).")
 
 
 def test_an_age_is_said_in_steps_so_that_it_is_not_news_each_minute() -> None:

@@ -118,6 +118,14 @@ def test_what_was_rolled_back_from_is_not_offered_for_retire(
     assert "to give it up, retire it" in said.why
 
 
+def test_how_long_a_version_is_kept_is_said_as_a_person_says_it() -> None:
+    def why(seconds: float) -> str:
+        return ask(version("v1", "standby", seconds=seconds), version("v2", "active"), soak_seconds=86_400.0).why
+
+    assert why(52.0) == "v1 is kept for a rollback, for 23 h 59 min more at least"
+    assert why(90_000.0) == "v1 has been standby for 1 d 1 h and may go, for good"
+
+
 def test_a_refinement_that_was_rolled_back_from_is_not_offered_again() -> None:
     half = version("v2", "building", partitions_done=2, refine_gate=PASSED)
     asked = {"route": Route("v1"), "may_refine": True}
@@ -142,6 +150,12 @@ def test_why_changes_may_have_been_missed_is_said() -> None:
 def test_vectors_that_are_gone_come_before_a_comparison_that_cannot_pass_without_them() -> None:
     said = ask(version("v1", "active", gone="the collection is not there"), version("v2", "ready"), doubts=("restored",))
     assert said.command == "embed-pipeline backfill docs v1"
+
+
+def test_what_a_run_fills_now_is_not_offered_to_be_filled_again() -> None:
+    """By Dagster, say. Another version is merely registered, and waits for the first."""
+    said = ask(version("v1", "building", partitions_done=3), version("v2", "building", partitions_done=0), filling=("v1",))
+    assert said == Next("embed-pipeline status docs --watch", "v1 is being filled by a run that is under way: 3 of 4 partitions")
 
 
 @pytest.mark.parametrize("state", ["declared", *STATES])
