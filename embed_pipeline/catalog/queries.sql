@@ -63,6 +63,10 @@ UPDATE embed_pipeline.index_versions SET state = %(state)s WHERE index_name = %(
 -- For the audit row that the next change of a state writes by itself.
 SELECT set_config('embed_pipeline.why', %(why)s::text, true)
 
+-- name: say_that_texts_were_read
+-- The move's own look at the judged texts, which the database cannot repeat: of what waits it would not know what has changed.
+SELECT set_config('embed_pipeline.texts_read_for', %(evidence_id)s::text, true)
+
 -- name: set_dropped
 UPDATE embed_pipeline.index_versions SET dropped_at = clock_timestamp()
 WHERE index_name = %(index)s AND version = %(version)s AND dropped_at IS NULL

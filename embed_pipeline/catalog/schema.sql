@@ -498,7 +498,9 @@ CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipelin
 -- Why evidence does not describe any more what would serve, in a sentence, as far as the database can know it; NULL while it does. It knows the
 -- declaration that was opened last (`indexes.judges_by`), by which held-out set the index was judged last, the ANN indexes, and the texts that the
 -- version's vectors are of. It cannot read a file, and of vectors that are elsewhere it knows only which documents wait.
-CREATE FUNCTION embed_pipeline.evidence_stale(evidence_id bigint) RETURNS text
+-- `texts`: also by what the documents are now. Who has read them in the move itself says so: what waits for that move's version since then is what any
+-- move leaves to the dual-write, and here it would count as changed.
+CREATE FUNCTION embed_pipeline.evidence_stale(evidence_id bigint, texts boolean DEFAULT true) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $stale$
 #variable_conflict use_column
 DECLARE
@@ -561,7 +563,7 @@ BEGIN
         END IF;
     END LOOP;
     -- A route beside what serves is judged over vectors that may lag behind: of its documents the library speaks alone.
-    IF e.route <> 'direct' THEN
+    IF e.route <> 'direct' OR NOT texts THEN
         RETURN NULL;
     END IF;
     kept := e.judged -> 'documents';
@@ -717,7 +719,7 @@ BEGIN
             USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version,
                                                              CASE kind WHEN 'direct' THEN '' ELSE ' --route ' || kind END);
     END IF;
-    moved := embed_pipeline.evidence_stale(evidence.id);
+    moved := embed_pipeline.evidence_stale(evidence.id, current_setting('embed_pipeline.texts_read_for', true) IS DISTINCT FROM evidence.id::text);
     IF moved IS NOT NULL THEN
         RAISE EXCEPTION 'index %: the evidence for % is stale: %', NEW.index_name, route, moved
             USING ERRCODE = 'check_violation', HINT = format('Use: embed-pipeline gate %s %s%s', NEW.index_name, judged.version,

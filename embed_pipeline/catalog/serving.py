@@ -92,8 +92,8 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
     """Move the pointer in one short transaction, or leave everything as it was; returns the documents that were taken along stale.
 
     Re-checks under the pointer's row lock that nobody moved it and that no more than was accepted is pending up to the mark: the trigger of
-    the pointer looks as well, and names in the audit what it lets pass. It reads of which texts the vectors are, and never the documents: no
-    application waits for it.
+    the pointer looks as well, and names in the audit what it lets pass. It never reads the documents: no application waits for it. The caller
+    has compared the judged texts with what they are.
     """
     with conn.transaction():
         conn.execute(queries("begin_flip"), {"milliseconds": str(LOCK_WAIT_MS), "actor": storable(conn, versions.actor())})
@@ -113,6 +113,8 @@ def flip(conn: psycopg.Connection, wanted: Flip) -> list[str]:
                 conn, wanted.index, version, "active", event=wanted.move, reason=wanted.reason, evidence_id=wanted.evidence_id
             )
         versions.say_why(conn, event=wanted.move, reason=wanted.reason, evidence_id=wanted.evidence_id)
+        if wanted.evidence_id is not None:
+            conn.execute(queries("say_that_texts_were_read"), {"evidence_id": wanted.evidence_id})
         signal("cutover.half_moved")
         moved = conn.execute(
             queries("move_pointer"),

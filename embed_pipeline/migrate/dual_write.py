@@ -225,11 +225,13 @@ class Work:
 
     def until(self, mark: int, deadline: float | None, enough: Callable[[int, float], bool] = lambda left, still: False) -> int:
         """Work until nothing from before `mark` is left, and return what is when the time is over, `enough` says so (told what is left, and
-        for how many seconds none of it was done), or none of it was done for STALL_SECONDS."""
-        least, moved = queue.EVERYTHING, time.monotonic()
+        for how many seconds none of it was done), or none of it was done for STALL_SECONDS and in two tries: one may have waited for a store
+        or a server that was away, and the next one gets it done."""
+        least, moved, tries = queue.EVERYTHING, time.monotonic(), 0
         counting = moved + COUNT_SECONDS
         while True:
             claimed = self.batch(mark)
+            tries += 1
             now = time.monotonic()
             if claimed and now < counting and (deadline is None or now <= deadline):
                 continue
@@ -238,8 +240,9 @@ class Work:
             now = time.monotonic()
             counting = now + COUNT_SECONDS
             if left < least:
-                least, moved = left, now
-            if left == 0 or enough(left, now - moved) or now - moved > STALL_SECONDS or (deadline is not None and now > deadline):
+                least, moved, tries = left, now, 0
+            stalled = tries > 1 and now - moved > STALL_SECONDS
+            if left == 0 or enough(left, now - moved) or stalled or (deadline is not None and now > deadline):
                 return left
             if not claimed and not self.free_dead():
                 signal("drain.waiting")
