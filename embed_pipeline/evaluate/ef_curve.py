@@ -69,12 +69,17 @@ class EfCurve:
             f"{self.declared} is declared."
         )
 
+    def name(self, point: EfPoint) -> str:
+        """Its value, and whether it is the one that was declared."""
+        return f"{point.ef_search} (declared)" if point.ef_search == self.declared else str(point.ef_search)
+
     def markdown_table(self) -> str:
         """One line for each point."""
         lines = ["| ef_search | ANN recall | p50, ms | p95, ms | p99, ms |", "| ---: | ---: | ---: | ---: | ---: |"]
         for each in self.points:
-            name = f"{each.ef_search} (declared)" if each.ef_search == self.declared else str(each.ef_search)
-            lines.append(f"| {name} | {each.recall:.4f} | {each.took.p50:.2f} | {each.took.p95:.2f} | {each.took.p99:.2f} |")
+            lines.append(
+                f"| {self.name(each)} | {each.recall:.4f} | {each.took.p50:.2f} | {each.took.p95:.2f} | {each.took.p99:.2f} |"
+            )
         return "\n".join(lines) + "\n"
 
 

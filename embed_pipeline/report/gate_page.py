@@ -85,7 +85,7 @@ def _curve(curve: EfCurve | None) -> list[Html]:
     if curve is None:
         return []
     rows = [
-        [str(each.ef_search), f"{each.recall:.4f}", *(f"{at:.2f}" for at in (each.took.p50, each.took.p95, each.took.p99))]
+        [curve.name(each), f"{each.recall:.4f}", *(f"{at:.2f}" for at in (each.took.p50, each.took.p95, each.took.p99))]
         for each in curve.points
     ]
     header = ["ef_search", "ANN recall", "p50, ms", "p95, ms", "p99, ms"]

@@ -23,9 +23,9 @@ table { border-collapse: collapse; margin: .6rem 0; } caption { text-align: left
 th, td { border: 1px solid #ccc; padding: .2rem .6rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 td.relevant { background: #e2f2ea; font-weight: 600; }
-img { max-width: 100%; } p.small { color: #444; font-size: .9rem; }
+figure { margin: 1rem 0; } img { max-width: 100%; } p.small { color: #444; font-size: .9rem; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } table, figure, section { break-inside: avoid; }
-.outcome, td.relevant { print-color-adjust: exact; } }
+h2, h3 { break-after: avoid; } .outcome, td.relevant { print-color-adjust: exact; } }
 """
 
 

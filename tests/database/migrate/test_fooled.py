@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,3 +242,24 @@ def test_a_move_by_sql_stands_on_the_newest_word_about_a_version(world: World) -
         )
     world.app.execute("ROLLBACK")
     assert DOCUMENTS == 60
+
+
+def test_a_pass_says_that_another_metric_falls(world: World) -> None:
+    """v2 finds all that v1 finds, behind a wrong document: recall@10 decides and ties, and RR@10 falls by half."""
+    inner = HashEmbedder.embed
+
+    def embed(self: HashEmbedder, texts: Sequence[str], role: Role) -> Embedded:
+        answer = inner(self, texts, role)
+        if self.salt != "v2" or role != "query":
+            return answer
+        wrong = inner(self, [re.sub(r"\d+", lambda number: str(int(number[0]) + QUERIES), text) for text in texts], role)
+        return Embedded(answer.vectors + 1.3 * wrong.vectors, answer.rejected)
+
+    world.monkeypatch.setattr(HashEmbedder, "embed", embed)
+    code, said = world.cli("gate", "docs", "v2")
+    succeeded, told = world.dagster("evaluation")
+    assert (code, succeeded) == (0, True), (said, told)
+    for shown in (" ".join(said.split()), told):
+        assert re.search(
+            r"pass: recall@10 .* But .*RR@10 falls by 0\.\d{3} .*, beyond the margin 0\.200: recall@10 alone decides", shown
+        )

@@ -93,7 +93,7 @@ def test_equal_slices_fail_no_more_often_together_than_promised() -> None:
         before = {each: float(random.random()) for each in examined.clusters}
         after = {each: float(random.random()) for each in examined.clusters}
         rule = {"lang": SliceRule(1e-9)}
-        found = look(examined, before, after, RULE, rule, candidate_name="v2", baseline_name="v1")
+        found = look(examined, before, after, RULE, rule, candidate_name="v2", baseline_name="v1", resamples=1_000)
         failed += any(each.outcome == "fail" for each in found)
     # 0.05 of 40 are 2; uncorrected, 1 - 0.95 ** 20 = 0.64 of them would fail.
     assert failed <= 6
