@@ -70,7 +70,9 @@ def test_judged_document_that_is_rewritten_after_the_gate(app: psycopg.Connectio
     assert refused(judged).endswith("stale: 1 of the 30 judged documents have another text since, or are gone: 7.")
 
 
-def test_a_judged_document_that_is_announced_before_the_flip_holds_up_no_cutover(app: psycopg.Connection, judged: OpenIndex) -> None:
+def test_a_judged_document_that_is_announced_before_the_flip_holds_up_no_cutover(
+    app: psycopg.Connection, judged: OpenIndex
+) -> None:
     """An application that goes on writing the judged documents: the library has read their texts, and what comes then the dual-write brings."""
 
     def goes_on() -> None:
