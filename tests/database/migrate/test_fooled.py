@@ -17,11 +17,11 @@ from click.testing import CliRunner
 
 from embed_pipeline.cli.main import cli
 from embed_pipeline.configuration import load_indexes
-from embed_pipeline.embedders.protocol import Role
+from embed_pipeline.embedders.protocol import Embedded, Role
 from embed_pipeline.evaluate.picture import Picture
 from tests.database.dagster_layer.conftest import Runner, sentence
 from tests.harness.articles import DOCUMENTS, QUERIES, declared
-from tests.harness.fakes import Embedded, HashEmbedder
+from tests.harness.fakes import HashEmbedder
 
 # What the documentation of SQL calls a move within the rules: everything but the evidence is as a cutover would have it.
 MOVE = """
@@ -74,8 +74,9 @@ class World:
 
     def dagster(self, asset: str) -> tuple[bool, str]:
         """Whether that asset of v2 could be materialized, by itself, and what it says: of its failure, or in the check `held_out_recall`."""
+        assets = Runner(load_indexes(self.config)["docs"], self.instance).definitions.assets or ()
         result = dg.materialize(
-            [*Runner(load_indexes(self.config)["docs"], self.instance).definitions.assets],
+            [each for each in assets if isinstance(each, dg.AssetsDefinition | dg.AssetSpec | dg.SourceAsset)],
             selection=dg.AssetSelection.assets(["docs", "v2", asset]),
             run_config={"ops": {"docs__v2__cutover": {"config": {"confirm": "v2"}}}} if asset == "cutover" else None,
             instance=self.instance,
