@@ -21,7 +21,9 @@ SET documents_table = %(documents_table)s, key_columns = %(key_columns)s, text_c
 WHERE index_name = %(index)s
 
 -- name: keep_judges_by
-UPDATE embed_pipeline.indexes SET judges_by = %(judges_by)s WHERE index_name = %(index)s AND judges_by IS DISTINCT FROM %(judges_by)s
+-- What this declaration does not say, a set that is not on its machine, stays as another one has said it.
+UPDATE embed_pipeline.indexes SET judges_by = judges_by || %(judges_by)s
+WHERE index_name = %(index)s AND judges_by IS DISTINCT FROM judges_by || %(judges_by)s
 
 -- name: insert_pointer
 INSERT INTO embed_pipeline.serving_pointer (index_name) VALUES (%(index)s) ON CONFLICT DO NOTHING

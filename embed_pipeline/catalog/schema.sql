@@ -496,10 +496,10 @@ CREATE CONSTRAINT TRIGGER pointer_agrees AFTER INSERT OR UPDATE ON embed_pipelin
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION embed_pipeline.check_pointer_agrees();
 
 -- Why evidence does not describe any more what would serve, in a sentence, as far as the database can know it; NULL while it does. It knows the
--- declaration that was opened last (`indexes.judges_by`), by which held-out set the index was judged last, the ANN indexes, and the texts that the
+-- declaration that was opened last (`indexes.judges_by`) and the held-out set as its file was then, the ANN indexes, and the texts that the
 -- version's vectors are of. It cannot read a file, and of vectors that are elsewhere it knows only which documents wait.
--- `texts`: also by what the documents are now. Who has read them in the move itself says so: what waits for that move's version since then is what any
--- move leaves to the dual-write, and here it would count as changed.
+-- `texts`: also by what the set's file and the documents were when they were seen last. Who has read them in the move itself says so: what waits
+-- since then is what any move leaves to the dual-write, and here it would count as changed.
 CREATE FUNCTION embed_pipeline.evidence_stale(evidence_id bigint, texts boolean DEFAULT true) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $stale$
 #variable_conflict use_column
@@ -544,6 +544,9 @@ BEGIN
     IF (SELECT g.holdout_sha256 FROM embed_pipeline.gate_evidence g WHERE g.index_name = e.index_name ORDER BY g.id DESC LIMIT 1)
        IS DISTINCT FROM e.holdout_sha256 THEN
         RETURN 'the held-out set has changed: the index was judged by another one since';
+    END IF;
+    IF texts AND declared ? 'holdout_sha256' AND declared ->> 'holdout_sha256' IS DISTINCT FROM e.holdout_sha256 THEN
+        RETURN 'the held-out set has changed: its file was another one when the index was opened last';
     END IF;
     -- The candidate may be searched by more than it was judged by: that finds more.
     FOR searched IN

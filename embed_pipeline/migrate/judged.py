@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ from embed_pipeline.catalog.evidence import Evidence, Present, Texts
 from embed_pipeline.catalog.route import Kind
 from embed_pipeline.catalog.versions import Version
 from embed_pipeline.documents import census
+from embed_pipeline.errors import EmbedPipelineError
 from embed_pipeline.index import held_out
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import beside, refining
@@ -30,6 +32,14 @@ def rule(spec: IndexSpec) -> dict[str, Any]:
     for column, each in spec.gate.slices.items():
         found |= {f"gate.slices.{column}.{name}": value for name, value in each.model_dump().items()}
     return found if spec.holdout is None else found | {f"holdout.{name}": getattr(spec.holdout, name) for name in BELIEVES}
+
+
+def judges_by(spec: IndexSpec) -> dict[str, Any]:
+    """What a declaration judges by, for moves that are made by SQL. A set whose file is not on this machine, or cannot be read, is left out."""
+    found = {"rule": rule(spec), "max_row_change": spec.gate.max_row_change}
+    with suppress(EmbedPipelineError):
+        found["holdout_sha256"] = _sha256(spec)
+    return found
 
 
 def present(

@@ -120,8 +120,7 @@ def register_index(conn: psycopg.Connection, index: OpenIndex) -> None:
         names.require_same(conn, index, facts, renamed)
         _rename(conn, index, "; ".join(map(str, renamed)), wanted)
     Terms.declared(index.spec).keep(conn, index.name)
-    judges_by = {"rule": judged.rule(index.spec), "max_row_change": index.spec.gate.max_row_change}
-    indexes.keep_judges_by(conn, index.name, judges_by)
+    indexes.keep_judges_by(conn, index.name, judged.judges_by(index.spec))
     was, now = _payload_of(found), _payload_of(wanted)
     indexed = found.documents.payload_indexes != source.payload_indexes
     if (found.store, was) != (store, now) or indexed:

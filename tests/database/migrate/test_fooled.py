@@ -198,8 +198,8 @@ TABLE = [
     Row(rewritten, "of the documents have changed, come or gone since, and gate.max_row_change allows 5", after=True),
     Row(judged_rewritten, "1 of the 30 judged documents have another text since, or are gone: 7", after=True),
     Row(other_ids, "30 of the 30 judged documents have another text since, or are gone: 1, 10, 11 and 27 more", after=True),
-    # A file on a disk is out of the database's sight until a gate has judged by it.
-    Row(other_file, "the held-out set has changed", "", after=True),
+    # A file on a disk is out of the database's sight: a command that opens the index has told it.
+    Row(other_file, "the held-out set has changed", after=True),
     Row(judged_anew, "the held-out set has changed", after=True),
 ]
 
