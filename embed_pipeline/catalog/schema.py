@@ -27,12 +27,13 @@ queries = Queries(__file__, "schema_queries.sql")
 
 
 def current_revision(conn: psycopg.Connection) -> str | None:
-    """The revision that the database is at; None before the first use."""
+    """The revision that the database is at; None before the first use. CatalogError where that is lost, and other tables are there."""
     row = conn.execute(queries("has_revision")).fetchone()
-    if row is None or not row[0]:
+    found = conn.execute(queries("revision")).fetchone() if row is not None and row[0] else None
+    if found is None:
+        _refuse_half_a_catalog(conn)
         return None
-    found = conn.execute(queries("revision")).fetchone()
-    return None if found is None else str(found[0])
+    return str(found[0])
 
 
 def ensure(conn: psycopg.Connection, url: str) -> None:
@@ -106,6 +107,17 @@ def _alone(conn: psycopg.Connection) -> Iterator[None]:
         yield
     finally:
         turns.end(conn, TURN, "of_session")
+
+
+def _refuse_half_a_catalog(conn: psycopg.Connection) -> None:
+    """An index is registered, and of which revision the catalog is nobody knows: somebody dropped that table, or restored a part."""
+    row = conn.execute(queries("has_tables")).fetchone()
+    if row is not None and row[0]:
+        raise CatalogError(
+            "embed_pipeline.schema_version is gone from this database, or empty, while other tables of the catalog are there.",
+            next_step="Put the schema embed_pipeline back from a backup, then compare everything: embed-pipeline sync <index> --full",
+            missing="embed_pipeline.schema_version",
+        )
 
 
 def _create(conn: psycopg.Connection) -> None:

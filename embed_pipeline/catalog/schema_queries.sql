@@ -1,6 +1,9 @@
 -- name: has_revision
 SELECT to_regclass('embed_pipeline.schema_version') IS NOT NULL
 
+-- name: has_tables
+SELECT to_regclass('embed_pipeline.indexes') IS NOT NULL
+
 -- name: revision
 SELECT version_num FROM embed_pipeline.schema_version
 

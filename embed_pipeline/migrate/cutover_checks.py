@@ -18,7 +18,7 @@ from embed_pipeline.errors import CutoverRefused, ModelChanged
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import judged, model_check, verify
 from embed_pipeline.migrate.standing import unless_dropped
-from embed_pipeline.postgres import holders
+from embed_pipeline.postgres import failures, holders
 
 NAMED = 5
 # A TRUNCATE or ALTER TABLE of the application that is under way is waited for; one of this age was forgotten.
@@ -90,6 +90,9 @@ def documents_as_armed(index: OpenIndex) -> Iterator[None]:
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as problem:
+        ours = failures.sentence(problem)
+        if ours is not None:
+            raise ours from problem
         raise CutoverRefused(
             f"{index.source} is not the table any more that capture was armed for: {problem.diag.message_primary}.",
             next_step="Correct documents in the index's defs.yaml, or put the table back; then run the same command again.",

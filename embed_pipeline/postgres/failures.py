@@ -25,7 +25,7 @@ _SESSION_ENDED = (
     errors.IdleInTransactionSessionTimeout,
 )
 # What PostgreSQL says of a table, view or function of ours that is not there; of the application's it names another schema, or none.
-_OF_OURS = re.compile(r'(?:relation|function) "?(embed_pipeline\.\w+)')
+_OF_OURS = re.compile(r'(?:relation|function|type) "?(embed_pipeline\.\w+)')
 _AGAIN = "Everything that was committed is kept; run the same command again."
 
 
@@ -64,7 +64,7 @@ def sentence(problem: psycopg.Error) -> EmbedPipelineError | None:
     """The error as a person should read it; None for what is a defect of this package."""
     said = words(problem)
     ours = _OF_OURS.match(said)
-    if ours is not None and isinstance(problem, (errors.UndefinedTable, errors.UndefinedFunction)):
+    if ours is not None and isinstance(problem, (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedObject)):
         return CatalogError(
             f"{ours[1]} is gone from this database: somebody dropped it, and what was in it is lost.",
             next_step="Put the schema embed_pipeline back from a backup, then compare everything: "

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from embed_pipeline.catalog import schema
 from embed_pipeline.documents import shape, source
 from embed_pipeline.errors import CatalogError, DocumentsTableError, EmbedPipelineError
 from embed_pipeline.index.handle import OpenIndex
@@ -172,6 +173,18 @@ def test_tables_of_ours_that_somebody_dropped_fail_no_statement_of_the_applicati
             assert row == [("42P01",)]
     with pytest.raises(CatalogError, match=r"embed_pipeline\.inbox is gone from this database"), failures.as_sentences():
         dual_write.sync(index)
+
+
+@pytest.mark.parametrize("act", ["DROP TABLE embed_pipeline.schema_version", "DELETE FROM embed_pipeline.schema_version"])
+def test_a_catalog_without_its_revision_is_not_made_again_over_what_is_there(
+    app: psycopg.Connection[Any], open_docs: Open, act: str
+) -> None:
+    index = open_docs("v1")
+    fill(index, "v1")
+    app.execute(act)  # type: ignore[arg-type]
+    with pytest.raises(CatalogError, match=r"embed_pipeline\.schema_version is gone from this database, or empty"):
+        schema.ensure(app, index.url)
+    assert len(stored(app, "v1")) == 60
 
 
 def test_rules_are_the_applications_own(app: psycopg.Connection[Any], open_docs: Open) -> None:
