@@ -225,7 +225,8 @@ def stopped(worker: Worker) -> bool:
     """Whether the process is stopped, as /proc says."""
     try:
         return Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
+        # Linux says the second of a process that ends between the opening and the reading.
         return False
 
 
