@@ -9,12 +9,15 @@ import psycopg
 import pytest
 
 from embed_pipeline.catalog import versions
+from embed_pipeline.documents import queue
 from embed_pipeline.errors import StoreUnavailable
 from embed_pipeline.index.handle import OpenIndex
 from embed_pipeline.migrate import backfill, dual_write
 from embed_pipeline.postgres import session
 from embed_pipeline.stores.pgvector import PgvectorStore
-from tests.harness.articles import stored, text_hash
+from tests.harness.articles import change, fill, stored, text_hash
+from tests.harness.clock import Clock
+from tests.races.hands import distribute, working
 
 Open = Callable[..., OpenIndex]
 
@@ -79,3 +82,26 @@ def test_dual_write_of_a_store_that_is_away_loses_nothing(
     (result,) = dual_write.sync(index)
     assert (result.error, result.pending) == ("", 0)
     assert stored(app, "v1")["3"] == text_hash("title 3\n\nedited")
+
+
+def test_one_try_that_took_long_is_no_stall(open_docs: Open, app: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch waited for a store that was away, and was given back: the next one gets it done."""
+    index = open_docs("v1")
+    fill(index, "v1")
+    change(app, 1, "edited")
+    distribute(index)
+    clock = Clock.of(dual_write, monkeypatch)
+    with working(index) as work:
+        batch, tries = work.batch, 0
+
+        def late(*args: Any, **options: Any) -> int:
+            nonlocal tries
+            tries += 1
+            if tries <= 2:
+                clock.sleep(2 * dual_write.STALL_SECONDS if tries == 2 else 0.0)
+                return 0
+            return batch(*args, **options)
+
+        monkeypatch.setattr(work, "batch", late)
+        assert work.until(queue.EVERYTHING, None) == 0
+    assert tries > 2
